@@ -1,0 +1,108 @@
+"""The error tree. Every error a user can meet is one of these; the command line maps each to an exit code.
+
+RayloraError
+├── InputError            the user's words or files are wrong (exit code 2)
+│   ├── SpecError         the configuration file, with all problems at once
+│   ├── DataError         a dataset file, row or column
+│   └── ModelError        the base model or the adapter's targets
+├── StoreError            object storage refused, vanished or is full
+│   ├── MissingObjectError  there is no object of that name
+│   └── CorruptObjectError  what is stored is not what was written
+├── TrackingError         MLflow refuses, or does not answer before training starts
+├── RunFailedError        training ended without a result (exit code 1)
+│   ├── NonFiniteLossError  a loss was NaN or Inf
+│   └── WorkerError       a worker raised; carries its rank
+└── InterruptedRunError   the user or the cluster asked to stop (exit code 130)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RayloraError(Exception):
+    """Base of every error raylora raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(RayloraError):
+    """What the user asked cannot be done as asked; nothing was started or written."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration.
+
+    Args:
+        field: Dotted path of the field, for example ``distributed.num_workers``.
+        message: What is wrong, what was given, what is allowed, what to do next.
+        line: Line in the YAML file, counted from 1; ``None`` where it came from elsewhere.
+    """
+
+    field: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.field}: {self.message}"
+
+
+class SpecError(InputError):
+    """A configuration with one or more problems, all of them listed."""
+
+    def __init__(self, problems: Sequence[Problem], source: str = "configuration") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        plural = "problem" if len(self.problems) == 1 else "problems"
+        super().__init__(f"{source}: {len(self.problems)} {plural}\n{lines}")
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Problem, ...], str]]:
+        return type(self), (self.problems, self.source)
+
+
+class DataError(InputError):
+    """A dataset cannot be read, mapped, masked or split; the message names file and row."""
+
+
+class ModelError(InputError):
+    """The base model cannot be loaded, or the adapter does not fit it."""
+
+
+class StoreError(RayloraError):
+    """Object storage refused, vanished, is full, or holds something that does not verify."""
+
+
+class MissingObjectError(StoreError):
+    """There is no object of that name in the store."""
+
+
+class CorruptObjectError(StoreError):
+    """What is stored is not what was written: a digest, a size or a format does not hold."""
+
+
+class TrackingError(RayloraError):
+    """MLflow refuses the run, or does not answer before training starts."""
+
+
+class RunFailedError(RayloraError):
+    """Training started and did not reach its end."""
+
+
+class NonFiniteLossError(RunFailedError):
+    """A loss was NaN or Inf; the message names the step, the rows and the last good checkpoint."""
+
+
+class WorkerError(RunFailedError):
+    """A worker raised; the message carries its rank and the original error."""
+
+
+class InterruptedRunError(RayloraError):
+    """The run was asked to stop and left a resumable checkpoint."""
+
+    exit_code = 130

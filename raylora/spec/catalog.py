@@ -1,0 +1,108 @@
+"""Every field of a configuration with its words, in the order a reader meets them.
+
+`check.py` looks fields up in it; `reference.py`, `template.py` and `schema.py` are written from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from raylora.spec.adapter import AdapterFields
+from raylora.spec.base import BaseFields
+from raylora.spec.data import DataFields, DatasetSpec
+from raylora.spec.fields import Part
+from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
+from raylora.spec.run_fields import RunFields
+from raylora.spec.train import TrainFields
+from raylora.spec.yaml_text import KeyPath
+
+
+@dataclass(frozen=True)
+class Group:
+    """Fields that stand together.
+
+    Args:
+        title: Heading.
+        prefix: What stands before each field's name, such as `distributed.`; empty for flat fields.
+        about: One sentence.
+        fields: Fields by name.
+    """
+
+    title: str
+    prefix: str
+    about: str
+    fields: dict[str, FieldInfo]
+
+
+def _group(title: str, part: type[Part], prefix: str = "") -> Group:
+    return Group(title, prefix, inspect.getdoc(part) or "", dict(part.model_fields))
+
+
+GROUPS = (
+    _group("Base model", BaseFields),
+    _group("Adapter", AdapterFields),
+    _group("Data", DataFields),
+    _group("Each entry of datasets and test_datasets", DatasetSpec, "datasets.0."),
+    _group("Training", TrainFields),
+    Group("Run", "", "What the run is called.", {"run_name": RunFields.model_fields["run_name"]}),
+    _group("Workers", DistributedSpec, "distributed."),
+    _group("Ray", RaySpec, "ray."),
+    _group("Tracking", TrackingSpec, "tracking."),
+    _group("Storage", StorageSpec, "storage."),
+)
+
+
+def part_in(field: FieldInfo) -> type[Part] | None:
+    """Return the group of fields that a field is, or is a list of; None for a plain field."""
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, Part):
+            return annotation
+    return None
+
+
+def find(path: KeyPath) -> tuple[KeyPath, FieldInfo | None, type[Part]]:
+    """Walk a path as far as it names fields.
+
+    Args:
+        path: Keys and indices; what follows a plain field, such as an index into its list, is let go.
+
+    Returns:
+        The walked path, the field at its end (None where a key names no field), and the part that the last key
+        belongs to.
+    """
+    part: type[Part] = RunFields
+    walked: KeyPath = ()
+    field: FieldInfo | None = None
+    for key in path:
+        if isinstance(key, int):
+            walked = (*walked, key)
+            continue
+        if field is not None:
+            inner = part_in(field)
+            if inner is None:
+                return walked, field, part
+            part = inner
+        walked, field = (*walked, key), part.model_fields.get(key)
+        if field is None:
+            break
+    return walked, field, part
+
+
+def places(name: str) -> Iterator[str]:
+    """Yield the dotted paths of all fields of that name."""
+    for group in GROUPS:
+        if name in group.fields:
+            yield f"{group.prefix}{name}"
+
+
+def default_of(field: FieldInfo) -> Any:
+    """Return a field's default as plain JSON-like data; ask `is_required` first."""
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return (
+        value.model_dump(mode="json") if isinstance(value, Part) else list(value) if isinstance(value, tuple) else value
+    )

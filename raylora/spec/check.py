@@ -1,0 +1,130 @@
+"""Values that still may be wrong enter, a RunSpec leaves, or every problem in words a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from raylora.spec.aliases import spellings
+from raylora.spec.catalog import find, places
+from raylora.spec.draft import Draft
+from raylora.spec.rules import broken_rules
+from raylora.spec.run import RunSpec
+from raylora.spec.run_fields import RunFields
+from raylora.spec.show import printable, show
+from raylora.spec.words import allowed, choices
+from raylora.spec.yaml_text import KeyPath
+
+_STAND_INS = {"base_model": "stand-in", "datasets": [{"path": "stand-in"}]}
+"""Values of required fields that let the rules be asked while those fields are wrong or missing."""
+
+
+def check(draft: Draft) -> RunSpec | None:
+    """Validate a draft whose keys are raylora's own.
+
+    Returns:
+        The run; None where the draft has problems, all of them noted in it.
+    """
+    _drop_nulls(draft.values)
+    try:
+        run = RunFields.model_validate(draft.values)
+    except ValidationError as error:
+        _note_errors(draft, error)
+        run = _run_without(draft)
+    _ask_rules(draft, run)
+    return None if draft.problems else RunSpec.model_validate(draft.values)
+
+
+def _drop_nulls(values: Any) -> None:
+    """Take out empty values: a key without a value asks for the default."""
+    if isinstance(values, dict):
+        for key in [key for key, value in values.items() if value is None]:
+            del values[key]
+    for each in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        _drop_nulls(each)
+
+
+def _note_errors(draft: Draft, error: ValidationError) -> None:
+    """Put pydantic's errors in our words, once a field.
+
+    The deepest come first: a list is also called too short when one of its items is wrong.
+    """
+    holds_refused = {part for path in draft.refused for part in _prefixes(path)}
+    for each in sorted(error.errors(include_url=False), key=lambda each: -len(each["loc"])):
+        loc, kind = each["loc"], each["type"]
+        path, field, _ = find(loc)
+        if kind == "extra_forbidden":
+            draft.refuse(loc, _unknown(loc))
+            holds_refused.update(_prefixes(loc))
+        elif path not in holds_refused and draft.refused.isdisjoint(_prefixes(path)):
+            _note_error(draft, path, field, kind, each["msg"])
+            holds_refused.update(_prefixes(path))
+
+
+def _prefixes(path: KeyPath) -> list[KeyPath]:
+    return [path[:depth] for depth in range(1, len(path) + 1)]
+
+
+def _note_error(draft: Draft, path: KeyPath, field: FieldInfo | None, kind: str, words: str) -> None:
+    if field is None or kind == "secret":
+        draft.refuse(path, words)
+    elif kind == "missing":
+        about = (field.description or "").split(";")[0].rstrip(".")
+        draft.refuse(path, f"missing; give it: {about[:1].lower()}{about[1:]}")
+    else:
+        value, may_be = draft.value(path), allowed(field)
+        may_be = may_be.replace("number", "finite number", 1) if kind == "finite_number" else may_be
+        draft.refuse(path, f"got {show(value)}; allowed: {may_be}{_hint(value, may_be, choices(field))}")
+
+
+def _hint(value: Any, words: str, known: tuple[str, ...]) -> str:
+    """Say what to do next where it can be guessed."""
+    if isinstance(value, str) and (nearest := difflib.get_close_matches(value, known, n=1)):
+        return f"; nearest: {nearest[0]}"
+    if words == "text" and isinstance(value, int | float):
+        return "; put it in quotes"
+    if words.startswith("a list of at least one group"):
+        return "; write [{path: rows.jsonl, type: chat}]"
+    if words.startswith("a list") and not isinstance(value, list):
+        return "; write [one, two], or one a line after a dash"
+    return ""
+
+
+def _unknown(path: KeyPath) -> str:
+    """Say what an unknown key may have meant."""
+    key = str(path[-1])
+    ours = find(path)[2].model_fields
+    theirs = spellings(path[:-1]) if len(path) != 2 else {}
+    elsewhere = [place for place in places(key) if place != key]
+    if elsewhere and len(path) == 1:
+        return f"no key of this level; it belongs to {elsewhere[0].rpartition('.')[0]}: write {elsewhere[0]}"
+    if len(path) > 1 and key in RunFields.model_fields:
+        return f"no key of {'.'.join(map(str, path[:-1]))}; move it to the left margin"
+    nearest = difflib.get_close_matches(key, [*ours, *theirs], n=1, cutoff=0.5)
+    if not nearest:
+        return f"unknown key; {printable(key)} is near none of those known here: see raylora schema"
+    fields = " or ".join(".".join(target) for target in theirs.get(nearest[0], ()))
+    return f"unknown key; nearest: {nearest[0]}" + (f", which is {fields} here" if fields else "")
+
+
+def _run_without(draft: Draft) -> RunFields:
+    """Return the run that is left when whatever is wrong by itself takes its default."""
+    bad: set[KeyPath] = {path[:2] if path[0] in _SECTIONS else path[:1] for path in draft.refused}
+    values = _STAND_INS | {key: value for key, value in draft.values.items() if (key,) not in bad}
+    for key in _SECTIONS & set(values):
+        section = values[key] if isinstance(values[key], dict) else {}
+        values[key] = {name: value for name, value in section.items() if (key, name) not in bad}
+    return RunFields.model_validate(values)
+
+
+_SECTIONS = {"distributed", "ray", "tracking", "storage"}
+
+
+def _ask_rules(draft: Draft, run: RunFields) -> None:
+    """Note the rules broken by fields that are right by themselves, at the first field that was written."""
+    refused = frozenset(".".join(map(str, path[:depth])) for path in draft.refused for depth in (1, 2))
+    for problem in broken_rules(run, refused):
+        draft.refuse(tuple(problem.field.split(".")), problem.message)

@@ -1,0 +1,65 @@
+"""Which rows are trained on and how they become tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raylora.spec.fields import Address, NonNegativeFloat, Part, PositiveFloat, PositiveInt
+
+
+class DatasetSpec(Part):
+    """One source of rows."""
+
+    path: Address
+    """Hub id, or a file, folder or glob, local or `s3://`: JSONL, JSON, CSV, Parquet or Arrow by its ending."""
+
+    type: Literal["chat", "completion", "alpaca", "text"] = "chat"
+    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output) or `text`."""
+
+    split: str = "train"
+    """Split of a hub dataset."""
+
+    name: str | None = None
+    """Configuration name of a hub dataset."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub dataset."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The file's own column names: `{messages: conversation}` reads the column `conversation` as `messages`."""
+
+    weight: PositiveFloat = 1.0
+    """Share of this source in the mix, relative to the others: 2.0 shows its rows twice as often as they occur."""
+
+
+class DataFields(Part):
+    """Rows, split, length and binning."""
+
+    datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    """Sources of training rows; their rows are mixed."""
+
+    test_datasets: tuple[DatasetSpec, ...] = ()
+    """Sources of validation rows; where given, nothing is split off the training rows."""
+
+    val_set_size: NonNegativeFloat = 0.0
+    """Validation rows split off by seed: a fraction below 1 or a number of rows; 0 for none."""
+
+    sequence_len: PositiveInt = 1024
+    """Longest row in tokens, and the length of a bin where `sample_packing` is on."""
+
+    excess_length_strategy: Literal["truncate", "drop", "raise"] = "truncate"
+    """What happens to a row of more than `sequence_len` tokens; truncated and dropped rows are counted."""
+
+    sample_packing: bool = False
+    """Put several rows into one bin of `sequence_len` tokens; no token sees another row's tokens."""
+
+    train_on_inputs: bool = False
+    """Count the loss on the whole row instead of the assistant's (or completion's) tokens only."""
+
+    chat_template: str | None = None
+    """Jinja chat template, or the path of a file with one; the tokenizer's own where absent."""
+
+    dataset_num_proc: PositiveInt = 1
+    """Processes that tokenise."""

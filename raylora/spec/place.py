@@ -1,0 +1,74 @@
+"""Where a run happens: workers and strategy, Ray, tracking, storage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from raylora.spec.fields import Address, NonNegativeInt, Number, Part, PositiveFloat, PositiveInt, Text
+
+
+class DistributedSpec(Part):
+    """Workers and how the base is placed on them."""
+
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """`ddp` (every worker holds the base), `fsdp` (FSDP2 shards it) or `deepspeed` (ZeRO)."""
+
+    zero_stage: Annotated[Literal[1, 2, 3], Number] = 3
+    """ZeRO stage of `deepspeed`: 1 shards optimizer state, 2 gradients too, 3 the base."""
+
+    cpu_offload: bool = False
+    """Keep the sharded base (`fsdp`, ZeRO-3) or the optimizer state (ZeRO-1, ZeRO-2) of a GPU run in host memory."""
+
+    num_workers: PositiveInt = 1
+    """Ray Train workers, one model replica or shard each."""
+
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores reserved for each worker; its thread count is the whole part of it."""
+
+    gpus_per_worker: Annotated[Literal[0, 1], Number] | None = None
+    """GPUs reserved for each worker; 1 where the cluster has GPUs and 0 otherwise where absent."""
+
+    resources_per_worker: dict[str, PositiveFloat] | None = None
+    """Further Ray resources each worker reserves, such as `{accelerator_type:H100: 0.001}`."""
+
+    timeout_s: PositiveInt = 1800
+    """Seconds after which a collective call that does not finish fails."""
+
+    max_failures: NonNegativeInt = 0
+    """Restarts of the worker group from the last checkpoint after a worker's failure."""
+
+
+class RaySpec(Part):
+    """Which Ray cluster."""
+
+    address: Address | None = None
+    """Address of a running cluster; `RAY_ADDRESS`, and then a local Ray started for the run, where absent."""
+
+    forward_env: tuple[Text, ...] = ()
+    """Names of further environment variables handed to the workers. Storage, hub and proxy variables always are; nothing else is."""
+
+
+class TrackingSpec(Part):
+    """Where MLflow keeps the run."""
+
+    uri: Address | None = None
+    """MLflow tracking URI; `MLFLOW_TRACKING_URI`, and then SQLite in raylora's home, where absent."""
+
+    experiment: str = "raylora"
+    """MLflow experiment."""
+
+    artifact_uri: Address | None = None
+    """Where a new experiment keeps artifacts, such as `s3://bucket/mlflow`; the server's own default where absent."""
+
+    system_metrics: bool = True
+    """Log CPU, memory and GPU use."""
+
+
+class StorageSpec(Part):
+    """Where adapters and checkpoints are kept."""
+
+    uri: Address | None = None
+    """Folder or `s3://bucket/prefix`; `store` in raylora's home where absent."""
+
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints kept; older ones are deleted."""

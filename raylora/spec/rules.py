@@ -1,0 +1,188 @@
+"""Fields that must fit together: a run's fields enter, the rules they break leave.
+
+`RunSpec` asks when one is made, `load.py` when a file is read. A rule judges values only, never whether a field was
+written or left to its default, so that a written-out configuration means the same as a short one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from raylora.errors import Problem
+from raylora.spec.run_fields import RunFields
+
+Check = Callable[[RunFields], str | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Args:
+        fields: Dotted paths of the fields it reads; a broken rule is reported at the first.
+        check: Says what is wrong and what to do next, or None where the fields fit.
+    """
+
+    fields: tuple[str, ...]
+    check: Check
+
+    @property
+    def sentence(self) -> str:
+        """What the rule asks for, as the reference says it."""
+        return (self.check.__doc__ or "").strip()
+
+
+RULES: list[Rule] = []
+
+
+def rule(*fields: str) -> Callable[[Check], Check]:
+    """Register a check of the named fields; its docstring is its sentence in the reference."""
+
+    def register(check: Check) -> Check:
+        RULES.append(Rule(fields, check))
+        return check
+
+    return register
+
+
+def broken_rules(run: RunFields, unknown: frozenset[str] = frozenset()) -> tuple[Problem, ...]:
+    """Ask every rule whose fields are known.
+
+    Args:
+        run: The fields.
+        unknown: Dotted paths whose values are stand-ins, since what was written is wrong by itself.
+    """
+    return tuple(_ask(run, unknown))
+
+
+def _ask(run: RunFields, unknown: frozenset[str]) -> Iterator[Problem]:
+    for each in RULES:
+        if unknown.isdisjoint(each.fields) and (message := each.check(run)) is not None:
+            yield Problem(each.fields[0], message)
+
+
+@rule("load_in_8bit", "load_in_4bit")
+def _one_quantization(run: RunFields) -> str | None:
+    """`load_in_4bit` and `load_in_8bit` exclude each other."""
+    if run.load_in_4bit and run.load_in_8bit:
+        return "both load_in_8bit and load_in_4bit are true; a base is held in one of them: remove the other"
+    return None
+
+
+@rule("bnb_4bit_quant_storage", "load_in_4bit", "distributed.strategy", "distributed.zero_stage")
+def _sharded_storage(run: RunFields) -> str | None:
+    """A 4-bit base that is sharded (`fsdp`, ZeRO-3) is not stored as `uint8`."""
+    if run.load_in_4bit and run.shards_base and run.bnb_4bit_quant_storage == "uint8":
+        return (
+            "uint8 cannot be sharded: integer weights stay whole on every worker, or train silently to a loss of 0 or "
+            "NaN (accelerate#3983); remove the line, `auto` stores in the compute dtype, or use distributed.strategy: ddp"
+        )
+    return None
+
+
+@rule("distributed.cpu_offload", "distributed.strategy")
+def _offload_needs_shards(run: RunFields) -> str | None:
+    """`cpu_offload` needs a strategy that shards."""
+    if run.distributed.cpu_offload and run.distributed.strategy == "ddp":
+        return "ddp keeps the whole base on every device and offloads nothing; use strategy: fsdp or deepspeed, or remove it"
+    return None
+
+
+@rule("adapter_bank", "distributed.strategy", "distributed.zero_stage")
+def _bank_under_zero3(run: RunFields) -> str | None:
+    """`adapter_bank: peft` does not run under DeepSpeed stage 3."""
+    if run.adapter_bank == "peft" and run.distributed.strategy == "deepspeed" and run.distributed.zero_stage == 3:
+        return "adapter_bank: peft does not run under deepspeed stage 3; use adapter_bank: packed"
+    return None
+
+
+@rule("optimizer", "distributed.strategy", "distributed.zero_stage")
+def _optimizer_under_zero12(run: RunFields) -> str | None:
+    """DeepSpeed stages 1 and 2 partition the optimizer's state and need `optimizer: adamw_torch`."""
+    place = run.distributed
+    if place.strategy == "deepspeed" and place.zero_stage < 3 and run.optimizer != "adamw_torch":
+        return (
+            f"got {run.optimizer}; deepspeed stage {place.zero_stage} partitions the state of torch's AdamW only: "
+            "use optimizer: adamw_torch, or zero_stage: 3, or strategy: fsdp"
+        )
+    return None
+
+
+@rule("warmup_steps", "warmup_ratio")
+def _one_warmup(run: RunFields) -> str | None:
+    """Warm-up is given by `warmup_steps` or by `warmup_ratio`."""
+    if run.warmup_steps is not None and run.warmup_ratio > 0:
+        return f"warmup_steps: {run.warmup_steps} and warmup_ratio: {run.warmup_ratio} both set the warm-up; remove one"
+    return None
+
+
+@rule("warmup_ratio", "decay_ratio", "lr_scheduler")
+def _warmup_and_decay_fit(run: RunFields) -> str | None:
+    """Under `warmup_stable_decay` warm-up and decay together take at most all steps."""
+    if run.lr_scheduler == "warmup_stable_decay" and run.warmup_ratio + run.decay_ratio > 1:
+        return (
+            f"decay_ratio: {run.decay_ratio} and warmup_ratio: {run.warmup_ratio} take more than all steps; lower one"
+        )
+    return None
+
+
+@rule("test_datasets", "val_set_size")
+def _one_validation_source(run: RunFields) -> str | None:
+    """Validation rows come from `test_datasets` or are split off by `val_set_size`."""
+    if run.test_datasets and run.val_set_size > 0:
+        return f"test_datasets are given, so val_set_size: {run.val_set_size:g} has nothing to do; remove one of them"
+    return None
+
+
+@rule("val_set_size")
+def _whole_rows(run: RunFields) -> str | None:
+    """`val_set_size` from 1 on is a whole number of rows."""
+    if run.val_set_size >= 1 and run.val_set_size != int(run.val_set_size):
+        return f"got {run.val_set_size}; allowed: a fraction below 1, or a whole number of rows"
+    return None
+
+
+@rule("eval_steps", "test_datasets", "val_set_size")
+def _evaluation_needs_rows(run: RunFields) -> str | None:
+    """`eval_steps` needs validation rows."""
+    if run.eval_steps is not None and not run.validates:
+        return "there are no validation rows to evaluate; set val_set_size (for example 0.05) or test_datasets"
+    return None
+
+
+@rule("early_stopping_patience", "eval_steps", "test_datasets", "val_set_size")
+def _early_stopping_needs_evaluation(run: RunFields) -> str | None:
+    """`early_stopping_patience` needs `eval_steps` and validation rows."""
+    if run.early_stopping_patience is None or (run.validates and run.eval_steps is not None):
+        return None
+    lacking = [] if run.validates else ["validation rows (val_set_size or test_datasets)"]
+    lacking += ["eval_steps"] if run.eval_steps is None else []
+    return f"stopping early needs a validation loss every few steps; set {' and '.join(lacking)}"
+
+
+@rule("lora_target_modules")
+def _targets_compile(run: RunFields) -> str | None:
+    """A text in `lora_target_modules` other than `all-linear` is a valid regular expression."""
+    if isinstance(run.lora_target_modules, str):
+        try:
+            re.compile(run.lora_target_modules)
+        except (re.error, OverflowError, RecursionError) as error:
+            return (
+                f"got {run.lora_target_modules!r}, which is no regular expression ({error}); "
+                "write all-linear or a list of names such as [q_proj, v_proj]"
+            )
+    return None
+
+
+@rule("chat_template")
+def _template_is_jinja_or_path(run: RunFields) -> str | None:
+    """`chat_template` is Jinja or a path, never the name of a template."""
+    template = run.chat_template
+    if template is not None and not re.search(r"\{[{%]|[/.]", template):
+        return (
+            f"got {template!r}, which is neither Jinja nor a file's path; templates have no names here: remove the "
+            "line for the tokenizer's own template, or give the path of a file with one"
+        )
+    return None

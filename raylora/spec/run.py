@@ -1,0 +1,54 @@
+"""One training run as asked: its fields, checked against each other, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Self
+
+from pydantic import model_validator
+
+from raylora.errors import SpecError
+from raylora.spec.rules import broken_rules
+from raylora.spec.run_fields import RunFields
+
+NOT_DIGESTED = frozenset({
+    "run_name",
+    "ray",
+    "tracking",
+    "storage",
+    "distributed",
+    "dataset_num_proc",
+    "logging_steps",
+    "save_steps",
+    "sample_prompts",
+    "sample_max_new_tokens",
+})  # fmt: skip
+"""Fields that say where a run happens, how often it reports and what it shows, not what is trained.
+
+Of `distributed` only `num_workers` counts: it decides how many rows a step sees. Strategies are held to the same
+losses, so a run that goes on under another strategy keeps its digest.
+"""
+
+
+class RunSpec(RunFields):
+    """A validated, frozen training run."""
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        """Raise SpecError with every rule that the fields break together."""
+        if problems := broken_rules(self):
+            raise SpecError(problems)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of what decides the result: equal digests ask for the same adapter.
+
+        Every field counts but those of `NOT_DIGESTED`. The order and spelling of the file, overrides and aliases do
+        not matter: the digest is taken of the validated values as canonical JSON.
+        """
+        asked = self.model_dump(mode="json", exclude=set(NOT_DIGESTED))
+        asked["num_workers"] = self.distributed.num_workers
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,44 @@
+"""Every field of a run in one frozen model: flat, but for the parts that are raylora's own."""
+
+from __future__ import annotations
+
+from raylora.spec.adapter import AdapterFields
+from raylora.spec.base import BaseFields
+from raylora.spec.data import DataFields
+from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
+from raylora.spec.train import TrainFields
+
+
+class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
+    """A run whose fields are each right; whether they fit together is asked by `rules.py`."""
+
+    run_name: str | None = None
+    """Name shown in MLflow; made from base, adapter and digest where absent."""
+
+    distributed: DistributedSpec = DistributedSpec()
+    """Workers and how the base is placed on them."""
+
+    ray: RaySpec = RaySpec()
+    """Which Ray cluster."""
+
+    tracking: TrackingSpec = TrackingSpec()
+    """Where MLflow keeps the run."""
+
+    storage: StorageSpec = StorageSpec()
+    """Where adapters and checkpoints are kept."""
+
+    @property
+    def shards_base(self) -> bool:
+        """Whether the strategy asks for each worker to hold only a part of the base."""
+        place = self.distributed
+        return place.strategy == "fsdp" or (place.strategy == "deepspeed" and place.zero_stage == 3)
+
+    @property
+    def validates(self) -> bool:
+        """Whether the run has validation rows."""
+        return bool(self.test_datasets) or self.val_set_size > 0
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows (or bins) of one optimizer step over all workers."""
+        return self.micro_batch_size * self.gradient_accumulation_steps * self.distributed.num_workers

@@ -1,0 +1,77 @@
+"""How the adapter is optimised, evaluated and saved."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from raylora.spec.fields import Fraction, NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt, Seed, Text
+
+
+class TrainFields(Part):
+    """Steps, optimizer, schedule, evaluation and checkpoints."""
+
+    micro_batch_size: PositiveInt = 1
+    """Rows (or bins) per worker in one forward pass."""
+
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step."""
+
+    num_epochs: PositiveInt = 1
+    """Passes over the training rows; `max_steps` ends earlier."""
+
+    max_steps: PositiveInt | None = None
+    """Optimizer steps after which training ends, whatever `num_epochs` says; more than the epochs hold starts further epochs."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate."""
+
+    lr_scheduler: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_steps: NonNegativeInt | None = None
+    """Optimizer steps of linear warm-up; `warmup_ratio` of all steps where absent."""
+
+    warmup_ratio: Fraction = 0.0
+    """Fraction of all steps spent in linear warm-up."""
+
+    decay_ratio: Fraction = 0.1
+    """Fraction of all steps spent in the final decay of `warmup_stable_decay`."""
+
+    optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch"
+    """AdamW of torch (fused where it exists) or of bitsandbytes (8-bit, paged; CUDA only)."""
+
+    adam_beta1: Fraction = 0.9
+    """Decay of AdamW's mean of gradients."""
+
+    adam_beta2: Fraction = 0.999
+    """Decay of AdamW's mean of squared gradients."""
+
+    adam_epsilon: PositiveFloat = 1e-8
+    """Term that keeps AdamW's division finite."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Largest norm of the adapter's gradient; 0 for no clipping."""
+
+    seed: Seed = 42
+    """Seed of the adapter's start, the order of rows, the split and dropout."""
+
+    logging_steps: PositiveInt = 1
+    """Optimizer steps between reports of the training loss."""
+
+    eval_steps: PositiveInt | None = None
+    """Optimizer steps between evaluations; at the start and the end only where absent."""
+
+    early_stopping_patience: PositiveInt | None = None
+    """Evaluations without a better validation loss after which training stops."""
+
+    save_steps: PositiveInt | None = None
+    """Optimizer steps between checkpoints; at the end only where absent."""
+
+    sample_prompts: tuple[Text, ...] = ()
+    """Questions answered before and after training, shown side by side."""
+
+    sample_max_new_tokens: PositiveInt = 32
+    """Longest answer to a sample prompt in tokens."""
