@@ -1,0 +1,146 @@
+"""Checkpoints: tensors and small state at a step, for any world size and any strategy.
+
+In comes what the training loop gathered on one rank, out comes one group of files with a manifest. Nothing here knows
+how many ranks there were or how a module was sharded, and nothing is ever unpickled. Called by the training loop, and
+by whoever resumes a run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from raylora import __version__
+from raylora.errors import CorruptObjectError, MissingObjectError, StoreError
+from raylora.log import get_logger
+from raylora.store.contract import Store
+from raylora.store.manifest import MANIFEST, discard, publish, read_manifest, read_verified
+
+FOLDER = "checkpoints"
+TENSORS, STATE = "state.safetensors", "state.json"
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on from a step.
+
+    Args:
+        step: Optimizer steps done.
+        tensors: Whole tensors by name: adapter, optimizer moments, random generators.
+        state: Everything else, made of what JSON holds: data cursor, schedule, best loss.
+    """
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+
+
+def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
+    """Store a checkpoint and delete those it makes superfluous.
+
+    Args:
+        store: The run's own store.
+        checkpoint: What to keep; its tensors may live on any device and share memory.
+        keep: Newest checkpoints to leave, this one among them; at least 1.
+
+    Returns:
+        The checkpoint's URI.
+
+    Raises:
+        TypeError: The state would come back from JSON as something else.
+        StoreError: The store refused; no earlier checkpoint is lost.
+    """
+    prefix = _prefix(checkpoint.step)
+    files = {TENSORS: _tensor_bytes(checkpoint.tensors), STATE: _state_bytes(checkpoint.state)}
+    uri = publish(store, prefix, files, {"step": checkpoint.step, "raylora": __version__})
+    try:
+        _prune(store, checkpoint.step, keep)
+    except StoreError as error:
+        _log.warning("%s is saved, but an older checkpoint could not be deleted: %s", uri, error)
+    return uri
+
+
+def load_latest(store: Store) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole.
+
+    Interrupted ones are passed over in silence and corrupt ones with a warning.
+
+    Args:
+        store: The run's own store.
+
+    Returns:
+        The checkpoint, its tensors on the CPU; ``None`` if the run never finished writing one.
+
+    Raises:
+        CorruptObjectError: There are checkpoints and every one is corrupt: starting over is for the user to decide.
+        StoreError: The store does not answer.
+    """
+    damage: list[CorruptObjectError] = []
+    for step in reversed(_complete_steps(store)):
+        try:
+            return _load(store, step)
+        except MissingObjectError:
+            continue  # deleted since it was listed
+        except CorruptObjectError as error:
+            _log.warning("CHECKPOINT AT STEP %d IS CORRUPT, going back to an earlier one: %s", step, error)
+            damage.append(error)
+    if damage:
+        raise CorruptObjectError(
+            f"{store.uri_of(FOLDER)}: all {len(damage)} checkpoints are corrupt; restore one from a copy, or delete "
+            f"this folder to start the run over. The newest: {damage[0]}"
+        )
+    return None
+
+
+def _load(store: Store, step: int) -> Checkpoint:
+    prefix = _prefix(step)
+    manifest = read_manifest(store, prefix)
+    try:
+        tensors = safetensors.torch.load(read_verified(store, prefix, TENSORS, manifest))
+        state = json.loads(read_verified(store, prefix, STATE, manifest))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
+    return Checkpoint(step, tensors, state)
+
+
+def _prune(store: Store, step: int, keep: int) -> None:
+    """Delete all but the newest `keep` up to `step`, and everything beyond it: a future that was given up."""
+    complete = [found for found in _complete_steps(store) if found <= step]
+    kept = set(complete[-keep:])
+    for prefix in {_prefix_of(key) for key in store.keys(FOLDER)} - {_prefix(found) for found in kept}:
+        discard(store, prefix)
+
+
+def _complete_steps(store: Store) -> list[int]:
+    pattern = re.compile(rf"{FOLDER}/step-(\d+)/{re.escape(MANIFEST)}")
+    return sorted(int(match[1]) for key in store.keys(FOLDER) if (match := pattern.fullmatch(key)))
+
+
+def _prefix(step: int) -> str:
+    return f"{FOLDER}/step-{step:08d}"
+
+
+def _prefix_of(key: str) -> str:
+    return "/".join(key.split("/")[:2])
+
+
+def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    # A copy for each: safetensors refuses tensors that share memory, such as views of one flat buffer.
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain)
+
+
+def _state_bytes(state: Mapping[str, Any]) -> bytes:
+    text = json.dumps(dict(state), indent=1)
+    if json.loads(text) != state:
+        raise TypeError("a checkpoint's state must come back from JSON as it was: text keys, no tuples, no NaN")
+    return text.encode()

@@ -1,0 +1,105 @@
+"""What a store is: objects under keys, one folder or bucket prefix, whole or not there at all.
+
+Keys are relative, with forward slashes: ``runs/r1/run.json``. Two backends fulfil this (`local`, `s3`) and
+pass the one suite in tests/contract. Called through `raylora.store.blob.open_store`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from raylora.errors import InputError, StoreError
+
+
+class Store(ABC):
+    """Objects under one URI. Every method raises `StoreError` with that URI when storage fails.
+
+    Args:
+        uri: Folder or ``s3://bucket/prefix``, without a trailing slash.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    def uri_of(self, key: str) -> str:
+        """Return the whole URI of a key."""
+        return f"{self.uri}/{checked_key(key)}"
+
+    @abstractmethod
+    def child(self, prefix: str) -> Store:
+        """Return the store of the keys below `prefix`."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`, whole or not at all; what was there before is replaced."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return what is stored under `key`.
+
+        Raises:
+            MissingObjectError: There is no such object.
+        """
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Return whether there is an object of exactly this key."""
+
+    @abstractmethod
+    def version(self, key: str) -> str:
+        """Return a text that differs whenever the object's content was replaced, without reading the object.
+
+        Raises:
+            MissingObjectError: There is no such object.
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return every key below the folder `prefix`, sorted and relative to this store; all keys where it is empty."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Delete the object `prefix` and everything below the folder of that name, where they exist."""
+
+    @abstractmethod
+    def upload(self, local: Path, key: str) -> None:
+        """Store a local file under `key`, whole or not at all."""
+
+    @abstractmethod
+    def download(self, key: str, local: Path) -> None:
+        """Write the object `key` to a local file, whole or not at all; missing folders are made.
+
+        Raises:
+            MissingObjectError: There is no such object.
+        """
+
+    def check_writable(self) -> None:
+        """Write, read and delete one small object, and leave nothing behind.
+
+        Raises:
+            StoreError: One of the three is not possible; said before training starts.
+        """
+        key, data = f".write-test-{uuid.uuid4().hex}", b"raylora"
+        self.write(key, data)
+        try:
+            if self.read(key) != data:
+                raise StoreError(f"{self.uri}: what was just written reads back differently; check the storage itself")
+        finally:
+            self.delete(key)
+
+
+def checked_key(key: str) -> str:
+    """Return `key` without outer slashes.
+
+    Raises:
+        InputError: It is empty, or it points out of the store.
+    """
+    parts = key.strip("/").split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
+        raise InputError(f"'{key}' is no name inside a store; names have no empty, '.' or '..' parts")
+    return "/".join(parts)

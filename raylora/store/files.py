@@ -1,0 +1,84 @@
+"""Files that are whole or absent, and what an operating system's refusal means. Called by both stores.
+
+A file is written beside its place, forced to the disk and renamed: a reader, or a machine that dies, meets the old
+file or the new one and never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raylora.errors import MissingObjectError, StoreError
+
+PARTIAL_SUFFIX = ".partial"
+"""Ending of files that are being written; a crash may leave one, and no reader takes it for an object."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Hand out a path beside `path`; it takes `path`'s place if the block succeeds and vanishes if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's bytes or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do it for folders; that loses nothing that they had promised.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the bytes of `source`, and not its rights: a store's files are readable by whoever may read the store."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+@contextmanager
+def explained(failure: str) -> Iterator[None]:
+    """Turn an operating system error into a `StoreError` that says what to do.
+
+    Args:
+        failure: What could not be done, with its paths.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingObjectError(f"{failure}: there is no file {error.filename}") from error
+    except OSError as error:
+        raise StoreError(f"{failure}: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """Return what the operating system refused and what the user can do about it."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"the disk is full ({error.strerror}); free some space or name another storage.uri, then resume"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"this user may not ({error.strerror}); correct the rights or name another storage.uri"
+        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            return f"a file stands where a folder should, or the reverse ({error.strerror}); name another storage.uri"
+        case _:
+            return f"{type(error).__name__}: {error}"

@@ -1,0 +1,30 @@
+"""Where raylora keeps what nobody named a place for: one folder, ``$RAYLORA_HOME`` or ``~/.raylora``.
+
+In comes the environment, out go paths and URIs; nothing is created here. Called by whatever needs a default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return raylora's home as an absolute path."""
+    named = os.environ.get("RAYLORA_HOME")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".raylora"
+
+
+def cache_dir() -> Path:
+    """Return the folder of converted models and tokenised rows; it can be deleted at any time."""
+    return home() / "cache"
+
+
+def default_store_uri() -> str:
+    """Return the folder that holds runs where ``storage.uri`` is absent."""
+    return str(home() / "store")
+
+
+def default_mlflow_uri() -> str:
+    """Return the SQLite database that holds MLflow's runs where nobody named a server."""
+    return f"sqlite:///{home() / 'mlflow.db'}"

@@ -1,0 +1,98 @@
+"""A folder as a store: one file per key. In come keys and bytes, out come files.
+
+Called through `raylora.store.blob.open_store`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from typing_extensions import override
+
+from raylora.store.contract import Store, checked_key
+from raylora.store.files import PARTIAL_SUFFIX, copy, explained, replacing
+
+
+class FolderStore(Store):
+    """Objects as files below one folder, which is made at the first write.
+
+    Args:
+        folder: The folder; relative paths are taken from the working directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+        super().__init__(str(self.folder))
+
+    @override
+    def child(self, prefix: str) -> FolderStore:
+        return FolderStore(self._path(prefix))
+
+    @override
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with explained(f"cannot write {path}"), replacing(path) as partial:
+            partial.write_bytes(data)
+
+    @override
+    def read(self, key: str) -> bytes:
+        path = self._path(key)
+        with explained(f"cannot read {path}"):
+            return path.read_bytes()
+
+    @override
+    def exists(self, key: str) -> bool:
+        path = self._path(key)
+        with explained(f"cannot look for {path}"):
+            return path.is_file()
+
+    @override
+    def version(self, key: str) -> str:
+        path = self._path(key)
+        with explained(f"cannot look at {path}"):
+            about = path.stat()
+        return f"{about.st_size}-{about.st_mtime_ns}-{about.st_ino}"
+
+    @override
+    def keys(self, prefix: str = "") -> list[str]:
+        start = self._path(prefix) if prefix else self.folder
+        with explained(f"cannot list {start}"):
+            files = [path for path in start.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL_SUFFIX)]
+        return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    @override
+    def delete(self, prefix: str) -> None:
+        path = self._path(prefix)
+        with explained(f"cannot delete {path}"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @override
+    def upload(self, local: Path, key: str) -> None:
+        path = self._path(key)
+        with explained(f"cannot copy {local} to {path}"), replacing(path) as partial:
+            copy(local, partial)
+
+    @override
+    def download(self, key: str, local: Path) -> None:
+        path = self._path(key)
+        with explained(f"cannot copy {path} to {local}"), replacing(local) as partial:
+            copy(path, partial)
+
+    @override
+    def check_writable(self) -> None:
+        """As in `Store`; folders that had to be made for the test are removed again."""
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        try:
+            super().check_writable()
+        finally:
+            for folder in missing:
+                with contextlib.suppress(OSError):  # never made, or already in use by somebody else
+                    folder.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / checked_key(key)

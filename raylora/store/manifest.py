@@ -1,0 +1,161 @@
+"""A group of files that is whole or absent: the files first, then ``manifest.json`` with each one's digest.
+
+In come files, out comes one prefix of a store. A group without its manifest was interrupted and does not exist; one
+whose files differ from it is corrupt. Called by `checkpoint`, and by whatever stores an adapter or a base model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raylora.errors import CorruptObjectError, InputError, MissingObjectError
+from raylora.store.contract import Store, checked_key
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What one file must be.
+
+    Args:
+        sha256: Hexadecimal SHA-256 of its bytes.
+        size_bytes: Its length.
+    """
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a group of files consists of.
+
+    Args:
+        files: Digest by name, relative to the group's prefix.
+        about: What the writer wanted to say about the group, as JSON.
+    """
+
+    files: Mapping[str, FileDigest]
+    about: Mapping[str, Any]
+
+
+def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about: Mapping[str, Any]) -> str:
+    """Store a group of files so that readers see all of it or nothing.
+
+    Args:
+        store: Where to.
+        prefix: Folder of the group; a group that is there already stops existing until this one is whole.
+        files: Bytes or a local file by name.
+        about: Anything JSON can hold, to be kept in the manifest.
+
+    Returns:
+        The URI of the group.
+    """
+    discard(store, prefix)
+    digests = {}
+    for name, content in files.items():
+        key = f"{prefix}/{checked_key(name)}"
+        digests[name] = _digest(content)
+        if isinstance(content, Path):
+            store.upload(content, key)
+        else:
+            store.write(key, content)
+    document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
+    store.write(f"{prefix}/{MANIFEST}", json.dumps(document, indent=1).encode())
+    return store.uri_of(prefix)
+
+
+def discard(store: Store, prefix: str) -> None:
+    """Delete a group; its manifest goes first, so that no reader takes what is left for a whole group."""
+    store.delete(f"{prefix}/{MANIFEST}")
+    store.delete(prefix)
+
+
+def is_complete(store: Store, prefix: str) -> bool:
+    """Return whether a group was written to its end; its files are not read."""
+    return store.exists(f"{prefix}/{MANIFEST}")
+
+
+def read_manifest(store: Store, prefix: str) -> Manifest:
+    """Return what a group must consist of.
+
+    Raises:
+        MissingObjectError: There is no whole group at `prefix`.
+        CorruptObjectError: The manifest is not one of ours.
+    """
+    key = f"{prefix}/{MANIFEST}"
+    text = store.read(key)
+    try:
+        document = json.loads(text)
+        if document["format"] != FORMAT:
+            raise CorruptObjectError(
+                f"{store.uri_of(key)}: format {document['format']!r}, this raylora reads {FORMAT}; use a newer raylora"
+            )
+        files = {checked_key(name): FileDigest(**digest) for name, digest in document["files"].items()}
+        return Manifest(files, dict(document["about"]))
+    except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+        raise CorruptObjectError(f"{store.uri_of(key)}: not a manifest of raylora ({error!r})") from error
+
+
+def read_verified(store: Store, prefix: str, name: str, manifest: Manifest) -> bytes:
+    """Return one file of a group after checking it against the manifest.
+
+    Raises:
+        CorruptObjectError: It is missing, from the store or from the manifest, or differs.
+    """
+    try:
+        data = store.read(f"{prefix}/{name}")
+    except MissingObjectError as error:
+        raise CorruptObjectError(f"{store.uri_of(prefix)}: {name} is gone, though the manifest is there") from error
+    _verify(store, prefix, name, _digest(data), manifest)
+    return data
+
+
+def fetch(store: Store, prefix: str, local: Path) -> Manifest:
+    """Copy a group into a local folder and check every file.
+
+    Args:
+        store: Where from.
+        prefix: Folder of the group in the store.
+        local: Folder for the files; made where it is missing. The manifest itself is not copied.
+
+    Raises:
+        MissingObjectError: There is no whole group at `prefix`.
+        CorruptObjectError: A file is missing or differs; it is not left in `local`.
+    """
+    manifest = read_manifest(store, prefix)
+    for name in manifest.files:
+        path = local / name
+        try:
+            store.download(f"{prefix}/{name}", path)
+        except MissingObjectError as error:
+            raise CorruptObjectError(f"{store.uri_of(prefix)}: {name} is gone, though the manifest is there") from error
+        try:
+            _verify(store, prefix, name, _digest(path), manifest)
+        except CorruptObjectError:
+            path.unlink()
+            raise
+    return manifest
+
+
+def _digest(content: bytes | Path) -> FileDigest:
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return FileDigest(hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size)
+    return FileDigest(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _verify(store: Store, prefix: str, name: str, got: FileDigest, manifest: Manifest) -> None:
+    expected = manifest.files.get(name)
+    if got != expected:
+        raise CorruptObjectError(
+            f"{store.uri_of(prefix)}: {name} is not what was written: expected {expected}, got {got}; "
+            "delete this group or restore it from a copy"
+        )

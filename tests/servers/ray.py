@@ -1,0 +1,119 @@
+"""A real Ray cluster that somebody else started: `ray start --head` in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.servers.host import Host
+from tests.servers.process import Server, free_ports
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests"}
+"""Ray's own lock: what lacks the token cannot talk to the cluster, and no token is left in anybody's home."""
+
+# Python imports a module of this name when it starts: every process of the cluster notes the environment in which it
+# goes on to import what trains.
+SPY = """
+import json, os, sys
+
+def note(event, args):
+    if event == "import" and args[0] == "raylora.runtime.job":
+        with open(f"{os.environ['NOTES']}/{os.getpid()}.json", "w") as file:
+            json.dump(dict(os.environ), file)
+
+sys.addaudithook(note)
+"""
+
+
+# A process of its own: Ray reads the token's variables once, when it is imported.
+CENSUS = """
+import json, sys
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
+
+state = GlobalState()
+any_cluster = {"allow_cluster_id_nil": True, "fetch_cluster_id_if_nil": True}
+state._initialize_global_state(GcsClientOptions.create(sys.argv[1], None, **any_cluster))
+actors, groups = state.actor_table(None, None, None).values(), state.placement_group_table().values()
+print(json.dumps({
+    "actors": [
+        actor["ActorClassName"] for actor in actors
+        if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
+    ],
+    "groups": [group["placement_group_id"] for group in groups if group["state"] != "REMOVED"],
+}))
+"""
+
+
+class RayHead(Server):
+    """One node that may hold two workers.
+
+    Args:
+        folder: For its log and notes.
+        num_cpus: Workers it may hold.
+        host: The host to start it on; this one where absent.
+    """
+
+    def __init__(self, folder: Path, num_cpus: int = 2, host: Host | None = None) -> None:
+        (port,) = free_ports(1)
+        self.address = f"{host.address if host else '127.0.0.1'}:{port}"
+        # Sockets lie in it, and their paths must be short.
+        self.session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        self.notes = folder / "notes"
+        (folder / "site").mkdir()
+        self.notes.mkdir()
+        (folder / "site" / "sitecustomize.py").write_text(SPY)
+        where = [f"--node-ip-address={host.address}"] if host else []
+        words = ray_start("--head", f"--port={port}", f"--num-cpus={num_cpus}", f"--temp-dir={self.session}", *where)
+        super().__init__(
+            [*(host.door if host else ()), *words],
+            folder / "ray.log",
+            lambda: "Ray runtime started" in self.log.read_text(),
+            env=self.own_env(folder / "site"),
+            stop_signal=signal.SIGKILL,  # at any other it takes its time
+        )
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Makes a driver one of this cluster's."""
+        return {"RAY_ADDRESS": self.address, **TOKEN}
+
+    def own_env(self, *paths: Path) -> Mapping[str, str]:
+        """What its processes start with, beside this process's own."""
+        path = os.pathsep.join([*map(str, paths), str(REPOSITORY)])
+        return {**TOKEN, "PYTHONPATH": path, "NOTES": str(self.notes)}
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        super().stop(how)
+        shutil.rmtree(self.session, ignore_errors=True)
+
+    def seen_by_workers(self) -> dict[int, dict[str, str]]:
+        """The environment of each worker that began to train, by its process id."""
+        return {int(note.stem): json.loads(note.read_text()) for note in self.notes.glob("*.json")}
+
+    def forget_workers(self) -> None:
+        """Start anew with the next run."""
+        for note in self.notes.glob("*.json"):
+            note.unlink()
+
+    def census(self) -> dict[str, list[str]]:
+        """Actors and placement groups that live, but for the one actor that Ray Train keeps on each cluster."""
+        words = [sys.executable, "-c", CENSUS, self.address]
+        counted = subprocess.run(words, env=os.environ | TOKEN, capture_output=True, text=True, check=True, timeout=120)
+        return json.loads(counted.stdout)
+
+
+def ray_start(*words: str) -> list[str]:
+    """`ray start` of this environment's Ray, in the foreground and without a dashboard."""
+    script = Path(sysconfig.get_path("scripts")) / "ray"
+    quiet = ("--include-dashboard=false", "--disable-usage-stats", "--num-gpus=0")
+    return [sys.executable, str(script), "start", *words, *(quiet if "--head" in words else quiet[1:]), "--block"]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from raylora.spec.catalog import GROUPS
+from raylora.spec.reference import configuration_markdown
+from raylora.spec.run_fields import RunFields
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_the_committed_reference_is_the_generated_one():
+    committed = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert committed == configuration_markdown(), "run: make docs"
+
+
+def test_every_field_of_a_run_is_in_one_group():
+    flat = [name for group in GROUPS if not group.prefix for name in group.fields]
+    nested = {group.prefix.partition(".")[0] for group in GROUPS if group.prefix}
+    assert sorted(flat) == sorted(set(RunFields.model_fields) - nested | {"datasets"})
+
+
+def test_it_says_type_default_description_and_other_spellings():
+    text = configuration_markdown()
+    assert "| `lora_r` | a whole number of at least 1 | `16` | Rank of the update; at most" in text
+    assert "Also read: `r`, `lora_rank`. |" in text
+    assert "| `base_model` | text | required |" in text
+    assert "| `distributed.strategy` | ddp, fsdp or deepspeed | `ddp` |" in text
+
+
+def test_the_command_prints_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "raylora.spec.reference"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        cwd=REPOSITORY,
+    )
+    assert done.stdout.decode() == configuration_markdown()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from raylora.errors import SpecError
+from raylora.spec.rules import RULES
+from raylora.spec.run import RunSpec
+from tests.unit.spec.specs import LEAST, load_text, problems_of
+
+BROKEN = {
+    "load_in_8bit": "load_in_4bit: true\nload_in_8bit: true",
+    "bnb_4bit_quant_storage": "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: fsdp}",
+    "distributed.cpu_offload": "distributed: {cpu_offload: true}",
+    "adapter_bank": "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 3}",
+    "optimizer": "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+    "warmup_steps": "warmup_steps: 10\nwarmup_ratio: 0.1",
+    "warmup_ratio": "warmup_ratio: 0.95\nlr_scheduler: warmup_stable_decay",
+    "test_datasets": "test_datasets: [{path: a}]\nval_set_size: 0.1",
+    "val_set_size": "val_set_size: 1.5",
+    "eval_steps": "eval_steps: 10",
+    "early_stopping_patience": "early_stopping_patience: 2",
+    "lora_target_modules": "lora_target_modules: '(q_proj'",
+    "chat_template": "chat_template: chatml",
+}
+
+
+def test_every_rule_has_a_case_that_breaks_it():
+    assert [rule.fields[0] for rule in RULES] == list(BROKEN)
+    assert all(rule.sentence.endswith(".") for rule in RULES)
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, field: str):
+    (problem,) = problems_of(tmp_path, LEAST + BROKEN[field])
+    lines = (LEAST + BROKEN[field]).splitlines()
+    line = next(number for number, text in enumerate(lines, start=1) if field.rpartition(".")[2] in text)
+    assert problem.startswith(f"line {line}: {field}: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "load_in_4bit: true\nbnb_4bit_quant_storage: uint8",
+        "bnb_4bit_quant_storage: uint8\ndistributed: {strategy: fsdp}",
+        "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "load_in_4bit: true\nbnb_4bit_quant_storage: bfloat16\ndistributed: {strategy: fsdp}",
+        "distributed: {strategy: fsdp, cpu_offload: true}",
+        "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "adapter_bank: peft\ndistributed: {zero_stage: 3}",
+        "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed}",
+        "warmup_steps: 0",
+        "warmup_ratio: 0.95",
+        "val_set_size: 200",
+        "eval_steps: 10\nval_set_size: 0.1\nearly_stopping_patience: 2",
+        "eval_steps: 10\ntest_datasets: [{path: a}]",
+        "lora_target_modules: '.*self_attn\\.(q|v)_proj'",
+        "chat_template: '{% for m in messages %}{{ m.content }}{% endfor %}'",
+        "chat_template: templates/chat.jinja",
+        "sample_packing: true\nexcess_length_strategy: drop",
+        "max_steps: 5\nnum_epochs: 3",
+    ],
+)
+def test_what_fits_together_is_taken(tmp_path: Path, text: str):
+    assert load_text(tmp_path, LEAST + text)
+
+
+def test_early_stopping_says_all_it_lacks(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, LEAST + "early_stopping_patience: 2")
+    assert "set validation rows (val_set_size or test_datasets) and eval_steps" in problem
+
+
+def test_uint8_says_why_and_what_to_do(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, LEAST + BROKEN["bnb_4bit_quant_storage"])
+    assert "accelerate#3983" in problem
+    assert "loss of 0 or NaN" in problem
+    assert "remove the line" in problem
+
+
+def test_a_rule_over_a_wrong_field_is_not_asked(tmp_path: Path):
+    text = LEAST + "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed, zero_stage: 4}"
+    (problem,) = problems_of(tmp_path, text)
+    assert "zero_stage: got 4" in problem
+
+
+def test_a_rule_is_asked_beside_wrong_and_missing_fields(tmp_path: Path):
+    said = problems_of(tmp_path, "lora_r: 0\nwarmup_steps: 1\nwarmup_ratio: 0.1\n")
+    assert [line.split(":")[-3 if "missing" in line else 1] for line in said if "warmup" in line] == [" warmup_steps"]
+    assert len(said) == 4
+
+
+def test_a_run_made_in_python_is_held_to_the_rules():
+    fields = {"base_model": "a", "datasets": [{"path": "b"}], "load_in_4bit": True, "load_in_8bit": True}
+    with pytest.raises(SpecError, match="both load_in_8bit and load_in_4bit"):
+        RunSpec.model_validate(fields)
+
+
+def test_a_spec_error_survives_the_way_between_processes(tmp_path: Path):
+    with pytest.raises(SpecError) as caught:
+        load_text(tmp_path, LEAST + "lora_r: 0")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

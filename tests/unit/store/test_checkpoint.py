@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from raylora.errors import CorruptObjectError, StoreError
+from raylora.store.blob import Store, open_store
+from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.local import FolderStore
+from raylora.store.manifest import publish
+from tests.unit.store.test_manifest import FailingStore, PowerCut
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "run"))
+
+
+def at_step(step: int) -> Checkpoint:
+    return Checkpoint(step, {"w": torch.full((4, 4), float(step))}, {"step": step, "nested": {"rows": [1, 2]}})
+
+
+def steps(store: Store) -> list[int]:
+    return sorted({int(key.split("/")[1].removeprefix("step-")) for key in store.keys("checkpoints")})
+
+
+def damage(store: Store, step: int, name: str = "state.safetensors") -> None:
+    store.write(f"checkpoints/step-{step:08d}/{name}", b"damaged")
+
+
+def test_a_run_without_checkpoints_has_none(store: Store):
+    assert load_latest(store) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4)], ids=str)
+def test_tensors_come_back_bit_for_bit(store: Store, dtype: torch.dtype, shape: tuple[int, ...]):
+    tensor = (torch.rand(shape) * 5).to(dtype)
+    save_checkpoint(store, Checkpoint(1, {"t": tensor}, {}), keep=1)
+    loaded = load_latest(store)
+    assert loaded is not None
+    assert loaded.tensors["t"].dtype == dtype
+    assert torch.equal(loaded.tensors["t"], tensor)
+
+
+def test_views_parameters_and_transposed_tensors_can_be_saved(store: Store):
+    flat = torch.arange(24.0)
+    tensors = {
+        "first": flat[:12],
+        "second": flat[12:].view(3, 4).T,
+        "whole": flat,
+        "parameter": torch.nn.Parameter(flat[:2]),
+    }
+    save_checkpoint(store, Checkpoint(1, tensors, {}), keep=1)
+    loaded = load_latest(store)
+    assert loaded is not None
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_newest_is_loaded_and_the_oldest_go(store: Store):
+    uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10, 100_000_000)]
+    assert uris[0] == f"{store.uri}/checkpoints/step-00000005"
+    assert steps(store) == [10, 100_000_000]
+    loaded = load_latest(store)
+    assert loaded is not None
+    assert (loaded.step, dict(loaded.state)) == (100_000_000, dict(at_step(100_000_000).state))
+
+
+def test_an_interrupted_checkpoint_is_passed_over_and_later_deleted(store: Store):
+    save_checkpoint(store, at_step(1), keep=2)
+    store.write("checkpoints/step-00000002/state.safetensors", b"half")
+    assert load_latest(store).step == 1
+    save_checkpoint(store, at_step(3), keep=2)
+    assert steps(store) == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+def test_a_corrupt_checkpoint_is_passed_over_with_a_warning(store: Store, caplog: pytest.LogCaptureFixture, name: str):
+    for step in (1, 2):
+        save_checkpoint(store, at_step(step), keep=2)
+    damage(store, 2, name)
+    assert load_latest(store).step == 1
+    assert "STEP 2 IS CORRUPT" in caplog.text
+
+
+def test_nothing_starts_over_when_every_checkpoint_is_corrupt(store: Store):
+    save_checkpoint(store, at_step(1), keep=1)
+    damage(store, 1)
+    with pytest.raises(CorruptObjectError, match=r"all 1 checkpoints are corrupt.*start the run over"):
+        load_latest(store)
+
+
+def test_a_future_that_was_given_up_is_deleted_and_not_counted(store: Store):
+    for step in (1, 9):
+        save_checkpoint(store, at_step(step), keep=2)
+    damage(store, 9)
+    save_checkpoint(store, at_step(5), keep=1)
+    assert steps(store) == [5]
+
+
+@pytest.mark.parametrize("changes", range(12))
+def test_wherever_saving_stops_a_whole_checkpoint_is_left(store: Store, changes: int):
+    save_checkpoint(store, at_step(1), keep=1)
+    cut = FailingStore(Path(store.uri), changes)
+    try:
+        save_checkpoint(cut, at_step(2), keep=1)
+        finished = True
+    except PowerCut:
+        finished = False
+    loaded = load_latest(store)
+    assert loaded.step == (2 if finished else 1)
+    assert torch.equal(loaded.tensors["w"], at_step(loaded.step).tensors["w"])
+    save_checkpoint(store, at_step(3), keep=1)
+    assert steps(store) == [3]
+
+
+def test_a_checkpoint_that_is_saved_stays_saved_when_deleting_fails(store: Store, caplog: pytest.LogCaptureFixture):
+    class Undeletable(FolderStore):
+        def delete(self, prefix: str) -> None:
+            if self.exists(prefix) and "step-00000001" in prefix:
+                raise StoreError("not allowed")
+            super().delete(prefix)
+
+    for step in (1, 2):
+        save_checkpoint(Undeletable(Path(store.uri)), at_step(step), keep=1)
+    assert load_latest(store).step == 2
+    assert "could not be deleted: not allowed" in caplog.text
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_go_back(store: Store):
+    class Silent(FolderStore):
+        def read(self, key: str) -> bytes:
+            if "step-00000002" in key:
+                raise StoreError("does not answer")
+            return super().read(key)
+
+    for step in (1, 2):
+        save_checkpoint(store, at_step(step), keep=2)
+    with pytest.raises(StoreError, match="does not answer"):
+        load_latest(Silent(Path(store.uri)))
+
+
+def test_a_pickle_is_refused_and_not_run(store: Store, tmp_path: Path):
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    files = {"state.safetensors": pickle.dumps(Payload()), "state.json": b"{}"}
+    publish(store, "checkpoints/step-00000001", files, {})
+    with pytest.raises(CorruptObjectError, match="not a checkpoint of raylora"):
+        load_latest(store)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("state", [{"a": (1, 2)}, {1: "a"}, {"a": float("nan")}])
+def test_state_that_json_would_change_is_refused(store: Store, state: dict[object, object]):
+    with pytest.raises(TypeError, match="come back from JSON"):
+        save_checkpoint(store, Checkpoint(1, {}, state), keep=1)
+    assert store.keys() == []
+
+
+def test_state_is_read_as_json(store: Store):
+    uri = save_checkpoint(store, at_step(1), keep=1)
+    assert json.loads(Path(uri, "state.json").read_text()) == at_step(1).state
