@@ -1,0 +1,1 @@
+"""Rows of text become masked token batches in a deterministic, resumable order."""

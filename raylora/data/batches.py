@@ -1,0 +1,125 @@
+"""Rows become the micro-batches of each optimizer step and rank.
+
+Enters: tokenised rows, the run's specification and its tokenizer. Leaves: batches as a pure function of
+(seed, epoch, step, rank, world size). Called by train.
+
+The rows of a step are the specification's `rows_per_step`, whatever the world size: a run that is resumed with more
+or fewer workers takes the same rows in every step, dealt out otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from raylora.data.binning import Bins, fill_bins, single_bins
+from raylora.data.collate import Batch, collate, filler_batch
+from raylora.data.mix import epoch_rows
+from raylora.data.order import Purpose, permutation
+from raylora.data.tokenised import TokenisedRows
+from raylora.spec.run import RunSpec
+
+
+def open_batches(spec: RunSpec, tokenizer: PreTrainedTokenizerFast, rows: TokenisedRows) -> Batches:
+    """Open the batches of a run's training or validation rows.
+
+    Args:
+        spec: The run.
+        tokenizer: Gives the token that pads.
+        rows: The rows.
+    """
+    pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return Batches(spec, rows, pad_id)
+
+
+class Batches:
+    """Batches of some rows.
+
+    The unit is a bin: the rows that share a line of a batch, or one row where rows are not binned. Every row of the
+    mix is shown once in an epoch; the last step of an epoch takes what is left, which may be fewer.
+
+    Args:
+        spec: The run: seed, rows per step, micro-batch size, binning, weights.
+        rows: The rows.
+        pad_id: Token id of padding.
+    """
+
+    def __init__(self, spec: RunSpec, rows: TokenisedRows, pad_id: int) -> None:
+        self._spec = spec
+        self._rows = rows
+        self._pad_id = pad_id
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._num_steps = lru_cache(maxsize=None)(self._count_steps)
+
+    def num_steps(self, num_epochs: int = 1) -> int:
+        """Optimizer steps of the first epochs. With binning, epochs can differ by a few."""
+        return sum(self._num_steps(epoch) for epoch in range(num_epochs))
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Which epoch a step is in, and its number in that epoch; all count from 0."""
+        epoch = 0
+        while step >= self._num_steps(epoch):
+            step -= self._num_steps(epoch)
+            epoch += 1
+        return epoch, step
+
+    def step(self, step: int, rank: int, world_size: int) -> list[Batch]:
+        """The micro-batches of one rank in one optimizer step.
+
+        Args:
+            step: From 0, over all epochs; more than the epochs asked for go on with further epochs.
+            rank: From 0.
+            world_size: Ranks that share the step's rows.
+
+        Returns:
+            As many batches on every rank, at most `micro_batch_size` bins each. Their token counts differ: weigh the
+            loss by tokens over all ranks.
+        """
+        epoch, offset = self.locate(step)
+        bins = self._epoch(epoch)
+        first = offset * self._spec.rows_per_step
+        return list(self._deal(bins, range(first, min(first + self._spec.rows_per_step, len(bins))), rank, world_size))
+
+    def once(self, rank: int, world_size: int) -> Iterator[Batch]:
+        """Yield every row once in a fixed order, for validation; as many batches on every rank."""
+        return self._deal(self._fixed, range(len(self._fixed)), rank, world_size)
+
+    def fill_ratio(self) -> float:
+        """Part of the first epoch's bins that is tokens, not padding up to `sequence_len`."""
+        bins = self._epoch(0)
+        num_tokens = int(self._rows.lengths[bins.rows].sum())
+        return num_tokens / (len(bins) * self._spec.sequence_len)
+
+    @cached_property
+    def _fixed(self) -> Bins:
+        return self._binned(np.arange(len(self._rows)))
+
+    def _make_epoch(self, epoch: int) -> Bins:
+        seed = self._spec.seed
+        weights = [source.spec.weight for source in self._rows.sources]
+        bins = self._binned(epoch_rows(self._rows.source_of, weights, seed, epoch))
+        if self._spec.sample_packing:
+            bins = bins.take(permutation(len(bins), Purpose.BINS, seed, epoch))
+        return bins
+
+    def _binned(self, rows: NDArray[np.int64]) -> Bins:
+        if self._spec.sample_packing:
+            return fill_bins(rows, self._rows.lengths, self._spec.sequence_len)
+        return single_bins(rows)
+
+    def _count_steps(self, epoch: int) -> int:
+        return -(-len(self._epoch(epoch)) // self._spec.rows_per_step)
+
+    def _deal(self, bins: Bins, units: range, rank: int, world_size: int) -> Iterator[Batch]:
+        """Deal units to the ranks, the longest first: those of similar length meet in a batch, with little padding."""
+        lengths = bins.lengths(self._rows.lengths, units.start, units.stop)
+        by_length = units.start + np.argsort(-lengths, kind="stable")
+        num_dealt = self._spec.micro_batch_size * world_size
+        for start in range(0, len(by_length), num_dealt):
+            hand = by_length[start : start + num_dealt][rank::world_size]
+            lines = [bins[int(index)] for index in hand]
+            yield collate(lines, self._rows, self._pad_id) if lines else filler_batch(self._pad_id)

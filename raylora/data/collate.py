@@ -1,0 +1,118 @@
+"""Rows become one padded batch of tensors, and the mask that keeps them apart.
+
+Enters: groups of rows (one, or the rows of a bin). Leaves: a Batch. Called by batches; `attention_mask` by the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from raylora.data.tokenised import TokenisedRows
+
+IGNORED = -100
+"""Label of a position without loss."""
+
+# One token alone takes other kernels (4-bit matrix times vector), so a batch of nothing has a few.
+_FILLER_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch.
+
+    Args:
+        input_ids_BT: Token ids, padded at the end.
+        labels_BT: The id of the *next* token at each position, or -100 where there is no loss: already shifted
+            within each row, so that no row predicts another's first token.
+        position_ids_BT: Position of each token in its own row; padding counts on from the last row's.
+        segment_ids_BT: 1, 2, ... for the rows of a bin; 0 for padding.
+        row_ids: The rows of each line of the batch; empty for a line of padding.
+    """
+
+    input_ids_BT: torch.Tensor
+    labels_BT: torch.Tensor
+    position_ids_BT: torch.Tensor
+    segment_ids_BT: torch.Tensor
+    row_ids: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_label_tokens(self) -> int:
+        """Positions with loss."""
+        return int((self.labels_BT != IGNORED).sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.segment_ids_BT > 0).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT.to(device),
+            labels_BT=self.labels_BT.to(device),
+            position_ids_BT=self.position_ids_BT.to(device),
+            segment_ids_BT=self.segment_ids_BT.to(device),
+        )
+
+
+def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> Batch:
+    """Make a batch of some rows.
+
+    Args:
+        bins: Positions of the rows on each line of the batch.
+        rows: Where their tokens are.
+        pad_id: Token id that fills lines up to the longest.
+    """
+    num_tokens = max(sum(int(rows.lengths[row]) for row in line) for line in bins)
+    input_ids_BT = np.full((len(bins), num_tokens), pad_id, dtype=np.int64)
+    labels_BT = np.full((len(bins), num_tokens), IGNORED, dtype=np.int64)
+    position_ids_BT = np.zeros((len(bins), num_tokens), dtype=np.int64)
+    segment_ids_BT = np.zeros((len(bins), num_tokens), dtype=np.int64)
+    for at, line in enumerate(bins):
+        start = 0
+        for segment, row in enumerate(line, start=1):
+            ids_T, is_label_T = rows.tokens(row)
+            end = start + len(ids_T)
+            input_ids_BT[at, start:end] = ids_T
+            labels_BT[at, start : end - 1] = np.where(is_label_T[1:], ids_T[1:], IGNORED)
+            position_ids_BT[at, start:] = np.arange(num_tokens - start)
+            segment_ids_BT[at, start:end] = segment
+            start = end
+    return Batch(
+        torch.from_numpy(input_ids_BT),
+        torch.from_numpy(labels_BT),
+        torch.from_numpy(position_ids_BT),
+        torch.from_numpy(segment_ids_BT),
+        tuple(tuple(int(rows.row_ids[row]) for row in line) for line in bins),
+    )
+
+
+def filler_batch(pad_id: int) -> Batch:
+    """A batch without rows, for a rank that has none left while others still do: collectives must line up."""
+    ids_BT = torch.full((1, _FILLER_TOKENS), pad_id)
+    positions_BT = torch.arange(_FILLER_TOKENS)[None]
+    return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), positions_BT, torch.zeros_like(ids_BT), ((),))
+
+
+def attention_mask(batch: Batch) -> torch.Tensor | None:
+    """What the model needs so that no token sees another row's tokens.
+
+    Rows that are alone on their line need nothing: padding comes after them, where causal attention never looks.
+    Bins need a mask of their own.
+
+    Returns:
+        ``None``, or a boolean mask for `attn_implementation="sdpa"`, true where a token (third axis) may attend to
+        another (fourth axis). Padding attends to padding, so no line of the mask is empty. Shape: [B, 1, T, T].
+    """
+    if all(len(line) <= 1 for line in batch.row_ids):
+        return None
+    segment_B1T = batch.segment_ids_BT[:, None]
+    is_same_B1TT = segment_B1T[..., :, None] == segment_B1T[..., None, :]
+    num_tokens = segment_B1T.shape[-1]
+    is_before_TT = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=segment_B1T.device).tril()
+    return is_same_B1TT & is_before_TT

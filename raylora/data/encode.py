@@ -1,0 +1,101 @@
+"""An example becomes token ids and, for each token, whether the loss is counted on it.
+
+Enters: a Conversation or a Passage. Leaves: Encoded. Called by tokenise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from raylora.data.chat import ChatTemplate, Span
+from raylora.data.conversation import Conversation
+from raylora.data.rows import Passage
+from raylora.errors import DataError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row in tokens.
+
+    Args:
+        input_ids: Token ids.
+        is_label: For each token, whether the model is to learn to write it.
+    """
+
+    input_ids: list[int]
+    is_label: list[bool]
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens with loss. The first token has none: nothing comes before it to predict it from."""
+        return sum(self.is_label[1:])
+
+    def cut(self, num_tokens: int) -> Encoded:
+        """Keep the first tokens."""
+        return Encoded(self.input_ids[:num_tokens], self.is_label[:num_tokens])
+
+
+class Encoder:
+    """Encodes the rows of one run.
+
+    Args:
+        tokenizer: The base's tokenizer with the run's chat template.
+        train_on_inputs: Whether the loss is counted on every token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, train_on_inputs: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._chat = ChatTemplate(tokenizer)
+        self._train_on_inputs = train_on_inputs
+
+    def encode(self, example: Conversation | Passage) -> Encoded:
+        """Encode one example.
+
+        A conversation is what the chat template makes of it. A passage starts with the token that the tokenizer
+        itself puts first (bos), if any, and ends with eos, so that the model learns to stop.
+
+        Raises:
+            DataError: The chat template refuses the conversation, or the tokenizer has no eos token.
+        """
+        if isinstance(example, Conversation):
+            text, spans = self._chat.render(example)
+            encoded = self._tokens(text, spans)
+        else:
+            encoded = self._passage(example)
+        return Encoded(encoded.input_ids, [True] * len(encoded.input_ids)) if self._train_on_inputs else encoded
+
+    def _tokens(self, text: str, spans: Sequence[Span]) -> Encoded:
+        """Tokenise the whole text, as inference does.
+
+        A token belongs to the span that its first character is in, white space before a word not counted: a token
+        that joins the prompt's last space with the answer's first word is the answer's.
+        """
+        tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        is_label, rest = [], iter(spans)
+        start, end = next(rest, (len(text), len(text)))
+        num_read = 0
+        for first, last in tokens["offset_mapping"]:
+            # Many tokenizers trim white space off the offsets; of a token of nothing else they leave nothing.
+            first = first if first < last else num_read
+            num_read = last
+            first = next((at for at in range(first, last) if not text[at].isspace()), first)
+            while first >= end < len(text):
+                start, end = next(rest, (len(text), len(text)))
+            is_label.append(start <= first < end)
+        return Encoded(tokens["input_ids"], is_label)
+
+    def _passage(self, passage: Passage) -> Encoded:
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        if eos is None:
+            raise DataError("the tokenizer has no eos token, so the model could not learn to stop; use type chat")
+        whole = passage.prompt + passage.text
+        encoded = self._tokens(whole, [(len(passage.prompt), len(whole))])
+        ids, is_label = encoded.input_ids, encoded.is_label
+        if bos is not None and self._tokenizer("").input_ids[:1] == [bos]:
+            ids, is_label = [bos, *ids], [False, *is_label]
+        if ids[-1:] != [eos]:
+            ids, is_label = [*ids, eos], [*is_label, True]
+        return Encoded(ids, is_label)

@@ -1,0 +1,109 @@
+"""A dataset's path becomes files on this machine.
+
+Enters: a path as the user wrote it (file, folder or glob, local or in a bucket) and a folder for downloads.
+Leaves: the files in a fixed order, each with the name its user knows it by. Called by source.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fsspec.utils import glob_translate
+
+from raylora.data.formats import FORMATS
+from raylora.errors import DataError
+from raylora.store.blob import Store, open_store
+from raylora.store.once import build_once
+
+# What `Dataset.save_to_disk` writes beside its Arrow files: no rows.
+_NO_ROWS = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of rows.
+
+    Args:
+        name: Path or URI its user knows it by; error messages say this one.
+        local: Where its bytes are on this machine.
+    """
+
+    name: str
+    local: Path
+
+    @property
+    def ending(self) -> str:
+        """The name's last suffix in lower case, such as ``.jsonl``."""
+        return PurePosixPath(self.name).suffix.lower()
+
+
+def local_files(path: str) -> list[DataFile]:
+    """List the files of a local file, folder or glob in a fixed order.
+
+    Raises:
+        DataError: No such file, or no file of a known format.
+    """
+    place = os.path.expanduser(path)
+    if os.path.isdir(place):
+        names = [str(entry) for entry in Path(place).rglob("*") if entry.is_file()]
+    elif glob.has_magic(place) and not os.path.exists(place):
+        names = [name for name in glob.glob(place, recursive=True) if os.path.isfile(name)]
+    else:
+        names = [place] if os.path.isfile(place) else []
+    return [DataFile(name, Path(name)) for name in _readable(path, names)]
+
+
+def bucket_files(uri: str, downloads: Path) -> list[DataFile]:
+    """Download the objects of a file, folder or glob of a bucket, unless they are there already.
+
+    Args:
+        uri: ``s3://bucket/...``; credentials come from the environment.
+        downloads: Folder that keeps downloaded objects, one folder for each version of each object.
+
+    Raises:
+        DataError: No such object, or none of a known format.
+        StoreError: The bucket cannot be read.
+    """
+    folder, _, last = uri.rpartition("/")
+    if glob.has_magic(uri):
+        folder = re.split(r"[*?[]", uri, maxsplit=1)[0].rpartition("/")[0]
+        store = open_store(folder)
+        pattern = re.compile(glob_translate(uri.removeprefix(f"{folder}/")))
+        keys = [key for key in store.keys("") if pattern.match(key)]
+    elif PurePosixPath(uri).suffix.lower() in FORMATS:
+        store = open_store(folder)
+        keys = [last] if store.exists(last) else []
+    else:
+        store = open_store(uri)
+        keys = store.keys()
+    return [_download(store, key, downloads) for key in _readable(uri, keys)]
+
+
+def _readable(path: str, names: Sequence[str]) -> list[str]:
+    """Keep the names of one known format, sorted; a file named in full must have one."""
+    if not names:
+        raise DataError(f"{path}: no such file, folder or match; relative paths start at {os.getcwd()}")
+    rows = [name for name in names if PurePosixPath(name).name not in _NO_ROWS]
+    known = sorted(name for name in rows if PurePosixPath(name).suffix.lower() in FORMATS)
+    endings = sorted({PurePosixPath(name).suffix.lower() for name in known})
+    if not known:
+        raise DataError(f"{path}: no file that can be read; allowed endings: {', '.join(FORMATS)}")
+    if len(endings) > 1:
+        raise DataError(
+            f"{path}: holds files of several formats ({', '.join(endings)}); say which, as in '*{endings[0]}'"
+        )
+    return known
+
+
+def _download(store: Store, key: str, downloads: Path) -> DataFile:
+    uri = store.uri_of(key)
+    version = hashlib.sha256(repr((uri, store.version(key))).encode()).hexdigest()
+    name = PurePosixPath(key).name
+    folder = downloads / version[:32]
+    return DataFile(uri, build_once(folder, f"a copy of {uri}", lambda part: store.download(key, part / name)) / name)

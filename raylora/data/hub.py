@@ -1,0 +1,61 @@
+"""A dataset of the Hugging Face hub becomes raw rows.
+
+Enters: a dataset's specification with a hub id. Leaves: the commit it resolves to and its rows, streamed from the
+Arrow files that `datasets` keeps. Called by source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import datasets
+
+from raylora.data.formats import RawRow, drop_nones, to_json
+from raylora.errors import DataError
+from raylora.spec.data import DatasetSpec
+
+
+@dataclass(frozen=True)
+class HubRows:
+    """One split of a hub dataset at one commit.
+
+    Args:
+        commit: Commit that the revision resolved to.
+        spec: What was asked for.
+        builder: What downloads it.
+    """
+
+    commit: str
+    spec: DatasetSpec
+    builder: datasets.DatasetBuilder
+
+    def read(self) -> Iterator[RawRow]:
+        """Download the split unless it is there, and yield its rows.
+
+        Raises:
+            DataError: No such split, or the download failed.
+        """
+        try:
+            self.builder.download_and_prepare()
+            rows = self.builder.as_dataset(split=self.spec.split)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"{self.spec.path}, split {self.spec.split!r}: {error}") from error
+        for number, row in enumerate(rows, start=1):
+            yield number, to_json(drop_nones(row))
+
+
+def open_hub(spec: DatasetSpec) -> HubRows:
+    """Resolve a hub id to a commit.
+
+    Raises:
+        DataError: The hub has no such dataset, or cannot be reached and nothing is cached.
+    """
+    try:
+        builder = datasets.load_dataset_builder(spec.path, spec.name, revision=spec.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{spec.path}: no file or folder here, and no dataset of the hub ({type(error).__name__}: {error}); "
+            "check the spelling, the network and HF_TOKEN, or give a path with its ending, such as rows.jsonl"
+        ) from error
+    return HubRows(builder.hash, spec, builder)

@@ -1,0 +1,156 @@
+"""The specification's datasets become training and validation rows in tokens.
+
+Enters: the run's specification, the folder of the base's tokenizer and a cache folder. Leaves: Prepared. Called by
+runtime, on the driver and on each worker: the first to ask builds the cache, the others read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import transformers
+
+from raylora.data import chat, conversation, encode, formats, json_array, rows, tokenise
+from raylora.data.encode import Encoder
+from raylora.data.report import DataReport, SourceReport, report_source
+from raylora.data.rows import check_columns
+from raylora.data.source import Source, open_source
+from raylora.data.split import split_rows
+from raylora.data.tokenise import Fate, RowTokeniser, tokens_table
+from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.errors import DataError
+from raylora.log import get_logger
+from raylora.spec.data import DatasetSpec
+from raylora.spec.run import RunSpec
+from raylora.store.once import build_once
+
+_log = get_logger(__name__)
+_NUM_NAMED_ROWS = 5
+# What the tokens of a row depend on. Their text is part of the cache's key, so no version number can be forgotten.
+_CODE = (chat, conversation, encode, formats, json_array, rows, tokenise)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of a run.
+
+    Args:
+        train: Training rows.
+        validation: Validation rows, if any were asked for.
+        report: What became of every row.
+    """
+
+    train: TokenisedRows
+    validation: TokenisedRows | None
+    report: DataReport
+
+
+def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
+    """Read, tokenise and split a run's rows.
+
+    Tokens are kept in the cache under a key of the data's content, the tokenizer and its chat template, the length,
+    the type and columns, and this room's code; only what changed is tokenised again.
+
+    Args:
+        spec: The run.
+        tokenizer_dir: Folder with the tokenizer's files.
+        cache: Folder that keeps tokens and downloads over runs.
+
+    Raises:
+        DataError: A dataset, row or column is wrong, or a side of the split is empty.
+        StoreError: The cache cannot be written.
+    """
+    tokenisation = _Tokenisation.of(spec, tokenizer_dir, cache)
+    train, train_reports = tokenisation.rows(spec.datasets)
+    validation: TokenisedRows | None = None
+    validation_reports: tuple[SourceReport, ...] = ()
+    num_shared = 0
+    if spec.test_datasets:
+        validation, validation_reports = tokenisation.rows(spec.test_datasets)
+        is_shared = np.isin(train.column("content"), validation.column("content"))
+        train, num_shared = train.select(~is_shared), int(is_shared.sum())
+        if num_shared:
+            _log.warning("%d training rows are also validation rows and are not trained on", num_shared)
+        if not len(train):
+            raise DataError("test_datasets: every training row is also a validation row; name other files")
+    elif spec.val_set_size:
+        kept, held_out = split_rows(train.column("content"), spec.val_set_size, spec.seed)
+        train, validation = train.select(kept), train.select(held_out)
+    num_validation = len(validation) if validation is not None else 0
+    report = DataReport(train_reports, validation_reports, len(train), num_validation, num_shared)
+    return Prepared(train, validation, report)
+
+
+@dataclass(frozen=True)
+class _Tokenisation:
+    """How the sources of one run become tokens."""
+
+    spec: RunSpec
+    encoder: Encoder
+    key: str
+    cache: Path
+
+    @classmethod
+    def of(cls, spec: RunSpec, tokenizer_dir: Path, cache: Path) -> _Tokenisation:
+        tokenizer = load_tokenizer(tokenizer_dir, spec.chat_template)
+        about = [
+            tokenizer_digest(tokenizer),
+            [transformers.__version__, tokenizers.__version__],
+            [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
+            [spec.sequence_len, spec.excess_length_strategy, spec.train_on_inputs],
+        ]
+        return cls(spec, Encoder(tokenizer, spec.train_on_inputs), json.dumps(about), cache)
+
+    def rows(self, datasets: Sequence[DatasetSpec]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
+        """Tokenise some sources, and keep the rows that can be used."""
+        for dataset in datasets:
+            check_columns(dataset.type, dataset.columns)
+        sources = [open_source(dataset, self.cache / "downloads") for dataset in datasets]
+        each = [TokenisedRows.of([source], [tokens_table(self._tokens(source))]) for source in sources]
+        reports = tuple(report_source(source, rows) for source, rows in zip(sources, each, strict=True))
+        for report in reports:
+            _log.info("%s", report)
+        whole = TokenisedRows.of(sources, [table for rows in each for table in rows.tables])
+        kept = whole.select(np.isin(whole.column("fate"), (Fate.KEPT, Fate.TRUNCATED)))
+        if not len(kept):
+            raise DataError(
+                f"no row of {', '.join(source.spec.path for source in sources)} can be used: all were dropped; "
+                f"raise sequence_len above {self.spec.sequence_len:,}"
+            )
+        return kept, reports
+
+    def _tokens(self, source: Source) -> Path:
+        """The folder with a source's tokens, made unless it is there."""
+        about = [self.key, source.digest, source.spec.type, sorted(source.spec.columns.items())]
+        folder = self.cache / "tokens" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+        return build_once(folder, f"tokens of {source.spec.path}", lambda part: self._tokenise(source, part))
+
+    def _tokenise(self, source: Source, folder: Path) -> None:
+        truncates = self.spec.excess_length_strategy == "truncate"
+        tokeniser = RowTokeniser(self.encoder, source, self.spec.sequence_len, truncates)
+        tokenise.tokenise(tokeniser, folder, self.spec.dataset_num_proc)
+        found = TokenisedRows.of([source], [tokens_table(folder)])
+        _refuse(found, Fate.NO_LABELS, "have no token to learn from: no text of the assistant (or completion) in them")
+        if self.spec.excess_length_strategy == "raise":
+            _refuse(found, Fate.TOO_LONG, f"are longer than sequence_len = {self.spec.sequence_len:,} tokens")
+
+
+def _refuse(found: TokenisedRows, fate: Fate, what: str) -> None:
+    """Raise where any row met a fate that stops the run, naming the first few."""
+    wrong = np.flatnonzero(found.column("fate") == fate)
+    if not len(wrong):
+        return
+    named = "; ".join(found.place(int(row)) for row in wrong[:_NUM_NAMED_ROWS])
+    more = f" and {len(wrong) - _NUM_NAMED_ROWS:,} more" if len(wrong) > _NUM_NAMED_ROWS else ""
+    advice = {
+        Fate.NO_LABELS: "remove them, map the right columns, or set train_on_inputs",
+        Fate.TOO_LONG: "raise sequence_len, or set excess_length_strategy to truncate or drop",
+    }
+    raise DataError(f"{len(wrong):,} of {len(found):,} rows {what}: {named}{more}; {advice[fate]}")

@@ -1,0 +1,95 @@
+"""What became of the rows of each source, for people, MLflow and the run's lineage.
+
+Enters: a source and its tokens. Leaves: counts. Called by prepare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from raylora.data.source import Source
+from raylora.data.tokenise import Fate
+from raylora.data.tokenised import TokenisedRows
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """Counts of one source.
+
+    Args:
+        path: The dataset's path as the user wrote it.
+        digest: SHA-256 over the source's content.
+        num_rows: Rows in the source.
+        num_kept: Rows that are trained or validated on.
+        num_tokens: Tokens of the rows kept.
+        num_label_tokens: Those of them with loss.
+        num_truncated: Rows kept that were cut at `sequence_len`.
+        num_dropped_long: Rows dropped because they are longer.
+        num_dropped_empty: Rows dropped because what was cut off held every token with loss.
+    """
+
+    path: str
+    digest: str
+    num_rows: int
+    num_kept: int
+    num_tokens: int
+    num_label_tokens: int
+    num_truncated: int
+    num_dropped_long: int
+    num_dropped_empty: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.num_kept:,} of {self.num_rows:,} rows, {self.num_tokens:,} tokens "
+            f"({self.num_label_tokens:,} with loss); {self.num_truncated:,} rows truncated, {self.num_dropped_long:,} "
+            f"dropped as too long, {self.num_dropped_empty:,} dropped as truncation left them no token with loss"
+        )
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Counts of all sources.
+
+    Args:
+        train: Sources of training rows.
+        validation: Sources of validation rows; empty where they are split off the training rows.
+        num_train_rows: Training rows after the split.
+        num_validation_rows: Validation rows after the split.
+        num_shared: Training rows left out because the validation rows have the same tokens.
+    """
+
+    train: tuple[SourceReport, ...]
+    validation: tuple[SourceReport, ...]
+    num_train_rows: int
+    num_validation_rows: int
+    num_shared: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content of all sources: equal digests trained and validated on equal rows."""
+        content = repr([[source.digest for source in sources] for sources in (self.train, self.validation)])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def report_source(source: Source, rows: TokenisedRows) -> SourceReport:
+    """Count what became of the rows of one source.
+
+    Args:
+        source: The source.
+        rows: All its rows.
+    """
+    fates = np.bincount(rows.column("fate"), minlength=len(Fate))
+    return SourceReport(
+        path=source.spec.path,
+        digest=source.digest,
+        num_rows=len(rows),
+        num_kept=int(fates[Fate.KEPT] + fates[Fate.TRUNCATED]),
+        num_tokens=int(rows.lengths.sum()),
+        num_label_tokens=int(rows.column("num_labels")[rows.lengths > 0].sum()),
+        num_truncated=int(fates[Fate.TRUNCATED]),
+        num_dropped_long=int(fates[Fate.TOO_LONG]),
+        num_dropped_empty=int(fates[Fate.CUT_EMPTY]),
+    )

@@ -1,0 +1,158 @@
+"""The rows of one source become a file of tokens.
+
+Enters: a Source and how its rows are encoded. Leaves: an Arrow file with one line for each row of the source, in its
+order, whatever became of the row. Rows stream through Arrow files on disk, so a source may be larger than memory;
+`datasets` spreads the work over processes. Called by prepare.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raylora.data.encode import Encoded, Encoder
+from raylora.data.rows import read_row
+from raylora.data.source import Source
+from raylora.errors import DataError
+
+_BATCH_ROWS = 500
+_RAW = pa.schema([("file", pa.int32()), ("number", pa.int64()), ("row", pa.large_string())])
+_TOKENS = pa.schema(
+    [
+        *(("file", pa.int32()), ("number", pa.int64()), ("fate", pa.int8())),
+        *(("content", pa.int64()), ("num_labels", pa.int32())),
+        *(("input_ids", pa.list_(pa.int32())), ("is_label", pa.list_(pa.uint8()))),
+    ]
+)
+
+
+class Fate(enum.IntEnum):
+    """What became of a row."""
+
+    KEPT = 0
+    TRUNCATED = 1
+    TOO_LONG = 2
+    """Longer than `sequence_len`, and dropped or refused."""
+    CUT_EMPTY = 3
+    """Truncation left no token with loss; dropped."""
+    NO_LABELS = 4
+    """The row never had a token with loss; refused."""
+
+
+@dataclass(frozen=True)
+class RowTokeniser:
+    """Turns raw rows into tokens within the length limit.
+
+    Args:
+        encoder: Encodes one example.
+        source: Where the rows are from; errors name file and line.
+        sequence_len: Longest row in tokens.
+        truncates: Whether a longer row is cut at its end instead of dropped.
+    """
+
+    encoder: Encoder
+    source: Source
+    sequence_len: int
+    truncates: bool
+
+    def __call__(self, raw: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Tokenise one batch of raw rows, column by column, as `Dataset.map` asks."""
+        rows = [self._row(*cells) for cells in zip(raw["file"], raw["number"], raw["row"], strict=True)]
+        return {
+            "fate": [int(fate) for fate, _ in rows],
+            "content": [_content_key(encoded.input_ids) for _, encoded in rows],
+            "num_labels": [encoded.num_labels for _, encoded in rows],
+            "input_ids": [encoded.input_ids for _, encoded in rows],
+            "is_label": [encoded.is_label for _, encoded in rows],
+        }
+
+    def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:
+        try:
+            row = json.loads(text)
+            encoded = self.encoder.encode(read_row(row, self.source.spec.type, self.source.spec.columns))
+        except json.JSONDecodeError as error:
+            place = self.source.place(file, number)
+            raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}") from error
+        except DataError as error:
+            raise DataError(f"{self.source.place(file, number)}: {error}") from error
+        fate, kept = self._fit(encoded)
+        return fate, kept if fate in (Fate.KEPT, Fate.TRUNCATED) else Encoded([], [])
+
+    def _fit(self, encoded: Encoded) -> tuple[Fate, Encoded]:
+        if not encoded.num_labels:
+            return Fate.NO_LABELS, encoded
+        if len(encoded.input_ids) <= self.sequence_len:
+            return Fate.KEPT, encoded
+        if not self.truncates:
+            return Fate.TOO_LONG, encoded
+        cut = encoded.cut(self.sequence_len)
+        return (Fate.TRUNCATED if cut.num_labels else Fate.CUT_EMPTY), cut
+
+
+def tokenise(rows: RowTokeniser, folder: Path, num_proc: int) -> None:
+    """Write a source's tokens into a folder; `tokens_tables` reads them.
+
+    Args:
+        rows: The source and how its rows are encoded.
+        folder: An empty folder.
+        num_proc: Processes that tokenise.
+
+    Raises:
+        DataError: The source is empty, or one of its rows cannot be read or encoded.
+    """
+    # Imported where rows are not in the cache yet: a worker that finds them there does not wait for it.
+    import datasets
+
+    raw_file = folder / "raw.arrow"
+    if not _write_raw(rows.source.read(), raw_file):
+        raise DataError(f"{rows.source.spec.path}: holds no rows")
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    raw = datasets.Dataset.from_file(str(raw_file))
+    raw.map(
+        rows,
+        batched=True,
+        batch_size=_BATCH_ROWS,
+        remove_columns=["row"],
+        features=datasets.Features.from_arrow_schema(_TOKENS),
+        num_proc=num_proc if num_proc > 1 else None,
+        cache_file_name=str(folder / "tokens.arrow"),
+        load_from_cache_file=False,
+        # The folder's name says what the tokens depend on; without this, `datasets` would hash the tokenizer.
+        new_fingerprint="tokens",
+        desc=f"tokenise {rows.source.spec.path}",
+    )
+    raw_file.unlink()
+
+
+def tokens_table(folder: Path) -> pa.Table:
+    """Open a folder that `tokenise` filled; the table is memory-mapped, not read."""
+    return pa.concat_tables(
+        pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in sorted(folder.glob("tokens*.arrow"))
+    )
+
+
+def _write_raw(rows: Iterator[tuple[int, int, str]], file: Path) -> int:
+    num_rows = 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RAW) as writer:
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            columns = [pa.array(cells, field.type) for cells, field in zip(zip(*batch, strict=True), _RAW, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=_RAW))
+            num_rows += len(batch)
+    return num_rows
+
+
+def _content_key(input_ids: list[int]) -> int:
+    """64 bits that tell rows with other tokens apart, so that equal rows can be kept on one side of a split."""
+    digest = hashlib.blake2b(np.asarray(input_ids, dtype=np.int32).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,88 @@
+"""Rows in tokens, memory-mapped.
+
+Enters: the tables that tokenise wrote, one a source. Leaves: the tokens of one row at a time, and the lengths of all
+of them at once. Called by prepare (which selects), batches (which reads) and whoever names a row in an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raylora.data.source import Source
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenisedRows:
+    """A selection of the rows of one or more sources.
+
+    A *row id* numbers all rows of all sources, source after source, dropped ones too: it stays the same whatever is
+    selected. A *position* numbers the selected rows from 0.
+
+    Args:
+        sources: The sources; their specifications carry the weights.
+        tables: The tokens of each source, one line a row of the source.
+        row_ids: The selected rows.
+    """
+
+    sources: tuple[Source, ...]
+    tables: tuple[pa.Table, ...]
+    row_ids: Positions
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], tables: Sequence[pa.Table]) -> TokenisedRows:
+        """All rows of some sources."""
+        num_rows = sum(table.num_rows for table in tables)
+        return cls(tuple(sources), tuple(tables), np.arange(num_rows, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def select(self, positions: NDArray[np.integer] | NDArray[np.bool_]) -> TokenisedRows:
+        """Keep some positions, or those where a mask is true."""
+        return TokenisedRows(self.sources, self.tables, self.row_ids[positions])
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """One number for each selected row: `fate`, `content` or `num_labels`."""
+        whole = np.concatenate([table.column(name).to_numpy() for table in self.tables])
+        return whole[self.row_ids].astype(np.int64)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each selected row."""
+        whole = np.concatenate([pc.list_value_length(table.column("input_ids")).to_numpy() for table in self.tables])
+        return whole[self.row_ids].astype(np.int64)
+
+    @cached_property
+    def source_of(self) -> NDArray[np.int64]:
+        """Index of each selected row's source."""
+        return np.searchsorted(self._starts, self.row_ids, side="right") - 1
+
+    def tokens(self, position: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Token ids of a row, and for each token whether the loss is counted on it. Shapes: [T], [T]."""
+        table, line = self._line(int(self.row_ids[position]))
+        input_ids = table.column("input_ids")[line].values.to_numpy()
+        return input_ids, table.column("is_label")[line].values.to_numpy().astype(np.bool_)
+
+    def place(self, row_id: int) -> str:
+        """Say where a row is from, for people: ``rows.jsonl, line 7``."""
+        table, line = self._line(row_id)
+        source = self.sources[int(np.searchsorted(self._starts, row_id, side="right")) - 1]
+        return source.place(table.column("file")[line].as_py(), table.column("number")[line].as_py())
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Row id of each source's first row."""
+        return np.cumsum([0, *(table.num_rows for table in self.tables[:-1])])
+
+    def _line(self, row_id: int) -> tuple[pa.Table, int]:
+        source = int(np.searchsorted(self._starts, row_id, side="right")) - 1
+        return self.tables[source], row_id - int(self._starts[source])

@@ -1,0 +1,55 @@
+"""The base's tokenizer with the run's chat template.
+
+Enters: the base's folder and the specification's `chat_template`. Leaves: a fast tokenizer, and a digest of all that
+decides which tokens a text becomes. Called by prepare, and by whoever needs the same tokenizer (samples, export).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from raylora.errors import DataError, ModelError
+
+
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """Load a tokenizer; nothing is fetched and no code of the folder is run.
+
+    Args:
+        folder: Folder with the tokenizer's files.
+        chat_template: Jinja text, or the path of a file with it, in place of the tokenizer's own.
+
+    Raises:
+        ModelError: The folder has no tokenizer, or one that cannot say which characters a token covers.
+        DataError: The file of the chat template cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: no tokenizer that can be loaded ({error})") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"{folder}: {type(tokenizer).__name__} cannot say which characters a token covers; "
+            "convert it to a fast tokenizer (tokenizer.json)"
+        )
+    if chat_template is not None:
+        tokenizer.chat_template = _template_text(chat_template)
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 over vocabulary, rules, special tokens and chat template."""
+    about = [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _template_text(chat_template: str) -> str:
+    if any(mark in chat_template for mark in ("{{", "{%", "\n")):
+        return chat_template
+    try:
+        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"chat_template: {chat_template} is neither Jinja text nor a file that can be read") from error

@@ -1,0 +1,64 @@
+"""A hub dataset, from the hub's own cache: what a machine without a network reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets.packaged_modules.json.json import Json
+
+from raylora.data.prepare import prepare
+from raylora.data.source import open_source
+from raylora.errors import DataError
+from raylora.spec.data import DatasetSpec
+from tests.unit.data.made_rows import run_spec
+from tests.unit.data.small_tokenizer import saved, small_tokenizer
+
+
+@pytest.fixture
+def commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put `owner/name` into the hub's cache, as its download would have, and return the commit."""
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", hub)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"row {number}", "n": number}) + "\n" for number in range(5)))
+    builder = Json(dataset_name="name", hash="0" * 40, data_files={"train": [str(rows)]}, cache_dir=str(hub))
+    builder.download_and_prepare()
+    shutil.move(Path(builder.cache_dir).parents[1], hub / "owner___name" / "default")
+    return "0" * 40
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_hub_dataset_is_read_and_known_by_its_commit(commit: str, tmp_path: Path, num_proc: int):
+    tokenizer = small_tokenizer()
+    spec = run_spec(
+        datasets=[{"path": "owner/name", "type": "text"}], dataset_num_proc=num_proc, base_model="base", seed=0
+    )
+    rows = prepare(spec, saved(tokenizer, tmp_path / "base"), tmp_path / "cache").train
+    assert [tokenizer.decode(rows.tokens(row)[0]) for row in range(len(rows))] == [
+        f"row {number}<|im_end|>" for number in range(5)
+    ]
+    assert rows.place(4) == "owner/name, split 'train', row 5"
+
+
+def test_its_digest_says_which_rows_they_are(commit: str, tmp_path: Path):
+    def digest(**fields: str) -> str:
+        return open_source(DatasetSpec(path="owner/name", **fields), tmp_path).digest
+
+    assert digest() == digest(type="text") != digest(split="test")
+
+
+def test_a_split_that_is_not_there_is_named(commit: str, tmp_path: Path):
+    source = open_source(DatasetSpec(path="owner/name", split="tset"), tmp_path)
+    with pytest.raises(DataError, match=r"owner/name, split 'tset': Unknown split .* \['train'\]"):
+        list(source.read())
+
+
+def test_a_folder_here_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner" / "name" / "rows.jsonl").write_text('{"text": "here"}\n')
+    assert [row for _, _, row in open_source(DatasetSpec(path="owner/name"), tmp_path).read()] == ['{"text": "here"}']
