@@ -1,0 +1,1 @@
+"""The frozen, quantized base model, its adapters, and what they weigh."""

@@ -1,0 +1,56 @@
+"""An adapter as files that PEFT, vLLM and others read, published with a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from raylora.errors import ModelError
+from raylora.model.bank import Adapter
+from raylora.store.contract import Store
+from raylora.store.manifest import publish
+
+FOLDER = "adapter"
+
+
+def adapter_files(adapter: Adapter) -> dict[str, bytes]:
+    """The files of an adapter by name.
+
+    Raises:
+        ModelError: A tensor is empty, is no matrix, or holds NaN or Inf; nothing should be kept of such an adapter.
+    """
+    broken = [
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in adapter.tensors.items()
+        if tensor.ndim != 2 or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+    ]
+    if broken or not adapter.tensors:
+        raise ModelError(
+            f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, no matrix, or not finite: "
+            f"{', '.join(broken[:5])}; it was not kept. Resume from a checkpoint before the loss went wrong"
+        )
+    return {
+        "adapter_model.safetensors": safetensors.torch.save(adapter.tensors, {"format": "pt"}),
+        "adapter_config.json": json.dumps(adapter.config, indent=2).encode(),
+    }
+
+
+def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) -> str:
+    """Write an adapter into a run's store.
+
+    Args:
+        store: The run's own store.
+        adapter: What was trained.
+        about: Lineage, kept in the manifest.
+
+    Returns:
+        The URI of its folder.
+
+    Raises:
+        ModelError: The adapter is broken.
+    """
+    return publish(store, FOLDER, adapter_files(adapter), about)

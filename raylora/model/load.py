@@ -1,0 +1,155 @@
+"""Load a base block by block: read, quantize, hand over, next.
+
+A folder of safetensors enters; a frozen, quantized model leaves. Each block goes to ``place`` as soon
+as it is packed, so that a sharding strategy drops what other ranks hold before the next block is read:
+a rank never holds more than its share, one block, and one weight before packing. Called by
+``train.build``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from raylora.errors import ModelError
+from raylora.model.folder import weight_files
+from raylora.model.meta import meta_model
+from raylora.model.quant import QuantFormat, QuantLinear
+from raylora.spec.run import RunSpec
+
+
+class Weights:
+    """The tensors of a folder's safetensors files by name, read (memory-mapped) one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {}
+        for path in weight_files(folder):
+            file = safe_open(path, framework="pt")
+            self._files.update(dict.fromkeys(file.keys(), file))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor on the CPU in the dtype of the file."""
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+
+def quant_format(spec: RunSpec, dtype: torch.dtype) -> QuantFormat | None:
+    """How the spec asks for linear layers to be held; ``None`` where they stay plain.
+
+    Args:
+        spec: The run.
+        dtype: Compute dtype, also the storage dtype under ``bnb_4bit_quant_storage: auto``.
+    """
+    if spec.quantization == "none":
+        return None
+    storage = dtype if spec.bnb_4bit_quant_storage == "auto" else getattr(torch, spec.bnb_4bit_quant_storage)
+    return QuantFormat(spec.quantization, spec.bnb_4bit_use_double_quant, storage)
+
+
+def blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The repeated blocks (decoder layers) of a model by dotted name, the units of sharding."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return {name: module for name, module in model.named_modules() if type(module).__name__ in names}
+
+
+def quantize_blocks(model: PreTrainedModel, form: QuantFormat) -> None:
+    """Replace every linear layer but the output head by a quantized one; parameters may be on meta."""
+    head = model.get_output_embeddings()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and child is not head:
+                setattr(parent, name, QuantLinear(child, form))
+
+
+def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) -> PreTrainedModel:
+    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled."""
+    model = meta_model(config, dtype)
+    form = quant_format(spec, dtype)
+    if form is not None:
+        quantize_blocks(model, form)
+    model.requires_grad_(False)
+    return model
+
+
+def load_base(model: PreTrainedModel, folder: Path, device: torch.device, place: Callable[[nn.Module], None]) -> None:
+    """Fill a meta model with a folder's weights, block by block.
+
+    Args:
+        model: From :func:`base_on_meta`; filled in place.
+        folder: A local folder with safetensors whose names are the model's.
+        device: Where weights are packed and first held.
+        place: Called with each block when it is filled, and last with the model itself.
+
+    Raises:
+        ModelError: The folder lacks tensors that the model has.
+    """
+    weights = Weights(folder)
+    _check_names(model, weights, folder)
+    for name, block in blocks(model).items():
+        _fill(block, f"{name}.", weights, device)
+        place(block)
+        _return_freed_memory()
+    _fill(model, "", weights, device)
+    model.tie_weights()
+    place(model)
+
+
+def _return_freed_memory() -> None:
+    """Hand freed pages back to the system.
+
+    The allocator of the C library keeps them as holes between the rows that stay, and over all blocks the holes would
+    come to more than the rows.
+    """
+    with suppress(OSError, AttributeError):  # another C library than glibc has no such call, and other habits
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _file_name(name: str) -> str:
+    """The checkpoint's name of a parameter: a packed row stands for the layer's weight, PEFT wraps the layer."""
+    name = name.replace(".base_layer.", ".")
+    return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
+
+
+def _check_names(model: PreTrainedModel, weights: Weights, folder: Path) -> None:
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    missing = [name for name in frozen if _file_name(name) not in weights and not _is_tied(model, name)]
+    if missing:
+        raise ModelError(
+            f"base_model: {folder.name} lacks {len(missing)} of the tensors of {type(model).__name__}, first "
+            f"{_file_name(missing[0])!r}; save it once with transformers' save_pretrained and use that folder"
+        )
+
+
+def _is_tied(model: PreTrainedModel, name: str) -> bool:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and model.get_parameter(name) is getattr(embedding, "weight", None) is head.weight
+
+
+def _on_meta(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    for path, owner in module.named_modules():
+        for leaf, parameter in list(owner.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                yield f"{path}.{leaf}" if path else leaf, owner, leaf, parameter
+
+
+def _fill(module: nn.Module, prefix: str, weights: Weights, device: torch.device) -> None:
+    for name, owner, leaf, parameter in _on_meta(module):
+        file_name = _file_name(prefix + name)
+        if file_name not in weights:  # the head, tied to the embedding: tie_weights fills it
+            continue
+        tensor = weights.read(file_name).to(device)
+        if isinstance(owner, QuantLinear) and leaf == "packed":
+            value = owner.format.pack(tensor.to(owner.compute_dtype))
+        else:
+            value = tensor.to(parameter.dtype)
+        setattr(owner, leaf, nn.Parameter(value, requires_grad=False))

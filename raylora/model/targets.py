@@ -1,0 +1,136 @@
+"""Which layers get an adapter: a spec's words -> dotted module names, with PEFT's meaning of the words.
+
+A model (its parameters may be on the meta device) and a spec enter; names, or every problem at once, leave.
+Called by the builder of a run, the estimate and `inspect`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import regex
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from raylora.errors import ModelError
+from raylora.spec.adapter import AdapterFields
+
+ALL_LINEAR = "all-linear"
+
+REGEX_TIMEOUT_S = 1.0
+"""Longest match of one name. Names are short: only a pattern that backtracks without end takes longer."""
+
+
+def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
+    """Name the linear layers that get an adapter.
+
+    Args:
+        model: The base; its parameters may be on the meta device, its linear layers quantized.
+        spec: `lora_target_modules` and `lora_r` count.
+
+    Returns:
+        Dotted names in the model's order.
+
+    Raises:
+        ModelError: All problems at once: words that match nothing, layers that cannot be adapted, a rank too large.
+    """
+    names, problems = find_targets(model, spec)
+    if problems:
+        raise ModelError("\n".join(problems))
+    return names
+
+
+def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str], list[str]]:
+    """As `match_targets`, but what is wrong is handed back beside what was matched.
+
+    Args:
+        model: The base.
+        spec: `lora_target_modules` and `lora_r` count.
+
+    Returns:
+        Dotted names of linear layers, and the problems, a sentence each.
+    """
+    asked = spec.lora_target_modules
+    is_regex = isinstance(asked, str)
+    modules = {name: module for name, module in model.named_modules() if name}
+    matched: set[str] = set()
+    problems: list[str] = []
+    for entry in (asked,) if isinstance(asked, str) else asked:
+        try:
+            found = {name: modules[name] for name in _found(entry, model, modules, is_regex)}
+        except (regex.error, TimeoutError) as error:
+            problems.append(f"lora_target_modules: {entry!r} cannot be matched ({error}). Write a list of names.")
+            continue
+        problem = _unadaptable(entry, found, model) if found else _no_match(entry, model, is_regex)
+        problems += [f"lora_target_modules: {problem}"] if problem else []
+        matched |= found.keys()
+    layers = {name: m for name, m in modules.items() if name in matched and isinstance(m, nn.Linear)}
+    too_large = _rank_too_large(spec.lora_r, layers)
+    return list(layers), problems + ([too_large] if too_large else [])
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """All linear layers of a model by dotted name, its output head included."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module], is_regex: bool) -> list[str]:
+    """Names that one entry means; Source: PEFT's `check_target_module_exists`."""
+    if is_regex and entry == ALL_LINEAR:
+        head = model.get_output_embeddings()
+        return [name for name, m in modules.items() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
+    if is_regex:
+        # Not Python's own engine: that one cannot be stopped, and a pattern comes from whoever wrote the spec.
+        pattern = regex.compile(entry)
+        return [name for name in modules if pattern.fullmatch(name, timeout=REGEX_TIMEOUT_S)]
+    return [name for name in modules if name == entry or name.endswith(f".{entry}")]
+
+
+def _unadaptable(entry: str, found: Mapping[str, nn.Module], model: PreTrainedModel) -> str | None:
+    """Why what an entry matched cannot be adapted; ``None`` where it can."""
+    head = model.get_output_embeddings()
+    for name, module in found.items():
+        if module is head:
+            return (
+                f"{entry!r} matches the output head {name}, which gets no adapter: its logits are computed in pieces "
+                f"and it often shares its weight with the embedding. Leave it out; {ALL_LINEAR} does."
+            )
+        if isinstance(module, Conv1D):
+            return (
+                f"{entry!r} matches {name} of {type(model).__name__}, a Conv1D (a linear layer stored transposed, "
+                "as in GPT-2). Allowed: nn.Linear. Use a model built of nn.Linear, such as GPT-NeoX or Llama."
+            )
+    if not any(isinstance(module, nn.Linear) for module in found.values()):
+        name, module = next(iter(found.items()))
+        return (
+            f"{entry!r} matches no linear layer, only {name} ({type(module).__name__}). Allowed: names of linear "
+            "layers; run raylora inspect"
+        )
+    return None
+
+
+def _no_match(entry: str, model: PreTrainedModel, is_regex: bool) -> str:
+    name, layers = type(model).__name__, list(linear_layers(model))
+    if is_regex and entry == ALL_LINEAR:
+        return f"{name} has no linear layers beside its head; run raylora inspect"
+    candidates = layers if "." in entry and not is_regex else list(dict.fromkeys(n.rpartition(".")[2] for n in layers))
+    nearest = difflib.get_close_matches(entry, candidates, n=1, cutoff=0.0)
+    text = f"{entry!r} matches no module of {name}; nearest: {', '.join(nearest)}; run raylora inspect"
+    if is_regex:
+        text += f". A text is a regular expression for the whole dotted name; for names write a list, [{nearest[0]}]"
+    return text
+
+
+def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
+    sides = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
+    small = [name for name, side in sides.items() if side < r]
+    if not small:
+        return None
+    name = min(small, key=lambda name: sides[name])
+    more = f" and {len(small) - 1} more" if len(small) > 1 else ""
+    return (
+        f"lora_r: got {r}, above the smaller side of {name} ({layers[name].out_features} x {layers[name].in_features})"
+        f"{more}. Allowed for these targets: at most {sides[name]}. Lower lora_r or leave these layers out."
+    )
