@@ -1,0 +1,1 @@
+"""Logits and targets in, losses out; a new objective is a new file."""

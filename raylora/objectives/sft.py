@@ -1,0 +1,115 @@
+"""Supervised fine-tuning: next-token cross-entropy on the labelled tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from raylora.errors import ModelError
+from raylora.objectives.linear_cross_entropy import linear_cross_entropy
+
+IGNORED = -100
+POST_PROCESSED = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "unpadded_vocab_size",
+)
+"""Config fields of models that change the head's output before the loss; their logits are taken whole."""
+
+
+class SupervisedLoss:
+    """Computes each labelled token's loss inside the model's own forward pass.
+
+    The output head is asked for losses instead of logits where the model does nothing else with them:
+    the head runs on labelled tokens only, in chunks, and strategies see an ordinary module call.
+
+    Args:
+        model: A causal language model of transformers; its head's ``forward`` is replaced, and gives logits as before
+            whenever no loss is being computed.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._head: nn.Linear = model.get_output_embeddings()
+        self._fused = type(self._head) is nn.Linear and not _post_processes(model.config)
+        self._targets_N: Tensor | None = None
+        self._rows_N: Tensor | None = None
+        self._losses_N: Tensor | None = None
+        self._is_checked = False
+        self._head.forward = self._forward_head
+
+    def __call__(self, inputs: dict[str, Tensor], labels_BT: Tensor) -> Tensor:
+        """Losses of the labelled tokens, row by row, left to right.
+
+        Args:
+            inputs: Keyword arguments of the model: ids, positions, attention mask.
+            labels_BT: Id of the next token at each position, -100 where no loss is asked.
+
+        Shapes:
+            Returns (N,) float32, N the number of labels that are not -100.
+
+        Raises:
+            ModelError: The model changes what its head gives in a way that its config does not say.
+        """
+        self._rows_N = (labels_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
+        self._targets_N = labels_BT.reshape(-1)[self._rows_N]
+        try:
+            output: Tensor = self._model(**inputs, use_cache=False).logits
+        finally:
+            targets_N, self._targets_N = self._targets_N, None
+        if self._fused:
+            self._check_handed_on(output)
+            return output
+        return F.cross_entropy(output.reshape(-1, output.shape[-1]).float(), targets_N, reduction="none")
+
+    def _forward_head(self, hidden_BTH: Tensor) -> Tensor:
+        head = self._head
+        if self._targets_N is None:
+            return F.linear(hidden_BTH, head.weight, head.bias)
+        hidden_NH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1])[self._rows_N]
+        if self._fused:
+            self._losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N)
+            return self._losses_N
+        return F.linear(hidden_NH, head.weight, head.bias)[None]
+
+    def _check_handed_on(self, output: Tensor) -> None:
+        """Refuse a model whose output is not what its head gave; asked until a batch had labels."""
+        losses_N, self._losses_N = self._losses_N, None
+        if self._is_checked or losses_N is None or not losses_N.numel() or losses_N.is_meta:
+            return
+        if not torch.equal(output, losses_N):
+            raise ModelError(
+                f"base_model: {type(self._model).__name__} changes its logits after the output head, and its config "
+                f"has none of {', '.join(POST_PROCESSED)}; the loss would be wrong. Report this model's config.json"
+            )
+        self._is_checked = True
+
+
+def _post_processes(config: Any) -> bool:
+    fields = config.get_text_config()
+    return any(getattr(fields, name, None) not in (None, 1, 1.0) for name in POST_PROCESSED)
+
+
+def slot_sums(losses_N: Tensor, labels_BT: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Sum losses and count tokens slot by slot.
+
+    Args:
+        losses_N: Losses of the labelled tokens, in order.
+        labels_BT: The labels; rows lie slot by slot, equally many a slot.
+        num_slots: Slots (K).
+
+    Shapes:
+        Returns two (K,) tensors: sums in float32, token counts.
+    """
+    labelled_KM = (labels_BT != IGNORED).reshape(num_slots, -1)
+    counts_K = labelled_KM.sum(dim=1)
+    slot_N = torch.arange(num_slots, device=losses_N.device).repeat_interleave(counts_K)
+    return torch.zeros(num_slots, device=losses_N.device).index_add(0, slot_N, losses_N), counts_K

@@ -1,0 +1,1 @@
+"""How the frozen base is placed on ranks: one contract, three backends."""

@@ -1,0 +1,31 @@
+"""The spec's words -> a strategy. Backends are imported where they are chosen: DeepSpeed takes seconds."""
+
+from __future__ import annotations
+
+import torch
+
+from raylora.spec.run import RunSpec
+from raylora.strategy.contract import Strategy
+from raylora.strategy.ddp import Ddp
+
+
+def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
+    """Make the strategy of a run on the ranks of the default process group.
+
+    Args:
+        spec: The run.
+        device: This rank's device.
+    """
+    place = spec.distributed
+    offload = place.cpu_offload and device.type == "cuda"
+    if place.strategy == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+
+        from raylora.strategy.fsdp import Fsdp
+
+        return Fsdp(init_device_mesh(device.type, (torch.distributed.get_world_size(),)), offload)
+    if place.strategy == "deepspeed":
+        from raylora.strategy.deepspeed import Zero3, ZeroOptimizer
+
+        return Zero3(offload) if place.zero_stage == 3 else ZeroOptimizer(place.zero_stage, offload)
+    return Ddp()

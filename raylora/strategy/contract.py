@@ -1,0 +1,72 @@
+"""What a strategy promises: it places the frozen base on the ranks, and says how the adapters step.
+
+The base enters block by block while it is loaded; it leaves placed. Adapters stay out of the module
+tree (or are ignored), whole on every rank, so one stepper of ours serves every strategy that leaves
+the optimizer alone. Every implementation passes ``tests/contract/test_strategy.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Makes the optimizer of the given parameters; the learning rate is set before each step."""
+
+
+class Stepper(Protocol):
+    """Turns losses into updates of the adapters; the same numbers on every rank."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss whose sum over ranks and calls is the step's loss."""
+
+    def step(self, learning_rate: float) -> float:
+        """Sum gradients over ranks, clip, update, clear; return the norm before clipping."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's moments, whole, by ``<moment>.<parameter>``; a collective call."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` returned under any strategy and world size."""
+
+
+class Strategy(Protocol):
+    """Places a frozen base on the ranks of the default process group."""
+
+    name: str
+    """What is printed: ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``."""
+    shards_base: bool
+    """Whether each rank holds about 1/world_size of the base."""
+
+    def place_block(self, block: nn.Module) -> None:
+        """Place one filled block; called in loading order, the same on every rank."""
+
+    def place_root(self, model: nn.Module) -> None:
+        """Place what no block holds, and make the model ready to be called."""
+
+    def rest(self, model: nn.Module) -> None:
+        """Drop what the last forward pass gathered; called where no backward pass follows."""
+
+    def held_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of a placed parameter that this rank holds between steps."""
+
+    def whole_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of a placed parameter over all ranks."""
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """The part of a placed parameter that this rank holds."""
+
+    def full(self, parameter: nn.Parameter) -> Tensor:
+        """The whole of a placed parameter; a collective call."""
+
+    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+        """Make the stepper of the adapters' parameters.
+
+        Args:
+            adapters: Parameters by name; each has the slot as its first dimension or belongs to one slot.
+            make: Makes the optimizer.
+            max_grad_norm: Largest gradient norm; 0 for no clipping.
+        """

@@ -1,0 +1,46 @@
+"""Every rank holds the whole base; only the adapters' gradients travel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from raylora.strategy.contract import OptimizerFactory, Stepper
+from raylora.strategy.flat import FlatStepper
+
+
+class Ddp:
+    """The base replicated; also what a single worker uses."""
+
+    name = "ddp"
+    shards_base = False
+
+    def place_block(self, block: nn.Module) -> None:
+        """Nothing to do: the block stays whole."""
+
+    def place_root(self, model: nn.Module) -> None:
+        """Nothing to do: the model stays whole."""
+
+    def rest(self, model: nn.Module) -> None:
+        """Nothing to do: nothing was gathered."""
+
+    def held_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of the whole parameter."""
+        return parameter.numel() * parameter.element_size()
+
+    def whole_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of the whole parameter."""
+        return parameter.numel() * parameter.element_size()
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """The whole parameter."""
+        return parameter.data
+
+    def full(self, parameter: nn.Parameter) -> Tensor:
+        """The whole parameter."""
+        return parameter.data
+
+    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+        """One flat all-reduce and one optimizer."""
+        return FlatStepper(adapters, make, max_grad_norm)

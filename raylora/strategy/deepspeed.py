@@ -1,0 +1,183 @@
+"""DeepSpeed ZeRO: stage 3 shards the base, stages 1 and 2 shard the adapters' optimizer.
+
+Source: ZeRO, https://arxiv.org/abs/1910.02054.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if not torch.cuda.is_available():  # must be set before deepspeed is imported, which looks for a GPU
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.utils import (
+    lazy_init_hp_params_optimizer_state,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+)
+
+from raylora.strategy.contract import OptimizerFactory, Stepper
+from raylora.strategy.ddp import Ddp
+from raylora.strategy.flat import FlatStepper
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _connect() -> None:
+    # DeepSpeed compiles its shared-memory all-reduce on a CPU at first use: minutes, and a compiler on every worker,
+    # for something that inference alone calls.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+
+
+class Zero3:
+    """ZeRO-3 over the frozen base alone: parameters are gathered for the module that runs.
+
+    Args:
+        cpu_offload: Keep the shards in host memory (GPU runs).
+    """
+
+    name = "zero3"
+    shards_base = True
+
+    def __init__(self, cpu_offload: bool = False) -> None:
+        _connect()
+        zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        if cpu_offload:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+        self._config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+
+    def place_block(self, block: nn.Module) -> None:
+        """Partition a block's parameters; the full ones are dropped at once."""
+        _Partition(module=block, config_dict_or_path=self._config)
+
+    def place_root(self, model: nn.Module) -> None:
+        """Partition the rest and install the gathering hooks; the model itself is called afterwards."""
+        deepspeed.initialize(model=model, config=self._config)
+        # A module whose inputs take no gradient gets no hook that drops what its backward gathered. Let the
+        # first block's inputs take one; after initialize, so that the embedding itself stays out of the backward.
+        model.enable_input_require_grads()  # type: ignore[operator]
+
+    def rest(self, model: nn.Module) -> None:
+        """Nothing to do: ZeRO-3 drops each parameter after its module."""
+
+    def held_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of this rank's partition, and of the whole where it is still gathered."""
+        part = self.local(parameter)
+        return (part.numel() + parameter.data.numel()) * part.element_size()
+
+    def whole_bytes(self, parameter: nn.Parameter) -> int:
+        """Bytes of all partitions, without padding."""
+        return int(parameter.ds_numel) * parameter.element_size()  # type: ignore[attr-defined]
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """This rank's partition."""
+        part: Tensor = parameter.ds_tensor.data  # type: ignore[attr-defined]
+        return part
+
+    def full(self, parameter: nn.Parameter) -> Tensor:
+        """All partitions joined."""
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.data.clone()
+
+    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+        """One flat all-reduce and one optimizer: ZeRO never sees the adapters."""
+        return FlatStepper(adapters, make, max_grad_norm)
+
+
+class _Partition(deepspeed.zero.Init):  # type: ignore[misc]
+    """Partitions parameters without sending rank 0's to all: every rank has read the same file.
+
+    The broadcast would take longer than the reading, and turn weights that are mapped from the file into memory.
+    """
+
+    def _zero_init_param(self, param: nn.Parameter) -> None:
+        self._convert_to_deepspeed_param(param)
+        param.partition()  # type: ignore[attr-defined]
+
+
+class ZeroOptimizer(Ddp):
+    """ZeRO-1 and ZeRO-2: the base replicated, the adapters stepped by DeepSpeed's engine.
+
+    Args:
+        stage: 1 shards the optimizer's state, 2 the gradients too.
+        cpu_offload: Keep the optimizer's state in host memory (GPU runs).
+    """
+
+    def __init__(self, stage: int, cpu_offload: bool = False) -> None:
+        _connect()
+        self.name = f"zero{stage}"
+        self._zero: dict[str, Any] = {"stage": stage}
+        if cpu_offload:
+            self._zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+
+    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+        """DeepSpeed's engine over the adapters alone."""
+        return EngineStepper(adapters, make, max_grad_norm, self._zero)
+
+
+class EngineStepper:
+    """Steps parameters through DeepSpeed's engine, which shards the optimizer's state."""
+
+    def __init__(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        zero: Mapping[str, Any],
+    ) -> None:
+        self._adapters = dict(adapters)
+        parameters = list(self._adapters.values())
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_clipping": max_grad_norm,
+            "managed_gradient_accumulation": False,  # every step() ends an accumulation, however many backwards
+            "zero_allow_untested_optimizer": True,
+            # DeepSpeed's default would set two gigabytes aside for gradients, whatever their number.
+            "zero_optimization": {**zero, "reduce_bucket_size": sum(p.numel() for p in parameters)},
+        }
+        holder = nn.ParameterList(parameters)
+        self._engine, zero_optimizer, *_ = deepspeed.initialize(model=holder, optimizer=make(parameters), config=config)
+        self._zero_optimizer, self._optimizer = zero_optimizer, zero_optimizer.optimizer
+        (self._row,) = zero_optimizer.single_partition_of_fp32_groups
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss; the engine averages over ranks, so scale the mean back to a sum."""
+        self._engine.backward(loss * dist.get_world_size())
+
+    def step(self, learning_rate: float) -> float:
+        """Let the engine reduce, clip and update; it updates nothing where the norm is not finite."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments, gathered, and the optimizer's count of steps; empty before the first step."""
+        if not self._optimizer.state.get(self._row):
+            return {}
+        state = {"step": self._optimizer.state[self._row]["step"].clone()}
+        for moment in MOMENTS:
+            for name, parameter in self._adapters.items():
+                state[f"{moment}.{name}"] = safe_get_full_optimizer_state(parameter, moment)
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Scatter saved moments, and take the adapters as they are now: the engine steps a copy of its own."""
+        self._zero_optimizer.refresh_fp32_params()
+        if not state:
+            self._optimizer.state.clear()
+            return
+        moments = {moment: torch.zeros_like(self._row) for moment in MOMENTS}
+        self._optimizer.state[self._row] = {"step": state["step"].to(self._row.device, copy=True), **moments}
+        lazy_init_hp_params_optimizer_state(self._adapters.values(), self._row, self._optimizer.state)
+        for moment in MOMENTS:
+            for name, parameter in self._adapters.items():
+                safe_set_full_optimizer_state(parameter, state[f"{moment}.{name}"].to(self._row.device), moment)

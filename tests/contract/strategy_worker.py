@@ -1,0 +1,201 @@
+"""What each of two workers does for the strategies' contract: every strategy and quantization in one process group.
+
+Enters: a folder with the base, the rows and a wider base, by argument; rank and world size by environment. Leaves
+there: one JSON file for each case with what was seen, or the error. Started by `strategy_group`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raylora.data.tokenizer import load_tokenizer
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import load_latest, save_checkpoint
+from raylora.train import memory
+from raylora.train.build import Trainee
+from raylora.train.evaluate import evaluate
+from raylora.train.integrity import check_unchanged, checksum
+from raylora.train.sample import answer
+from raylora.train.snapshot import Progress, restore, take
+from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, tiny_spec
+
+STRATEGIES: dict[str, dict[str, object]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "zero1": {"strategy": "deepspeed", "zero_stage": 1},
+    "zero2": {"strategy": "deepspeed", "zero_stage": 2},
+    "zero3": {"strategy": "deepspeed", "zero_stage": 3},
+}
+SHARDING = ("fsdp", "zero3")
+QUANTIZATIONS: dict[str, dict[str, object]] = {
+    "none": {},
+    "nf4": {"load_in_4bit": True},
+    "int8": {"load_in_8bit": True},
+}
+PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
+LOADED = [("fsdp", "none"), ("fsdp", "nf4"), ("zero3", "none"), ("zero3", "nf4"), ("ddp", "nf4"), ("ddp", "int8")]
+HALF, SECOND_HALF = range(5), range(5, 10)
+MOVES = [
+    *((name, name) for name in STRATEGIES),
+    *(("ddp", "zero1"), ("zero1", "fsdp"), ("fsdp", "zero2"), ("zero2", "zero3"), ("zero3", "ddp"), ("zero2", "zero1")),
+    ("alone", "fsdp"),
+    ("alone", "zero1"),
+]
+NORM = 1.4
+"""Between the gradient norms of the run: some steps are clipped and some are not."""
+
+
+def run_spec(folder: Path, strategy: str, quantization: str, **fields: object) -> RunSpec:
+    """Two micro-batches for each worker and step."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "val_set_size": 9, "distributed": place}
+    return tiny_spec(folder / "base", folder / "rows.jsonl", **{**settings, **QUANTIZATIONS[quantization], **fields})
+
+
+def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
+    """Ten steps, and all that can be seen of them."""
+    rows, validation = open_rows(spec, folder / "cache")
+    assert validation is not None
+    trainee = build_tiny(spec)
+    ranks, bits = trainee.ranks, checksum(trainee)
+    seen: dict[str, Any] = {"base_before": base_digest(trainee), "held_bytes": [ranks.gather(trainee.held_base_bytes)]}
+    seen["eval_before"] = evaluate(trainee, validation)
+    results = run_steps(trainee, rows, HALF)
+    save(trainee, checkpoints)
+    results += run_steps(trainee, rows, SECOND_HALF)
+    seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
+    seen["eval_after"] = evaluate(trainee, validation)
+    seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
+    check_unchanged(trainee, bits)
+    seen["base_after"] = base_digest(trainee)
+    seen |= {name: [getattr(one, name) for one in results] for name in ("loss", "grad_norm", "num_tokens")}
+    adapter = trainee.bank.export(0).tensors
+    seen["adapter"] = {name: tensor.flatten().tolist() for name, tensor in adapter.items()}
+    seen["adapter_digests"] = ranks.gather(digest(adapter.items()))
+    seen["answers"] = ranks.gather(answer(trainee, load_tokenizer(folder / "base"), ["the model", "0 1 2"], 8))
+    return seen
+
+
+def go_on(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
+    """The last five steps from a checkpoint of the first five."""
+    rows, _ = open_rows(spec, folder / "cache")
+    trainee = build_tiny(spec)
+    checkpoint = load_latest(open_store(str(checkpoints)))
+    assert checkpoint is not None
+    restore(trainee, checkpoint, {})
+    losses = [result.loss for result in run_steps(trainee, rows, SECOND_HALF)]
+    return {"loss": losses, "adapter_digest": digest(trainee.bank.export(0).tensors.items())}
+
+
+def first_losses(spec: RunSpec, folder: Path) -> list[float]:
+    rows, _ = open_rows(spec, folder / "cache")
+    return [result.loss for result in run_steps(build_tiny(spec), rows, range(4))]
+
+
+def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
+    """What the stepper returns, and whether the adapter stayed as it was."""
+    rows, _ = open_rows(spec, folder / "cache")
+    trainee = build_tiny(spec)
+    run_steps(trainee, rows, range(2))
+    before = digest(trainee.bank.export(0).tensors.items())
+    trainee.stepper.backward(sum(p.sum() for p in trainee.bank.parameters().values()) * float("inf"))
+    norm = trainee.stepper.step(1.0)
+    return {"norm": repr(norm), "is_unchanged": digest(trainee.bank.export(0).tensors.items()) == before}
+
+
+def load_memory(spec: RunSpec) -> dict[str, Any]:
+    """Peak of a load on each rank, and what the rank keeps of the base."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier cases left free would be taken first, and not be seen
+    with memory.PeakMemory(CPU) as peak:
+        trainee = build_tiny(spec)
+    return {
+        "peak_bytes": trainee.ranks.gather(peak.peak_bytes - peak.start_bytes),
+        "held_bytes": trainee.ranks.gather(trainee.held_base_bytes),
+    }
+
+
+def save(trainee: Trainee, checkpoints: Path) -> None:
+    checkpoint = take(trainee, Progress(step=len(HALF)), {})
+    if trainee.ranks.rank == 0:
+        save_checkpoint(open_store(str(checkpoints)), checkpoint, keep=1)
+
+
+def base_digest(trainee: Trainee) -> str:
+    """Of the whole base, gathered parameter by parameter."""
+    named = list(trainee.model.named_parameters())
+    return digest((name, trainee.strategy.full(parameter)) for name, parameter in named)
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        whole.update(name.encode())
+        whole.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def keep(folder: Path, name: str, see: Callable[[], Any]) -> None:
+    """Write down what was seen, or how it failed."""
+    try:
+        seen = see()
+    except Exception:
+        seen = {"error": traceback.format_exc()}
+    if not dist.is_initialized() or dist.get_rank() == 0 or "error" in seen:
+        (folder / f"{name}.json").write_text(json.dumps(seen))
+
+
+def see_alone(folder: Path) -> None:
+    """The single process that all strategies are held against."""
+    for quantization in QUANTIZATIONS:
+        spec = run_spec(folder, "ddp", quantization)
+        name = f"alone-{quantization}"
+        keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
+    keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
+
+
+def see_together(folder: Path) -> None:
+    """Every strategy on the ranks of this group."""
+    for strategy in STRATEGIES:
+        spec_of = partial(run_spec, folder, strategy)
+        for quantization in QUANTIZATIONS:
+            name = f"{strategy}-{quantization}"
+            keep(folder, name, partial(train, spec_of(quantization), folder, folder / "checkpoints" / name))
+        recomputes = strategy != "ddp"
+        spec = spec_of("nf4", lora_dropout=0.2, gradient_checkpointing=recomputes)
+        keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
+        keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
+        if strategy in PEFT_UNDER:
+            keep(folder, f"{strategy}-peft", partial(first_losses, spec_of("nf4", adapter_bank="peft"), folder))
+    for start, end in MOVES:
+        at = folder / "checkpoints" / f"{start}-nf4"
+        keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))
+    wide = {"base_model": str(folder / "wide"), "lora_target_modules": ["q_proj"], "lora_r": 1}
+    for strategy, quantization in LOADED:
+        spec = run_spec(folder, strategy, quantization, **wide)
+        keep(folder, f"{strategy}-{quantization}-memory", partial(load_memory, spec))
+
+
+if __name__ == "__main__":
+    memory.INTERVAL_S = 0.002
+    torch.set_num_threads(1)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    see_together(Path(sys.argv[1]))
+    dist.destroy_process_group()

@@ -1,0 +1,126 @@
+"""Every strategy on two workers against one process alone: losses, norms, adapters, bytes, moves between strategies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.strategy_group import run_group
+from tests.contract.strategy_worker import (
+    LOADED,
+    MOVES,
+    NORM,
+    PEFT_UNDER,
+    QUANTIZATIONS,
+    SHARDING,
+    STRATEGIES,
+    see_alone,
+)
+from tests.unit.train.tiny_run import save_base, write_chats
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+CASES = [(strategy, quantization) for strategy in STRATEGIES for quantization in QUANTIZATIONS]
+WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24}
+WIDE_BLOCK_BYTES = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
+"""One block of the wide base before it is packed: queries and output, keys and values, three of the MLP."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the single process and the group wrote down."""
+
+    folder: Path
+    last_words: list[str]
+
+    def __getitem__(self, case: str) -> Any:
+        file = self.folder / f"{case}.json"
+        assert file.exists(), f"the group never came to {case}; its workers said:\n" + "\n---\n".join(self.last_words)
+        seen = json.loads(file.read_text())
+        assert "error" not in seen, seen["error"]
+        return seen
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    folder = tmp_path_factory.mktemp("strategies")
+    save_base(folder / "base")
+    save_base(folder / "wide", **WIDE)
+    write_chats(folder / "rows.jsonl", 90)
+    see_alone(folder)
+    return Seen(folder, run_group(folder))
+
+
+@pytest.mark.parametrize(("strategy", "quantization"), CASES)
+class TestTenSteps:
+    def test_losses_and_norms_are_those_of_one_process(self, seen: Seen, strategy: str, quantization: str):
+        together, alone = seen[f"{strategy}-{quantization}"], seen[f"alone-{quantization}"]
+        assert together["num_tokens"] == alone["num_tokens"]
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+        assert together["eval_before"] == pytest.approx(alone["eval_before"], abs=1e-4)
+        assert together["eval_after"] == pytest.approx(alone["eval_after"], abs=1e-4)
+        assert together["eval_after"] < together["eval_before"] - 0.2
+
+    def test_the_adapter_is_that_of_one_process(self, seen: Seen, strategy: str, quantization: str):
+        together, alone = seen[f"{strategy}-{quantization}"], seen[f"alone-{quantization}"]
+        assert len(set(together["adapter_digests"])) == 1
+        assert together["adapter"].keys() == alone["adapter"].keys()
+        for name, values in alone["adapter"].items():
+            assert together["adapter"][name] == pytest.approx(values, abs=1e-4), name
+        assert together["answers"] == alone["answers"] * 2
+
+    def test_the_base_stays_as_it_was(self, seen: Seen, strategy: str, quantization: str):
+        together = seen[f"{strategy}-{quantization}"]
+        assert together["base_before"] == together["base_after"] == seen[f"alone-{quantization}"]["base_before"]
+
+    def test_each_rank_holds_its_share(self, seen: Seen, strategy: str, quantization: str):
+        """After loading, between steps and after an evaluation alike."""
+        (whole,) = seen[f"alone-{quantization}"]["held_bytes"][0]
+        share = whole / 2 if strategy in SHARDING else whole
+        for held in seen[f"{strategy}-{quantization}"]["held_bytes"]:
+            assert sum(held) >= whole
+            assert held == pytest.approx([share, share], rel=0.01)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_clipping_was_put_to_the_test(seen: Seen, quantization: str):
+    norms = seen[f"alone-{quantization}"]["grad_norm"]
+    assert min(norms) < NORM < max(norms)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "ddp"])
+def test_dropout_repeats_when_blocks_are_recomputed(seen: Seen, strategy: str):
+    """ddp keeps its activations, the others recompute them."""
+    assert seen[f"{strategy}-dropout"] == pytest.approx(seen["ddp-dropout"], abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", PEFT_UNDER)
+def test_pefts_bank_trains_under_it(seen: Seen, strategy: str):
+    assert seen[f"{strategy}-peft"] == pytest.approx(seen["alone-peft"], abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_is_updated_on_a_gradient_that_is_not_finite(seen: Seen, strategy: str):
+    assert seen[f"{strategy}-infinite"]["norm"] in ("inf", "nan")
+    assert seen[f"{strategy}-infinite"]["is_unchanged"]
+
+
+@pytest.mark.parametrize(("start", "end"), MOVES)
+def test_a_run_goes_on_under_another_strategy(seen: Seen, start: str, end: str):
+    whole, moved = seen[f"{start}-nf4"], seen[f"{start}-to-{end}"]
+    assert moved["loss"] == pytest.approx(whole["loss"][5:], abs=1e-4)
+    if start == end:
+        assert moved["loss"] == whole["loss"][5:]
+        assert moved["adapter_digest"] == whole["adapter_digests"][0]
+
+
+@pytest.mark.parametrize(("strategy", "quantization"), LOADED)
+def test_loading_takes_a_share_and_a_block(seen: Seen, strategy: str, quantization: str):
+    """Of a base of 24 blocks: never near a whole copy in full precision."""
+    found = seen[f"{strategy}-{quantization}-memory"]
+    for peak, held in zip(found["peak_bytes"], found["held_bytes"], strict=True):
+        assert peak < held + 4 * WIDE_BLOCK_BYTES

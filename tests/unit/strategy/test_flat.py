@@ -1,0 +1,99 @@
+"""The flat stepper against torch's own loop over parameters; its state over a save and a load."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from bitsandbytes.optim.adamw import AdamW as BitsandbytesAdamW
+from torch import Tensor, nn
+
+from raylora.strategy.contract import OptimizerFactory
+from raylora.strategy.flat import FlatStepper
+
+ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.1, fused=True)
+OPTIMIZERS: dict[str, OptimizerFactory] = {
+    "torch": ADAMW,
+    "bitsandbytes": functools.partial(BitsandbytesAdamW, lr=0.0, optim_bits=32),
+    "bitsandbytes-8bit": functools.partial(BitsandbytesAdamW, lr=0.0, optim_bits=8),
+}
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    """Enough values that bitsandbytes packs their moments."""
+    torch.manual_seed(0)
+    return {"layer.lora_A": nn.Parameter(torch.randn(1, 8, 700)), "layer.lora_B": nn.Parameter(torch.randn(1, 9, 8))}
+
+
+def loss_of(named: dict[str, nn.Parameter], step: int, part: int) -> Tensor:
+    generator = torch.Generator().manual_seed(10 * step + part)
+    return sum(((p - torch.randn(p.shape, generator=generator)) ** 2).mean() for p in named.values())
+
+
+def run(stepper: FlatStepper, named: dict[str, nn.Parameter], steps: range) -> list[float]:
+    norms = []
+    for step in steps:
+        for part in range(2):
+            stepper.backward(loss_of(named, step, part))
+        norms.append(stepper.step(1e-2))
+    return norms
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.05, 100.0], ids=["unclipped", "clipped", "below"])
+def test_steps_are_those_of_torch(max_norm: float):
+    ours, theirs = parameters(), parameters()
+    norms = run(FlatStepper(ours, ADAMW, max_norm), ours, range(5))
+    optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, weight_decay=0.1)
+    for step, norm in enumerate(norms):
+        optimizer.zero_grad()
+        for part in range(2):
+            loss_of(theirs, step, part).backward()
+        expected = float(nn.utils.clip_grad_norm_(theirs.values(), max_norm or float("inf")))
+        assert norm == pytest.approx(expected, rel=1e-5)
+        optimizer.step()
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name].data, parameter.data, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_goes_on_bit_for_bit(name: str):
+    whole = parameters()
+    stepper = FlatStepper(whole, OPTIMIZERS[name], 1.0)
+    run(stepper, whole, range(3))
+    state, values = stepper.state(), {key: p.detach().clone() for key, p in whole.items()}
+    run(stepper, whole, range(3, 6))
+    resumed = parameters()
+    other = FlatStepper(resumed, OPTIMIZERS[name], 1.0)
+    run(other, resumed, range(1))  # what was there before is forgotten
+    for key, value in values.items():
+        resumed[key].data.copy_(value)
+    other.load_state(state)
+    run(other, resumed, range(3, 6))
+    for key, parameter in whole.items():
+        assert torch.equal(resumed[key], parameter), key
+
+
+def test_state_is_a_copy_by_parameter_and_empty_before_the_first_step():
+    named = parameters()
+    stepper = FlatStepper(named, ADAMW, 0.0)
+    assert stepper.state() == {}
+    stepper.load_state({})
+    run(stepper, named, range(2))
+    state = stepper.state()
+    assert set(state) == {"step", *(f"{m}.{name}" for m in ("exp_avg", "exp_avg_sq") for name in named)}
+    assert {name: state[f"exp_avg.{name}"].shape for name in named} == {name: p.shape for name, p in named.items()}
+    run(stepper, named, range(2, 3))
+    assert state["step"] == 2
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing_and_is_forgotten():
+    named = parameters()
+    stepper = FlatStepper(named, ADAMW, 1.0)
+    run(stepper, named, range(2))
+    before, state = {key: p.detach().clone() for key, p in named.items()}, stepper.state()
+    stepper.backward(loss_of(named, 2, 0) * float("inf"))
+    assert not torch.isfinite(torch.tensor(stepper.step(1e-2)))
+    assert all(torch.equal(named[key], value) for key, value in before.items())
+    assert all(torch.equal(stepper.state()[key], value) for key, value in state.items())
+    assert all(torch.isfinite(torch.tensor(run(stepper, named, range(3, 4)))))
