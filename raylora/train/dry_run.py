@@ -1,0 +1,143 @@
+"""One micro-batch forward and backward on the meta device: the step's own code, no values, no memory.
+
+A spec and a base on the meta device enter; the bytes that the step holds leave. Exact for any architecture, since
+nothing of it is written down here. Called by `estimate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
+
+from raylora.data.collate import Batch
+from raylora.errors import ModelError
+from raylora.model.bank import AdapterBank
+from raylora.objectives.sft import SupervisedLoss
+from raylora.spec.run import RunSpec
+from raylora.train.live_bytes import LiveBytes
+from raylora.train.step import model_inputs
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What one micro-batch holds beside the base, the adapters and their gradients.
+
+    Args:
+        saved_bytes: When the output head starts: what the forward pass keeps for the backward pass.
+        forward_bytes: Peak before the output head.
+        loss_bytes: Peak while head and loss run; all of `saved_bytes` is in it.
+        backward_bytes: Peak of the backward pass.
+    """
+
+    saved_bytes: int
+    forward_bytes: int
+    loss_bytes: int
+    backward_bytes: int
+
+
+def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepBytes:
+    """Run one full micro-batch without values: every line `sequence_len` tokens long, every token labelled.
+
+    Args:
+        model: From `base_on_meta`, adapters attached; used up.
+        bank: The adapters, on the meta device.
+        spec: The run.
+
+    Raises:
+        ModelError: The model's forward pass goes by the values of its data.
+    """
+    model.to(META)  # type: ignore[arg-type]
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    for parameter in bank.parameters().values():
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in bank.parameters().values() if p.grad is not None]
+    live = LiveBytes([*model.parameters(), *model.buffers(), *bank.parameters().values(), *gradients])
+    loss = SupervisedLoss(model)
+    before_loss: list[int] = []
+    head: Any = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
+    batch = _full_batch(spec)
+    try:
+        with live, _Answers():  # type: ignore[no-untyped-call]
+            losses_N = loss(model_inputs(batch), batch.labels_BT)
+            loss_bytes = live.lap()
+            losses_N.sum().backward()
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"base_model: the forward pass of {type(model).__name__} cannot be run without data ({error}), so its "
+            "memory cannot be estimated. Start it with max_steps: 1 and read the peak"
+        ) from error
+    saved_bytes, forward_bytes = before_loss
+    return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())
+
+
+def _full_batch(spec: RunSpec) -> Batch:
+    shape = (spec.micro_batch_size, spec.sequence_len)
+    ids_BT, labels_BT, positions_BT, segments_BT = (
+        torch.empty(shape, dtype=torch.int64, device=META) for _ in range(4)
+    )
+    line = (0, 1) if spec.sample_packing else (0,)  # two rows on a line need a mask
+    return Batch(ids_BT, labels_BT, positions_BT, segments_BT, (line,) * spec.micro_batch_size)
+
+
+class _Answers(TorchDispatchMode):
+    """Answers what a forward pass asks of values that are not there: yes, and all of them.
+
+    Models ask whether a batch is without padding and without bins, the loss which tokens are labelled and whether its
+    losses came through the model unchanged.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+            return True
+        if func is torch.ops.aten.nonzero.default:
+            (mask,) = args
+            return mask.new_empty((mask.numel(), mask.ndim), dtype=torch.int64)
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as devices run it: scores are never held, only inputs, output and one number a query.
+
+    CPU and CUDA kernels agree on that. With dropout a CPU has no such kernel, and the plain formula is right.
+    """
+    aten: Any = torch.ops.aten
+    if dropout_p:
+        made = aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+        )
+    else:
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)  # as torch does before its kernels
+        made = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )
+    output: Tensor = made[0]
+    return output
+
+
+# The meta device has no kernel of its own and would take the plain formula, which holds all scores.
+_meta_kernels = torch.library.Library("aten", "IMPL")
+_meta_kernels.impl("scaled_dot_product_attention", _attention, "AutogradMeta")

@@ -1,0 +1,237 @@
+"""Trainable parameters and bytes on each rank, predicted from config.json alone.
+
+A spec and a config enter; counts leave. What is counted and how well it held: ``docs/estimate.md``. Called by the
+command line and `api`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from raylora.model.dtype import compute_dtype
+from raylora.model.load import base_on_meta, blocks
+from raylora.model.quant import QuantLinear
+from raylora.spec.run import RunSpec
+from raylora.strategy.shares import Gathered, Kind, gathered, piece, strategy_kind
+from raylora.train.build import make_bank
+from raylora.train.dry_run import META, StepBytes, dry_run
+from raylora.train.optim import state_bytes
+
+ALIGNMENT = 2
+"""Values to which DeepSpeed aligns each rank's part of a flat group."""
+
+
+@dataclass(frozen=True)
+class RankBytes:
+    """Bytes on one rank. Parts are each part's own largest; they need not meet at the same moment.
+
+    Args:
+        base_bytes: The frozen base between steps, scales included.
+        quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
+        adapters_bytes: The adapters, padded to their rank bucket.
+        gradients_bytes: Their gradients.
+        optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
+        activations_bytes: Forward and backward pass, one unpacked weight included.
+        logits_bytes: Output head and loss beyond what is saved for the backward pass.
+        gathered_bytes: Parameters gathered from other ranks.
+        host_bytes: Of the above, what is kept in, or paged out to, host memory of a GPU run.
+        peak_bytes: Most at any moment, without `host_bytes`.
+    """
+
+    base_bytes: int
+    quant_state_bytes: int
+    adapters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    logits_bytes: int
+    gathered_bytes: int
+    host_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A predicted run.
+
+    Args:
+        strategy: ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``.
+        device: ``cpu`` or ``cuda``.
+        dtype: Compute dtype.
+        trainable_parameters: Values that train, without padding.
+        base_parameters: Values of the frozen base, as before quantization.
+        ranks: Bytes of each rank.
+    """
+
+    strategy: str
+    device: str
+    dtype: str
+    trainable_parameters: int
+    base_parameters: int
+    ranks: tuple[RankBytes, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak of the rank that holds most."""
+        return max(rank.peak_bytes for rank in self.ranks)
+
+    def fits(self, device_bytes: int) -> bool:
+        """Whether every rank's peak is at most what one device has.
+
+        Args:
+            device_bytes: Free memory of one device. A CUDA context takes about half a GB of a GPU, and the allocator
+                leaves gaps; neither is counted.
+        """
+        return self.peak_bytes <= device_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate as plain values."""
+        return asdict(self) | {"ranks": [asdict(rank) for rank in self.ranks], "peak_bytes": self.peak_bytes}
+
+
+def estimate(
+    spec: RunSpec, config: PretrainedConfig, world_size: int | None = None, device: str | None = None
+) -> Estimate:
+    """Predict a run.
+
+    Args:
+        spec: The run.
+        config: Of the base.
+        world_size: Number of workers; `distributed.num_workers` where absent.
+        device: ``cpu`` or ``cuda``; where absent ``cuda`` if the spec asks for a GPU, or names none and there is one.
+
+    Raises:
+        ModelError: The targets match nothing, or the model's forward pass cannot be followed without data.
+    """
+    place = spec.distributed
+    world_size = world_size or place.num_workers
+    wants_gpu = torch.cuda.is_available() if place.gpus_per_worker is None else place.gpus_per_worker == 1
+    device = device or ("cuda" if wants_gpu else "cpu")
+    dtype, kind = _dtype(spec, device), strategy_kind(place)
+    with torch.random.fork_rng(devices=[]):
+        model = base_on_meta(config, spec, dtype)
+        bank = make_bank(model, spec, ("", None), META)
+    frozen = list(_frozen(model))
+    whole = _gathered(kind, world_size, model, frozen)
+    num_values = sum(parameter.numel() for parameter in bank.parameters().values())
+    step = dry_run(model, bank, spec)
+    ranks = tuple(
+        _rank(spec, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
+    )
+    base_parameters = sum(parameter.num_parameters for parameter in frozen)
+    name = str(dtype).removeprefix("torch.")
+    return Estimate(kind, device, name, bank.num_parameters(0), base_parameters, ranks)
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """One parameter of the base as it is stored.
+
+    Args:
+        name: Dotted.
+        shape: As stored: a packed row has one dimension.
+        itemsize: Bytes of one stored value.
+        num_parameters: Values that it stands for.
+        scales_start: Byte from which its row holds scales; its whole length where it has none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+    num_parameters: int
+    scales_start: int
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.itemsize
+
+
+def _frozen(model: PreTrainedModel) -> Iterator[_Frozen]:
+    seen: set[nn.Parameter] = set()  # a tied weight is held once
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            num_parameters, scales_start = parameter.numel(), parameter.numel() * parameter.element_size()
+            if isinstance(module, QuantLinear) and leaf == "packed":
+                num_parameters = math.prod(module.shape)
+                scales_start = module.format.segments(module.shape)["values"]
+            yield _Frozen(
+                f"{path}.{leaf}", tuple(parameter.shape), parameter.element_size(), num_parameters, scales_start
+            )
+
+
+def _gathered(kind: Kind, world_size: int, model: PreTrainedModel, frozen: list[_Frozen]) -> Gathered:
+    by_block = dict.fromkeys(blocks(model), 0)
+    total = sum(parameter.num_bytes for parameter in frozen)
+    for parameter in frozen:
+        for name in by_block:
+            if parameter.name.startswith(f"{name}."):
+                by_block[name] += parameter.num_bytes
+    sizes = [math.prod(parameter.shape) for parameter in frozen]
+    block_bytes = list(by_block.values())
+    return gathered(kind, world_size, block_bytes, total - sum(block_bytes), sum(sizes), max(sizes))
+
+
+def _rank(
+    spec: RunSpec,
+    device: str,
+    kind: Kind,
+    rank: int,
+    world_size: int,
+    frozen: list[_Frozen],
+    num_values: int,
+    whole: Gathered,
+    step: StepBytes,
+) -> RankBytes:
+    base_bytes = scales_bytes = 0
+    for parameter in frozen:
+        part = piece(kind, parameter.shape, rank, world_size)
+        base_bytes += part.num_stored * parameter.itemsize
+        scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
+        scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
+    adapters_bytes = gradients_bytes = 4 * num_values
+    optimizer_bytes = state_bytes(spec, num_values, device)
+    if kind in ("zero1", "zero2"):
+        part_values = math.ceil(num_values / (ALIGNMENT * world_size)) * ALIGNMENT
+        adapters_bytes = 4 * part_values * world_size
+        gradients_bytes += 4 * part_values
+        optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
+    host_bytes = 0
+    if device == "cuda":
+        offloaded = base_bytes if spec.shards_base else optimizer_bytes
+        host_bytes += offloaded if spec.distributed.cpu_offload else 0
+        host_bytes += optimizer_bytes if spec.optimizer.startswith("paged") else 0
+    resident = base_bytes + adapters_bytes + gradients_bytes + optimizer_bytes - host_bytes
+    transient = max(
+        whole.start_bytes,
+        step.forward_bytes + whole.forward_bytes,
+        step.loss_bytes + whole.loss_bytes,
+        step.backward_bytes + whole.backward_bytes,
+    )
+    return RankBytes(
+        base_bytes=base_bytes,
+        quant_state_bytes=scales_bytes,
+        adapters_bytes=adapters_bytes,
+        gradients_bytes=gradients_bytes,
+        optimizer_bytes=optimizer_bytes,
+        activations_bytes=max(step.forward_bytes, step.backward_bytes),
+        logits_bytes=step.loss_bytes - step.saved_bytes,
+        gathered_bytes=max(asdict(whole).values()),
+        host_bytes=host_bytes,
+        peak_bytes=resident + transient,
+    )
+
+
+def _dtype(spec: RunSpec, device: str) -> torch.dtype:
+    if device == "cuda" and spec.dtype == "auto" and not torch.cuda.is_available():
+        return torch.bfloat16  # the GPU is elsewhere; those of the last years have the units
+    return compute_dtype(spec, device)

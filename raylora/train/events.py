@@ -1,0 +1,41 @@
+"""What training tells and asks of whoever started it; the only door between the loop and the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from raylora.store.checkpoint import Checkpoint
+
+Kind = Literal["phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened on rank 0.
+
+    Args:
+        kind: ``phase`` (a part of the start and its seconds), ``log`` (a line of a worker), ``placed`` (bytes of the
+            base on each rank), ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or
+            ``outcome`` (how it ended).
+        step: Optimizer steps done.
+        values: What is told.
+    """
+
+    kind: Kind
+    step: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Hooks(Protocol):
+    """What the loop calls; every rank has one, rank 0's is heard."""
+
+    def emit(self, event: Event) -> None:
+        """Tell; returns at once."""
+
+    def stop_requested(self) -> bool:
+        """Whether training should save and end after this step."""
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        """Keep a checkpoint; returns where."""

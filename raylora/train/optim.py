@@ -1,0 +1,70 @@
+"""AdamW as the spec asks for it: torch's, or bitsandbytes' on a GPU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from raylora.log import get_logger
+from raylora.spec.train import TrainFields
+
+log = get_logger(__name__)
+
+
+class OptimizerFactory:
+    """Makes the optimizer of some parameters; strategies decide of which.
+
+    Args:
+        spec: Kind of optimizer, betas, epsilon and decay. The learning rate starts at 0 and is set at each step.
+        device: Where the parameters live; bitsandbytes' optimizers run on CUDA only.
+
+    Source: AdamW, https://arxiv.org/abs/1711.05101; 8-bit states, https://arxiv.org/abs/2110.02861; paged states,
+        https://arxiv.org/abs/2305.14314, section 3.
+    """
+
+    def __init__(self, spec: TrainFields, device: torch.device) -> None:
+        self._spec, self._device = spec, device
+        if spec.optimizer != "adamw_torch" and device.type != "cuda":
+            log.warning(
+                "optimizer: %s keeps or pages its state on a CUDA device and this is a %s; torch's AdamW runs instead",
+                spec.optimizer,
+                device.type,
+            )
+
+    def __call__(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        spec = self._spec
+        betas = (spec.adam_beta1, spec.adam_beta2)
+        if spec.optimizer == "adamw_torch" or self._device.type != "cuda":
+            return torch.optim.AdamW(
+                parameters, lr=0.0, betas=betas, eps=spec.adam_epsilon, weight_decay=spec.weight_decay, fused=True
+            )
+        from bitsandbytes.optim.adamw import AdamW  # starts CUDA, so only where it is asked for
+
+        optimizer: torch.optim.Optimizer = AdamW(
+            parameters,
+            lr=0.0,
+            betas=betas,
+            eps=spec.adam_epsilon,
+            weight_decay=spec.weight_decay,
+            optim_bits=32 if spec.optimizer == "paged_adamw_32bit" else 8,
+            is_paged=spec.optimizer.startswith("paged"),
+        )
+        return optimizer
+
+
+def state_bytes(spec: TrainFields, num_values: int, device_type: str) -> int:
+    """Bytes of the state that the optimizer of one parameter keeps after its first step.
+
+    Args:
+        spec: Kind of optimizer.
+        num_values: Values of the parameter.
+        device_type: ``cuda`` or ``cpu``.
+    """
+    has_32_bits = spec.optimizer in ("adamw_torch", "paged_adamw_32bit") or num_values < 4096
+    if device_type != "cuda" or has_32_bits:
+        return 2 * 4 * num_values
+    # bitsandbytes: two codes of 256 values, and a scale for every 256 values of both moments.
+    return 2 * num_values + 2 * 4 * math.ceil(num_values / 256) + 2 * 4 * 256

@@ -1,0 +1,79 @@
+"""A training state as a checkpoint that knows neither world size nor strategy, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from raylora.errors import StoreError
+from raylora.store.checkpoint import Checkpoint
+from raylora.train.build import Trainee
+
+ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
+
+
+@dataclass
+class Progress:
+    """Where a run stands beside its tensors; the step is also the data cursor.
+
+    Args:
+        step: Optimizer steps done.
+        num_tokens: Tokens seen that are not padding.
+        train_loss: Loss of the last step.
+        eval_loss_before: Validation loss before the first step.
+        eval_loss: Newest validation loss.
+        best_eval_loss: Lowest validation loss.
+        num_worse: Evaluations since the lowest.
+        samples_before: Answers before the first step.
+        train_s: Seconds spent in steps.
+    """
+
+    step: int = 0
+    num_tokens: int = 0
+    train_loss: float | None = None
+    eval_loss_before: float | None = None
+    eval_loss: float | None = None
+    best_eval_loss: float | None = None
+    num_worse: int = 0
+    samples_before: list[str] = field(default_factory=list)
+    train_s: float = 0.0
+
+
+def take(trainee: Trainee, progress: Progress, digests: dict[str, str]) -> Checkpoint:
+    """Gather adapter, optimizer and progress; called on every rank.
+
+    Args:
+        trainee: What is trained.
+        progress: Where it stands.
+        digests: Of base, data and spec; a resumed run must meet the same.
+    """
+    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(0).tensors.items()}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.stepper.state().items()}
+    state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
+    return Checkpoint(progress.step, tensors, state)
+
+
+def restore(trainee: Trainee, checkpoint: Checkpoint, digests: dict[str, str]) -> Progress:
+    """Take a checkpoint up; called on every rank.
+
+    Raises:
+        StoreError: The checkpoint was made on another base or other data.
+    """
+    for name, digest in digests.items():
+        saved = checkpoint.state["digests"][name]
+        if saved != digest:
+            raise StoreError(
+                f"checkpoint of step {checkpoint.step}: its {name} digest is {saved[:12]}, this run's is "
+                f"{digest[:12]}; restore the same {name}, or start a new run"
+            )
+    tensors = checkpoint.tensors
+    trainee.bank.load(0, _under(ADAPTER, tensors))
+    trainee.stepper.load_state(_under(OPTIMIZER, tensors))
+    return Progress(**checkpoint.state["progress"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

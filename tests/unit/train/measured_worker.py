@@ -1,0 +1,67 @@
+"""Run by torchrun: builds a run on every rank, steps twice, and writes the bytes that were really held."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile
+
+from raylora.data.collate import Batch
+from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee, build
+from raylora.train.step import train_step
+
+
+def full_batch(spec: RunSpec, step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    ids_BT = torch.randint(0, 256, (spec.micro_batch_size, spec.sequence_len), generator=generator)
+    positions_BT = torch.arange(spec.sequence_len).expand_as(ids_BT).contiguous()
+    segments_BT = torch.ones_like(ids_BT)
+    rows = tuple((line,) for line in range(spec.micro_batch_size))
+    if spec.sample_packing:
+        segments_BT[:, spec.sequence_len // 2 :] = 2
+        rows = tuple((line, line + 1) for line in range(spec.micro_batch_size))
+    return Batch(ids_BT, ids_BT, positions_BT, segments_BT, rows)
+
+
+def step_peak(trainee: Trainee, step: int) -> int:
+    """Most bytes that torch's allocator handed out during a step and had not got back."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train_step(trainee, [full_batch(trainee.spec, step)], step, 1e-3)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def main(spec_file: Path, folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    spec = RunSpec.model_validate_json(spec_file.read_text())
+    trainee = build(spec, folder, ("base", None), torch.device("cpu"))
+    step_peak(trainee, 0)  # makes the optimizer's state
+    peak_bytes = step_peak(trainee, 1)
+    moments = [value for name, value in trainee.stepper.state().items() if name != "step"]
+    adapters = trainee.bank.parameters().values()
+    mine = {
+        "base_bytes": trainee.held_base_bytes,
+        "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),
+        "moments_bytes": sum(moment.numel() * moment.element_size() for moment in moments),
+        "trainable_parameters": trainee.bank.num_parameters(0),
+        "step_peak_bytes": peak_bytes,
+    }
+    ranks = trainee.ranks.gather(mine)
+    if trainee.ranks.rank == 0:
+        out.write_text(json.dumps(ranks))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

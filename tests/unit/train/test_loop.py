@@ -1,0 +1,207 @@
+"""The loop on one process: stops, saves, resumes bit for bit, refuses what is not finite, evaluates as a plain loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import OPTConfig, OPTForCausalLM
+
+from raylora.data.tokenizer import load_tokenizer
+from raylora.errors import NonFiniteLossError, StoreError
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.contract import Store
+from raylora.train.build import Trainee
+from raylora.train.evaluate import evaluate
+from raylora.train.events import Event
+from raylora.train.loop import Outcome, Training
+from tests.unit.data.small_tokenizer import small_tokenizer
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_base, tiny_spec, write_chats
+
+DIGESTS = {"base": "b" * 64, "data": "d" * 64}
+
+
+@dataclass
+class Recorder:
+    """Keeps events in a list and checkpoints in a folder; asks to stop after a step."""
+
+    store: Store
+    stop_after: int | None = None
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stop_requested(self) -> bool:
+        done = max((event.step for event in self.events), default=0)
+        return self.stop_after is not None and done >= self.stop_after
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        return save_checkpoint(self.store, checkpoint, keep=2)
+
+    def values(self, kind: str, name: str) -> list[float]:
+        return [event.values[name] for event in self.events if event.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop")
+    save_base(folder / "base")
+    write_chats(folder / "rows.jsonl", 60)
+    return folder
+
+
+def spec_of(home: Path, base: str = "base", **fields: object) -> RunSpec:
+    return tiny_spec(home / base, home / "rows.jsonl", **{"val_set_size": 8, "max_steps": 6, **fields})
+
+
+def start(
+    spec: RunSpec, home: Path, folder: Path, stop_after: int | None = None, checkpoint: Checkpoint | None = None
+) -> tuple[Recorder, Outcome, Trainee]:
+    hooks = Recorder(open_store(str(folder)), stop_after)
+    trainee = build_tiny(spec)
+    rows, validation = open_rows(spec, home / "cache")
+    tokenizer = load_tokenizer(Path(spec.base_model))
+    outcome = Training(trainee, tokenizer, rows, validation, hooks, DIGESTS).run(checkpoint)
+    return hooks, outcome, trainee
+
+
+def test_a_run_tells_what_it_does(home: Path, tmp_path: Path):
+    spec = spec_of(home, eval_steps=3, save_steps=2, sample_prompts=["the model"], sample_max_new_tokens=4)
+    hooks, outcome, _ = start(spec, home, tmp_path)
+    assert outcome.ending == "finished"
+    assert [event.step for event in hooks.events if event.kind == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in hooks.events if event.kind == "eval"] == [0, 3, 6]
+    assert sorted({event.step for event in hooks.events if event.kind == "checkpoint"}) == [2, 4, 6]
+    assert len(outcome.samples_after) == len(outcome.progress.samples_before) == 1
+    evals = hooks.values("eval", "eval_loss")
+    assert (outcome.progress.eval_loss_before, outcome.progress.eval_loss) == (evals[0], evals[-1])
+    assert evals[-1] < evals[0]
+    assert outcome.progress.num_tokens == sum(hooks.values("step", "num_tokens"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"load_in_4bit": True, "lora_dropout": 0.2, "sample_packing": True},
+        {"adapter_bank": "peft", "lora_dropout": 0.2, "gradient_accumulation_steps": 2},
+        {"base": "opt"},
+    ],
+    ids=["plain", "nf4-dropout-binned", "peft-dropout", "base-with-dropout"],
+)
+def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields: dict[str, object]):
+    save_opt(home / "opt")
+    spec = spec_of(home, **fields)
+    whole, _, end = start(spec, home, tmp_path / "whole")
+    first, stopped, _ = start(spec, home, tmp_path / "cut", stop_after=3)
+    checkpoint = load_latest(open_store(str(tmp_path / "cut")))
+    assert (stopped.ending, checkpoint is not None and checkpoint.step) == ("stopped", 3)
+    second, outcome, resumed_end = start(spec, home, tmp_path / "cut", checkpoint=checkpoint)
+    losses = first.values("step", "train_loss") + second.values("step", "train_loss")
+    assert losses == whole.values("step", "train_loss")
+    assert second.values("eval", "eval_loss")[-1] == whole.values("eval", "eval_loss")[-1]
+    assert outcome.progress.eval_loss_before == whole.values("eval", "eval_loss")[0]
+    for name, tensor in end.bank.export(0).tensors.items():
+        assert torch.equal(resumed_end.bank.export(0).tensors[name], tensor), name
+
+
+def save_opt(folder: Path) -> None:
+    """A base whose own dropout is on in training."""
+    torch.manual_seed(0)
+    vocab_size = len(small_tokenizer())
+    shape = {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "dropout": 0.2}
+    OPTForCausalLM(OPTConfig(vocab_size=vocab_size, num_attention_heads=2, **shape)).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+
+
+def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):
+    # At this rate nothing moves the loss in its last digits, so each evaluation is no better than the one before.
+    spec = spec_of(home, learning_rate=1e-30, eval_steps=1, early_stopping_patience=2, max_steps=20)
+    hooks, outcome, _ = start(spec, home, tmp_path)
+    assert outcome.ending == "early_stopped"
+    assert outcome.progress.step == 2
+    assert len(set(hooks.values("eval", "eval_loss"))) == 1
+
+
+@pytest.mark.parametrize("save_steps", [None, 2])
+def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, save_steps: int | None):
+    spec = spec_of(home, save_steps=save_steps)
+    hooks = Recorder(open_store(str(tmp_path)))
+    trainee = build_tiny(spec)
+    rows, validation = open_rows(spec, home / "cache")
+    training = Training(trainee, load_tokenizer(home / "base"), rows, validation, hooks, DIGESTS)
+    emit = hooks.emit
+
+    def poison(event: Event) -> None:
+        emit(event)
+        if event.kind == "step" and event.step == 3:
+            next(iter(trainee.bank.parameters().values())).data[0, 0, 0] = float("nan")
+
+    hooks.emit = poison  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError) as caught:
+        training.run()
+    said = str(caught.value)
+    asked = sorted(row for batch in rows.step(3, 0, 1) for line in batch.row_ids for row in line)
+    assert "loss is nan at step 4" in said
+    assert str(asked) in said
+    assert ("step-00000002" in said) == (save_steps == 2)
+    assert ("none was saved yet" in said) == (save_steps is None)
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_what_is_not_finite_updates_nothing(home: Path, how: str, monkeypatch: pytest.MonkeyPatch):
+    spec = spec_of(home)
+    trainee = build_tiny(spec)
+    rows, _ = open_rows(spec, home / "cache")
+    run_steps(trainee, rows, range(2))
+    if how == "loss":
+        poisoned = list(trainee.bank.parameters().values())[-1]
+        poisoned.data[0, 0, 0] = float("inf")
+    else:
+        backward = trainee.stepper.backward
+        monkeypatch.setattr(trainee.stepper, "backward", lambda loss: backward(loss * float("inf")))
+    adapter, moments = trainee.bank.export(0).tensors, trainee.stepper.state()
+    with pytest.raises(NonFiniteLossError, match="norm is" if how == "gradient" else "loss is"):
+        run_steps(trainee, rows, range(2, 3))
+    for before, after in ((adapter, trainee.bank.export(0).tensors), (moments, trainee.stepper.state())):
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_checkpoint_of_other_data_is_refused(home: Path, tmp_path: Path):
+    _, _, _ = start(spec_of(home, max_steps=1), home, tmp_path)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    other = Checkpoint(
+        checkpoint.step, checkpoint.tensors, {**checkpoint.state, "digests": {**DIGESTS, "data": "e" * 64}}
+    )
+    with pytest.raises(StoreError, match="its data digest is eeee"):
+        start(spec_of(home, max_steps=2), home, tmp_path, checkpoint=other)
+
+
+@pytest.mark.parametrize("fields", [{}, {"sample_packing": True}], ids=["rows", "bins"])
+def test_evaluation_is_a_plain_loop_over_rows(home: Path, fields: dict[str, object]):
+    spec = spec_of(home, lora_dropout=0.5, **fields)
+    trainee = build_tiny(spec)
+    rows, validation = open_rows(spec, home / "cache")
+    assert validation is not None
+    run_steps(trainee, rows, range(3))
+    found = evaluate(trainee, validation)
+    assert trainee.model.training
+    total, count = 0.0, 0
+    trainee.train_mode(False)
+    _, plain = open_rows(spec_of(home), home / "cache")
+    assert plain is not None
+    with torch.no_grad():
+        for row in range(8):
+            ids, is_label = plain._rows.tokens(row)
+            logits = trainee.model(torch.tensor([ids.tolist()])).logits[0, :-1]
+            wanted = torch.from_numpy(is_label)[1:].bool()
+            total += float(F.cross_entropy(logits[wanted], torch.tensor(ids.tolist())[1:][wanted], reduction="sum"))
+            count += int(wanted.sum())
+    assert found == pytest.approx(total / count, abs=1e-5)

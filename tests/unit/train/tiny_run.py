@@ -1,0 +1,85 @@
+"""Runs small enough for a test: a random Llama of three layers, chats of random words, float32 on the CPU."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from raylora.data.batches import Batches, open_batches
+from raylora.data.prepare import prepare
+from raylora.data.tokenizer import load_tokenizer
+from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee, build
+from raylora.train.step import StepResult, train_step
+from tests.unit.data.small_tokenizer import small_tokenizer
+
+BASE_NAME = ("tiny/llama", None)
+WORDS = ["the", "model", "reads", "a", "question", "and", "writes", "an", "answer", *"0123456789"]
+CPU = torch.device("cpu")
+
+
+def save_base(folder: Path, **fields: object) -> Path:
+    """Save a random Llama with a tokenizer; the same fields give the same weights."""
+    tokenizer = small_tokenizer()
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": len(tokenizer)}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    # Wide weights: losses of a model that starts almost uniform would hardly tell a wrong base from the right one.
+    config = LlamaConfig(**{**shape, **heads, "initializer_range": 0.1, "tie_word_embeddings": False, **fields})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_chats(file: Path, num_rows: int, seed: int = 0) -> Path:
+    """Write chats of 5 to 30 words."""
+    draw = random.Random(seed)
+
+    def text() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(2, 12)))
+
+    rows = [[{"role": "user", "content": text()}, {"role": "assistant", "content": text()}] for _ in range(num_rows)]
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    return file
+
+
+def tiny_spec(base: Path, rows: Path, **fields: object) -> RunSpec:
+    """A run of a few steps at a rate that moves the loss."""
+    settings = {
+        "base_model": str(base),
+        "datasets": [{"path": str(rows)}],
+        "sequence_len": 128,
+        "dtype": "float32",
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "micro_batch_size": 2,
+        "learning_rate": 5e-3,
+        "lr_scheduler": "linear",
+        "warmup_steps": 1,
+        "weight_decay": 0.01,
+        "max_steps": 10,
+    }
+    return RunSpec.model_validate({**settings, **fields})
+
+
+def open_rows(spec: RunSpec, cache: Path) -> tuple[Batches, Batches | None]:
+    """Batches of training and of validation rows."""
+    base = Path(spec.base_model)
+    prepared = prepare(spec, base, cache)
+    tokenizer = load_tokenizer(base)
+    train = open_batches(spec, tokenizer, prepared.train)
+    return train, None if prepared.validation is None else open_batches(spec, tokenizer, prepared.validation)
+
+
+def build_tiny(spec: RunSpec) -> Trainee:
+    return build(spec, Path(spec.base_model), BASE_NAME, CPU)
+
+
+def run_steps(trainee: Trainee, rows: Batches, steps: range, rate: float = 5e-3) -> list[StepResult]:
+    """Train some steps at a constant rate."""
+    rank, world_size = trainee.ranks.rank, trainee.ranks.world_size
+    return [train_step(trainee, rows.step(step, rank, world_size), step, rate) for step in steps]
