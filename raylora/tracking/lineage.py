@@ -1,0 +1,72 @@
+"""Where an adapter comes from: everything that must be equal to get it again, and how good it was.
+
+In come a specification and the digests found while running it, out comes one flat record. It goes into the adapter's
+manifest and, as tags, to MLflow. Called by the runtime when an adapter is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raylora import __version__
+from raylora.spec.run import RunSpec
+
+TAG_PREFIX = "raylora."
+
+
+def lineage(
+    spec: RunSpec,
+    *,
+    run_id: str,
+    base_name: str,
+    base_revision: str | None,
+    base_digest: str,
+    data_digest: str,
+    template_digest: str | None,
+    eval_loss: float | None,
+) -> dict[str, Any]:
+    """Return the record of one adapter version.
+
+    Args:
+        spec: What was asked.
+        run_id: raylora's name of the run.
+        base_name: Logical name of the base model, such as a hub id; never a path of one machine.
+        base_revision: Its commit, where it has one.
+        base_digest: Hexadecimal SHA-256 of its files.
+        data_digest: Hexadecimal digest of the rows that were trained on.
+        template_digest: Hexadecimal digest of the chat template, where one was used.
+        eval_loss: Validation loss of the adapter in nats per token, where it was evaluated.
+    """
+    return {
+        "base_model": base_name,
+        "base_revision": base_revision,
+        "base_digest": base_digest,
+        "quantization": quantization(spec),
+        "adapter": spec.adapter,
+        "lora_r": spec.lora_r,
+        "lora_alpha": spec.lora_alpha,
+        "lora_target_modules": spec.lora_target_modules,
+        "data_digest": data_digest,
+        "template_digest": template_digest,
+        "seed": spec.seed,
+        "spec_digest": spec.digest,
+        "run_id": run_id,
+        "eval_loss": eval_loss,
+        "raylora": __version__,
+    }
+
+
+def quantization(spec: RunSpec) -> str:
+    """Return in one word how the base was held: ``none``, ``int8``, ``nf4``, ``nf4-double`` ..."""
+    doubled = spec.load_in_4bit and spec.bnb_4bit_use_double_quant
+    return f"{spec.quantization}-double" if doubled else spec.quantization
+
+
+def lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return a record of `lineage` as MLflow tags; what is not known is left out."""
+    return {f"{TAG_PREFIX}{name}": _text(value) for name, value in record.items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)

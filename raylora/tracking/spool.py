@@ -1,0 +1,104 @@
+"""A queue on disk: entries are appended by the training, and acknowledged once MLflow has them.
+
+In come JSON objects, out they come in order, after a crash as well. Knows no MLflow. Called by the outbox:
+it appends from any thread, and its own thread reads and acknowledges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raylora.log import get_logger
+from raylora.store.files import explained
+
+_log = get_logger(__name__)
+
+Entry = dict[str, Any]
+
+
+class Spool:
+    """Entries in one folder. Any thread may append; one thread reads and acknowledges.
+
+    Args:
+        folder: Made where it is missing; what an earlier process left in it comes first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._entries, self._acknowledged = folder / "entries.jsonl", folder / "acknowledged"
+        self._lock = threading.Lock()
+        with explained(f"cannot keep metrics in {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._entries, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._drop_torn_line()
+            self._start = min(self._read_acknowledged(), os.fstat(self._file).st_size)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry; it survives the death of this process from here on.
+
+        Raises:
+            StoreError: The disk is full; what was there before is not harmed.
+        """
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock, explained(f"cannot keep metrics in {self.folder}"):
+            end = os.fstat(self._file).st_size
+            try:
+                if os.write(self._file, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                os.ftruncate(self._file, end)  # half a line would swallow the next one
+                raise
+
+    def pending(self, limit: int | None = None) -> tuple[list[Entry], int]:
+        """Return the oldest entries that are not acknowledged, and the offset that acknowledges them.
+
+        Args:
+            limit: Most entries to return; all where absent.
+        """
+        entries: list[Entry] = []
+        end = self._start
+        with self._entries.open("rb") as file:  # not a duplicate of `_file`: those share one place to read from
+            file.seek(end)
+            for line in file:
+                if not line.endswith(b"\n") or (limit is not None and len(entries) == limit):
+                    break
+                end += len(line)
+                try:
+                    entries.append(json.loads(line))
+                except ValueError:
+                    _log.error("%s: an entry that ends at byte %d is damaged and left out", self._entries, end)
+        return entries, end
+
+    def acknowledge(self, end: int) -> None:
+        """Remember that every entry up to the offset `end` was delivered."""
+        self._start = end
+        partial = self._acknowledged.with_suffix(".partial")
+        with contextlib.suppress(OSError):  # a full disk; without the note, entries are sent again after a crash
+            partial.write_text(str(end))
+            partial.replace(self._acknowledged)
+
+    def close(self) -> int:
+        """Close the file, and delete the folder if nothing is left in it; return the number of entries left."""
+        left = len(self.pending()[0])
+        with self._lock:
+            os.close(self._file)
+            self._file = -1  # the number may be another file's next: a late append must fail
+        if left == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return left
+
+    def _drop_torn_line(self) -> None:
+        """Cut off what a crash in the middle of an append left."""
+        with self._entries.open("rb") as file:
+            os.ftruncate(self._file, sum(len(line) for line in file if line.endswith(b"\n")))
+
+    def _read_acknowledged(self) -> int:
+        return int(self._acknowledged.read_text()) if self._acknowledged.exists() else 0

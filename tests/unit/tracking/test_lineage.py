@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+import raylora
+from raylora.spec.run import RunSpec
+from raylora.tracking.lineage import lineage, lineage_tags, quantization
+
+
+def spec(**fields: object) -> RunSpec:
+    return RunSpec(**({"base_model": "/models/mine", "datasets": [{"path": "d.jsonl"}]} | fields))
+
+
+def test_quantization_is_one_word():
+    assert quantization(spec()) == "none"
+    assert quantization(spec(load_in_8bit=True)) == "int8"
+    assert quantization(spec(load_in_4bit=True)) == "nf4-double"
+    assert quantization(spec(load_in_4bit=True, bnb_4bit_use_double_quant=False)) == "nf4"
+    assert quantization(spec(load_in_4bit=True, bnb_4bit_quant_type="fp4")) == "fp4-double"
+
+
+def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
+    asked = spec(seed=7, lora_target_modules=["q_proj", "v_proj"])
+    record = lineage(
+        asked,
+        run_id="r1",
+        base_name="org/model",
+        base_revision="abc",
+        base_digest="b" * 64,
+        data_digest="d" * 64,
+        template_digest=None,
+        eval_loss=1.25,
+    )
+    assert record == json.loads(json.dumps(record)) | {"lora_target_modules": ("q_proj", "v_proj")}
+    assert "/models" not in json.dumps(record)
+    assert record["spec_digest"] == asked.digest
+    tags = lineage_tags(record)
+    assert tags["raylora.base_revision"] == "abc"
+    assert tags["raylora.lora_target_modules"] == "q_proj,v_proj"
+    assert tags["raylora.seed"] == "7"
+    assert tags["raylora.eval_loss"] == "1.25"
+    assert tags["raylora.raylora"] == raylora.__version__
+    assert "raylora.template_digest" not in tags

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raylora.tracking import outbox
+from raylora.tracking.outbox import Outbox
+from raylora.tracking.spool import Entry
+from tests.unit.store.disks import mounted
+
+LONG_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch):
+    for name in ("GATHER_S", "FIRST_WAIT_S", "CLOSING_WAIT_S"):
+        monkeypatch.setattr(outbox, name, 0.01)
+
+
+class Receiver:
+    """Takes entries, except while it is told to fail."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+        self.failing = threading.Event()
+        self.tried = threading.Event()
+
+    def __call__(self, entries: Sequence[Entry]) -> None:
+        self.tried.set()
+        if self.failing.is_set():
+            raise ConnectionError("secret-password refused")
+        self.got += [entry["n"] for entry in entries]
+
+
+def opened(folder: Path, receiver: Receiver) -> Outbox:
+    return Outbox(folder, receiver, "metrics", lambda error: str(error).replace("secret-password", "***"))
+
+
+def test_everything_put_is_delivered_in_order(tmp_path: Path):
+    receiver = Receiver()
+    box = opened(tmp_path / "s", receiver)
+    for n in range(1234):
+        box.put({"n": n})
+    assert box.close(LONG_S) == 0
+    assert receiver.got == list(range(1234))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_failure_delays_and_loses_nothing_and_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    receiver = Receiver()
+    receiver.failing.set()
+    box = opened(tmp_path / "s", receiver)
+    box.put({"n": 0})
+    assert receiver.tried.wait(LONG_S)
+    for _ in range(3):
+        receiver.tried.clear()
+        assert receiver.tried.wait(LONG_S)
+    box.put({"n": 1})
+    receiver.failing.clear()
+    assert box.close(LONG_S) == 0
+    assert receiver.got == [0, 1]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "*** refused" in warnings[0]
+    assert "secret-password" not in caplog.text
+
+
+def test_closing_gives_up_in_time_and_the_next_one_sends_what_is_left(tmp_path: Path):
+    receiver = Receiver()
+    receiver.failing.set()
+    box = opened(tmp_path / "s", receiver)
+    for n in range(3):
+        box.put({"n": n})
+    assert box.close(0.2) == 3
+    receiver.failing.clear()
+    again = opened(tmp_path / "s", receiver)
+    again.put({"n": 3})
+    assert again.close(LONG_S) == 0
+    assert list(dict.fromkeys(receiver.got)) == [0, 1, 2, 3]  # the first one's last try may come late: twice is once
+
+
+def test_closing_does_not_wait_for_a_receiver_that_hangs(tmp_path: Path):
+    release = threading.Event()
+    box = Outbox(tmp_path / "s", lambda entries: release.wait(LONG_S) and None, "metrics", str)
+    box.put({"n": 0})
+    assert box.close(0.2) == 1
+    release.set()
+
+
+def test_what_cannot_be_kept_is_said_and_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with mounted(tmp_path / "disk", 16 << 10) as disk:
+        receiver = Receiver()
+        box = opened(disk / "s", receiver)
+        box.put({"n": 0, "text": "x" * (64 << 10)})
+        box.put({"n": 1})
+        assert box.close(LONG_S) == 0
+    assert receiver.got == [1]
+    assert "not tracked" in caplog.text

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from raylora.errors import StoreError
+from raylora.tracking.spool import Spool
+from tests.unit.store.disks import mounted
+
+
+def numbers(spool: Spool, limit: int | None = None) -> list[int]:
+    return [entry["n"] for entry in spool.pending(limit)[0]]
+
+
+def fill(spool: Spool, values: range) -> None:
+    for n in values:
+        spool.append({"n": n})
+
+
+def test_entries_come_out_in_order_until_they_are_acknowledged(tmp_path: Path):
+    spool = Spool(tmp_path / "s")
+    fill(spool, range(5))
+    assert numbers(spool) == numbers(spool) == [0, 1, 2, 3, 4]
+    entries, end = spool.pending(limit=2)
+    assert [entry["n"] for entry in entries] == [0, 1]
+    spool.acknowledge(end)
+    fill(spool, range(5, 7))
+    assert numbers(spool) == [2, 3, 4, 5, 6]
+
+
+def test_another_process_goes_on_where_the_first_was_killed(tmp_path: Path):
+    first = Spool(tmp_path / "s")
+    fill(first, range(4))
+    first.acknowledge(first.pending(limit=3)[1])
+    second = Spool(tmp_path / "s")  # the first was never closed
+    assert numbers(second) == [3]
+    fill(second, range(4, 6))
+    assert numbers(second) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"n": 7', b'{"n": 7}'])
+def test_half_a_line_is_dropped_and_harms_no_other(tmp_path: Path, torn: bytes):
+    fill(Spool(tmp_path / "s"), range(2))
+    with (tmp_path / "s" / "entries.jsonl").open("ab") as file:
+        file.write(torn)
+    spool = Spool(tmp_path / "s")
+    fill(spool, range(2, 3))
+    assert numbers(spool) == [0, 1, 2]
+
+
+def test_a_damaged_line_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "entries.jsonl").write_bytes(b'{"n": 0}\n\0\0\0\n{"n": 2}\n')
+    spool = Spool(tmp_path / "s")
+    assert numbers(spool) == [0, 2]
+    assert "damaged" in caplog.text
+    spool.acknowledge(spool.pending()[1])
+    assert numbers(spool) == []
+
+
+def test_lines_of_many_threads_do_not_mix(tmp_path: Path):
+    spool = Spool(tmp_path / "s")
+    threads = [threading.Thread(target=fill, args=(spool, range(k, 400, 4))) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers(spool)) == list(range(400))
+
+
+def test_a_full_disk_is_said_and_loses_nothing_before_it(tmp_path: Path):
+    with mounted(tmp_path / "disk", 64 << 10) as disk:
+        spool = Spool(disk / "s")
+        kept = 0
+        with pytest.raises(StoreError, match="the disk is full"):
+            for kept in range(10_000):
+                spool.append({"n": kept, "text": "x" * 1000})
+        assert numbers(spool) == list(range(kept))
+        lines = (disk / "s" / "entries.jsonl").read_bytes().splitlines()
+        assert [json.loads(line)["n"] for line in lines] == list(range(kept))
+
+
+def test_entries_outlive_a_folder_that_somebody_deletes(tmp_path: Path):
+    spool = Spool(tmp_path / "s")
+    fill(spool, range(2))
+    shutil.rmtree(tmp_path / "s")
+    fill(spool, range(2, 4))
+    assert numbers(spool) == [0, 1, 2, 3]
+    spool.acknowledge(spool.pending()[1])
+    assert spool.close() == 0
+
+
+def test_an_empty_spool_is_deleted_and_another_is_not(tmp_path: Path):
+    empty, full = Spool(tmp_path / "empty"), Spool(tmp_path / "full")
+    fill(empty, range(2))
+    fill(full, range(2))
+    empty.acknowledge(empty.pending()[1])
+    assert (empty.close(), full.close()) == (0, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot keep metrics in"):
+        Spool(tmp_path / "file" / "s")
