@@ -1,0 +1,1 @@
+"""Runs a spec on Ray: the only room that imports ray.train."""

@@ -1,0 +1,123 @@
+"""What of this machine works for a run, found by trying; ``raylora doctor`` prints it.
+
+Each check is one small function: nothing enters, a finding leaves, and no check stops the others.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from raylora.errors import RayloraError
+from raylora.model.dtype import cpu_has_bf16
+from raylora.model.quant import QuantFormat
+from raylora.spec.place import TrackingSpec
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri
+from raylora.tracking.address import tracking_uri, without_secret
+
+State = Literal["ok", "limited", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Args:
+        part: What was tried.
+        state: ``ok``, ``limited`` (a run goes without it) or ``missing`` (a run that asks for it fails).
+        text: What was seen.
+    """
+
+    part: str
+    state: State
+    text: str
+
+
+def checkup() -> list[Finding]:
+    """Try every part in turn."""
+    return [_tried(part, check) for part, check in CHECKS.items()]
+
+
+def _tried(part: str, check: Callable[[], tuple[State, str]]) -> Finding:
+    try:
+        state, text = check()
+    except (RayloraError, RuntimeError, ImportError, OSError, ValueError) as error:
+        state, text = "missing", f"{type(error).__name__}: {error}".splitlines()[0]
+    return Finding(part, state, text)
+
+
+def _machine() -> tuple[State, str]:
+    return "ok", f"Python {platform.python_version()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def _gpu() -> tuple[State, str]:
+    if not torch.cuda.is_available():
+        return "limited", "no CUDA device: runs go on the CPU with gloo"
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return "ok", f"{names}; nccl"
+
+
+def _bf16() -> tuple[State, str]:
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return "ok", "the GPU computes in bfloat16"
+    if cpu_has_bf16():
+        return "ok", "the CPU has bfloat16 units"
+    return "limited", "no bfloat16 units: dtype auto means float32"
+
+
+def _bitsandbytes() -> tuple[State, str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    form, weight = QuantFormat("nf4", True, torch.float32), torch.randn(64, 64, device=device)
+    error = (form.unpack(form.pack(weight), (64, 64), torch.float32) - weight).abs().mean()
+    pages = "" if device == "cuda" else "; paged and 8-bit optimizers need CUDA, torch's AdamW runs instead"
+    version = importlib.metadata.version("bitsandbytes")
+    return "ok", f"{version}: NF4 on {device}, mean error {float(error):.3f} of a normal weight{pages}"
+
+
+def _deepspeed() -> tuple[State, str]:
+    return "ok", importlib.metadata.version("deepspeed")
+
+
+def _ray() -> tuple[State, str]:
+    version = importlib.metadata.version("ray")
+    address = os.environ.get("RAY_ADDRESS")
+    return "ok", f"{version}; " + (f"RAY_ADDRESS={address}" if address else "starts on this machine for each run")
+
+
+def _storage() -> tuple[State, str]:
+    uri = default_store_uri()
+    open_store(uri).check_writable()
+    return "ok", f"{uri} can be written"
+
+
+def _s3() -> tuple[State, str]:
+    version = importlib.metadata.version("s3fs")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default endpoint")
+    if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
+        return "limited", f"s3fs {version}; no credentials in the environment (AWS_ACCESS_KEY_ID or AWS_PROFILE)"
+    return "ok", f"s3fs {version}; credentials in the environment for {endpoint}; `raylora validate` tries the bucket"
+
+
+def _mlflow() -> tuple[State, str]:
+    version = importlib.metadata.version("mlflow")
+    return "ok", f"{version}; runs go to {without_secret(tracking_uri(TrackingSpec()))}"
+
+
+CHECKS: dict[str, Callable[[], tuple[State, str]]] = {
+    "machine": _machine,
+    "GPU": _gpu,
+    "bfloat16": _bf16,
+    "bitsandbytes": _bitsandbytes,
+    "DeepSpeed": _deepspeed,
+    "Ray": _ray,
+    "storage": _storage,
+    "S3": _s3,
+    "MLflow": _mlflow,
+}

@@ -1,0 +1,113 @@
+"""The Ray cluster of a run: one that is there, or a local one started for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import RayError
+
+from raylora.errors import InputError
+from raylora.log import get_logger
+from raylora.runtime.failures import gist
+from raylora.runtime.growth import can_grow
+from raylora.spec.run import RunSpec
+
+log = get_logger(__name__)
+KNOCK_TIMEOUT_S = 10.0
+
+
+@contextmanager
+def cluster(spec: RunSpec) -> Iterator[None]:
+    """Connect to ``ray.address``, to ``RAY_ADDRESS``, or start Ray on this machine; disconnect afterwards.
+
+    A connection that is already there is used and left open.
+
+    Args:
+        spec: The run.
+
+    Raises:
+        InputError: No cluster answers at the address, or it refuses this driver.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = spec.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        _knock(address)
+        ray.init(
+            address,
+            log_to_driver=False,  # the workers' lines come through the mailbox, in order and once
+            logging_level=logging.ERROR,
+            include_dashboard=False if address == "local" else None,
+        )
+    except SystemExit as error:  # Ray's own answer to SIGTERM while it starts
+        raise KeyboardInterrupt from error
+    except OSError as error:  # Ray's ConnectionError among them
+        raise InputError(
+            f"ray.address: no Ray cluster answers at {address}; start one, set RAY_AUTH_MODE=token where it asks for a "
+            "token, or leave the address out"
+        ) from error
+    except (RayError, RuntimeError, ValueError) as error:
+        raise InputError(f"ray.address: {address}: {gist(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out in seconds that nothing listens at a host and port; Ray itself tries for a quarter of an hour."""
+    place = urlsplit(f"//{address}")
+    if "://" not in address and place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), KNOCK_TIMEOUT_S).close()
+
+
+def worker_resources(spec: RunSpec) -> dict[str, float]:
+    """What each worker reserves on the connected cluster."""
+    place = spec.distributed
+    num_gpus = place.gpus_per_worker
+    if num_gpus is None:
+        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    resources = {"CPU": place.cpus_per_worker} | dict(place.resources_per_worker or {})
+    return resources | ({"GPU": float(num_gpus)} if num_gpus else {})
+
+
+def check_places(spec: RunSpec) -> None:
+    """Refuse more workers than the cluster can ever hold, before anything waits for them.
+
+    A cluster with an autoscaler is given the time to grow: only Ray knows by how much.
+
+    Args:
+        spec: The run.
+
+    Raises:
+        InputError: The workers fit nowhere, even on an idle cluster.
+    """
+    needed = worker_resources(spec)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    num_places = sum(places(node, needed) for node in nodes)
+    asked = spec.distributed.num_workers
+    if num_places < asked and can_grow():
+        log.info("waiting for the cluster to grow: it can hold %d of %d workers of %s", num_places, asked, needed)
+    elif num_places < asked:
+        raise InputError(
+            f"distributed.num_workers: {asked} workers of {needed} asked, the cluster's {len(nodes)} node(s) can hold "
+            f"{num_places}; lower num_workers or cpus_per_worker, or add nodes"
+        )
+
+
+def places(node: dict[str, float], needed: dict[str, float]) -> int:
+    """Workers that one idle node can hold.
+
+    Args:
+        node: Its resources by name.
+        needed: Those of a worker.
+    """
+    return min(math.floor(node.get(name, 0.0) / amount) for name, amount in needed.items())

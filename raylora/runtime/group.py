@@ -1,0 +1,110 @@
+"""The Ray Train worker group of a run, fitted in a thread of its own so that the driver can listen."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from typing_extensions import override
+
+from raylora.errors import RunFailedError
+from raylora.log import get_logger
+from raylora.runtime.cluster import worker_resources
+from raylora.runtime.failures import cause, gist, worker_error
+from raylora.runtime.mailbox import Mailbox
+from raylora.runtime.network import NodeNetwork
+from raylora.runtime.worker import work
+from raylora.spec.run import RunSpec
+
+log = get_logger(__name__)
+CLOSE_PATIENCE_S = 30.0
+"""Workers that are just starting cannot be stopped before they have."""
+
+
+class Group:
+    """The workers of one run.
+
+    Args:
+        spec: The run.
+        mailbox: The run's mailbox.
+        scratch: Local folder for what Ray Train itself writes.
+    """
+
+    def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
+        resources = worker_resources(spec)
+        uses_gpu = "GPU" in resources
+        self._trainer = TorchTrainer(
+            work,
+            train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
+            scaling_config=ScalingConfig(
+                num_workers=spec.distributed.num_workers, use_gpu=uses_gpu, resources_per_worker=resources
+            ),
+            torch_config=NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s),
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(scratch),
+                failure_config=FailureConfig(max_failures=spec.distributed.max_failures),
+                callbacks=cast("Any", [_Introduction(mailbox)]),  # Ray takes its own kind as well
+            ),
+        )
+        self._mailbox = mailbox
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the workers are at it."""
+        return self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise what ended the group.
+
+        Raises:
+            RayloraError: A worker's own error, with its rank, or why the group could not run.
+        """
+        if self._error is None:
+            return
+        if isinstance(self._error, WorkerGroupError):
+            raise worker_error(self._error) from None
+        raise RunFailedError(f"Ray Train gave up: {gist(cause(self._error))}") from self._error
+
+    def close(self) -> None:
+        """End workers that are still at it the way Ray Train does: what is merely cut off leaves actors behind."""
+        if not self.running:
+            return
+        try:
+            controller = cast("ActorHandle[Any]", ray.get(self._mailbox.controller.remote(), timeout=CLOSE_PATIENCE_S))
+            controller.abort.remote()
+        except RayError as error:
+            log.warning("the workers could not be told to end: %s", gist(error))
+        self._thread.join(CLOSE_PATIENCE_S)
+
+    def _fit(self) -> None:
+        # Outside the main thread fit() leaves SIGINT alone: it belongs to whoever started the run.
+        try:
+            self._trainer.fit()
+        except Exception as error:  # handed to the driver's thread by check()
+            self._error = error
+
+
+class _Introduction(ControllerCallback):
+    """Runs in Ray Train's controller, which nobody else can name, and makes it known to the mailbox."""
+
+    def __init__(self, mailbox: ActorHandle[Mailbox]) -> None:
+        self._mailbox = mailbox
+
+    @override
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        self._mailbox.introduce.remote(ray.get_runtime_context().current_actor)

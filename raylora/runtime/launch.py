@@ -1,0 +1,203 @@
+"""A spec becomes a finished run: the driver's side, from checks to result.
+
+Ray and the workers start while this process checks what the run will use; the workers wait in the mailbox
+for its word before they read anything. Called by the command line and by ``raylora.api``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from raylora.errors import InterruptedRunError, RunFailedError, StoreError
+from raylora.log import get_logger
+from raylora.runtime.cluster import check_places, cluster
+from raylora.runtime.environment import forwarded
+from raylora.runtime.failures import lost_contact
+from raylora.runtime.group import Group
+from raylora.runtime.mailbox import Job, Mailbox, open_mailbox
+from raylora.runtime.stopping import StopWish, stop_wish
+from raylora.spec.run import RunSpec
+from raylora.store.blob import Store, open_store
+from raylora.store.home import default_store_uri, home
+from raylora.store.runs import RunRecord, RunStatus, create_run, read_run, run_store, update_run
+from raylora.train.events import Event
+
+if TYPE_CHECKING:
+    from raylora.runtime.ledger import Ledger
+    from raylora.runtime.preflight import Preflight
+
+log = get_logger(__name__)
+Listener = Callable[[Event], None]
+POLL_S = 0.5
+
+
+def train(spec: RunSpec, listen: Listener = lambda event: None) -> dict[str, Any]:
+    """Run a spec to its end.
+
+    Args:
+        spec: The run.
+        listen: Told of every event, in order.
+
+    Returns:
+        The result, as ``raylora train --json`` prints it.
+
+    Raises:
+        InputError: The run cannot be as asked; nothing was trained.
+        RunFailedError: Training did not reach its end.
+        InterruptedRunError: SIGINT or SIGTERM; a checkpoint was saved, unless it came twice.
+    """
+    return _launch(spec, None, listen)
+
+
+def resume(run_id: str, store_uri: str | None = None, listen: Listener = lambda event: None) -> dict[str, Any]:
+    """Go on with a run from its last whole checkpoint, in the same MLflow run.
+
+    Args:
+        run_id: Name of the run.
+        store_uri: The store it is in; raylora's home where absent.
+        listen: Told of every event, in order.
+    """
+    store = open_store(store_uri or default_store_uri())
+    record = read_run(store, run_id)
+    # It goes on where its record was found, even if that store has moved since.
+    moved = {**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}
+    return _launch(RunSpec.model_validate(moved), record, listen)
+
+
+def _launch(spec: RunSpec, record: RunRecord | None, listen: Listener) -> dict[str, Any]:
+    started_at = time.time()
+    checking = _checking(spec)
+    with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
+        checked = checking.result()
+        store = checked.store
+        record = record or create_run(store, spec)
+        try:
+            result = _run(spec, record, checked, group, mailbox, stop, listen)
+        except BaseException as error:
+            raise _recorded(error, store, record.run_id) from error
+    result["wall_s"] = time.time() - started_at
+    update_run(store, record.run_id, status="finished", result=result)
+    return result
+
+
+def _checking(spec: RunSpec) -> Future[Preflight]:
+    """Check while Ray starts, in a thread that an interrupted launch does not wait for."""
+    future: Future[Preflight] = Future()
+
+    def check() -> None:
+        try:
+            # Imported here: transformers and MLflow take seconds.
+            from raylora.runtime import ledger
+            from raylora.runtime.preflight import preflight
+
+            del ledger
+            future.set_result(preflight(spec))
+        except BaseException as error:  # raised again by result(), in the launcher's thread
+            future.set_exception(error)
+
+    threading.Thread(target=check, name="preflight", daemon=True).start()
+    return future
+
+
+@contextmanager
+def _workers(spec: RunSpec) -> Iterator[tuple[Group, ActorHandle[Mailbox]]]:
+    check_places(spec)
+    mailbox = open_mailbox(forwarded(spec.ray.forward_env))
+    with TemporaryDirectory(prefix="raylora-", ignore_cleanup_errors=True) as scratch:
+        group = Group(spec, mailbox, Path(scratch))
+        try:
+            yield group, mailbox
+        finally:
+            group.close()
+            ray.kill(mailbox)
+
+
+def _run(
+    spec: RunSpec,
+    record: RunRecord,
+    checked: Preflight,
+    group: Group,
+    mailbox: ActorHandle[Mailbox],
+    stop: StopWish,
+    listen: Listener,
+) -> dict[str, Any]:
+    """Give the workers their job and write down what they report."""
+    from raylora.runtime.ledger import Ledger
+    from raylora.tracking.tracker import Tracker
+
+    store, run_id = checked.store, record.run_id
+    tracker = Tracker.start(spec, run_id, home() / "spool" / run_id, record.mlflow_run_id)
+    ledger = Ledger(tracker, run_store(store, run_id), f"{checked.base.name}, {spec.adapter} r={spec.lora_r}")
+    status: Literal["finished", "failed", "interrupted"] = "failed"
+    try:
+        update_run(store, run_id, status="running", mlflow_run_id=tracker.mlflow_run_id, error=None)
+        ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri)))
+        stop.patient = True
+        _listen(group, mailbox, ledger, stop, listen)
+        ledger.close()
+        if ledger.stopped:
+            raise InterruptedRunError("interrupted, with a checkpoint at {checkpoint_uri}".format(**ledger.result()))
+        status = "finished"
+    except (KeyboardInterrupt, InterruptedRunError):
+        status = "interrupted"
+        raise
+    except RayError as error:
+        raise lost_contact(error) from error
+    finally:
+        tracker.finish(status)
+    return {
+        "run_id": run_id,
+        "mlflow_run_id": tracker.mlflow_run_id,
+        "mlflow_command": tracker.how_to_open,
+        "status": "finished",
+        "num_workers": spec.distributed.num_workers,
+        "sample_prompts": list(spec.sample_prompts),
+        **ledger.result(),
+    }
+
+
+def _recorded(error: BaseException, store: Store, run_id: str) -> BaseException:
+    """Note in the run's record how it ended without a result; returns what to tell the user."""
+    if isinstance(error, KeyboardInterrupt):
+        error = InterruptedRunError("ended at once, without a checkpoint of this moment")
+    if isinstance(error, InterruptedRunError):
+        where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
+        error = InterruptedRunError(f"run {run_id}: {error}; go on with: raylora resume {run_id}{where}")
+    status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+    try:
+        update_run(store, run_id, status=status, error=str(error) or type(error).__name__)
+    except StoreError as failure:
+        log.warning("the record of run %s still says 'running': %s", run_id, failure)
+    return error
+
+
+def _listen(group: Group, mailbox: ActorHandle[Mailbox], ledger: Ledger, stop: StopWish, listen: Listener) -> None:
+    """Pass events on until the workers are done, and a wish to stop to them."""
+    num_seen, told = 0, False
+    while True:
+        running = group.running
+        if stop.asked and not told:
+            told = True
+            log.warning("interrupted: saving a checkpoint after this step; interrupt again to give up")
+            mailbox.ask_stop.remote()
+        events: list[Event] = ray.get(mailbox.after.remote(num_seen, POLL_S if running else 0.0))
+        for event in events:
+            ledger.take(event)
+            listen(event)
+        num_seen += len(events)
+        if not running and not events:
+            break
+    group.check()
+    if ledger.outcome is None:
+        raise RunFailedError("the workers ended without a result; look at Ray's logs in /tmp/ray/session_latest/logs")

@@ -1,0 +1,111 @@
+"""What the driver makes of a run's events: MLflow's numbers, pictures and files, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from raylora.log import get_logger
+from raylora.model.export import FOLDER
+from raylora.store.contract import Store
+from raylora.store.manifest import fetch
+from raylora.tracking.inputs import DatasetUse
+from raylora.tracking.lineage import lineage_tags
+from raylora.tracking.loss_picture import draw_losses
+from raylora.tracking.tracker import Tracker
+from raylora.train.events import Event
+
+log = get_logger(__name__)
+
+
+class Ledger:
+    """Takes every event of a run, in order.
+
+    Args:
+        tracker: The run's MLflow run.
+        store: The run's own store.
+        title: Of the loss picture.
+    """
+
+    def __init__(self, tracker: Tracker, store: Store, title: str) -> None:
+        self._tracker, self._store, self._title = tracker, store, title
+        self._losses: dict[str, dict[int, float]] = {"train_loss": {}, "eval_loss": {}}
+        self._last_steps = {"step": -1, "eval": -1}
+        self._is_resumed = False
+        self._phases_s: dict[str, float] = {}
+        self._placement: Mapping[str, Any] = {}
+        self._samples: Mapping[str, list[str]] = {"before": [], "after": []}
+        self._checkpoint_uri: str | None = None
+        self.outcome: Mapping[str, Any] | None = None
+
+    def take(self, event: Event) -> None:
+        """Note one event."""
+        values = event.values
+        match event.kind:
+            case "log":
+                log.log(values["level"], "%s", values["text"])
+            case "phase":
+                self._phases_s[values["name"]] = values["seconds"]
+            case "placed":
+                self._placement = values
+                self._tracker.log_inputs([DatasetUse(**use) for use in values["datasets"]])
+            case "start":
+                self._is_resumed |= event.step > 0
+            # Restarted workers repeat the steps since their checkpoint, to the same numbers.
+            case "step" | "eval" if event.step > self._last_steps[event.kind]:
+                self._last_steps[event.kind] = event.step
+                self._tracker.log_metrics(event.step, values)
+                for name in self._losses.keys() & values.keys():
+                    self._losses[name][event.step] = values[name]
+            case "samples":
+                self._samples = values
+            case "checkpoint":
+                self._checkpoint_uri = values["uri"]
+            case "outcome":
+                self.outcome = values
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training ended because somebody asked."""
+        return self.outcome is not None and self.outcome["ending"] == "stopped"
+
+    def close(self) -> None:
+        """Send what a run leaves behind: the loss picture, the adapter and its lineage."""
+        with TemporaryDirectory() as folder:
+            if self._losses["train_loss"]:
+                picture = Path(folder, "loss.png")
+                draw_losses(self._curve("train_loss"), self._curve("eval_loss"), self._title, picture)
+                self._tracker.log_picture("loss.png", picture)
+            if self.outcome and self.outcome["adapter_uri"]:
+                manifest = fetch(self._store, FOLDER, Path(folder, FOLDER))
+                self._tracker.log_folder(Path(folder, FOLDER), FOLDER)
+                self._tracker.log_tags(lineage_tags(manifest.about))
+
+    def _curve(self, name: str) -> list[tuple[int, float]]:
+        """A loss from the first step on, whichever process saw it."""
+        earlier = self._tracker.history(name) if self._is_resumed else {}
+        return sorted((earlier | self._losses[name]).items())
+
+    def result(self) -> dict[str, Any]:
+        """What the workers reported, under the names of ``raylora train --json``."""
+        outcome = self.outcome or {}
+        progress = outcome.get("progress", {})
+        train_s, num_tokens = progress.get("train_s"), progress.get("num_tokens")
+        placement = ("strategy", "device", "base_bytes_per_rank", "load_peak_bytes_per_rank", "trainable_parameters")
+        return {
+            "ending": outcome.get("ending"),
+            "adapter_uri": outcome.get("adapter_uri"),
+            "checkpoint_uri": self._checkpoint_uri,
+            **{name: self._placement.get(name) for name in placement},
+            "steps": progress.get("step"),
+            "eval_loss_before": progress.get("eval_loss_before"),
+            "eval_loss": progress.get("eval_loss"),
+            "train_loss": progress.get("train_loss"),
+            "tokens": num_tokens,
+            "tokens_per_s": num_tokens / train_s if train_s else None,
+            "train_peak_bytes_per_rank": outcome.get("train_peak_bytes_per_rank"),
+            "samples": self._samples,
+            "phases_s": self._phases_s,
+        }

@@ -1,0 +1,155 @@
+"""The line between the workers and the driver: events one way, the job and the wish to stop the other.
+
+An actor without a core of its own. Workers start and import while the driver still checks the run; they wait
+here for the job. Afterwards rank 0 writes and the driver reads; both may lag without hurting a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raylora.spec.run import RunSpec
+from raylora.store.checkpoint import Checkpoint, save_checkpoint
+from raylora.store.contract import Store
+from raylora.train.events import Event
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as a worker is told.
+
+    Args:
+        spec: The run.
+        run_id: Its name in the store.
+        store_uri: The store of all runs.
+    """
+
+    spec: RunSpec
+    run_id: str
+    store_uri: str
+
+
+class Mailbox:
+    """What lies between.
+
+    Args:
+        environment: Variables for the workers, kept here so that they appear in no record.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._job: Job | None = None
+        self._posted = asyncio.Event()
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        self._controller: ActorHandle[Any] | None = None
+        self._introduced = asyncio.Event()
+
+    async def introduce(self, controller: ActorHandle[Any]) -> None:
+        """Note Ray Train's controller of the run."""
+        self._controller = controller
+        self._introduced.set()
+
+    async def controller(self) -> ActorHandle[Any] | None:
+        """Ray Train's controller; waits until there is one."""
+        await self._introduced.wait()
+        return self._controller
+
+    async def environment(self) -> dict[str, str]:
+        """The workers' variables."""
+        return self._environment
+
+    async def post_job(self, job: Job) -> None:
+        """Let the workers begin."""
+        self._job = job
+        self._posted.set()
+
+    async def job(self) -> Job | None:
+        """The job; waits until there is one."""
+        await self._posted.wait()
+        return self._job
+
+    async def put(self, event: Event) -> None:
+        """Take an event from a worker."""
+        self._events.append(event)
+        self._arrived.set()
+
+    async def after(self, num_seen: int, timeout_s: float) -> list[Event]:
+        """Events beyond the first ``num_seen``; waits for one up to the time-out."""
+        if len(self._events) <= num_seen:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            except TimeoutError:
+                return []
+        return self._events[num_seen:]
+
+    async def ask_stop(self) -> None:
+        """Ask the workers to save and end."""
+        self._stopping = True
+
+    async def stopping(self) -> bool:
+        """Whether somebody asked."""
+        return self._stopping
+
+
+def open_mailbox(environment: dict[str, str]) -> ActorHandle[Mailbox]:
+    """Start a mailbox; it ends with the driver, and lies on its node: the loss of another loses no run."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here)
+    return cast("ActorHandle[Mailbox]", actor.remote(environment))
+
+
+class WorkerHooks:
+    """The loop's hooks on a worker: events to the mailbox, checkpoints to the store.
+
+    Args:
+        mailbox: The run's mailbox.
+        store: The run's own store.
+        keep: Newest checkpoints kept.
+    """
+
+    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, keep: int) -> None:
+        self._mailbox, self._store, self._keep = mailbox, store, keep
+
+    def emit(self, event: Event) -> None:
+        """Send an event; does not wait."""
+        self._mailbox.put.remote(event)
+
+    def deliver(self, event: Event) -> None:
+        """Send an event and wait until it is there, with all before it: this worker may end now."""
+        ray.get(self._mailbox.put.remote(event))
+
+    def stop_requested(self) -> bool:
+        """Ask the mailbox."""
+        return bool(ray.get(self._mailbox.stopping.remote()))
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        """Write a checkpoint; returns its URI."""
+        return save_checkpoint(self._store, checkpoint, self._keep)
+
+
+class MailboxHandler(logging.Handler):
+    """Log records of a worker become events, so that they reach the user in order and once.
+
+    Args:
+        mailbox: The run's mailbox.
+        rank: Of this worker, put before its lines.
+    """
+
+    def __init__(self, mailbox: ActorHandle[Mailbox], rank: int) -> None:
+        super().__init__()
+        self._mailbox, self._rank = mailbox, rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record."""
+        values: dict[str, Any] = {"level": record.levelno, "text": f"rank {self._rank}: {record.getMessage()}"}
+        self._mailbox.put.remote(Event("log", 0, values))
