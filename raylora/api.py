@@ -1,0 +1,13 @@
+"""What programs may lean on: the same calls as the command line's, with values instead of tables."""
+
+from __future__ import annotations
+
+from raylora.model.inspect import inspect_targets
+from raylora.runtime.launch import resume, train
+from raylora.runtime.preflight import preflight
+from raylora.spec.load import load_spec
+from raylora.spec.run import RunSpec
+from raylora.store.runs import list_runs
+from raylora.train.estimate import estimate
+
+__all__ = ["RunSpec", "estimate", "inspect_targets", "list_runs", "load_spec", "preflight", "resume", "train"]

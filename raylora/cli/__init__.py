@@ -1,0 +1,1 @@
+"""A person's words -> calls: the command line."""

@@ -1,0 +1,77 @@
+"""The command ``raylora``: which words exist, and how every ending becomes an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted. Heavy libraries are imported by the
+command that needs them, so that ``--help`` and ``validate`` answer at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+
+import typer
+from typer.main import get_command
+
+from raylora import __version__, log
+from raylora.cli.config import init, schema, validate
+from raylora.cli.doctor import doctor
+from raylora.cli.look import estimate, inspect, runs
+from raylora.cli.output import fail, results_alone, tell_program
+from raylora.cli.run import resume, train
+from raylora.errors import InterruptedRunError, RayloraError
+
+INTERRUPTED = InterruptedRunError.exit_code
+
+app = typer.Typer(
+    help="Fine-tune language models with LoRA adapters over a sharded, quantized base on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (init, validate, estimate, train, resume, inspect, runs, doctor, schema):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raylora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+) -> None:
+    log.configure("WARNING" if quiet else "INFO")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # A job's end by SIGTERM (Ray Jobs, Kubernetes, systemd) saves a checkpoint like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command = get_command(app)
+    try:
+        with results_alone():
+            code = command.main(prog_name="raylora", standalone_mode=False)
+        if code == INTERRUPTED:  # the parser's answer to Ctrl-C, where no run had begun
+            code = fail(InterruptedRunError("interrupted"))
+    except RayloraError as error:
+        code = fail(error)
+    except KeyboardInterrupt:
+        code = fail(InterruptedRunError("interrupted"))
+    except Exception as error:  # the edge: what is no error of ours is a usage error of the parser's, or a bug
+        code = _foreign(error)
+    sys.exit(code or 0)
+
+
+def _foreign(error: Exception) -> int:
+    """Tell an error that is none of ours; returns its exit code."""
+    show = getattr(error, "show", None)
+    if show is None:
+        traceback.print_exception(error)
+        return tell_program(error, 1)
+    show()
+    return tell_program(error, int(getattr(error, "exit_code", 2)))

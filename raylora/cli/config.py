@@ -1,0 +1,88 @@
+"""Commands about the configuration file: write one, check one, describe all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raylora.cli.output import Json, Overrides, err, out, print_json
+from raylora.errors import InputError
+from raylora.spec.load import LoadedSpec, load_spec
+
+
+def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
+    """Load a configuration and print its notes on stderr."""
+    loaded = load_spec(path, overrides or ())
+    for note in loaded.notes:
+        err.print(f"note: {note}", markup=False)
+    return loaded
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("raylora.yaml"),
+    base_model: Annotated[
+        str, typer.Option(help="Base model of the configuration.")
+    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
+    dataset: Annotated[str, typer.Option(help="Path of the training rows.")] = "data/train.jsonl",
+    json_: Json = False,
+) -> None:
+    """Write a commented configuration to start from."""
+    from raylora.spec.template import commented_config
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(commented_config(base_model, dataset))
+    except FileExistsError as error:
+        raise InputError(f"{path} exists; name another file or delete it") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; name another file") from error
+    if json_:
+        print_json({"path": str(path)})
+    else:
+        out.print(f"wrote {path}; next: raylora validate {path}", markup=False)
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="Configuration file.")],
+    set_: Overrides = None,
+    spec_only: Annotated[bool, typer.Option("--spec-only", help="Check the file alone, not what it names.")] = False,
+    json_: Json = False,
+) -> None:
+    """Check a run before it starts: the file, storage, the base, the targets and every row."""
+    spec = read(path, set_).spec
+    result: dict[str, object] = {"valid": True, "spec_digest": spec.digest}
+    if not spec_only:
+        from dataclasses import asdict
+
+        from raylora.runtime.preflight import preflight
+
+        checked = preflight(spec)
+        result |= {
+            "base": {"name": checked.base.name, "digest": checked.base.digest},
+            "num_targets": len(checked.targets),
+            "data": asdict(checked.prepared.report),
+            "store": checked.store.uri,
+        }
+    if json_:
+        print_json(result)
+        return
+    out.print(f"{path} is valid", markup=False)
+    if not spec_only:
+        report = checked.prepared.report
+        for source in (*report.train, *report.validation):
+            out.print(f"  {source}", markup=False)
+        out.print(f"  base {checked.base.name} {checked.base.digest[:12]}, {len(checked.targets)} adapted layers")
+        out.print(f"  rows: {report.num_train_rows:,} to train on, {report.num_validation_rows:,} to validate on")
+        out.print(f"  store {checked.store.uri} can be written", markup=False)
+
+
+def schema(json_: Json = False) -> None:
+    """Print the JSON schema of a configuration, for editors and programs."""
+    from raylora.spec.schema import json_schema
+
+    if json_:
+        print_json(json_schema())
+    else:
+        out.print_json(data=json_schema())

@@ -1,0 +1,93 @@
+"""Commands that only look: ``estimate``, ``inspect`` and ``runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from raylora.cli.config import read
+from raylora.cli.estimate_table import print_estimate
+from raylora.cli.output import Json, Overrides, err, out, print_json
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Configuration file.")],
+    set_: Overrides = None,
+    json_: Json = False,
+) -> None:
+    """Show the linear layers of the base and which of them the targets match."""
+    spec = read(path, set_).spec
+    import torch
+
+    from raylora.model.inspect import inspect_targets
+    from raylora.model.meta import meta_model
+    from raylora.model.source import base_config
+
+    seen = inspect_targets(meta_model(base_config(spec), torch.float32), spec)
+    if json_:
+        rows = [vars(row) for row in seen.rows]
+        print_json({"modules": rows, "trainable_parameters": seen.trainable_parameters, "problems": seen.problems})
+        return
+    table = Table("layers", "out x in", "number", "adapted", f"trainable at r={spec.lora_r}")
+    for row in seen.rows:
+        adapted = f"[green]{row.num_adapted}[/]" if row.num_adapted else "0"
+        shape = f"{row.shape[0]} x {row.shape[1]}"
+        table.add_row(row.pattern, shape, str(row.num_modules), adapted, f"{row.trainable_parameters:,}")
+    out.print(table)
+    out.print(f"{seen.trainable_parameters:,} trainable parameters")
+    for problem in seen.problems:
+        err.print(f"problem: {problem}", markup=False)
+
+
+def estimate(
+    path: Annotated[Path, typer.Argument(help="Configuration file.")],
+    set_: Overrides = None,
+    device_gb: Annotated[
+        float | None, typer.Option(help="Memory of one device in GB (10^9 bytes): does it fit?")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict trainable parameters and bytes per rank from config.json alone, without weights."""
+    spec = read(path, set_).spec
+    from raylora.model.source import base_config
+    from raylora.train.estimate import estimate as predict
+
+    predicted = predict(spec, base_config(spec))
+    fits = predicted.fits(int(device_gb * 1e9)) if device_gb is not None else None
+    if json_:
+        print_json(predicted.to_json() | ({} if fits is None else {"fits": fits, "device_gb": device_gb}))
+        return
+    print_estimate(predicted)
+    if fits is not None:
+        out.print(f"[green]fits[/] {device_gb:g} GB" if fits else f"[red]does not fit[/] {device_gb:g} GB")
+
+
+def runs(
+    store: Annotated[str | None, typer.Option(help="Store to list; raylora's home where absent.")] = None,
+    json_: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from raylora.store.blob import open_store
+    from raylora.store.home import default_store_uri
+    from raylora.store.runs import list_runs
+
+    records = list_runs(open_store(store or default_store_uri()))
+    if json_:
+        print_json({"runs": [record.model_dump(mode="json") for record in records]})
+        return
+    table = Table("run", "status", "created", "base", "validation loss", "adapter")
+    for record in records:
+        result = record.result or {}
+        loss = result.get("eval_loss")
+        table.add_row(
+            record.run_id,
+            record.status,
+            f"{record.created:%Y-%m-%d %H:%M}",
+            record.spec.get("base_model", ""),
+            f"{loss:.4f}" if loss is not None else "",
+            result.get("adapter_uri") or "",
+        )
+    out.print(table)

@@ -1,0 +1,57 @@
+"""What is seen when a run is over: numbers, answers before and after, and where everything is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from raylora.cli.output import out
+
+
+def print_summary(result: dict[str, Any]) -> None:
+    """Print the tables of a finished run.
+
+    Args:
+        result: What ``raylora train --json`` prints.
+    """
+    out.print(_numbers(result))
+    samples = result["samples"]
+    if samples["after"]:
+        out.print(_answers(result["sample_prompts"], samples))
+    out.print(_places(result))
+
+
+def _numbers(result: dict[str, Any]) -> Table:
+    table = Table(title=f"run {result['run_id']}", show_header=False, title_justify="left")
+    before, after = result["eval_loss_before"], result["eval_loss"]
+    if before is not None:
+        table.add_row("validation loss", f"{before:.4f} before, {after:.4f} after ({after / before - 1:+.1%})")
+    table.add_row("training loss", f"{result['train_loss']:.4f} at step {result['steps']}")
+    table.add_row("throughput", f"{result['tokens_per_s']:,.0f} tokens/s, {result['tokens']:,} tokens trained on")
+    table.add_row("trainable parameters", f"{result['trainable_parameters']:,}")
+    held = ", ".join(f"{size / 1e6:.1f} MB" for size in result["base_bytes_per_rank"])
+    table.add_row(f"base per rank ({result['strategy']})", held)
+    table.add_row("wall clock", f"{result['wall_s']:.0f} s")
+    return table
+
+
+def _answers(prompts: list[str], samples: dict[str, list[str]]) -> Table:
+    table = Table(title="answers", title_justify="left", show_lines=True)
+    for name in ("prompt", "before", "after"):
+        table.add_column(name, overflow="fold")
+    for prompt, before, after in zip(prompts, samples["before"], samples["after"], strict=True):
+        table.add_row(escape(prompt), escape(before), escape(after))
+    return table
+
+
+def _places(result: dict[str, Any]) -> Table:
+    table = Table(show_header=False, title="where it is", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("adapter", escape(str(result["adapter_uri"])))
+    table.add_row("checkpoint", escape(str(result["checkpoint_uri"])))
+    table.add_row("MLflow run", escape(result["mlflow_run_id"]))
+    table.add_row("open it with", escape(result["mlflow_command"]))
+    return table

@@ -1,0 +1,156 @@
+"""The command `raylora` as its users meet it: a process of its own, with a home and a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.servers.ray import REPOSITORY, TOKEN
+
+LONG_S = 400.0
+"""A run takes a fraction of it where nothing else goes on."""
+
+STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
+"""Beginnings of variables that a test sets itself or not at all."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Args:
+        code: Exit code.
+        out: Standard output.
+        err: Standard error.
+        left_behind: Processes it started that outlived it.
+    """
+
+    code: int
+    out: str
+    err: str
+    left_behind: tuple[str, ...]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output, which must be one JSON object and nothing else."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def error(self) -> str:
+        """What the command tells a program about its failure."""
+        error = self.json["error"]
+        assert self.json["exit_code"] == self.code
+        return str(error["message"])
+
+
+class Command:
+    """Starts `raylora` in a folder, as a user with a home of their own.
+
+    Args:
+        folder: Working directory.
+        home: raylora's home.
+        env: Further variables.
+        door: Words before the command, such as those that lead to another host.
+    """
+
+    def __init__(
+        self, folder: Path, home: Path, env: Mapping[str, str] | None = None, door: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.home, self.door = folder, home, door
+        own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
+        self.env = {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY), "RAYLORA_HOME": str(home), **(env or {})}
+
+    def run(self, *words: str, timeout_s: float = LONG_S) -> Ended:
+        """Run a command to its end."""
+        return self.start(*words).end(timeout_s)
+
+    def start(self, *words: str) -> Running:
+        """Start a command."""
+        program = [sys.executable, "-c", "from raylora.cli.app import main; main()"]
+        return Running([*self.door, *program, *words], self)
+
+
+class Running:
+    """A command that goes on."""
+
+    def __init__(self, words: list[str], command: Command) -> None:
+        self._tag = uuid.uuid4().hex
+        self._said = Path(tempfile.mkdtemp(prefix="command-"))
+        self._out, self._err = self._said / "out", self._said / "err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                words,
+                cwd=command.folder,
+                env={**command.env, "STARTED_AS": self._tag},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def wait_for(self, text: str, timeout_s: float = LONG_S) -> None:
+        """Wait until standard error says something."""
+        wait_until(lambda: text in self._err.read_text() or self.process.poll() is not None, timeout_s)
+        assert text in self._err.read_text(), self._err.read_text()[-3000:]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: a terminal sends SIGINT to the command and to everything it started."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self, timeout_s: float = LONG_S) -> Ended:
+        """Wait for the end; nothing that the command started outlives this."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.kill(self.process.pid, signal.SIGKILL)
+            code = self.process.wait(30)
+        left_behind = self._left_behind()
+        for process in left_behind:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        ended = Ended(code, self._out.read_text(), self._err.read_text(), tuple(map(str, left_behind)))
+        shutil.rmtree(self._said)
+        return ended
+
+    def _left_behind(self) -> list[psutil.Process]:
+        """Processes that the command started and that outlived it by seconds."""
+        with suppress(TimeoutError):
+            wait_until(lambda: not self._started(), 20)
+        return self._started()
+
+    def _started(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("STARTED_AS") == self._tag:
+                    found.append(process)
+        return found
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float) -> None:
+    """Ask again and again.
+
+    Raises:
+        TimeoutError: It did not come to be.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)

@@ -1,0 +1,66 @@
+"""What the tests of whole runs share: a tiny base and rows made here, and a Ray cluster that was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.command import Command, Ended
+from tests.conftest import served
+from tests.servers.ray import RayHead
+from tests.unit.train.tiny_run import save_base, write_chats
+
+# Paths are relative: they start at the folder that the command runs in, on every worker.
+RUN = {
+    "base_model": "base",
+    "load_in_4bit": True,
+    "datasets": [{"path": "rows.jsonl"}],
+    "val_set_size": 12,
+    "sequence_len": 128,
+    "sample_packing": True,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.1,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 24,
+    "eval_steps": 12,
+    "save_steps": 8,
+    "learning_rate": 5e-3,
+    "sample_prompts": ["what does the model read"],
+    "sample_max_new_tokens": 4,
+    "distributed": {"strategy": "fsdp", "num_workers": 2},
+    "tracking": {"system_metrics": False},
+}
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base of three layers, 200 chats and the configuration of a run."""
+    folder = tmp_path_factory.mktemp("workplace")
+    save_base(folder / "base")
+    write_chats(folder / "rows.jsonl", 200)
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
+    """The run, never interrupted, on a Ray of its own."""
+    command = Command(workplace, tmp_path_factory.mktemp("home"))
+    return command, command.run("train", "run.yaml", "--json")
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """A Ray cluster with room for two workers that knows nothing of its drivers' environments."""
+    yield from served(RayHead(tmp_path_factory.mktemp("ray-head")))
+
+
+@pytest.fixture
+def on_head(workplace: Path, ray_head: RayHead, tmp_path: Path) -> Command:
+    """The command with an empty home, on the cluster that was there before."""
+    return Command(workplace, tmp_path / "home", ray_head.env)

@@ -1,0 +1,71 @@
+"""Runs that cannot be: exit code 2 before anything is trained, and nothing left on disk or in the cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.command import Command, Ended, wait_until
+from tests.servers.ray import RayHead
+from tests.servers.s3 import SECRET, S3Server
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+SOON_S = 240.0
+"""Bounds a hang; such runs end in seconds where nothing else goes on."""
+
+
+def refused(command: Command, ended: Ended) -> str:
+    """The message of a refusal that left nothing."""
+    assert ended.code == 2, ended.err
+    assert "Traceback" not in ended.err
+    assert ended.left_behind == ()
+    left = {path.name for path in command.home.iterdir()} if command.home.exists() else set()
+    assert left <= {"cache"}, "no run, no MLflow run"
+    return ended.error
+
+
+def test_more_workers_than_the_cluster_can_hold(on_head: Command):
+    ended = on_head.run("train", "run.yaml", "--json", "--set", "distributed.num_workers=99", timeout_s=SOON_S)
+    message = refused(on_head, ended)
+    assert "99 workers" in message
+    assert "can hold 2" in message
+
+
+def test_a_failed_check_leaves_the_cluster_as_it_was(on_head: Command, ray_head: RayHead):
+    before = ray_head.census()
+    ended = on_head.run("train", "run.yaml", "--json", "--set", "datasets.0.path=gone.jsonl", timeout_s=SOON_S)
+    assert "gone.jsonl" in refused(on_head, ended)
+    wait_until(lambda: ray_head.census() == before, 60)
+    assert before == {"actors": [], "groups": []}, "and no earlier run has left anything either"
+
+
+def test_a_failed_check_ends_the_ray_it_started(workplace: Path, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"messages": \n')
+    command = Command(workplace, tmp_path / "home")
+    ended = command.run("train", "run.yaml", "--json", "--set", f"datasets.0.path={tmp_path / 'rows.jsonl'}")
+    assert "rows.jsonl, line 1" in refused(command, ended)
+
+
+def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
+    command = Command(workplace, tmp_path / "home", {"RAY_ADDRESS": "127.0.0.1:1"})
+    message = refused(command, command.run("train", "run.yaml", "--json", timeout_s=SOON_S))
+    assert "no Ray cluster answers at 127.0.0.1:1" in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong-key-nobody-may-print"}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "reader"}, "forbids"),
+    ],
+)
+def test_a_bucket_that_refuses_the_key(
+    workplace: Path, tmp_path: Path, s3_server: S3Server, changed: dict[str, str], words: str
+):
+    command = Command(workplace, tmp_path / "home", {**s3_server.env, **changed})
+    ended = command.run("validate", "run.yaml", "--json", "--set", f"storage.uri={s3_server.uri('store')}")
+    assert words in refused(command, ended)
+    for secret in (SECRET, "wrong-key-nobody-may-print"):
+        assert secret not in ended.out + ended.err

@@ -1,0 +1,106 @@
+"""Runs that fail half-way: one readable error, the rank it came from, and a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import load_latest
+from raylora.store.runs import RunRecord, list_runs, run_store
+from tests.cluster.command import Command, Ended, Running
+from tests.cluster.conftest import RUN
+from tests.servers.ray import RayHead
+from tests.unit.store.disks import mounted
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+Kill = Callable[[Running, int], None]
+
+
+@pytest.fixture
+def kill_worker(ray_head: RayHead) -> Kill:
+    """Kill the worker of a rank, once ten steps are done."""
+    ray_head.forget_workers()
+
+    def kill(running: Running, rank: int) -> None:
+        running.wait_for("step 10/")
+        (pid,) = (pid for pid, env in ray_head.seen_by_workers().items() if env["RANK"] == str(rank))
+        assert psutil.Process(pid).is_running()
+        os.kill(pid, signal.SIGKILL)
+
+    return kill
+
+
+def the_record(store: Path) -> RunRecord:
+    (record,) = list_runs(open_store(str(store)))
+    return record
+
+
+def said_in_one_line(ended: Ended) -> str:
+    """The error, which stands once on standard error, in one line and without a traceback."""
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert lines == [f"error: {ended.error}"]
+    assert "Traceback" not in ended.err
+    return ended.error
+
+
+def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Command):
+    ended = on_head.run("train", "run.yaml", "--json", "--set", "learning_rate=1e30", "--set", "save_steps=1")
+    error = said_in_one_line(ended)
+    assert ended.code == 1
+    assert ended.json["error"]["type"] == "NonFiniteLossError"
+    assert error.startswith("rank ")
+    assert "at step 2, in the rows [" in error
+    assert error.endswith("step-00000001")
+    record = the_record(on_head.home / "store")
+    assert (record.status, record.error) == ("failed", error)
+    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
+    assert client.get_run(record.mlflow_run_id).info.status == "FAILED"
+
+
+def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
+    running = on_head.start("train", "run.yaml", "--json")
+    kill_worker(running, rank=1)
+    ended = running.end()
+    assert ended.code == 1
+    assert ended.json["error"]["type"] == "WorkerError"
+    assert said_in_one_line(ended).startswith("rank 1: its process died")
+    assert the_record(on_head.home / "store").status == "failed"
+
+
+def test_killed_workers_are_restarted_from_the_last_checkpoint(
+    on_head: Command, kill_worker: Kill, whole_run: tuple[Command, Ended]
+):
+    running = on_head.start("train", "run.yaml", "--json", "--set", "distributed.max_failures=1")
+    kill_worker(running, rank=0)
+    ended = running.end()
+    assert ended.code == 0, ended.err
+    result, whole = ended.json, whole_run[1].json
+    name = "adapter_model.safetensors"
+    assert (Path(result["adapter_uri"]) / name).read_bytes() == (Path(whole["adapter_uri"]) / name).read_bytes()
+    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
+    steps = [point.step for point in client.get_metric_history(result["mlflow_run_id"], "train_loss")]
+    assert steps == list(range(1, RUN["max_steps"] + 1)), "steps done twice are told once"
+
+
+def test_a_full_disk_loses_no_checkpoint(on_head: Command, tmp_path: Path):
+    with mounted(tmp_path / "disk", 800_000) as disk:
+        places = ("--set", f"storage.uri={disk}", "--set", "storage.keep_checkpoints=99", "--set", "save_steps=1")
+        ended = on_head.run("train", "run.yaml", "--json", *places)
+        error = said_in_one_line(ended)
+        assert ended.code == 1
+        assert ended.json["error"]["type"] == "StoreError"
+        assert "the disk is full" in error
+        assert str(disk) in error
+        (run,) = (disk / "runs").iterdir()
+        last = load_latest(run_store(open_store(str(disk)), run.name))
+        assert last is not None
+        assert f"step-{last.step + 1:08d}" in error

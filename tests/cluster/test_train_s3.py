@@ -1,0 +1,120 @@
+"""The same run with its rows, its store and MLflow's artifacts in object storage, under ZeRO-3.
+
+The cluster was started without a credential: what reaches its workers came with the run, and lies in no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from raylora.store.blob import open_store
+from raylora.store.manifest import fetch
+from tests.cluster.command import Command, Ended
+from tests.cluster.conftest import RUN
+from tests.servers.ray import RayHead
+from tests.servers.s3 import SECRET, S3Server
+from tests.unit.train.tiny_run import write_chats
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+LISTED = {"HF_ENDPOINT": "https://hub.example", "NO_PROXY": "*"}
+NAMED = {"GREETING": "hello"}
+NOT_LISTED = {"OTHER_SECRET": "stays-with-the-driver"}
+
+
+@pytest.fixture(scope="module")
+def s3_as_owner(s3_server: S3Server) -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.env.items():
+            patch.setenv(name, value)
+        yield s3_server
+
+
+@pytest.fixture(scope="module")
+def command(
+    workplace: Path, ray_head: RayHead, s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    env = {**ray_head.env, **s3_as_owner.env, **LISTED, **NAMED, **NOT_LISTED}
+    return Command(workplace, tmp_path_factory.mktemp("home"), env)
+
+
+@pytest.fixture(scope="module")
+def ended(
+    command: Command, ray_head: RayHead, s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Ended:
+    data = open_store(s3_as_owner.uri("data"))
+    for number, name in enumerate(("train.jsonl", "validation.jsonl")):
+        data.upload(write_chats(tmp_path_factory.mktemp("rows") / name, 60, seed=number + 1), name)
+    settings = {
+        "distributed.strategy": "deepspeed",
+        "storage.uri": s3_as_owner.uri("store"),
+        "tracking.experiment": "on-s3",
+        "tracking.artifact_uri": s3_as_owner.uri("mlflow"),
+        "datasets.0.path": s3_as_owner.uri("data/train.jsonl"),
+        "test_datasets": f"[{{path: {s3_as_owner.uri('data/validation.jsonl')}}}]",
+        "val_set_size": "0",
+        "ray.forward_env": f"[{', '.join(NAMED)}]",
+    }
+    ray_head.forget_workers()
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    return command.run("train", "run.yaml", "--json", *words)
+
+
+@pytest.fixture(scope="module")
+def result(ended: Ended) -> dict[str, Any]:
+    assert ended.code == 0, ended.err
+    return ended.json
+
+
+def test_zero3_trains_like_fsdp(result: dict[str, Any], whole_run: tuple[Command, Ended]):
+    fsdp = whole_run[1].json
+    assert (result["strategy"], result["steps"]) == ("zero3", RUN["max_steps"])
+    assert result["eval_loss"] < result["eval_loss_before"]
+    assert result["trainable_parameters"] == fsdp["trainable_parameters"]
+    for mine, theirs in zip(result["base_bytes_per_rank"], fsdp["base_bytes_per_rank"], strict=True):
+        assert mine == pytest.approx(theirs, rel=0.05)
+
+
+def test_adapter_and_checkpoint_are_whole_in_the_bucket(result: dict[str, Any], tmp_path: Path):
+    for name, file in (("adapter", "adapter_model.safetensors"), ("checkpoint", "state.safetensors")):
+        folder, _, prefix = result[f"{name}_uri"].rpartition("/")
+        assert folder.startswith("s3://raylora/store/runs/")
+        fetch(open_store(folder), prefix, tmp_path / name)
+        assert (tmp_path / name / file).stat().st_size > 0
+
+
+def test_mlflows_artifacts_are_in_the_bucket(command: Command, result: dict[str, Any], s3_as_owner: S3Server):
+    run = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}").get_run(result["mlflow_run_id"])
+    assert run.info.artifact_uri.startswith(s3_as_owner.uri("mlflow"))
+    keys = open_store(run.info.artifact_uri).keys()
+    assert {"loss.png", "spec.yaml", "adapter/adapter_model.safetensors"} <= set(keys)
+    contexts = [tag.value for use in run.inputs.dataset_inputs for tag in use.tags if tag.key == "mlflow.data.context"]
+    assert sorted(contexts) == ["training", "validation"]
+
+
+def test_workers_see_what_was_listed_and_nothing_else(result: dict[str, Any], ray_head: RayHead, s3_as_owner: S3Server):
+    seen = ray_head.seen_by_workers().values()
+    assert len(seen) == 2
+    for env in seen:
+        assert env.items() >= {**s3_as_owner.env, **LISTED, **NAMED}.items()
+        assert NOT_LISTED.keys().isdisjoint(env)
+
+
+def test_the_secret_is_in_no_file(
+    command: Command, ended: Ended, result: dict[str, Any], ray_head: RayHead, s3_as_owner: S3Server
+):
+    del result
+    assert SECRET not in ended.out + ended.err
+    for folder in (command.home, command.folder, ray_head.session):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert files
+        assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+    bucket = open_store(s3_as_owner.uri())
+    keys = [*bucket.keys("store"), *bucket.keys("mlflow")]
+    assert keys
+    assert [key for key in keys if SECRET.encode() in bucket.read(key)] == []

@@ -1,0 +1,120 @@
+"""A run that is told to stop, twice over, and goes on each time: the adapter is that of a run never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import load_latest
+from raylora.store.runs import RunRecord, read_run, run_store
+from tests.cluster.command import Command, Ended
+from tests.cluster.conftest import RUN
+from tests.servers.ray import RayHead
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+
+
+@pytest.fixture(scope="module")
+def interrupted(command: Command) -> Ended:
+    """Ctrl-C at a terminal, which reaches every process."""
+    running = command.start("train", "run.yaml", "--json")
+    running.wait_for("step 2/")
+    running.interrupt()
+    return running.end()
+
+
+@pytest.fixture(scope="module")
+def run_id(command: Command, interrupted: Ended) -> str:
+    assert interrupted.code == 130, interrupted.err
+    return the_record(command).run_id
+
+
+@pytest.fixture(scope="module")
+def terminated(command: Command, run_id: str) -> Ended:
+    """SIGTERM to the command, as schedulers send it."""
+    running = command.start("resume", run_id, "--json")
+    running.wait_for("step 1")  # beyond the first ten steps
+    os.kill(running.process.pid, signal.SIGTERM)
+    return running.end()
+
+
+@pytest.fixture(scope="module")
+def finished(command: Command, run_id: str, terminated: Ended) -> dict[str, Any]:
+    assert terminated.code == 130, terminated.err
+    ended = command.run("resume", run_id, "--json")
+    assert ended.code == 0, ended.err
+    return ended.json
+
+
+def the_record(command: Command) -> RunRecord:
+    store = open_store(str(command.home / "store"))
+    (folder,) = (command.home / "store" / "runs").iterdir()
+    return read_run(store, folder.name)
+
+
+def test_an_interrupted_run_says_how_to_go_on(interrupted: Ended, run_id: str):
+    assert f"raylora resume {run_id}" in interrupted.error
+    assert "Traceback" not in interrupted.err
+
+
+def test_each_stop_leaves_a_checkpoint_of_its_step(interrupted: Ended, terminated: Ended, run_id: str):
+    first, second = (int(ended.error.split("step-")[1].split(";")[0]) for ended in (interrupted, terminated))
+    assert 2 <= first < second < RUN["max_steps"]
+
+
+def test_a_resumed_run_ends_like_one_never_stopped(finished: dict[str, Any], whole_run: tuple[Command, Ended]):
+    whole = whole_run[1].json
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (Path(finished["adapter_uri"]) / name).read_bytes() == (Path(whole["adapter_uri"]) / name).read_bytes()
+    same = ("eval_loss_before", "eval_loss", "train_loss", "tokens", "steps", "samples")
+    assert {name: finished[name] for name in same} == {name: whole[name] for name in same}
+
+
+def test_a_resumed_run_stays_one_run(command: Command, run_id: str, finished: dict[str, Any]):
+    client = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
+    assert finished["run_id"] == run_id
+    assert finished["mlflow_run_id"] == run.info.run_id
+    assert run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+    assert steps == list(range(1, RUN["max_steps"] + 1))
+    assert the_record(command).status == "finished"
+
+
+def test_the_picture_shows_the_whole_run(
+    command: Command, finished: dict[str, Any], whole_run: tuple[Command, Ended], tmp_path: Path
+):
+    whole_command, whole = whole_run
+    pictures = []
+    for one, run_id in ((command, finished["mlflow_run_id"]), (whole_command, whole.json["mlflow_run_id"])):
+        client = MlflowClient(tracking_uri=f"sqlite:///{one.home / 'mlflow.db'}")
+        copy = Path(client.download_artifacts(run_id, "loss.png", str(tmp_path)))
+        pictures.append(copy.read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_second_interrupt_ends_at_once(on_head: Command):
+    running = on_head.start("train", "run.yaml", "--json")
+    running.wait_for("step 9/")  # beyond the checkpoint of step 8
+    running.interrupt()
+    running.wait_for("saving a checkpoint")
+    running.interrupt()
+    ended = running.end(60)
+    record = the_record(on_head)
+    assert (ended.code, record.status) == (130, "interrupted")
+    assert f"raylora resume {record.run_id}" in ended.error
+    assert ended.left_behind == ()
+    last = load_latest(run_store(open_store(str(on_head.home / "store")), record.run_id))
+    assert last is not None
+    assert last.step >= 8

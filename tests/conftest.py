@@ -1,0 +1,78 @@
+"""Servers that several rooms' tests share: each is started once, when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.servers.mlflow import MlflowServer
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import Server
+from tests.servers.s3 import S3Server
+
+# What each test and each process it starts begins with, set before torch or Ray is imported; a value from outside wins.
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",  # processes share few cores: spinning threads of one slow all the others
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",  # no test reaches outside this machine
+    "HF_DATASETS_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+# A busy machine is no failure, and a failure found once is to be found again.
+settings.register_profile("raylora", deadline=None, derandomize=True)
+settings.load_profile("raylora")
+
+
+def served(server: Server) -> Iterator[Server]:
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with the bucket `raylora`; its `.env` is not set for this process."""
+    yield from served(S3Server(tmp_path_factory.mktemp("s3")))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """MLflow on SQLite, artifacts in a folder."""
+    yield from served(MlflowServer(tmp_path_factory.mktemp("mlflow")))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """PostgreSQL, run by a user that is not root."""
+    folder = Path(tempfile.mkdtemp(prefix="raylora-postgres-"))  # pytest's own folders are closed to other users
+    try:
+        yield from served(PostgresServer(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, s3_server: S3Server
+) -> Iterator[MlflowServer]:
+    """MLflow on PostgreSQL that keeps its clients' artifacts in the bucket."""
+    folder = tmp_path_factory.mktemp("mlflow-postgres")
+    artifacts = s3_server.uri("mlflow-artifacts")
+    yield from served(MlflowServer(folder, postgres_server.uri, artifacts, env=s3_server.env))
+
+
+@pytest.fixture
+def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """This process as the bucket's owner."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -1,0 +1,150 @@
+"""What a user can get wrong: exit code 2, one message that says what to do, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit.cli.conftest import Raylora
+from tests.unit.store.disks import close, mounted
+
+GOOD = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+def refused(raylora: Raylora, tmp_path: Path, *words: object) -> str:
+    """The message of a refusal."""
+    told = raylora("validate", *words, "--json")
+    assert told.code == 2, told.err
+    error = told.json["error"]
+    assert told.json["exit_code"] == 2
+    assert "Traceback" not in told.err
+    assert error["message"] in told.err
+    assert not (tmp_path / "home" / "store").exists()
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["rows.jsonl", "no such file"]),
+        (b"", ["rows.jsonl"]),
+        (GOOD + b'{"messages": \n', ["rows.jsonl", "line 2"]),
+        (b'{"text": "no messages here"}\n', ["rows.jsonl", "messages"]),
+        (b'{"messages": "\xff\xfe"}\n', ["rows.jsonl", "UTF-8"]),
+    ],
+    ids=["missing", "empty", "malformed", "unknown column", "not UTF-8"],
+)
+def test_rows_that_cannot_be_read(
+    raylora: Raylora, run_yaml: Path, tmp_path: Path, content: bytes | None, words: list[str]
+):
+    rows = tmp_path / "mine" / "rows.jsonl"
+    rows.parent.mkdir()
+    if content is not None:
+        rows.write_bytes(content)
+    message = refused(raylora, tmp_path, run_yaml, "--set", f"datasets.0.path={rows}")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("lora_target_modules=[q_prj]", ["lora_target_modules", "q_prj", "q_proj"]),
+        ("lora_r=0", ["lora_r", "got 0"]),
+        ("lora_r=4096", ["lora_r", "4096"]),
+        ("lora_alpha=.inf", ["lora_alpha"]),
+        ("learning_rate=.nan", ["learning_rate"]),
+        ("lora_rnk=8", ["lora_rnk", "lora_r"]),
+        ("distributed.num_workers=0", ["distributed.num_workers", "got 0"]),
+    ],
+)
+def test_settings_that_cannot_be(raylora: Raylora, run_yaml: Path, tmp_path: Path, setting: str, words: list[str]):
+    message = refused(raylora, tmp_path, run_yaml, "--set", setting)
+    assert all(word in message for word in words), message
+
+
+def test_all_problems_come_at_once(raylora: Raylora, run_yaml: Path):
+    run_yaml.write_text(run_yaml.read_text() + "lora_r: 0\nlearning_rate: fast\nsequence_length: 3\n")
+    told = raylora("validate", run_yaml, "--json")
+    num_lines = len(run_yaml.read_text().splitlines())
+    found = {(problem["field"], problem["line"]) for problem in told.json["error"]["problems"]}
+    assert told.code == 2
+    assert found >= {("lora_r", num_lines - 2), ("learning_rate", num_lines - 1)}
+    assert len(told.json["error"]["problems"]) == 3
+
+
+def test_a_base_that_needs_remote_code(raylora: Raylora, run_yaml: Path, materials: Path, tmp_path: Path):
+    base = tmp_path / "base"
+    shutil.copytree(materials / "base", base)
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "unheard-of", "auto_map": {"AutoConfig": "configuration.Unheard"}}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "configuration.py").write_text("raise SystemExit('foreign code ran')\n")
+    message = refused(raylora, tmp_path, run_yaml, "--set", f"base_model={base}")
+    assert "unheard-of" in message
+
+
+def test_a_base_in_pickles_only(raylora: Raylora, run_yaml: Path, materials: Path, tmp_path: Path):
+    base = tmp_path / "base"
+    shutil.copytree(materials / "base", base)
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    message = refused(raylora, tmp_path, run_yaml, "--set", f"base_model={base}")
+    assert "pickle" in message
+    assert "pytorch_model.bin" in message
+
+
+def test_a_store_that_is_no_folder(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    message = refused(raylora, tmp_path, run_yaml, "--set", f"storage.uri={run_yaml}/store")
+    assert "storage.uri" in message
+
+
+def test_a_store_that_may_not_be_written(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        close(disk)
+        message = refused(raylora, tmp_path, run_yaml, "--set", f"storage.uri={disk}/store")
+    assert str(disk) in message
+
+
+def test_a_configuration_that_is_missing(raylora: Raylora, tmp_path: Path):
+    assert "raylora init" in refused(raylora, tmp_path, tmp_path / "nowhere.yaml")
+
+
+def test_a_configuration_that_is_no_yaml(raylora: Raylora, tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("base_model: [\n")
+    assert "bad.yaml" in refused(raylora, tmp_path, tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "--nope", "x"], ["schema", "extra"], ["unheard-of"]])
+def test_words_that_are_no_command(raylora: Raylora, words: list[str]):
+    told = raylora(*words, "--json")
+    assert told.code == 2
+    assert told.json["exit_code"] == 2
+    assert told.json["error"]["message"]
+    assert "Traceback" not in told.err
+
+
+def test_a_run_that_is_not_there(raylora: Raylora):
+    told = raylora("resume", "20200101-000000-abcdef", "--json")
+    assert told.code == 2
+    assert "raylora runs" in told.json["error"]["message"]
+
+
+def test_init_keeps_what_is_there(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    text = run_yaml.read_text()
+    assert raylora("init", run_yaml, "--json").code == 2
+    assert run_yaml.read_text() == text
+    told = raylora("init", tmp_path / "no" / "such" / "folder.yaml", "--json")
+    assert (told.code, told.json["error"]["type"]) == (2, "InputError")
+
+
+def test_the_right_configuration_is_right(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    told = raylora("validate", run_yaml, "--json")
+    assert told.code == 0, told.err
+    assert told.json["valid"] is True
+    assert (told.json["data"]["num_train_rows"], told.json["data"]["num_validation_rows"]) == (32, 8)
+    assert told.json["num_targets"] == 3 * 7
+    assert yaml.safe_load(run_yaml.read_text())["val_set_size"] == 8
+    assert not (tmp_path / "home" / "store").exists(), "the trial of the store leaves nothing"

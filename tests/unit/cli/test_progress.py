@@ -1,0 +1,41 @@
+"""What is seen of a run: plain lines, or one line that moves."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from raylora.cli.progress import LiveDisplay, PlainDisplay
+from raylora.train.events import Event
+
+STEP = {"train_loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0, "num_tokens": 100.0, "tokens_per_s": 1234.0}
+
+
+def test_plain_lines_survive_restarted_workers(capsys: pytest.CaptureFixture[str]):
+    display = PlainDisplay()
+    for _ in range(2):  # the workers died after the second step, and began anew
+        display.show(Event("start", 0, {"num_steps": 4}))
+        for step in (1, 2):
+            display.show(Event("step", step, STEP))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" loss")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4"] * 2
+    assert all("ETA" in line for line in lines if line.startswith("step 2"))
+
+
+def test_the_live_line_shows_the_step_and_others_stay_above():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TextColumn("{task.fields[numbers]}"))
+    with Progress(*columns, console=console, auto_refresh=False) as bars:
+        display = LiveDisplay(bars)
+        display.show(Event("start", 0, {"num_steps": 4}))
+        display.show(Event("step", 3, STEP))
+        display.show(Event("eval", 3, {"eval_loss": 1.25}))
+        bars.refresh()
+    seen = screen.getvalue()
+    assert "validation loss 1.2500 after step 3" in seen
+    assert "loss 2.500" in seen
+    assert "1,234 tokens/s" in seen
