@@ -1,0 +1,78 @@
+"""The files for `ray up`, through Ray's own preparation and schema; no host and no cloud is asked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+CLUSTERS = Path(__file__).resolve().parents[3] / "clusters"
+ON_PREMISE = CLUSTERS / "ray-on-premise.yaml"
+AWS = CLUSTERS / "ray-aws.yaml"
+BOTH = pytest.mark.parametrize("path", [ON_PREMISE, AWS], ids=lambda path: path.stem)
+
+
+def load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@BOTH
+def test_ray_accepts_it(path: Path):
+    prepared = prepare_config(load(path))
+    validate_config(prepared)
+    assert prepared["cluster_name"] == "raylora"
+
+
+@BOTH
+def test_ray_refuses_an_unknown_key(path: Path):
+    prepared = prepare_config({**load(path), "head_start_commands": []})
+    with pytest.raises(ValidationError, match="head_start_commands"):
+        validate_config(prepared)
+
+
+@BOTH
+def test_every_node_starts_with_the_token(path: Path):
+    prepared = prepare_config(load(path))
+    assert prepared["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for part in ("head", "worker"):
+        starts = [line for line in prepared[f"{part}_start_ray_commands"] if "ray start" in line]
+        assert len(starts) == 1
+        assert "RAY_AUTH_MODE=token ray start" in starts[0]
+
+
+@BOTH
+def test_the_dashboard_is_not_public(path: Path):
+    [head] = [line for line in prepare_config(load(path))["head_start_ray_commands"] if "ray start" in line]
+    assert re.findall(r"--dashboard-host[= ](\S+)", head) == ["127.0.0.1"]
+
+
+@BOTH
+def test_raylora_is_installed_at_the_pins(path: Path):
+    prepared = prepare_config(load(path))
+    for part in ("head", "worker"):
+        [install] = [line for line in prepared[f"{part}_setup_commands"] if "raylora-*.whl" in line]
+        assert "-c ~/raylora/constraints.txt" in install
+
+
+def test_on_premise_counts_its_hosts():
+    asked = load(ON_PREMISE)
+    node_type = prepare_config(asked)["available_node_types"]["local.cluster.node"]
+    assert node_type["min_workers"] == node_type["max_workers"] == len(asked["provider"]["worker_ips"])
+
+
+def test_aws_workers_are_spot_and_come_on_demand():
+    prepared = prepare_config(load(AWS))
+    worker = prepared["available_node_types"]["gpu"]
+    assert worker["min_workers"] == 0
+    assert 0 < worker["max_workers"] <= prepared["max_workers"]
+    assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in prepared["available_node_types"]["head"]["node_config"]
+
+
+def test_aws_opens_no_port_of_ray():
+    assert "security_group" not in load(AWS)["provider"]  # Ray's own lets in SSH and the cluster itself
