@@ -1,0 +1,49 @@
+"""`python -m benchmarks [NAME ...]`: measure, write benchmarks/results/NAME.json, and render docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+NAMES = ("solo", "workers", "memory", "start")
+
+
+def main() -> None:
+    """Measure what was asked for, one after another."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is given")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each side that count (default: 7)")
+    parser.add_argument("--try", dest="tries", action="store_true", help="a tiny model; only tries the code")
+    parser.add_argument("--render", action="store_true", help="only write docs/benchmarks.md from the results")
+    asked = parser.parse_args()
+    names = asked.names or NAMES
+    if unknown := sorted(set(names) - set(NAMES)):
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+    # Before torch is imported here: this process only conducts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from benchmarks.report import render
+    from benchmarks.results import RESULTS, save
+    from benchmarks.rows import real_material, tiny_material
+    from benchmarks.turns import REPOSITORY
+
+    with TemporaryDirectory(prefix="raylora-benchmarks-") as folder:
+        results = Path(folder, "results") if asked.tries else RESULTS
+        if not asked.render:
+            material = (tiny_material if asked.tries else real_material)(Path(folder))
+            for name in names:
+                print(f"== {name}", file=sys.stderr, flush=True)
+                measured = importlib.import_module(f"benchmarks.{name}").measure(material, asked.turns)
+                save(results, name, {"base": material.name, "turns": asked.turns}, measured)
+        text = render(results)
+        if asked.tries:
+            print(text)
+        else:
+            (REPOSITORY / "docs" / "benchmarks.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

