@@ -72,10 +72,11 @@ class Outbox:
 
     def _run(self) -> None:
         while time.monotonic() < self._deadline:
+            closing = self._closing.is_set()  # asked first: what was put before the closing is among what is pending
             entries, end = self._spool.pending(BATCH_ENTRIES)
             if entries:
                 self._try(entries, end)
-            elif self._closing.is_set():
+            elif closing:
                 return
             else:
                 self._wake.wait()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from raylora.store.files import explained
 _log = get_logger(__name__)
 
 Entry = dict[str, Any]
+
+BLOCK_BYTES = 1 << 20
+CLOSED = -1
+"""In place of the open file's number, which may be another file's next."""
 
 
 class Spool:
@@ -64,12 +69,9 @@ class Spool:
             limit: Most entries to return; all where absent.
         """
         entries: list[Entry] = []
-        end = self._start
-        with self._entries.open("rb") as file:  # not a duplicate of `_file`: those share one place to read from
-            file.seek(end)
-            for line in file:
-                if not line.endswith(b"\n") or (limit is not None and len(entries) == limit):
-                    break
+        with self._lock:
+            end = self._start
+            for line in itertools.islice(self._whole_lines(), limit):
                 end += len(line)
                 try:
                     entries.append(json.loads(line))
@@ -79,21 +81,34 @@ class Spool:
 
     def acknowledge(self, end: int) -> None:
         """Remember that every entry up to the offset `end` was delivered."""
-        self._start = end
         partial = self._acknowledged.with_suffix(".partial")
-        with contextlib.suppress(OSError):  # a full disk; without the note, entries are sent again after a crash
+        with self._lock, contextlib.suppress(OSError):  # a full disk: after a crash, entries are sent again
+            if self._file == CLOSED:
+                return  # the folder may be a later spool's, which has offsets of its own
+            self._start = end
             partial.write_text(str(end))
             partial.replace(self._acknowledged)
 
     def close(self) -> int:
-        """Close the file, and delete the folder if nothing is left in it; return the number of entries left."""
+        """Close the file, and delete the folder if nothing is left in it; return the number of entries left.
+
+        A late reader finds nothing, a late acknowledgement is not noted, and a late append raises.
+        """
         left = len(self.pending()[0])
         with self._lock:
             os.close(self._file)
-            self._file = -1  # the number may be another file's next: a late append must fail
+            self._file = CLOSED
         if left == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
         return left
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        """Lines that are not acknowledged, through the open file: its name may have been deleted."""
+        place, rest = self._start, b""
+        while self._file != CLOSED and (block := os.pread(self._file, BLOCK_BYTES, place)):
+            place += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
 
     def _drop_torn_line(self) -> None:
         """Cut off what a crash in the middle of an append left."""

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from raylora.tracking import outbox
 from raylora.tracking.outbox import Outbox
-from raylora.tracking.spool import Entry
+from raylora.tracking.spool import Entry, Spool
 from tests.unit.store.disks import mounted
 
 LONG_S = 30.0
@@ -80,6 +81,31 @@ def test_closing_gives_up_in_time_and_the_next_one_sends_what_is_left(tmp_path: 
     again.put({"n": 3})
     assert again.close(LONG_S) == 0
     assert list(dict.fromkeys(receiver.got)) == [0, 1, 2, 3]  # the first one's last try may come late: twice is once
+
+
+def test_what_is_put_right_before_the_closing_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    looked, go_on = threading.Event(), threading.Event()
+
+    class SlowSpool(Spool):
+        """Finds nothing, and hands that out when there is something."""
+
+        def pending(self, limit: int | None = None) -> tuple[list[Entry], int]:
+            found = super().pending(limit)
+            looked.set()
+            go_on.wait(LONG_S)
+            return found
+
+    monkeypatch.setattr(outbox, "Spool", SlowSpool)
+    receiver = Receiver()
+    box = opened(tmp_path / "s", receiver)
+    assert looked.wait(LONG_S)
+    box.put({"n": 0})
+    with ThreadPoolExecutor() as pool:
+        left = pool.submit(box.close, LONG_S)
+        assert box._closing.wait(LONG_S)
+        go_on.set()
+        assert left.result() == 0
+    assert receiver.got == [0]
 
 
 def test_closing_does_not_wait_for_a_receiver_that_hangs(tmp_path: Path):

@@ -103,6 +103,26 @@ def test_an_empty_spool_is_deleted_and_another_is_not(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+def test_a_closed_spool_is_left_as_it_is(tmp_path: Path):
+    spool = Spool(tmp_path / "s")
+    fill(spool, range(2))
+    end = spool.pending()[1]
+    assert spool.close() == 2
+    assert numbers(spool) == []
+    spool.acknowledge(end)
+    with pytest.raises(StoreError, match="cannot keep metrics in"):
+        fill(spool, range(1))
+    assert numbers(Spool(tmp_path / "s")) == [0, 1]
+
+
+def test_entries_longer_than_what_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("raylora.tracking.spool.BLOCK_BYTES", 5)
+    spool = Spool(tmp_path / "s")
+    fill(spool, range(20))
+    spool.acknowledge(spool.pending(limit=7)[1])
+    assert numbers(spool, limit=9) == list(range(7, 16))
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot keep metrics in"):
