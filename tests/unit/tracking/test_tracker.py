@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,13 +147,14 @@ def test_a_training_that_is_killed_loses_no_metric_and_doubles_none(client: Mlfl
         assert training.stdout is not None
         lines = (line.strip() for line in training.stdout)
         run_id = next(lines)
-        steps = [int(next(lines)) for _ in range(400)]
+        steps: list[int] = []
+        while len(steps) < 400 or not history(client, run_id, "loss"):
+            steps.append(int(next(lines)))
         training.send_signal(signal.SIGKILL)
         steps += [int(line) for line in lines if line]
-    acknowledged = spool / "values" / "acknowledged"
     delivered = history(client, run_id, "loss")
-    assert acknowledged.exists()
-    acknowledged.unlink()  # as if it had been killed between MLflow's answer and the note of it
+    # As if it had been killed between MLflow's answer and the note of it.
+    (spool / "values" / "acknowledged").unlink(missing_ok=True)
 
     again = Tracker.start(spec("crash"), "r1", spool, mlflow_run_id=run_id)
     assert again.finish("finished") == {}
@@ -168,10 +170,11 @@ def test_system_metrics_are_logged_beside_the_training(
 ):
     monkeypatch.setattr("raylora.tracking.system.SystemSampler.__init__.__defaults__", (0.05,))
     tracker = Tracker.start(spec("system", system_metrics=True), "r1", spool)
-    tracker._sampler._stopping.wait(1.0)
+    name = "system/system_memory_usage_megabytes"
+    while not (logged := history(client, tracker.mlflow_run_id, name)):
+        time.sleep(0.1)
     tracker.finish("finished")
-    run = client.get_run(tracker.mlflow_run_id)
-    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    assert all(value > 0 for _, value in logged)
 
 
 def test_an_experiments_artifacts_cannot_be_somewhere_else(client: MlflowClient, spool: Path, tmp_path: Path):
