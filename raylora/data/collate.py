@@ -99,15 +99,19 @@ def filler_batch(pad_id: int) -> Batch:
     return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), positions_BT, torch.zeros_like(ids_BT), ((),))
 
 
-def attention_mask(batch: Batch) -> torch.Tensor | None:
+def attention_mask(batch: Batch, dtype: torch.dtype) -> torch.Tensor | None:
     """What the model needs so that no token sees another row's tokens.
 
     Rows that are alone on their line need nothing: padding comes after them, where causal attention never looks.
     Bins need a mask of their own.
 
+    Args:
+        batch: What goes in.
+        dtype: What the model computes in: a mask of truths would be turned into numbers again in every layer.
+
     Returns:
-        ``None``, or a boolean mask for `attn_implementation="sdpa"`, true where a token (third axis) may attend to
-        another (fourth axis). Padding attends to padding, so no line of the mask is empty. Shape: [B, 1, T, T].
+        ``None``, or what is added to the scores: 0 where a token (third axis) may attend to another (fourth axis),
+        -inf elsewhere. Padding attends to padding, so no line of the mask is empty. Shape: [B, 1, T, T].
     """
     if all(len(line) <= 1 for line in batch.row_ids):
         return None
@@ -115,4 +119,5 @@ def attention_mask(batch: Batch) -> torch.Tensor | None:
     is_same_B1TT = segment_B1T[..., :, None] == segment_B1T[..., None, :]
     num_tokens = segment_B1T.shape[-1]
     is_before_TT = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=segment_B1T.device).tril()
-    return is_same_B1TT & is_before_TT
+    may_attend_B1TT = is_same_B1TT & is_before_TT
+    return torch.zeros_like(may_attend_B1TT, dtype=dtype).masked_fill_(~may_attend_B1TT, float("-inf"))

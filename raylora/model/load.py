@@ -20,8 +20,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.folder import weight_files
+from raylora.model.frozen_linear import QuantLinear
 from raylora.model.meta import meta_model
-from raylora.model.quant import QuantFormat, QuantLinear
+from raylora.model.quant import QuantFormat
 from raylora.spec.run import RunSpec
 
 

@@ -1,16 +1,19 @@
 """The stacked low-rank layer: one frozen linear layer's output plus the updates of K adapters.
 
-Rows of a batch lie slot by slot. The layer hooks the frozen layer's forward pass and keeps its
+Rows of a batch lie slot by slot. The layer takes the place of the frozen layer's ``forward`` and keeps its
 parameters outside the module tree, so that no strategy that places the base ever sees them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raylora.model.frozen_linear import held_weight, whole_weight
 from raylora.model.seed import stable_seed
 
 BUCKETS = (8, 16, 32, 64, 128, 256, 512)
@@ -55,6 +58,49 @@ class Clock:
     training: bool = True
 
 
+class _AdaptedLinear(torch.autograd.Function):
+    """y = x W^T + b + scale_k (z A_k^T) B_k^T for each slot k, as one node; z is x, or x after dropout.
+
+    Both sums go into a product that is there already, and the frozen weight is whole for two products only.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_KNI: Tensor,
+        dropped_KNI: Tensor | None,
+        a_KRI: Tensor,
+        b_KOR: Tensor,
+        scale_K11: Tensor,
+        held: Tensor,
+        base: nn.Linear,
+    ) -> Tensor:
+        dtype = x_KNI.dtype
+        z_KNI = x_KNI if dropped_KNI is None else dropped_KNI
+        h_KNR = torch.bmm(z_KNI, a_KRI.to(dtype).mT).mul_(scale_K11)
+        y_KNO = F.linear(x_KNI, whole_weight(base, held, dtype), base.bias)
+        ctx.save_for_backward(z_KNI, h_KNR, a_KRI, b_KOR, scale_K11, held)
+        ctx.base, ctx.drops = base, dropped_KNI is not None
+        return y_KNO.baddbmm_(h_KNR, b_KOR.to(dtype).mT)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y_KNO,) = grads
+        z_KNI, h_KNR, a_KRI, b_KOR, scale_K11, held = ctx.saved_tensors
+        dtype = grad_y_KNO.dtype
+        grad_h_KNR = torch.bmm(grad_y_KNO, b_KOR.to(dtype)).mul_(scale_K11)
+        grad_a_KRI = torch.bmm(grad_h_KNR.mT, z_KNI).to(a_KRI.dtype)
+        grad_b_KOR = torch.bmm(grad_y_KNO.mT, h_KNR).to(b_KOR.dtype)
+        grad_x_KNI = grad_dropped_KNI = None
+        if ctx.needs_input_grad[0]:
+            grad_x_KNI = grad_y_KNO @ whole_weight(ctx.base, held, dtype)
+            if ctx.drops:
+                grad_dropped_KNI = torch.bmm(grad_h_KNR, a_KRI.to(dtype))
+            else:
+                grad_x_KNI.baddbmm_(grad_h_KNR, a_KRI.to(dtype))
+        return grad_x_KNI, grad_dropped_KNI, grad_a_KRI, grad_b_KOR, None, None, None
+
+
 class LowRank:
     """y + scale_k (x A_k^T) B_k^T for each slot k.
 
@@ -81,18 +127,22 @@ class LowRank:
         self.a_KRI = nn.Parameter(a_KRI)
         self.b_KOR = nn.Parameter(torch.zeros(len(slots), base.out_features, num_ranks, device=device))
         self._scale_K11 = torch.tensor([slot.scale for slot in slots], device=device).view(-1, 1, 1)
-        base.register_forward_hook(self._add_update)
+        self._base = base
+        base.forward = self._forward  # type: ignore[method-assign]
 
-    def _add_update(self, base: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        (x,) = inputs
-        num_slots = len(self._slots)
-        x_KNI = x.reshape(num_slots, -1, x.shape[-1])
-        if self._clock.training and any(slot.dropout for slot in self._slots):
-            x_KNI = x_KNI * self._dropout(x_KNI)
-        a_KRI, b_KOR = self.a_KRI.to(x.dtype), self.b_KOR.to(x.dtype)
-        h_KNR = torch.bmm(x_KNI, a_KRI.transpose(1, 2)) * self._scale_K11.to(x.dtype)
-        y_KNO = y.reshape(num_slots, -1, y.shape[-1])
-        return torch.baddbmm(y_KNO, h_KNR, b_KOR.transpose(1, 2)).view_as(y)
+    def _forward(self, input: Tensor) -> Tensor:
+        x_KNI = input.reshape(len(self._slots), -1, input.shape[-1])
+        drops = self._clock.training and any(slot.dropout for slot in self._slots)
+        y_KNO: Tensor = _AdaptedLinear.apply(
+            x_KNI,
+            x_KNI * self._dropout(x_KNI) if drops else None,
+            self.a_KRI,
+            self.b_KOR,
+            self._scale_K11.to(input.dtype),
+            held_weight(self._base),
+            self._base,
+        )
+        return y_KNO.view(*input.shape[:-1], -1)
 
     def _dropout(self, x_KNI: Tensor) -> Tensor:
         mask_KNI = torch.ones_like(x_KNI)

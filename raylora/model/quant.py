@@ -1,19 +1,19 @@
-"""Frozen linear layers held in 8 or 4 bits, one flat parameter each.
+"""How a weight is held in 8 or 4 bits: one flat row.
 
 A weight enters in full precision and leaves as one row of bytes: the packed values, then the scales
 that undo the packing. The row is stored under a float dtype, so that whatever shards float
 parameters (FSDP2, ZeRO-3) shards values and scales alike and each rank holds exactly its part.
-Called by ``load`` (which packs) and by the model's forward pass (which unpacks).
+Called by ``load`` (which packs) and by the frozen linear layer (which unpacks).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from bitsandbytes.functional import (
     QuantState,
     create_dynamic_map,
@@ -21,7 +21,7 @@ from bitsandbytes.functional import (
     get_4bit_type,
     quantize_4bit,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 BLOCK = 64
 """Values that share one scale in 4 bits (QLoRA, section 3)."""
@@ -89,19 +89,14 @@ class QuantFormat:
         shape = (weight_OI.shape[0], weight_OI.shape[1])
         parts = _pack_int8(weight_OI) if self.kind == "int8" else self._pack_4bit(weight_OI)
         row = torch.zeros(self.num_bytes(shape), dtype=torch.uint8, device=weight_OI.device)
-        start = 0
-        for name, length in self.segments(shape).items():
-            row[start : start + length] = parts[name].contiguous().view(-1).view(torch.uint8)
-            start += _aligned(length)
+        for name, span in _spans(self, shape).items():
+            row[span] = parts[name].contiguous().view(-1).view(torch.uint8)
         return row.view(self.storage)
 
     def unpack(self, row: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Undo :meth:`pack`; returns the weight (O, I) in ``dtype``, up to the quantization error."""
         row_bytes = row.view(torch.uint8)
-        parts, start = {}, 0
-        for name, length in self.segments(shape).items():
-            parts[name] = row_bytes[start : start + length]
-            start += _aligned(length)
+        parts = {name: row_bytes[span] for name, span in _spans(self, shape).items()}
         if self.kind == "int8":
             scales = parts["scales"].view(torch.float32)
             return (parts["values"].view(torch.int8).view(shape) * scales[:, None]).mul_(INT8_STEP).to(dtype)
@@ -121,26 +116,31 @@ class QuantFormat:
         }
 
     def _unpack_4bit(self, parts: dict[str, Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        device = parts["values"].device
+        device, scales = parts["values"].device, parts["scales"]
         state = QuantState(
-            absmax=self._scales(parts, device),
+            absmax=scales if self.double_quant else scales.view(torch.float32),
             shape=torch.Size(shape),
             dtype=dtype,
             blocksize=BLOCK,
             code=_code(self.kind, device),
             quant_type=self.kind,
         )
+        if self.double_quant:
+            nested = parts["nested_scales"].view(torch.float32)
+            code = _code("dynamic", device)
+            state.state2 = QuantState(absmax=nested, code=code, blocksize=NESTED_BLOCK, dtype=torch.float32)
+            state.offset, state.nested = parts["offset"].view(torch.float32), True
         return dequantize_4bit(parts["values"].view(-1, 1), state)
 
-    def _scales(self, parts: dict[str, Tensor], device: torch.device) -> Tensor:
-        if not self.double_quant:
-            return parts["scales"].view(torch.float32)
-        scales = _code("dynamic", device)[parts["scales"].int()]
-        nested = parts["nested_scales"].view(torch.float32)
-        num_whole = scales.numel() // NESTED_BLOCK
-        scales[: num_whole * NESTED_BLOCK].view(num_whole, NESTED_BLOCK).mul_(nested[:num_whole, None])
-        scales[num_whole * NESTED_BLOCK :].mul_(nested[num_whole:])
-        return scales.add_(parts["offset"].view(torch.float32))
+
+@lru_cache
+def _spans(form: QuantFormat, shape: tuple[int, int]) -> dict[str, slice]:
+    """Where each part lies in the row, in bytes."""
+    spans, start = {}, 0
+    for name, length in form.segments(shape).items():
+        spans[name] = slice(start, start + length)
+        start += _aligned(length)
+    return spans
 
 
 _codes: dict[tuple[str, torch.device], Tensor] = {}
@@ -160,60 +160,3 @@ def _pack_int8(weight_OI: Tensor) -> dict[str, Tensor]:
     scales_O = weight_OI.abs().amax(dim=1)
     safe_O = torch.where(scales_O == 0, torch.ones_like(scales_O), scales_O)
     return {"values": torch.round(weight_OI * (127.0 / safe_O[:, None])).to(torch.int8), "scales": scales_O}
-
-
-class _FrozenLinear(torch.autograd.Function):
-    """y = x W^T + b with W unpacked for the product only, forward and backward; W gets no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, row: Tensor, bias: Tensor | None, layer: QuantLinear) -> Tensor:
-        ctx.save_for_backward(row)
-        ctx.layer = layer
-        return F.linear(x, layer.format.unpack(row, layer.shape, x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad_y,) = grads
-        (row,) = ctx.saved_tensors
-        layer = ctx.layer
-        return grad_y @ layer.format.unpack(row, layer.shape, grad_y.dtype), None, None, None
-
-
-class QuantLinear(nn.Linear):
-    """A frozen linear layer whose weight is one packed row.
-
-    It is an ``nn.Linear`` for whoever asks (PEFT, target matching): ``weight`` unpacks on reading.
-
-    Args:
-        linear: The layer it stands for; its weight may be on the meta device.
-        quant_format: How the weight is packed.
-    """
-
-    def __init__(self, linear: nn.Linear, quant_format: QuantFormat) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.format = quant_format
-        row = torch.empty(quant_format.numel(self.shape), dtype=quant_format.storage, device=linear.weight.device)
-        self.packed = nn.Parameter(row, requires_grad=False)
-        self.register_parameter("bias", linear.bias)
-        self.compute_dtype = linear.weight.dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Output and input features."""
-        return self.out_features, self.in_features
-
-    @property
-    def weight(self) -> nn.Parameter:  # type: ignore[override]
-        """The weight in the compute dtype, unpacked anew at each reading."""
-        unpacked = self.format.unpack(self.packed, self.shape, self.compute_dtype)
-        return nn.Parameter(unpacked, requires_grad=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return ``input @ W.T + bias``, shapes (..., I) to (..., O)."""
-        out: Tensor = _FrozenLinear.apply(input, self.packed, self.bias, self)
-        return out
-
-    def extra_repr(self) -> str:
-        """Shape and format, for printing a model."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, format={self.format.kind}"

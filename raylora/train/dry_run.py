@@ -69,7 +69,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
     batch = _full_batch(spec)
     try:
         with live, _Answers():  # type: ignore[no-untyped-call]
-            losses_N = loss(model_inputs(batch), batch.labels_BT)
+            losses_N = loss(model_inputs(batch, model.dtype), batch.labels_BT)
             loss_bytes = live.lap()
             losses_N.sum().backward()
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.model.dtype import compute_dtype
+from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, blocks
-from raylora.model.quant import QuantLinear
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, Kind, gathered, piece, strategy_kind
 from raylora.train.build import make_bank

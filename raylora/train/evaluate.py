@@ -23,7 +23,7 @@ def evaluate(trainee: Trainee, validation: Batches) -> float:
     totals = torch.zeros(2, num_slots, dtype=torch.float64, device=trainee.device)
     for batch in validation.once(ranks.rank, ranks.world_size):
         batch = batch.to(trainee.device)
-        losses_N = trainee.loss(model_inputs(batch), batch.labels_BT)
+        losses_N = trainee.loss(model_inputs(batch, trainee.model.dtype), batch.labels_BT)
         sums_K, counts_K = slot_sums(losses_N, batch.labels_BT, num_slots)
         totals += torch.stack([sums_K.double(), counts_K.double()])
     trainee.strategy.rest(trainee.model)

@@ -31,10 +31,10 @@ class StepResult:
     grad_norm: float
 
 
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The keyword arguments of the model for a batch."""
+def model_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The keyword arguments of a model that computes in ``dtype`` for a batch."""
     inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
-    mask = attention_mask(batch)
+    mask = attention_mask(batch, dtype)
     return inputs if mask is None else inputs | {"attention_mask": mask}
 
 
@@ -62,7 +62,7 @@ def train_step(trainee: Trainee, batches: Sequence[Batch], step: int, learning_r
         # For what draws from torch's own generator: dropout of the base, PEFT's dropout.
         torch.manual_seed(stable_seed("step", trainee.spec.seed, step, micro_step, ranks.rank))
         trainee.bank.begin(step, micro_step, ranks.rank)
-        losses_N = trainee.loss(model_inputs(batch), batch.labels_BT)
+        losses_N = trainee.loss(model_inputs(batch, trainee.model.dtype), batch.labels_BT)
         sums_K, _ = slot_sums(losses_N, batch.labels_BT, num_slots)
         trainee.stepper.backward(sums_K.sum() / num_labels)
         sums.append(sums_K.sum().detach())

@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM
 
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
+from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import quant_format
-from raylora.model.quant import QuantLinear
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
 from raylora.train.step import train_step

@@ -36,7 +36,7 @@ def token_losses(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """The loss at each position, 0 where there is none. Shape: [B, T]."""
     with torch.no_grad():
         logits_BTV = model(
-            batch.input_ids_BT, position_ids=batch.position_ids_BT, attention_mask=attention_mask(batch)
+            batch.input_ids_BT, position_ids=batch.position_ids_BT, attention_mask=attention_mask(batch, torch.float32)
         ).logits
     return torch.nn.functional.cross_entropy(
         logits_BTV.transpose(1, 2), batch.labels_BT, ignore_index=IGNORED, reduction="none"
@@ -81,7 +81,7 @@ def test_losses_of_binned_rows_are_those_of_the_rows_alone(model: LlamaForCausal
     rows = made_rows(LENGTHS)
     binned = losses_by_row(model, collate(bins, rows, pad_id=0))
     padded = losses_by_row(model, collate([[row] for row in range(6)], rows, pad_id=0))
-    assert attention_mask(collate([[0], [1]], rows, pad_id=0)) is None
+    assert attention_mask(collate([[0], [1]], rows, pad_id=0), torch.float32) is None
     for row in range(6):
         alone = losses_by_row(model, collate([[row]], rows, pad_id=0))[row]
         assert alone.count_nonzero() > 0
@@ -103,7 +103,9 @@ def test_other_tokens_in_one_row_change_no_other_rows_losses(model: LlamaForCaus
 def test_padding_gives_no_nan(model: LlamaForCausalLM):
     rows = made_rows(LENGTHS)
     for batch in (filler_batch(0), collate([[0, 1, 2, 3], [4]], rows, pad_id=0)):
-        logits = model(batch.input_ids_BT, position_ids=batch.position_ids_BT, attention_mask=attention_mask(batch))
+        logits = model(
+            batch.input_ids_BT, position_ids=batch.position_ids_BT, attention_mask=attention_mask(batch, torch.float32)
+        )
         assert logits.logits.isfinite().all()
     assert (filler_batch(0).num_tokens, filler_batch(0).num_label_tokens) == (0, 0)
 

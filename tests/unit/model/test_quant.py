@@ -9,7 +9,8 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 from torch import Tensor, nn
 
-from raylora.model.quant import BLOCK, QuantFormat, QuantLinear
+from raylora.model.frozen_linear import QuantLinear
+from raylora.model.quant import BLOCK, QuantFormat
 
 # Whole blocks and broken ones, more and fewer than one block of scales, odd counts of values.
 SHAPES = [(64, 64), (7, 34), (1, 2), (3, 5), (300, 700)]
