@@ -74,6 +74,7 @@ def run_spec(work: Workload) -> RunSpec:
             "base_model": work.base,
             "datasets": [{"path": work.rows}],
             "load_in_4bit": work.quantized,
+            "dtype": work.dtype,
             "lora_r": LORA_R,
             "lora_alpha": LORA_ALPHA,
             "micro_batch_size": work.micro_batch_rows,

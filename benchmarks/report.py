@@ -36,9 +36,9 @@ def render(results: Path) -> str:
 def _solo(results: Mapping[str, Any]) -> str:
     goals = results["goals"]
     parts = [f"{results['threads']} threads a side. Goals: {goals['steps']}x the speed, binned {goals['binned']}x.\n"]
-    for case in ("all tokens", "assistant only", "binned"):
-        parts += [f"### {case.capitalize()}\n", _sides(results[case])]
-    rate = results["all tokens"]["of_matrix_products"]
+    for case, result in results["cases"].items():
+        parts += [f"### {case.capitalize()}\n", _sides(result)]
+    rate = results["cases"]["all tokens"]["of_matrix_products"]
     rows = [
         ("the step", _giga(rate["step_flops_per_s"]), ""),
         ("products of the model's shapes", _giga(rate["model_shapes_flops_per_s"]), _percent(rate["of_model_shapes"])),

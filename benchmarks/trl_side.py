@@ -3,8 +3,8 @@
 Started by `sides.py` with the path of a workload. The trainer runs its own loop; a callback makes it wait between
 steps. Its turn is a whole turn of that loop: the next batch, forward, backward, clip, update, schedule.
 
-It is set as fast as it goes on a CPU: float32 (its default, bfloat16, is ten times slower without the units for it), no
-gradient checkpointing, no logging, no saving.
+It is set as fast as it goes on a CPU: the workload's dtype throughout (its default, bfloat16, is ten times slower
+without the units for it), no gradient checkpointing, no logging, no saving.
 """
 
 from __future__ import annotations
@@ -101,13 +101,13 @@ def make_trainer(work: Workload, folder: str) -> CountingTrainer:
             adapters to bfloat16) and ``packing`` (its own).
         folder: Where it may write.
     """
-    options = work.options
+    options, dtype = work.options, getattr(torch, work.dtype)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-        bnb_4bit_quant_storage=torch.float32 if work.num_ranks > 1 else torch.uint8,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if work.num_ranks > 1 else torch.uint8,
     )
     trainer = CountingTrainer(
         model=work.base,
@@ -134,8 +134,8 @@ def _config(work: Workload, folder: str) -> SFTConfig:
         use_cpu=use_cpu,
         # Without a GPU and without use_cpu the backend must be named.
         ddp_backend=None if use_cpu else "gloo",
-        bf16=False,
-        model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
+        bf16=work.dtype == "bfloat16",
+        model_init_kwargs={"dtype": work.dtype, "attn_implementation": "sdpa"},
         gradient_checkpointing=False,
         per_device_train_batch_size=work.micro_batch_rows,
         gradient_accumulation_steps=work.accumulation_steps,

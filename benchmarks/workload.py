@@ -26,6 +26,7 @@ class Workload:
         base: Folder of the base model.
         rows: Parquet file with the columns ``input_ids`` and ``is_label``.
         quantized: Base in NF4 with double quantization.
+        dtype: What is computed in: ``float32`` or ``bfloat16``.
         strategy: ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``.
         num_ranks: Processes of the side.
         micro_batch_rows: Rows of one forward pass of one rank; with bins, bins.
@@ -39,6 +40,7 @@ class Workload:
     base: str
     rows: str
     quantized: bool = True
+    dtype: str = "float32"
     strategy: str = "ddp"
     num_ranks: int = 1
     micro_batch_rows: int = 4
