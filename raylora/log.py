@@ -43,3 +43,5 @@ def configure(level: str = "INFO") -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+        # On CPUs with bfloat16 units it warns of a missing kernel that raylora has no use for.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -70,7 +70,7 @@ class Training:
         self._hooks, self._digests = hooks, digests
         self._spec = trainee.spec
         self._progress = Progress()
-        self._checkpoint_uri = ""
+        self._checkpoint_uri, self._saved_step = "", -1
         self.num_steps = self._spec.max_steps or rows.num_steps(self._spec.num_epochs)
 
     def run(self, checkpoint: Checkpoint | None = None) -> Outcome:
@@ -157,9 +157,11 @@ class Training:
         return answer(self._trainee, self._tokenizer, spec.sample_prompts, spec.sample_max_new_tokens)
 
     def _save(self) -> None:
+        if self._saved_step == self._progress.step:
+            return
         checkpoint = take(self._trainee, self._progress, self._digests)
         uris = self._trainee.ranks.gather(self._hooks.save(checkpoint) if self._trainee.ranks.rank == 0 else None)
-        self._checkpoint_uri = uris[0]
+        self._checkpoint_uri, self._saved_step = uris[0], self._progress.step
         self._emit("checkpoint", {"uri": self._checkpoint_uri})
 
     def _stop_requested(self) -> bool:

@@ -77,7 +77,7 @@ def test_a_run_tells_what_it_does(home: Path, tmp_path: Path):
     assert outcome.ending == "finished"
     assert [event.step for event in hooks.events if event.kind == "step"] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in hooks.events if event.kind == "eval"] == [0, 3, 6]
-    assert sorted({event.step for event in hooks.events if event.kind == "checkpoint"}) == [2, 4, 6]
+    assert [event.step for event in hooks.events if event.kind == "checkpoint"] == [2, 4, 6]
     assert len(outcome.samples_after) == len(outcome.progress.samples_before) == 1
     evals = hooks.values("eval", "eval_loss")
     assert (outcome.progress.eval_loss_before, outcome.progress.eval_loss) == (evals[0], evals[-1])
