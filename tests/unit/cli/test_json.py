@@ -34,6 +34,28 @@ def test_inspect_lists_the_layers(raylora: Raylora, run_yaml: Path):
     assert told.json["problems"] == []
 
 
+def test_estimate_has_bytes_by_part_and_rank(raylora: Raylora, run_yaml: Path):
+    words = ("estimate", run_yaml, "--set", "distributed.gpus_per_worker=0", "--set", "distributed.num_workers=2")
+    small, large = (raylora(*words, "--set", f"lora_r={rank}", "--json").json for rank in (8, 16))
+    assert small["trainable_parameters"] * 2 == large["trainable_parameters"]
+    assert small["base_parameters"] == large["base_parameters"]
+    assert "fits" not in small
+    for told in (small, large):
+        assert told["peak_bytes"] == max(rank["peak_bytes"] for rank in told["ranks"])
+        assert [rank["adapters_bytes"] for rank in told["ranks"]] == [4 * told["trainable_parameters"]] * 2
+        assert all(rank["peak_bytes"] > rank["base_bytes"] > 0 for rank in told["ranks"])
+    assert [rank["base_bytes"] for rank in small["ranks"]] == [rank["base_bytes"] for rank in large["ranks"]]
+
+
+def test_estimate_says_whether_a_device_is_large_enough(raylora: Raylora, run_yaml: Path):
+    words = ("estimate", run_yaml, "--set", "distributed.gpus_per_worker=0", "--json", "--device-gb")
+    told = raylora(*words, "1")
+    assert (told.code, told.json["fits"], told.json["device_gb"]) == (0, True, 1.0)
+    needed_gb = told.json["peak_bytes"] / 1e9
+    assert raylora(*words, needed_gb * 1.01).json["fits"] is True
+    assert raylora(*words, needed_gb * 0.99).json["fits"] is False
+
+
 def test_runs_of_an_empty_home_are_none(raylora: Raylora):
     told = raylora("runs", "--json")
     assert (told.code, told.json) == (0, {"runs": []})

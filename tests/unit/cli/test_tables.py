@@ -1,0 +1,125 @@
+"""What a person is shown: the facts in each table, whatever the art around them."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raylora.cli.summary import print_summary
+from raylora.runtime.checkup import CHECKS
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri
+from raylora.store.runs import create_run, update_run
+from tests.unit.cli.conftest import Raylora
+
+RESULT = {
+    "run_id": "20260101-000000-abcdef",
+    "mlflow_run_id": "0123456789abcdef",
+    "mlflow_command": "mlflow ui --backend-store-uri sqlite:////home/mlflow.db",
+    "adapter_uri": "/home/store/runs/20260101-000000-abcdef/adapter",
+    "checkpoint_uri": "/home/store/runs/20260101-000000-abcdef/checkpoints/step-00000016",
+    "strategy": "fsdp",
+    "base_bytes_per_rank": [93_000_000, 92_500_000],
+    "trainable_parameters": 4_884_480,
+    "steps": 16,
+    "eval_loss_before": 4.0,
+    "eval_loss": 2.0,
+    "train_loss": 2.25,
+    "tokens": 16_384,
+    "tokens_per_s": 1234.4,
+    "wall_s": 61.4,
+    "sample_prompts": ["What does [bold] do?"],
+    "samples": {"before": ["It eats."], "after": ["It makes text heavy."]},
+}
+
+
+def cells(text: str) -> list[list[str]]:
+    """What the rows of a table say, without their frame."""
+    lines = [re.split(r"\s*[│┃]\s*|\s{2,}", line.strip(" │┃")) for line in text.splitlines()]
+    return [[cell for cell in line if cell] for line in lines]
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    shown = io.StringIO()
+    monkeypatch.setattr("raylora.cli.summary.out", Console(file=shown, width=160, highlight=False))
+    return shown
+
+
+def test_the_summary_of_a_run(screen: io.StringIO):
+    print_summary(RESULT)
+    rows = cells(screen.getvalue())
+    assert ["run 20260101-000000-abcdef"] in rows
+    assert ["validation loss", "4.0000 before, 2.0000 after (-50.0%)"] in rows
+    assert ["training loss", "2.2500 at step 16"] in rows
+    assert ["throughput", "1,234 tokens/s, 16,384 tokens trained on"] in rows
+    assert ["trainable parameters", "4,884,480"] in rows
+    assert ["base per rank (fsdp)", "93.0 MB, 92.5 MB"] in rows
+    assert ["What does [bold] do?", "It eats.", "It makes text heavy."] in rows
+    assert ["adapter", RESULT["adapter_uri"]] in rows
+    assert ["open it with", RESULT["mlflow_command"]] in rows
+
+
+def test_the_summary_of_a_run_without_validation_and_prompts(screen: io.StringIO):
+    samples = {"before": [], "after": []}
+    print_summary({**RESULT, "eval_loss_before": None, "eval_loss": None, "sample_prompts": [], "samples": samples})
+    assert "validation" not in screen.getvalue()
+    assert "answers" not in screen.getvalue()
+    assert ["training loss", "2.2500 at step 16"] in cells(screen.getvalue())
+
+
+def test_the_estimate(raylora: Raylora, run_yaml: Path):
+    words = ("estimate", run_yaml, "--set", "distributed.gpus_per_worker=0", "--set", "distributed.num_workers=2")
+    predicted, told = raylora(*words, "--json").json, raylora(*words, "--device-gb", "1")
+    rows = cells(told.out)
+    assert f"{predicted['trainable_parameters']:,} trainable of {predicted['base_parameters']:,}" in told.out
+    assert ["part", "rank 0", "rank 1"] in rows
+    for part, shown in (("base_bytes", "base"), ("optimizer_bytes", "optimizer"), ("peak_bytes", "peak")):
+        assert [shown, *(f"{rank[part] / 1e6:,.1f} MB" for rank in predicted["ranks"])] in rows
+    assert ["fits 1 GB"] in rows
+    assert ["does not fit 0.0001 GB"] in cells(raylora(*words, "--device-gb", "0.0001").out)
+
+
+def test_the_layers(raylora: Raylora, run_yaml: Path):
+    told = raylora("inspect", run_yaml, "--set", "lora_target_modules=[q_proj]", "--set", "lora_r=4")
+    rows = cells(told.out)
+    assert [row[1:] for row in rows if row and row[0].endswith("q_proj")] == [["64 x 64", "3", "3", "1,536"]]
+    assert [row[3] for row in rows if row and row[0].endswith("k_proj")] == ["0"]
+    assert ["1,536 trainable parameters"] in rows
+
+
+def test_the_layers_of_a_target_that_matches_nothing(raylora: Raylora, run_yaml: Path):
+    told = raylora("inspect", run_yaml, "--set", "lora_target_modules=[q_prj]")
+    assert "problem: " in told.err
+    assert "q_prj" in told.err
+
+
+def test_the_checkup(raylora: Raylora):
+    rows = cells(raylora("doctor").out)
+    shown = {row[0]: row[1] for row in rows if row and row[0] in CHECKS}
+    assert shown.keys() == CHECKS.keys()
+    assert set(shown.values()) <= {"ok", "limited", "missing"}
+
+
+def test_the_runs(raylora: Raylora):
+    store = open_store(default_store_uri())
+    done, begun = (create_run(store, RunSpec(base_model="org/model", datasets=[{"path": "rows"}])) for _ in range(2))
+    update_run(store, done.run_id, status="finished", result={"eval_loss": 1.25, "adapter_uri": "/there/adapter"})
+    rows = {row[0]: row[1:] for row in cells(raylora("runs").out) if row}
+    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", "org/model", "1.2500", "/there/adapter"]
+    assert rows[begun.run_id][0] == begun.status
+    assert rows[begun.run_id][2:] == ["org/model"]
+
+
+def test_a_configuration_that_is_valid(raylora: Raylora, run_yaml: Path):
+    checked, told = raylora("validate", run_yaml, "--json").json, raylora("validate", run_yaml)
+    assert f"{run_yaml} is valid" in told.out
+    assert f"base {checked['base']['name']} {checked['base']['digest'][:12]}, 21 adapted layers" in told.out
+    assert "rows: 32 to train on, 8 to validate on" in told.out
+    assert f"store {checked['store']} can be written" in told.out
+    assert raylora("validate", run_yaml, "--spec-only").out.splitlines() == [f"{run_yaml} is valid"]
