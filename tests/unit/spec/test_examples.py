@@ -1,0 +1,52 @@
+"""The configurations a newcomer copies: the demo's, and every one that the documentation shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raylora.spec.load import load_spec
+from tests.unit.spec.specs import load_text
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PAGES = ("README.md", "clusters/README.md", "docs/configuration.md", "docs/data.md")
+NEEDED = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]}
+"""What a page that shows a part of a configuration leaves out."""
+
+
+def shown(page: str) -> list[str]:
+    """The YAML texts of a page."""
+    return re.findall(
+        r"^```yaml\n(.*?)^```$", (REPOSITORY / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+TEXTS = [pytest.param(text, id=f"{page} {number}") for page in PAGES for number, text in enumerate(shown(page), 1)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_shows_one(page: str):
+    assert shown(page)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_shown_is_a_configuration(tmp_path: Path, text: str):
+    values = yaml.safe_load(text)
+    missing = yaml.safe_dump({name: value for name, value in NEEDED.items() if name not in values})
+    loaded = load_text(tmp_path, text + ("" if missing == "{}\n" else missing))
+    assert loaded.notes == (), "shown in raylora's own words"
+    assert loaded.spec.model_dump(mode="json").keys() >= values.keys()
+
+
+def test_the_demo_is_a_sharded_4_bit_run_on_rows_made_before():
+    loaded = load_spec(REPOSITORY / "examples" / "quickstart.yaml")
+    spec = loaded.spec
+    assert loaded.notes == ()
+    assert (spec.quantization, spec.shards_base, spec.distributed.num_workers) == ("nf4", True, 2)
+    assert [one.path for one in (*spec.datasets, *spec.test_datasets)] == [
+        "examples/data/train.jsonl",
+        "examples/data/validation.jsonl",
+    ]
