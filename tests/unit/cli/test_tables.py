@@ -20,9 +20,9 @@ from tests.unit.cli.conftest import Raylora
 RESULT = {
     "run_id": "20260101-000000-abcdef",
     "mlflow_run_id": "0123456789abcdef",
-    "mlflow_command": "mlflow ui --backend-store-uri sqlite:////home/mlflow.db",
-    "adapter_uri": "/home/store/runs/20260101-000000-abcdef/adapter",
-    "checkpoint_uri": "/home/store/runs/20260101-000000-abcdef/checkpoints/step-00000016",
+    "mlflow_command": "mlflow ui --backend-store-uri sqlite:////data/mlflow.db",
+    "adapter_uri": "/data/store/runs/20260101-000000-abcdef/adapter",
+    "checkpoint_uri": "/data/store/runs/20260101-000000-abcdef/checkpoints/step-00000016",
     "strategy": "fsdp",
     "base_bytes_per_rank": [93_000_000, 92_500_000],
     "trainable_parameters": 4_884_480,
