@@ -71,10 +71,10 @@ def _one_quantization(run: RunFields) -> str | None:
     return None
 
 
-@rule("bnb_4bit_quant_storage", "load_in_4bit", "distributed.strategy", "distributed.zero_stage")
+@rule("bnb_4bit_quant_storage", "load_in_4bit", "load_in_8bit", "distributed.strategy", "distributed.zero_stage")
 def _sharded_storage(run: RunFields) -> str | None:
-    """A 4-bit base that is sharded (`fsdp`, ZeRO-3) is not stored as `uint8`."""
-    if run.load_in_4bit and run.shards_base and run.bnb_4bit_quant_storage == "uint8":
+    """A quantized base that is sharded (`fsdp`, ZeRO-3) is not stored as `uint8`."""
+    if run.quantization != "none" and run.shards_base and run.bnb_4bit_quant_storage == "uint8":
         return (
             "uint8 cannot be sharded: integer weights stay whole on every worker, or train silently to a loss of 0 or "
             "NaN (accelerate#3983); remove the line, `auto` stores in the compute dtype, or use distributed.strategy: ddp"

@@ -72,6 +72,14 @@ def test_early_stopping_says_all_it_lacks(tmp_path: Path):
     assert "set validation rows (val_set_size or test_datasets) and eval_steps" in problem
 
 
+@pytest.mark.parametrize("place", ["strategy: fsdp", "strategy: deepspeed, zero_stage: 3"])
+@pytest.mark.parametrize("quantization", ["load_in_4bit", "load_in_8bit"])
+def test_uint8_is_refused_for_whatever_is_quantized_and_sharded(tmp_path: Path, quantization: str, place: str):
+    text = f"{quantization}: true\nbnb_4bit_quant_storage: uint8\ndistributed: {{{place}}}"
+    (problem,) = problems_of(tmp_path, LEAST + text)
+    assert "uint8 cannot be sharded" in problem
+
+
 def test_uint8_says_why_and_what_to_do(tmp_path: Path):
     (problem,) = problems_of(tmp_path, LEAST + BROKEN["bnb_4bit_quant_storage"])
     assert "accelerate#3983" in problem
