@@ -1,10 +1,12 @@
 """What of this machine works for a run, found by trying; ``raylora doctor`` prints it.
 
-Each check is one small function: nothing enters, a finding leaves, and no check stops the others.
+Each check is one small function: nothing enters, a finding leaves, and no check stops the others. Nothing is left
+behind, and what cannot be tried without a configuration says so.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -12,15 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import ray
 import torch
 
-from raylora.errors import RayloraError
 from raylora.model.dtype import cpu_has_bf16
 from raylora.model.quant import QuantFormat
+from raylora.runtime.cluster import knock
 from raylora.spec.place import TrackingSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
-from raylora.tracking.address import tracking_uri, without_secret
+from raylora.store.s3 import bucket_names
+from raylora.tracking.address import sqlite_file, tracking_uri, without_secret
+from raylora.tracking.start import check_answers
 
 State = Literal["ok", "limited", "missing"]
 
@@ -31,7 +36,8 @@ class Finding:
 
     Args:
         part: What was tried.
-        state: ``ok``, ``limited`` (a run goes without it) or ``missing`` (a run that asks for it fails).
+        state: ``ok``, ``limited`` (a run goes without it, or it was not tried) or ``missing`` (a run that asks for it
+            fails).
         text: What was seen.
     """
 
@@ -48,7 +54,7 @@ def checkup() -> list[Finding]:
 def _tried(part: str, check: Callable[[], tuple[State, str]]) -> Finding:
     try:
         state, text = check()
-    except (RayloraError, RuntimeError, ImportError, OSError, ValueError) as error:
+    except Exception as error:  # of whichever library was tried
         state, text = "missing", f"{type(error).__name__}: {error}".splitlines()[0]
     return Finding(part, state, text)
 
@@ -82,13 +88,20 @@ def _bitsandbytes() -> tuple[State, str]:
 
 
 def _deepspeed() -> tuple[State, str]:
-    return "ok", importlib.metadata.version("deepspeed")
+    importlib.import_module("raylora.strategy.deepspeed")  # it says which device before it imports deepspeed
+    return "ok", f"{importlib.metadata.version('deepspeed')}: imported"
 
 
 def _ray() -> tuple[State, str]:
-    version = importlib.metadata.version("ray")
     address = os.environ.get("RAY_ADDRESS")
-    return "ok", f"{version}; " + (f"RAY_ADDRESS={address}" if address else "starts on this machine for each run")
+    if not address:
+        return "ok", f"{ray.__version__}: imported; starts on this machine for each run"
+    if not knock(address):
+        return (
+            "limited",
+            f"{ray.__version__}: imported; RAY_ADDRESS={address} names no host and port, and was not tried",
+        )
+    return "ok", f"{ray.__version__}: imported; something listens at RAY_ADDRESS={address}"
 
 
 def _storage() -> tuple[State, str]:
@@ -99,15 +112,21 @@ def _storage() -> tuple[State, str]:
 
 def _s3() -> tuple[State, str]:
     version = importlib.metadata.version("s3fs")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default endpoint")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
         return "limited", f"s3fs {version}; no credentials in the environment (AWS_ACCESS_KEY_ID or AWS_PROFILE)"
-    return "ok", f"s3fs {version}; credentials in the environment for {endpoint}; `raylora validate` tries the bucket"
+    if not endpoint:
+        return "limited", f"s3fs {version}; credentials for AWS, not tried: `raylora validate` tries a run's bucket"
+    return "ok", f"s3fs {version}; {endpoint} takes the credentials and lists {len(bucket_names())} bucket(s)"
 
 
 def _mlflow() -> tuple[State, str]:
-    version = importlib.metadata.version("mlflow")
-    return "ok", f"{version}; runs go to {without_secret(tracking_uri(TrackingSpec()))}"
+    uri, version = tracking_uri(TrackingSpec()), importlib.metadata.version("mlflow")
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():
+        return "ok", f"{version}; the first run makes {without_secret(uri)}"
+    check_answers(uri)
+    return "ok", f"{version}; {without_secret(uri)} answers"
 
 
 CHECKS: dict[str, Callable[[], tuple[State, str]]] = {

@@ -40,7 +40,7 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         return
     address = spec.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        _knock(address)
+        knock(address)
         ray.init(
             address,
             log_to_driver=False,  # the workers' lines come through the mailbox, in order and once
@@ -62,11 +62,23 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Find out in seconds that nothing listens at a host and port; Ray itself tries for a quarter of an hour."""
+def knock(address: str) -> bool:
+    """Find out in seconds that nothing listens at a host and port; Ray itself tries for a quarter of an hour.
+
+    Args:
+        address: As Ray takes it.
+
+    Returns:
+        Whether something listens; False where the address names no host and port.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
     place = urlsplit(f"//{address}")
-    if "://" not in address and place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), KNOCK_TIMEOUT_S).close()
+    if "://" in address or not place.hostname or not place.port:
+        return False
+    socket.create_connection((place.hostname, place.port), KNOCK_TIMEOUT_S).close()
+    return True
 
 
 def worker_resources(spec: RunSpec) -> dict[str, float]:

@@ -128,6 +128,25 @@ class BucketStore(Store):
             raise store_error(error, what, self.bucket) from error
 
 
+def bucket_names() -> list[str]:
+    """Ask the endpoint of the environment for its buckets, with the credentials of the environment.
+
+    Raises:
+        StoreError: It does not answer, or not to these credentials.
+    """
+    what = "cannot list the buckets"
+    try:
+        answer = retrying(
+            lambda: Connection().files().call_s3("list_buckets"),
+            what=what,
+            is_transient=is_transient,
+            patience_s=CHECK_PATIENCE_S,
+        )
+    except Exception as error:  # botocore, aiohttp and s3fs share no root but Exception
+        raise store_error(error, what, "any bucket") from error
+    return [bucket["Name"] for bucket in answer["Buckets"]]
+
+
 class Connection:
     """One process's S3 client, made when it is first needed."""
 

@@ -74,8 +74,14 @@ def how_to_open(uri: str, experiment_id: str | None, run_id: str) -> str:
 
 def make_database_folder(uri: str) -> None:
     """Make the folder of an SQLite file; SQLite makes the file alone."""
-    if match := re.fullmatch(r"sqlite(?:\+\w+)?:///(.+)", uri):
-        Path(match[1]).parent.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; ``None`` for other URIs."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", uri)
+    return Path(match[1]) if match else None
 
 
 def _scheme(uri: str) -> str:

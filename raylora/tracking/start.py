@@ -6,8 +6,10 @@ In comes a specification, out comes the one MLflow run of a training. Called by 
 from __future__ import annotations
 
 import getpass
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import Empty, Queue
 from typing import TypeVar
 
 import yaml
@@ -100,6 +102,35 @@ def reopen_run(uri: str, mlflow_run_id: str) -> OpenRun:
         if _is_transient(error):
             _log.warning("%s; training goes on without it", _explained(error, uri))
             return OpenRun(mlflow_run_id, None, now_ms())
+        raise _explained(error, uri) from error
+
+
+def check_answers(uri: str, patience_s: float = PATIENCE_S) -> None:
+    """Ask MLflow for one experiment, once; nothing is made.
+
+    Args:
+        uri: Tracking URI.
+        patience_s: Seconds to wait: drivers of databases have patience of their own.
+
+    Raises:
+        TrackingError: MLflow does not answer, or refuses.
+    """
+    answers: Queue[Exception | None] = Queue()
+
+    def ask() -> None:
+        try:
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+            answers.put(error)
+        else:
+            answers.put(None)
+
+    threading.Thread(target=ask, name="raylora-ask-mlflow", daemon=True).start()
+    try:
+        error = answers.get(timeout=patience_s)
+    except Empty:
+        error = TimeoutError(f"nothing came in {patience_s:g} s")
+    if error is not None:
         raise _explained(error, uri) from error
 
 

@@ -17,7 +17,7 @@ from raylora.errors import CorruptObjectError, StoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.manifest import fetch, is_complete, publish
-from raylora.store.s3 import PART_BYTES, BucketStore
+from raylora.store.s3 import PART_BYTES, BucketStore, bucket_names
 from tests.contract.store_suite import StoreSuite
 from tests.servers.process import free_ports
 from tests.servers.s3 import SECRET, S3Server
@@ -46,6 +46,14 @@ def test_the_whole_bucket_is_a_store(s3_env: S3Server, store: Store):
     everything, below = bucket.keys(), bucket.keys("tests")
     assert key in everything
     assert key in below
+
+
+def test_the_buckets_are_listed_with_the_right_key_only(s3_env: S3Server, monkeypatch: pytest.MonkeyPatch):
+    assert s3_env.bucket in bucket_names()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-key-nobody-may-print")
+    with pytest.raises(StoreError, match="refuses the credentials") as caught:
+        bucket_names()
+    assert "nobody-may-print" not in str(caught.value)
 
 
 def test_an_object_of_several_parts_goes_up_and_comes_down(store: Store, tmp_path: Path):
