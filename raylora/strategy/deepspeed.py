@@ -26,6 +26,7 @@ from deepspeed.utils import (
 from raylora.strategy.contract import OptimizerFactory, Stepper
 from raylora.strategy.ddp import Ddp
 from raylora.strategy.flat import FlatStepper
+from raylora.strategy.shares import LIVE_BLOCKS
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -49,24 +50,34 @@ class Zero3:
 
     def __init__(self, cpu_offload: bool = False) -> None:
         _connect()
-        zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        self._zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
         if cpu_offload:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-        self._config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+            self._zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+        self._block_values = 0
 
     def place_block(self, block: nn.Module) -> None:
         """Partition a block's parameters; the full ones are dropped at once."""
-        _Partition(module=block, config_dict_or_path=self._config)
+        self._block_values = max(self._block_values, sum(parameter.numel() for parameter in block.parameters()))
+        _Partition(module=block, config_dict_or_path=_config(self._zero))
 
     def place_root(self, model: nn.Module) -> None:
         """Partition the rest and install the gathering hooks; the model itself is called afterwards."""
-        deepspeed.initialize(model=model, config=self._config)
+        # DeepSpeed's defaults keep a billion values gathered, which is the whole of many a base.
+        limits = {
+            "stage3_max_live_parameters": LIVE_BLOCKS * self._block_values,
+            # Of what was used only what the very next layer uses again is kept: the head, whose backward pass follows.
+            "stage3_max_reuse_distance": 1,
+            # One parameter ahead at each module, until the limit: gathered together they would be there twice.
+            "stage3_prefetch_bucket_size": 1,
+        }
+        self._engine, *_ = deepspeed.initialize(model=model, config=_config(self._zero | limits))
         # A module whose inputs take no gradient gets no hook that drops what its backward gathered. Let the
         # first block's inputs take one; after initialize, so that the embedding itself stays out of the backward.
         model.enable_input_require_grads()  # type: ignore[operator]
 
     def rest(self, model: nn.Module) -> None:
-        """Nothing to do: ZeRO-3 drops each parameter after its module."""
+        """Drop what was kept and gathered ahead for a backward pass."""
+        self._engine.empty_partition_cache()
 
     def held_bytes(self, parameter: nn.Parameter) -> int:
         """Bytes of this rank's partition, and of the whole where it is still gathered."""
@@ -90,6 +101,10 @@ class Zero3:
     def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
         """One flat all-reduce and one optimizer: ZeRO never sees the adapters."""
         return FlatStepper(adapters, make, max_grad_norm)
+
+
+def _config(zero: Mapping[str, Any]) -> dict[str, Any]:
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": dict(zero)}
 
 
 class _Partition(deepspeed.zero.Init):  # type: ignore[misc]

@@ -14,10 +14,8 @@ from raylora.spec.place import DistributedSpec
 
 Kind = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
 
-LIVE_VALUES = 5e8
-"""Values that ZeRO-3 keeps gathered between forward and backward: half of DeepSpeed's `stage3_max_reuse_distance`."""
-PREFETCH_VALUES = 5e7
-"""Values that ZeRO-3 gathers ahead: DeepSpeed's `stage3_prefetch_bucket_size`."""
+LIVE_BLOCKS = 2
+"""Largest blocks that ZeRO-3 may gather: the one that runs and the next."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,7 @@ def piece(kind: Kind, shape: Sequence[int], rank: int, world_size: int) -> Piece
     return Piece(0, numel, numel)
 
 
-def gathered(
-    kind: Kind, world_size: int, block_bytes: Sequence[int], root_bytes: int, num_values: int, num_largest: int
-) -> Gathered:
+def gathered(kind: Kind, world_size: int, block_bytes: Sequence[int], root_bytes: int, largest_bytes: int) -> Gathered:
     """Whole parameters that a rank holds while it runs.
 
     Args:
@@ -91,18 +87,16 @@ def gathered(
         world_size: Number of workers; one alone gathers nothing.
         block_bytes: Whole bytes of each block.
         root_bytes: Whole bytes of what no block holds.
-        num_values: Values of the whole base as stored (a packed row counts its storage's).
-        num_largest: Values of its largest parameter as stored.
+        largest_bytes: Whole bytes of the largest parameter that no block holds: embedding or head.
     """
     if world_size == 1 or kind not in ("fsdp", "zero3"):
         return Gathered()
+    block = max(block_bytes, default=0)
     if kind == "fsdp":
         # The root stays gathered through the step. A block is there twice: one buffer as it arrived, one copied out;
         # in the backward pass the second is the next block's, which arrives early.
-        block = max(block_bytes, default=0)
         twice = root_bytes + 2 * block
         return Gathered(2 * root_bytes, twice, root_bytes + block, twice)
-    whole = sum(block_bytes) + root_bytes
-    kept = round(whole * min(1.0, LIVE_VALUES / num_values))
-    ahead = round(whole * min(1.0, (PREFETCH_VALUES + num_largest) / num_values))
-    return Gathered(0, kept + ahead, kept, kept if kept == whole else kept + ahead)
+    # The head is gathered ahead while the last blocks run; large as it is, nothing else is beside it.
+    live = min(LIVE_BLOCKS * block, sum(block_bytes))
+    return Gathered(largest_bytes, live + largest_bytes, max(live, largest_bytes), live)

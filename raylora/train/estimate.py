@@ -171,14 +171,14 @@ def _frozen(model: PreTrainedModel) -> Iterator[_Frozen]:
 
 def _gathered(kind: Kind, world_size: int, model: PreTrainedModel, frozen: list[_Frozen]) -> Gathered:
     by_block = dict.fromkeys(blocks(model), 0)
-    total = sum(parameter.num_bytes for parameter in frozen)
+    root: list[int] = []
     for parameter in frozen:
-        for name in by_block:
-            if parameter.name.startswith(f"{name}."):
-                by_block[name] += parameter.num_bytes
-    sizes = [math.prod(parameter.shape) for parameter in frozen]
-    block_bytes = list(by_block.values())
-    return gathered(kind, world_size, block_bytes, total - sum(block_bytes), sum(sizes), max(sizes))
+        block = next((name for name in by_block if parameter.name.startswith(f"{name}.")), None)
+        if block is None:
+            root.append(parameter.num_bytes)
+        else:
+            by_block[block] += parameter.num_bytes
+    return gathered(kind, world_size, list(by_block.values()), sum(root), max(root, default=0))
 
 
 def _rank(
@@ -199,23 +199,25 @@ def _rank(
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
         scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
     adapters_bytes = gradients_bytes = 4 * num_values
-    optimizer_bytes = state_bytes(spec, num_values, device)
+    optimizer_bytes, made_bytes = state_bytes(spec, num_values, device), 0
     if kind in ("zero1", "zero2"):
         part_values = math.ceil(num_values / (ALIGNMENT * world_size)) * ALIGNMENT
         adapters_bytes = 4 * part_values * world_size
         gradients_bytes += 4 * part_values
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
+        # The engine makes its gradients in the backward pass and drops them after the step.
+        made_bytes = gradients_bytes if spec.gradient_accumulation_steps == 1 else 0
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes
         host_bytes += offloaded if spec.distributed.cpu_offload else 0
         host_bytes += optimizer_bytes if spec.optimizer.startswith("paged") else 0
-    resident = base_bytes + adapters_bytes + gradients_bytes + optimizer_bytes - host_bytes
+    resident = base_bytes + adapters_bytes + gradients_bytes - made_bytes + optimizer_bytes - host_bytes
     transient = max(
         whole.start_bytes,
         step.forward_bytes + whole.forward_bytes,
         step.loss_bytes + whole.loss_bytes,
-        step.backward_bytes + whole.backward_bytes,
+        step.backward_bytes + whole.backward_bytes + made_bytes,
     )
     return RankBytes(
         base_bytes=base_bytes,

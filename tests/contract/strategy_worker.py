@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
@@ -131,6 +131,36 @@ def load_memory(spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def gathered_memory(spec: RunSpec, folder: Path) -> dict[str, Any]:
+    """Most of the base that each rank holds while steps run, and after an evaluation that follows them."""
+    rows, validation = open_rows(spec, folder / "cache")
+    assert validation is not None
+    trainee = build_tiny(spec)
+    most_bytes = 0
+
+    def note(*_: object) -> None:
+        nonlocal most_bytes
+        most_bytes = max(most_bytes, trainee.held_base_bytes)
+
+    hooks = [module.register_forward_hook(note) for module in trainee.model.modules()]
+    hooks += [module.register_full_backward_pre_hook(note) for module in trainee.model.modules()]
+    run_steps(trainee, rows, range(2))
+    for hook in hooks:
+        hook.remove()
+    evaluate(trainee, validation)
+    block_bytes = [whole_bytes(trainee, block) for block in trainee.model.model.layers]
+    return {
+        "most_bytes": trainee.ranks.gather(most_bytes),
+        "held_bytes": trainee.ranks.gather(trainee.held_base_bytes),
+        "block_bytes": max(block_bytes),
+        "root_bytes": whole_bytes(trainee, trainee.model) - sum(block_bytes),
+    }
+
+
+def whole_bytes(trainee: Trainee, module: nn.Module) -> int:
+    return sum(trainee.strategy.whole_bytes(parameter) for parameter in module.parameters())
+
+
 def save(trainee: Trainee, checkpoints: Path) -> None:
     checkpoint = take(trainee, Progress(step=len(HALF)), {})
     if trainee.ranks.rank == 0:
@@ -190,6 +220,8 @@ def see_together(folder: Path) -> None:
     for strategy, quantization in LOADED:
         spec = run_spec(folder, strategy, quantization, **wide)
         keep(folder, f"{strategy}-{quantization}-memory", partial(load_memory, spec))
+        if strategy in SHARDING:
+            keep(folder, f"{strategy}-{quantization}-gathered", partial(gathered_memory, spec, folder))
 
 
 if __name__ == "__main__":

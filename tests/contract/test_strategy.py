@@ -124,3 +124,13 @@ def test_loading_takes_a_share_and_a_block(seen: Seen, strategy: str, quantizati
     found = seen[f"{strategy}-{quantization}-memory"]
     for peak, held in zip(found["peak_bytes"], found["held_bytes"], strict=True):
         assert peak < held + 4 * WIDE_BLOCK_BYTES
+
+
+@pytest.mark.parametrize(("strategy", "quantization"), [case for case in LOADED if case[0] in SHARDING])
+def test_a_step_gathers_two_blocks(seen: Seen, strategy: str, quantization: str):
+    """Of 24: the one that runs and the next, half of one for the parameter that crosses the limit, and the root."""
+    found = seen[f"{strategy}-{quantization}-gathered"]
+    shares = seen[f"{strategy}-{quantization}-memory"]["held_bytes"]
+    assert found["held_bytes"] == shares
+    for most, share in zip(found["most_bytes"], shares, strict=True):
+        assert share < most < share + 2.5 * found["block_bytes"] + found["root_bytes"]

@@ -1,13 +1,15 @@
-"""Run by torchrun: builds a run on every rank, steps twice, and writes the bytes that were really held."""
+"""Run by torchrun: builds a run on every rank, steps three times, and writes the bytes that were really held."""
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from raylora.data.collate import Batch
@@ -40,13 +42,23 @@ def step_peak(trainee: Trainee, step: int) -> int:
     return peak
 
 
+def resident() -> int:
+    """Bytes of all tensors that are there between steps, each storage once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def main(spec_file: Path, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     spec = RunSpec.model_validate_json(spec_file.read_text())
     trainee = build(spec, folder, ("base", None), torch.device("cpu"))
     step_peak(trainee, 0)  # makes the optimizer's state
-    peak_bytes = step_peak(trainee, 1)
+    step_peak(trainee, 1)  # under ZeRO-3 the second step is the first that gathers ahead
+    peak_bytes, resident_bytes = step_peak(trainee, 2), resident()
     moments = [value for name, value in trainee.stepper.state().items() if name != "step"]
     adapters = trainee.bank.parameters().values()
     mine = {
@@ -54,6 +66,7 @@ def main(spec_file: Path, folder: Path, out: Path) -> None:
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),
         "moments_bytes": sum(moment.numel() * moment.element_size() for moment in moments),
         "trainable_parameters": trainee.bank.num_parameters(0),
+        "resident_bytes": resident_bytes,
         "step_peak_bytes": peak_bytes,
     }
     ranks = trainee.ranks.gather(mine)
