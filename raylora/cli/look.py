@@ -25,8 +25,11 @@ def inspect(
     from raylora.model.inspect import inspect_targets
     from raylora.model.meta import meta_model
     from raylora.model.source import base_config
+    from raylora.store.before_start import before_start
 
-    seen = inspect_targets(meta_model(base_config(spec), torch.float32), spec)
+    with before_start():
+        config = base_config(spec)
+    seen = inspect_targets(meta_model(config, torch.float32), spec)
     if json_:
         rows = [vars(row) for row in seen.rows]
         print_json({"modules": rows, "trainable_parameters": seen.trainable_parameters, "problems": seen.problems})
@@ -53,9 +56,12 @@ def estimate(
     """Predict trainable parameters and bytes per rank from config.json alone, without weights."""
     spec = read(path, set_).spec
     from raylora.model.source import base_config
+    from raylora.store.before_start import before_start
     from raylora.train.estimate import estimate as predict
 
-    predicted = predict(spec, base_config(spec))
+    with before_start():
+        config = base_config(spec)
+    predicted = predict(spec, config)
     fits = predicted.fits(int(device_gb * 1e9)) if device_gb is not None else None
     if json_:
         print_json(predicted.to_json() | ({} if fits is None else {"fits": fits, "device_gb": device_gb}))
@@ -70,11 +76,13 @@ def runs(
     json_: Json = False,
 ) -> None:
     """List runs, newest first."""
+    from raylora.store.before_start import before_start
     from raylora.store.blob import open_store
     from raylora.store.home import default_store_uri
     from raylora.store.runs import list_runs
 
-    records = list_runs(open_store(store or default_store_uri()))
+    with before_start():
+        records = list_runs(open_store(store or default_store_uri()))
     if json_:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
         return

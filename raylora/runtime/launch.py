@@ -28,6 +28,7 @@ from raylora.runtime.group import Group
 from raylora.runtime.mailbox import Job, Mailbox, open_mailbox
 from raylora.runtime.stopping import StopWish, stop_wish
 from raylora.spec.run import RunSpec
+from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
 from raylora.store.home import default_store_uri, home
 from raylora.store.runs import RunRecord, RunStatus, create_run, read_run, run_store, update_run
@@ -68,8 +69,9 @@ def resume(run_id: str, store_uri: str | None = None, listen: Listener = lambda 
         store_uri: The store it is in; raylora's home where absent.
         listen: Told of every event, in order.
     """
-    store = open_store(store_uri or default_store_uri())
-    record = read_run(store, run_id)
+    with before_start():
+        store = open_store(store_uri or default_store_uri())
+        record = read_run(store, run_id)
     # It goes on where its record was found, even if that store has moved since.
     moved = {**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}
     return _launch(RunSpec.model_validate(moved), record, listen)
@@ -81,7 +83,8 @@ def _launch(spec: RunSpec, record: RunRecord | None, listen: Listener) -> dict[s
     with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
         checked = checking.result()
         store = checked.store
-        record = record or create_run(store, spec)
+        with before_start():
+            record = record or create_run(store, spec)
         try:
             result = _run(spec, record, checked, group, mailbox, stop, listen)
         except BaseException as error:

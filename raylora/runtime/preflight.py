@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from raylora.data.prepare import Prepared, prepare
-from raylora.errors import InputError, StoreError
 from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.model.targets import match_targets
 from raylora.spec.run import RunSpec
+from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import cache_dir, default_store_uri
@@ -46,12 +46,9 @@ def preflight(spec: RunSpec) -> Preflight:
         ModelError: The base cannot be loaded, or the adapter does not fit it.
         DataError: A dataset cannot be used.
     """
-    try:
+    with before_start():
         store = open_store(spec.storage.uri or default_store_uri())
         store.check_writable()
         base = resolve_base(spec, cache_dir())
         targets = match_targets(base_on_meta(read_config(base.path), spec, torch.float32), spec)
         return Preflight(store, base, targets, prepare(spec, base.path, cache_dir()))
-    except StoreError as error:
-        # Nothing has started yet: it is the place that was asked for, and not the run, that failed.
-        raise InputError(str(error)) from error

@@ -48,6 +48,13 @@ def test_a_failed_check_ends_the_ray_it_started(workplace: Path, tmp_path: Path)
     assert "rows.jsonl, line 1" in refused(command, ended)
 
 
+def test_a_store_that_cannot_be_written(on_head: Command, tmp_path: Path):
+    (tmp_path / "file").touch()
+    asked = f"storage.uri={tmp_path}/file/store"
+    message = refused(on_head, on_head.run("train", "run.yaml", "--json", "--set", asked, timeout_s=SOON_S))
+    assert "storage.uri" in message
+
+
 def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
     command = Command(workplace, tmp_path / "home", {"RAY_ADDRESS": "127.0.0.1:1"})
     message = refused(command, command.run("train", "run.yaml", "--json", timeout_s=SOON_S))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raylora.store.runs import FOLDER, RECORD
 from tests.unit.cli.conftest import Raylora
 from tests.unit.store.disks import close, mounted
 
@@ -106,6 +107,16 @@ def test_a_store_that_may_not_be_written(raylora: Raylora, run_yaml: Path, tmp_p
         close(disk)
         message = refused(raylora, tmp_path, run_yaml, "--set", f"storage.uri={disk}/store")
     assert str(disk) in message
+
+
+def test_a_record_that_cannot_be_read(raylora: Raylora, tmp_path: Path):
+    """A store's error, but nothing has started yet."""
+    record = tmp_path / "store" / FOLDER / "20200101-000000-abcdef" / RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    told = raylora("resume", "20200101-000000-abcdef", "--store", tmp_path / "store", "--json")
+    assert (told.code, told.json["exit_code"]) == (2, 2), told.err
+    assert str(record) in told.json["error"]["message"]
 
 
 def test_a_configuration_that_is_missing(raylora: Raylora, tmp_path: Path):
