@@ -24,6 +24,7 @@ from raylora.model.low_rank import Slot
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
 from raylora.model.targets import match_targets
+from raylora.model.unreached import warning_of_unreached
 from raylora.objectives.sft import SupervisedLoss
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
@@ -90,6 +91,9 @@ def build(
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
+        unreached = warning_of_unreached(model)
+        if ranks.rank == 0 and unreached:
+            log.warning("%s", unreached)
         bank = make_bank(model, spec, base_name, device)
         strategy = choose_strategy(spec, device)
     with _timed("load, quantize and place", report):

@@ -15,14 +15,18 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from raylora.log import get_logger
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, blocks
+from raylora.model.unreached import warning_of_unreached
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, Kind, gathered, piece, strategy_kind
 from raylora.train.build import make_bank
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.optim import state_bytes
+
+log = get_logger(__name__)
 
 ALIGNMENT = 2
 """Values to which DeepSpeed aligns each rank's part of a flat group."""
@@ -117,6 +121,9 @@ def estimate(
     dtype, kind = _dtype(spec, device), strategy_kind(place)
     with torch.random.fork_rng(devices=[]):
         model = base_on_meta(config, spec, dtype)
+        unreached = warning_of_unreached(model)
+        if unreached:
+            log.warning("%s", unreached)
         bank = make_bank(model, spec, ("", None), META)
     frozen = list(_frozen(model))
     whole = _gathered(kind, world_size, model, frozen)
