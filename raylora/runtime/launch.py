@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from raylora.errors import InterruptedRunError, RunFailedError, StoreError
+from raylora.errors import InputError, InterruptedRunError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
@@ -31,12 +31,13 @@ from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
 from raylora.store.home import default_store_uri, home
-from raylora.store.runs import RunRecord, RunStatus, create_run, read_run, run_store, update_run
+from raylora.store.runs import RunRecord, RunStatus, new_run, read_run, run_store, update_run, write_run
 from raylora.train.events import Event
 
 if TYPE_CHECKING:
     from raylora.runtime.ledger import Ledger
     from raylora.runtime.preflight import Preflight
+    from raylora.tracking.tracker import Tracker
 
 log = get_logger(__name__)
 Listener = Callable[[Event], None]
@@ -83,10 +84,10 @@ def _launch(spec: RunSpec, record: RunRecord | None, listen: Listener) -> dict[s
     with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
         checked = checking.result()
         store = checked.store
-        with before_start():
-            record = record or create_run(store, spec)
+        record = record or new_run(spec)
+        tracker = _tracker(spec, record)  # refused here, a run leaves no record
         try:
-            result = _run(spec, record, checked, group, mailbox, stop, listen)
+            result = _run(spec, record, checked, tracker, group, mailbox, stop, listen)
         except BaseException as error:
             raise _recorded(error, store, record.run_id) from error
     result["wall_s"] = time.time() - started_at
@@ -126,10 +127,17 @@ def _workers(spec: RunSpec) -> Iterator[tuple[Group, ActorHandle[Mailbox]]]:
             ray.kill(mailbox)
 
 
+def _tracker(spec: RunSpec, record: RunRecord) -> Tracker:
+    from raylora.tracking.tracker import Tracker
+
+    return Tracker.start(spec, record.run_id, home() / "spool" / record.run_id, record.mlflow_run_id)
+
+
 def _run(
     spec: RunSpec,
     record: RunRecord,
     checked: Preflight,
+    tracker: Tracker,
     group: Group,
     mailbox: ActorHandle[Mailbox],
     stop: StopWish,
@@ -137,14 +145,14 @@ def _run(
 ) -> dict[str, Any]:
     """Give the workers their job and write down what they report."""
     from raylora.runtime.ledger import Ledger
-    from raylora.tracking.tracker import Tracker
 
     store, run_id = checked.store, record.run_id
-    tracker = Tracker.start(spec, run_id, home() / "spool" / run_id, record.mlflow_run_id)
     ledger = Ledger(tracker, run_store(store, run_id), f"{checked.base.name}, {spec.adapter} r={spec.lora_r}")
     status: Literal["finished", "failed", "interrupted"] = "failed"
     try:
-        update_run(store, run_id, status="running", mlflow_run_id=tracker.mlflow_run_id, error=None)
+        begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
+        with before_start():
+            write_run(store, record.model_copy(update=begun))
         ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri)))
         stop.patient = True
         _listen(group, mailbox, ledger, stop, listen)
@@ -180,8 +188,8 @@ def _recorded(error: BaseException, store: Store, run_id: str) -> BaseException:
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
     try:
         update_run(store, run_id, status=status, error=str(error) or type(error).__name__)
-    except StoreError as failure:
-        log.warning("the record of run %s still says 'running': %s", run_id, failure)
+    except (StoreError, InputError) as failure:  # InputError: not even its beginning could be written
+        log.warning("the record of run %s does not say so: %s", run_id, failure)
     return error
 
 

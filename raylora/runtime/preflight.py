@@ -1,4 +1,4 @@
-"""Everything that can be known to fail before a worker starts: storage, base, targets, rows.
+"""Everything that can be known to fail before a worker starts: tracking, storage, base, targets, rows.
 
 Called by the launcher while Ray starts, and by ``raylora validate``.
 """
@@ -19,6 +19,7 @@ from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import cache_dir, default_store_uri
+from raylora.tracking.address import tracking_uri
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ def preflight(spec: RunSpec) -> Preflight:
     """Try what a run will use.
 
     Raises:
-        InputError: Storage cannot be written or read.
+        InputError: `tracking.uri` is no place of MLflow's, or storage cannot be written or read.
         ModelError: The base cannot be loaded, or the adapter does not fit it.
         DataError: A dataset cannot be used.
     """
+    tracking_uri(spec.tracking)
     with before_start():
         store = open_store(spec.storage.uri or default_store_uri())
         store.check_writable()

@@ -61,15 +61,14 @@ class RunRecord(BaseModel):
     """Version that started it."""
 
 
-def create_run(store: Store, spec: RunSpec) -> RunRecord:
-    """Record a new run and give it its name.
+def new_run(spec: RunSpec) -> RunRecord:
+    """Return the record of a new run, which has its name from now on; nothing is written yet.
 
     Args:
-        store: The store of all runs.
         spec: What was asked.
     """
     now = datetime.now(UTC)
-    record = RunRecord(
+    return RunRecord(
         run_id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         status="running",
         created=now,
@@ -77,11 +76,22 @@ def create_run(store: Store, spec: RunSpec) -> RunRecord:
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest,
     )
-    return _write(store, record)
+
+
+def write_run(store: Store, record: RunRecord) -> RunRecord:
+    """Write a run's record with the present time, and return it; one driver at a time writes a run's record.
+
+    Args:
+        store: The store of all runs.
+        record: How the run stands.
+    """
+    record = record.model_copy(update={"updated": datetime.now(UTC)})
+    store.write(_key(record.run_id), record.model_dump_json(indent=1).encode())
+    return record
 
 
 def update_run(store: Store, run_id: str, **changes: Any) -> RunRecord:
-    """Change fields of a run's record and return it; one driver at a time writes a run's record.
+    """Change fields of a run's record and return it.
 
     Args:
         store: The store of all runs.
@@ -90,8 +100,8 @@ def update_run(store: Store, run_id: str, **changes: Any) -> RunRecord:
     """
     if unknown := changes.keys() - RunRecord.model_fields.keys():
         raise TypeError(f"a run's record has no {sorted(unknown)}")
-    fields = read_run(store, run_id).model_dump() | changes | {"updated": datetime.now(UTC)}
-    return _write(store, RunRecord.model_validate(fields))
+    fields = read_run(store, run_id).model_dump() | changes
+    return write_run(store, RunRecord.model_validate(fields))
 
 
 def read_run(store: Store, run_id: str) -> RunRecord:
@@ -134,8 +144,3 @@ def _run_ids(store: Store) -> list[str]:
 
 def _key(run_id: str) -> str:
     return f"{FOLDER}/{run_id}/{RECORD}"
-
-
-def _write(store: Store, record: RunRecord) -> RunRecord:
-    store.write(_key(record.run_id), record.model_dump_json(indent=1).encode())
-    return record

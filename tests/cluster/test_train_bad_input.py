@@ -61,6 +61,13 @@ def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
     assert "no Ray cluster answers at 127.0.0.1:1" in message
 
 
+def test_an_mlflow_that_does_not_answer_leaves_no_run(on_head: Command):
+    ended = on_head.run("train", "run.yaml", "--json", "--set", "tracking.uri=http://127.0.0.1:1", timeout_s=SOON_S)
+    assert ended.code == 1
+    assert "MLflow at http://127.0.0.1:1 does not answer" in ended.error
+    assert {path.name for path in on_head.home.iterdir()} == {"cache"}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -60,6 +60,7 @@ def test_rows_that_cannot_be_read(
         ("learning_rate=.nan", ["learning_rate"]),
         ("lora_rnk=8", ["lora_rnk", "lora_r"]),
         ("distributed.num_workers=0", ["distributed.num_workers", "got 0"]),
+        ("tracking.uri=./mlruns", ["tracking.uri", "./mlruns", "sqlite://"]),
     ],
 )
 def test_settings_that_cannot_be(raylora: Raylora, run_yaml: Path, tmp_path: Path, setting: str, words: list[str]):

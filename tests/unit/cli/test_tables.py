@@ -14,7 +14,7 @@ from raylora.runtime.checkup import CHECKS
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
-from raylora.store.runs import create_run, update_run
+from raylora.store.runs import new_run, update_run, write_run
 from tests.unit.cli.conftest import Raylora
 
 RESULT = {
@@ -108,7 +108,8 @@ def test_the_checkup(raylora: Raylora):
 
 def test_the_runs(raylora: Raylora):
     store = open_store(default_store_uri())
-    done, begun = (create_run(store, RunSpec(base_model="org/model", datasets=[{"path": "rows"}])) for _ in range(2))
+    spec = RunSpec(base_model="org/model", datasets=[{"path": "rows"}])
+    done, begun = (write_run(store, new_run(spec)) for _ in range(2))
     update_run(store, done.run_id, status="finished", result={"eval_loss": 1.25, "adapter_uri": "/there/adapter"})
     rows = {row[0]: row[1:] for row in cells(raylora("runs").out) if row}
     assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", "org/model", "1.2500", "/there/adapter"]

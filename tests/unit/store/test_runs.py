@@ -7,7 +7,7 @@ import pytest
 from raylora.errors import CorruptObjectError, InputError
 from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
-from raylora.store.runs import create_run, list_runs, read_run, run_store, update_run
+from raylora.store.runs import list_runs, new_run, read_run, run_store, update_run, write_run
 
 
 @pytest.fixture
@@ -20,8 +20,13 @@ def spec() -> RunSpec:
     return RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}])
 
 
-def test_a_record_is_what_was_created(store: Store, spec: RunSpec):
-    record = create_run(store, spec)
+def test_a_name_alone_is_no_record(store: Store, spec: RunSpec):
+    assert new_run(spec).run_id != new_run(spec).run_id
+    assert list_runs(store) == []
+
+
+def test_a_record_is_what_was_written(store: Store, spec: RunSpec):
+    record = write_run(store, new_run(spec))
     assert store.keys() == [f"runs/{record.run_id}/run.json"]
     assert read_run(store, record.run_id) == record
     assert (record.status, record.spec_digest) == ("running", spec.digest)
@@ -29,7 +34,7 @@ def test_a_record_is_what_was_created(store: Store, spec: RunSpec):
 
 
 def test_an_update_changes_what_it_names_and_the_time(store: Store, spec: RunSpec):
-    before = create_run(store, spec)
+    before = write_run(store, new_run(spec))
     update_run(store, before.run_id, mlflow_run_id="m1")
     after = update_run(store, before.run_id, status="finished", result={"eval_loss": 1.5})
     assert read_run(store, before.run_id) == after
@@ -39,7 +44,7 @@ def test_an_update_changes_what_it_names_and_the_time(store: Store, spec: RunSpe
 
 
 def test_an_update_of_an_unknown_field_or_status_is_refused(store: Store, spec: RunSpec):
-    run_id = create_run(store, spec).run_id
+    run_id = write_run(store, new_run(spec)).run_id
     with pytest.raises(TypeError, match="stauts"):
         update_run(store, run_id, stauts="failed")
     with pytest.raises(ValueError, match="status"):
@@ -50,7 +55,7 @@ def test_an_update_of_an_unknown_field_or_status_is_refused(store: Store, spec: 
 def test_an_unknown_run_is_bad_input_that_names_known_ones(store: Store, spec: RunSpec):
     with pytest.raises(InputError, match="no runs"):
         read_run(store, "r1")
-    known = create_run(store, spec).run_id
+    known = write_run(store, new_run(spec)).run_id
     with pytest.raises(InputError, match=f"'r1' is not in .*; there: {known}; run `raylora runs`"):
         read_run(store, "r1")
     with pytest.raises(InputError, match="no name inside a store"):
@@ -60,7 +65,7 @@ def test_an_unknown_run_is_bad_input_that_names_known_ones(store: Store, spec: R
 def test_runs_are_listed_newest_first_and_damage_hides_one_only(
     store: Store, spec: RunSpec, caplog: pytest.LogCaptureFixture
 ):
-    ids = sorted((create_run(store, spec).run_id for _ in range(3)), reverse=True)
+    ids = sorted((write_run(store, new_run(spec)).run_id for _ in range(3)), reverse=True)
     run_store(store, ids[0]).write("checkpoints/step-00000001/manifest.json", b"{}")
     store.write(f"runs/{ids[1]}/run.json", b"{")
     assert [record.run_id for record in list_runs(store)] == [ids[0], ids[2]]
