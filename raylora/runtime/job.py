@@ -75,6 +75,7 @@ class Inputs:
     base: BaseFolder
     prepared: Prepared
     tokenizer: PreTrainedTokenizerFast
+    tokenizer_digest: str
     rows: Batches
     validation: Batches | None
 
@@ -89,6 +90,7 @@ class Inputs:
             base,
             prepared,
             tokenizer,
+            tokenizer_digest(tokenizer),  # now: the sample prompts will change how it pads
             open_batches(spec, tokenizer, prepared.train),
             None if validation is None else open_batches(spec, tokenizer, validation),
         )
@@ -152,7 +154,7 @@ def _result(
             base_revision=inputs.base.revision,
             base_digest=inputs.base.digest,
             data_digest=inputs.prepared.report.digest,
-            template_digest=tokenizer_digest(inputs.tokenizer),
+            tokenizer_digest=inputs.tokenizer_digest,
             eval_loss=outcome.progress.eval_loss,
         )
         adapter_uri = publish_adapter(store, trainee.bank.export(0), about)

@@ -23,7 +23,7 @@ def lineage(
     base_revision: str | None,
     base_digest: str,
     data_digest: str,
-    template_digest: str | None,
+    tokenizer_digest: str,
     eval_loss: float | None,
 ) -> dict[str, Any]:
     """Return the record of one adapter version.
@@ -35,7 +35,7 @@ def lineage(
         base_revision: Its commit, where it has one.
         base_digest: Hexadecimal SHA-256 of its files.
         data_digest: Hexadecimal digest of the rows that were trained on.
-        template_digest: Hexadecimal digest of the chat template, where one was used.
+        tokenizer_digest: Hexadecimal SHA-256 of the tokenizer as it was loaded, chat template included.
         eval_loss: Validation loss of the adapter in nats per token, where it was evaluated.
     """
     return {
@@ -48,7 +48,7 @@ def lineage(
         "lora_alpha": spec.lora_alpha,
         "lora_target_modules": spec.lora_target_modules,
         "data_digest": data_digest,
-        "template_digest": template_digest,
+        "tokenizer_digest": tokenizer_digest,
         "seed": spec.seed,
         "spec_digest": spec.digest,
         "run_id": run_id,

@@ -25,19 +25,19 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
         asked,
         run_id="r1",
         base_name="org/model",
-        base_revision="abc",
+        base_revision=None,
         base_digest="b" * 64,
         data_digest="d" * 64,
-        template_digest=None,
+        tokenizer_digest="t" * 64,
         eval_loss=1.25,
     )
     assert record == json.loads(json.dumps(record)) | {"lora_target_modules": ("q_proj", "v_proj")}
     assert "/models" not in json.dumps(record)
     assert record["spec_digest"] == asked.digest
     tags = lineage_tags(record)
-    assert tags["raylora.base_revision"] == "abc"
+    assert tags["raylora.tokenizer_digest"] == "t" * 64
     assert tags["raylora.lora_target_modules"] == "q_proj,v_proj"
     assert tags["raylora.seed"] == "7"
     assert tags["raylora.eval_loss"] == "1.25"
     assert tags["raylora.raylora"] == raylora.__version__
-    assert "raylora.template_digest" not in tags
+    assert "raylora.base_revision" not in tags
