@@ -57,12 +57,20 @@ class SupervisedLoss:
             Returns (N,) float32, N the number of labels that are not -100.
 
         Raises:
-            ModelError: The model changes what its head gives in a way that its config does not say.
+            ModelError: The model's forward pass cannot run, or changes what its head gives in a way that its config
+                does not say.
         """
         self._rows_N = (labels_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
         self._targets_N = labels_BT.reshape(-1)[self._rows_N]
         try:
             output: Tensor = self._model(**inputs, use_cache=False).logits
+        # No RuntimeError: memory that is full and ranks that are gone, which are not the model's fault, are that too.
+        except (TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+            raise ModelError(
+                f"base_model: the forward pass of {type(self._model).__name__} cannot run ({type(error).__name__}: "
+                f"{error}). Check that tokenizer, config.json and weights belong together, and that transformers alone "
+                "can run this model on the same tokens"
+            ) from error
         finally:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from raylora.data.prepare import Prepared, prepare
+from raylora.model.bins import check_bins
 from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
 from raylora.model.source import BaseFolder, resolve_base
@@ -44,7 +45,7 @@ def preflight(spec: RunSpec) -> Preflight:
 
     Raises:
         InputError: `tracking.uri` is no place of MLflow's, or storage cannot be written or read.
-        ModelError: The base cannot be loaded, or the adapter does not fit it.
+        ModelError: The base cannot be loaded, the adapter does not fit it, or it cannot keep the rows of a bin apart.
         DataError: A dataset cannot be used.
     """
     tracking_uri(spec.tracking)
@@ -52,5 +53,8 @@ def preflight(spec: RunSpec) -> Preflight:
         store = open_store(spec.storage.uri or default_store_uri())
         store.check_writable()
         base = resolve_base(spec, cache_dir())
-        targets = match_targets(base_on_meta(read_config(base.path), spec, torch.float32), spec)
+        model = base_on_meta(read_config(base.path), spec, torch.float32)
+        targets = match_targets(model, spec)
+        if spec.sample_packing:
+            check_bins(model, spec.sequence_len)
         return Preflight(store, base, targets, prepare(spec, base.path, cache_dir()))

@@ -72,10 +72,11 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
             losses_N = loss(model_inputs(batch, model.dtype), batch.labels_BT)
             loss_bytes = live.lap()
             losses_N.sum().backward()
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (ModelError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
-            f"base_model: the forward pass of {type(model).__name__} cannot be run without data ({error}), so its "
-            "memory cannot be estimated. Start it with max_steps: 1 and read the peak"
+            f"base_model: the forward pass of {type(model).__name__} cannot be run without data "
+            f"({error.__cause__ or error}), so its memory cannot be estimated. "
+            "Start it with max_steps: 1 and read the peak"
         ) from error
     saved_bytes, forward_bytes = before_loss
     return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())

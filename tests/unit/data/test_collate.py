@@ -8,31 +8,41 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from raylora.data.collate import IGNORED, Batch, attention_mask, collate, filler_batch
+from raylora.model.bins import check_bins
 from tests.unit.data.made_rows import made_rows
 
 LENGTHS = [5, 9, 3, 14, 2, 7]
 
 
-@pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+# One whose attention takes the mask in a kernel, one that caps its scores before it adds the mask.
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE, attn_implementation="sdpa"),
+    "gemma2": Gemma2Config(**SHAPE, sliding_window=40, attn_logit_softcapping=2.0, attn_implementation="eager"),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+    check_bins(model, sum(LENGTHS))
+    return model
 
 
-def token_losses(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+def token_losses(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The loss at each position, 0 where there is none. Shape: [B, T]."""
     with torch.no_grad():
         logits_BTV = model(
@@ -43,7 +53,7 @@ def token_losses(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     )
 
 
-def losses_by_row(model: LlamaForCausalLM, batch: Batch) -> dict[int, torch.Tensor]:
+def losses_by_row(model: PreTrainedModel, batch: Batch) -> dict[int, torch.Tensor]:
     losses_BT = token_losses(model, batch)
     return {
         row: losses_BT[line, batch.segment_ids_BT[line] == segment]
@@ -77,7 +87,7 @@ def test_labels_are_the_next_token_of_the_same_row(bins: list[list[int]]):
 
 
 @pytest.mark.parametrize("bins", [[[0, 1, 2], [3, 4], [5]], [[0, 1, 2, 3, 4, 5]], [[4, 0], [2, 5, 1, 3]]])
-def test_losses_of_binned_rows_are_those_of_the_rows_alone(model: LlamaForCausalLM, bins: list[list[int]]):
+def test_losses_of_binned_rows_are_those_of_the_rows_alone(model: PreTrainedModel, bins: list[list[int]]):
     rows = made_rows(LENGTHS)
     binned = losses_by_row(model, collate(bins, rows, pad_id=0))
     padded = losses_by_row(model, collate([[row] for row in range(6)], rows, pad_id=0))
@@ -89,7 +99,7 @@ def test_losses_of_binned_rows_are_those_of_the_rows_alone(model: LlamaForCausal
         torch.testing.assert_close(padded[row], alone, rtol=0, atol=1e-5)
 
 
-def test_other_tokens_in_one_row_change_no_other_rows_losses(model: LlamaForCausalLM):
+def test_other_tokens_in_one_row_change_no_other_rows_losses(model: PreTrainedModel):
     batch = collate([[0, 1, 2, 3]], made_rows(LENGTHS), pad_id=0)
     before = token_losses(model, batch)
     for segment in range(1, 5):
@@ -100,7 +110,7 @@ def test_other_tokens_in_one_row_change_no_other_rows_losses(model: LlamaForCaus
         assert not torch.equal(before[is_changed_BT], after[is_changed_BT])
 
 
-def test_padding_gives_no_nan(model: LlamaForCausalLM):
+def test_padding_gives_no_nan(model: PreTrainedModel):
     rows = made_rows(LENGTHS)
     for batch in (filler_batch(0), collate([[0, 1, 2, 3], [4]], rows, pad_id=0)):
         logits = model(

@@ -106,10 +106,10 @@ def test_a_model_that_changes_its_logits_unsaid_is_refused(monkeypatch: pytest.M
         loss({"input_ids": ids}, labels)
 
 
-def test_an_error_in_the_model_leaves_it_usable():
+def test_an_error_in_the_model_is_told_readably_and_leaves_it_usable():
     model, (ids, labels) = make(CONFIGS["llama"]), batch()
     loss = SupervisedLoss(model)
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError, match=r"^base_model: .* of LlamaForCausalLM cannot run \(IndexError: index out of"):
         loss({"input_ids": ids + 1000}, labels)
     assert model(ids).logits.shape == (3, 9, 120)
 
