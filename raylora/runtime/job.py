@@ -56,14 +56,15 @@ def run_job(mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping[str, floa
     with PeakMemory(device) as load_memory:
         base = inputs.base
         trainee = build(spec, base.path, (base.name, base.revision), device, hooks.phase)
-    hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory)))
+    origin = _origin(spec, inputs, job)
+    hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory) | {"lineage": origin}))
     before = checksum(trainee)
     training = Training(trainee, inputs.tokenizer, inputs.rows, inputs.validation, hooks.inner, inputs.digests)
     with PeakMemory(device) as train_memory:
         outcome = training.run(load_latest(store))
     check_unchanged(trainee, before)
     peaks = trainee.ranks.gather(train_memory.peak_bytes)
-    result = _result(trainee, inputs, job, store, outcome, peaks)
+    result = _result(trainee, origin, store, outcome, peaks)
     if rank == 0:
         hooks.inner.deliver(Event("outcome", outcome.progress.step, result))
 
@@ -142,20 +143,23 @@ def _placement(trainee: Trainee, inputs: Inputs, memory: PeakMemory) -> dict[str
     }
 
 
+def _origin(spec: RunSpec, inputs: Inputs, job: Job) -> dict[str, object]:
+    return lineage(
+        spec,
+        run_id=job.run_id,
+        base_name=inputs.base.name,
+        base_revision=inputs.base.revision,
+        base_digest=inputs.base.digest,
+        data_digest=inputs.prepared.report.digest,
+        tokenizer_digest=inputs.tokenizer_digest,
+    )
+
+
 def _result(
-    trainee: Trainee, inputs: Inputs, job: Job, store: Store, outcome: Outcome, peaks: list[int]
+    trainee: Trainee, origin: dict[str, object], store: Store, outcome: Outcome, peaks: list[int]
 ) -> dict[str, object]:
     adapter_uri = None
     if outcome.ending != "stopped" and trainee.ranks.rank == 0:
-        about = lineage(
-            trainee.spec,
-            run_id=job.run_id,
-            base_name=inputs.base.name,
-            base_revision=inputs.base.revision,
-            base_digest=inputs.base.digest,
-            data_digest=inputs.prepared.report.digest,
-            tokenizer_digest=inputs.tokenizer_digest,
-            eval_loss=outcome.progress.eval_loss,
-        )
+        about = origin | {"eval_loss": outcome.progress.eval_loss}
         adapter_uri = publish_adapter(store, trainee.bank.export(0), about)
     return {**asdict(outcome), "adapter_uri": adapter_uri, "train_peak_bytes_per_rank": peaks}

@@ -50,6 +50,7 @@ class Ledger:
                 self._phases_s[values["name"]] = values["seconds"]
             case "placed":
                 self._placement = values
+                self._tracker.log_tags(lineage_tags(values["lineage"]))
                 self._tracker.log_inputs([DatasetUse(**use) for use in values["datasets"]])
             case "start":
                 self._is_resumed |= event.step > 0
@@ -72,7 +73,7 @@ class Ledger:
         return self.outcome is not None and self.outcome["ending"] == "stopped"
 
     def close(self) -> None:
-        """Send what a run leaves behind: the loss picture, the adapter and its lineage."""
+        """Send what a run leaves behind: the loss picture, the adapter and how good it is."""
         with TemporaryDirectory() as folder:
             if self._losses["train_loss"]:
                 picture = Path(folder, "loss.png")

@@ -1,7 +1,7 @@
-"""Where an adapter comes from: everything that must be equal to get it again, and how good it was.
+"""Where an adapter comes from: everything that must be equal to get it again.
 
-In come a specification and the digests found while running it, out comes one flat record. It goes into the adapter's
-manifest and, as tags, to MLflow. Called by the runtime when an adapter is stored.
+In come a specification and the digests of what it names, out comes one flat record. It goes to MLflow as tags before
+the first step, and into the adapter's manifest with its validation loss. Called by the runtime.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ def lineage(
     base_digest: str,
     data_digest: str,
     tokenizer_digest: str,
-    eval_loss: float | None,
 ) -> dict[str, Any]:
     """Return the record of one adapter version.
 
@@ -36,7 +35,6 @@ def lineage(
         base_digest: Hexadecimal SHA-256 of its files.
         data_digest: Hexadecimal digest of the rows that were trained on.
         tokenizer_digest: Hexadecimal SHA-256 of the tokenizer as it was loaded, chat template included.
-        eval_loss: Validation loss of the adapter in nats per token, where it was evaluated.
     """
     return {
         "base_model": base_name,
@@ -52,7 +50,6 @@ def lineage(
         "seed": spec.seed,
         "spec_digest": spec.digest,
         "run_id": run_id,
-        "eval_loss": eval_loss,
         "raylora": __version__,
     }
 

@@ -17,8 +17,8 @@ class Event:
 
     Args:
         kind: ``phase`` (a part of the start and its seconds), ``log`` (a line of a worker), ``placed`` (bytes of the
-            base on each rank), ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or
-            ``outcome`` (how it ended).
+            base on each rank, data sets, lineage), ``start`` (steps to do), ``step``, ``eval``, ``samples``,
+            ``checkpoint`` or ``outcome`` (how it ended).
         step: Optimizer steps done.
         values: What is told.
     """

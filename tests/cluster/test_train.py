@@ -14,8 +14,11 @@ from mlflow.entities import Run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.spec.load import load_spec
+from raylora.store.blob import open_store
 from raylora.store.home import cache_dir
+from raylora.store.manifest import read_manifest
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import RUN
 from tests.unit.train.tiny_run import build_tiny
@@ -135,6 +138,16 @@ def test_mlflow_has_the_data(mlflow_run: Run):
         for use in mlflow_run.inputs.dataset_inputs
     }
     assert {context: use["num_rows"] for context, use in uses.items()} == {"training": 200}
+
+
+def test_mlflow_has_the_lineage(mlflow_run: Run, result: dict[str, Any], workplace: Path):
+    adapter = Path(result["adapter_uri"])
+    recorded = read_manifest(open_store(str(adapter.parent)), adapter.name).about
+    tags = mlflow_run.data.tags
+    for name in ("base_digest", "data_digest", "tokenizer_digest", "spec_digest", "run_id", "eval_loss"):
+        assert tags[f"raylora.{name}"] == str(recorded[name]), name
+    assert recorded["tokenizer_digest"] == tokenizer_digest(load_tokenizer(workplace / "base"))
+    assert recorded["eval_loss"] == result["eval_loss"]
 
 
 def test_mlflow_has_the_files(command: Command, result: dict[str, Any], tmp_path: Path):

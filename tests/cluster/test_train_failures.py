@@ -62,7 +62,9 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
     record = the_record(on_head.home / "store")
     assert (record.status, record.error) == ("failed", error)
     client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
-    assert client.get_run(record.mlflow_run_id).info.status == "FAILED"
+    run = client.get_run(record.mlflow_run_id)
+    assert run.info.status == "FAILED"
+    assert {len(run.data.tags[f"raylora.{name}"]) for name in ("base_digest", "data_digest", "spec_digest")} == {64}
 
 
 def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
