@@ -31,7 +31,7 @@ class DatasetSpec(Part):
     """The file's own column names: `{messages: conversation}` reads the column `conversation` as `messages`."""
 
     weight: PositiveFloat = 1.0
-    """Share of this source in the mix, relative to the others: 2.0 shows its rows twice as often as they occur."""
+    """How often an epoch shows each row of this source, whatever the other sources weigh: 2.0 twice, 0.5 half of the rows and the other half in the next epoch."""
 
 
 class DataFields(Part):

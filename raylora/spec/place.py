@@ -61,7 +61,7 @@ class TrackingSpec(Part):
     """Where a new experiment keeps artifacts, such as `s3://bucket/mlflow`; the server's own default where absent."""
 
     system_metrics: bool = True
-    """Log CPU, memory and GPU use."""
+    """Log use of CPU, memory, disk, network and GPUs of the machine that runs the command; workers on other machines are not sampled."""
 
 
 class StorageSpec(Part):

@@ -13,7 +13,7 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
     """A run whose fields are each right; whether they fit together is asked by `rules.py`."""
 
     run_name: str | None = None
-    """Name shown in MLflow; made from base, adapter and digest where absent."""
+    """Name shown in MLflow; the run's own id, as `raylora runs` lists it, where absent."""
 
     distributed: DistributedSpec = DistributedSpec()
     """Workers and how the base is placed on them."""
