@@ -88,12 +88,6 @@ class Batches:
         """Yield every row once in a fixed order, for validation; as many batches on every rank."""
         return self._deal(self._fixed, range(len(self._fixed)), rank, world_size)
 
-    def fill_ratio(self) -> float:
-        """Part of the first epoch's bins that is tokens, not padding up to `sequence_len`."""
-        bins = self._epoch(0)
-        num_tokens = int(self._rows.lengths[bins.rows].sum())
-        return num_tokens / (len(bins) * self._spec.sequence_len)
-
     @cached_property
     def _fixed(self) -> Bins:
         return self._binned(np.arange(len(self._rows)))

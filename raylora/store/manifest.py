@@ -78,11 +78,6 @@ def discard(store: Store, prefix: str) -> None:
     store.delete(prefix)
 
 
-def is_complete(store: Store, prefix: str) -> bool:
-    """Return whether a group was written to its end; its files are not read."""
-    return store.exists(f"{prefix}/{MANIFEST}")
-
-
 def read_manifest(store: Store, prefix: str) -> Manifest:
     """Return what a group must consist of.
 
