@@ -12,10 +12,13 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from typing_extensions import override
 
 from raylora.errors import RunFailedError
@@ -28,8 +31,12 @@ from raylora.runtime.worker import work
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
-CLOSE_PATIENCE_S = 30.0
-"""Workers that are just starting cannot be stopped before they have."""
+
+START_PATIENCE_S = 30.0
+"""Ray Train's controller is a process that must start before it can be told to end."""
+
+CLOSE_PATIENCE_S = 5.0
+"""Workers that are training end sooner; a controller that waits for workers to start hears nothing."""
 
 
 class Group:
@@ -44,7 +51,7 @@ class Group:
     def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
-        self._trainer = TorchTrainer(
+        self._trainer = _Trainer(
             work,
             train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
             scaling_config=ScalingConfig(
@@ -81,15 +88,19 @@ class Group:
         raise RunFailedError(f"Ray Train gave up: {gist(cause(self._error))}") from self._error
 
     def close(self) -> None:
-        """End workers that are still at it the way Ray Train does: what is merely cut off leaves actors behind."""
+        """End workers that are still at it: in good order where they can hear it, by force otherwise."""
         if not self.running:
             return
         try:
-            controller = cast("ActorHandle[Any]", ray.get(self._mailbox.controller.remote(), timeout=CLOSE_PATIENCE_S))
+            controller = cast("ActorHandle[Any]", ray.get(self._mailbox.controller.remote(), timeout=START_PATIENCE_S))
             controller.abort.remote()
+            self._thread.join(CLOSE_PATIENCE_S)
+            if self.running:
+                ray.kill(controller)
         except RayError as error:
             log.warning("the workers could not be told to end: %s", gist(error))
-        self._thread.join(CLOSE_PATIENCE_S)
+        # A thread that is still in fit() when Ray is shut down ends the whole process, without a word and with code 1.
+        self._thread.join(START_PATIENCE_S)
 
     def _fit(self) -> None:
         # Outside the main thread fit() leaves SIGINT alone: it belongs to whoever started the run.
@@ -97,6 +108,18 @@ class Group:
             self._trainer.fit()
         except Exception as error:  # handed to the driver's thread by check()
             self._error = error
+
+
+class _Trainer(TorchTrainer):
+    """Leaves out Ray Train's keeper of placement groups: it is no driver's, so a run that is cut off leaves it behind.
+
+    Ray itself removes the placement groups of a driver that has ended.
+    """
+
+    @override
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 class _Introduction(ControllerCallback):

@@ -154,7 +154,6 @@ def _run(
         with before_start():
             write_run(store, record.model_copy(update=begun))
         ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri)))
-        stop.patient = True
         _listen(group, mailbox, ledger, stop, listen)
         ledger.close()
         if ledger.stopped:
@@ -204,6 +203,8 @@ def _listen(group: Group, mailbox: ActorHandle[Mailbox], ledger: Ledger, stop: S
             mailbox.ask_stop.remote()
         events: list[Event] = ray.get(mailbox.after.remote(num_seen, POLL_S if running else 0.0))
         for event in events:
+            if event.kind == "start":
+                stop.patient = True  # before, no worker could answer: they may still wait for nodes of the cluster
             ledger.take(event)
             listen(event)
         num_seen += len(events)

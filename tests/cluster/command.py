@@ -107,7 +107,8 @@ class Running:
     def wait_for(self, text: str, timeout_s: float = LONG_S) -> None:
         """Wait until standard error says something."""
         wait_until(lambda: text in self._err.read_text() or self.process.poll() is not None, timeout_s)
-        assert text in self._err.read_text(), self._err.read_text()[-3000:]
+        said = self._err.read_text()
+        assert text in said, f"{text!r} was not said; code {self.process.poll()}: {self._out.read_text()}{said[-3000:]}"
 
     def interrupt(self) -> None:
         """Press Ctrl-C: a terminal sends SIGINT to the command and to everything it started."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.servers.host import Host
@@ -61,9 +61,18 @@ class RayHead(Server):
         folder: For its log and notes.
         num_cpus: Workers it may hold.
         host: The host to start it on; this one where absent.
+        more: Further words of `ray start`.
+        env: Further variables of its processes.
     """
 
-    def __init__(self, folder: Path, num_cpus: int = 2, host: Host | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_cpus: int = 2,
+        host: Host | None = None,
+        more: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         (port,) = free_ports(1)
         self.address = f"{host.address if host else '127.0.0.1'}:{port}"
         # Sockets lie in it, and their paths must be short.
@@ -73,12 +82,13 @@ class RayHead(Server):
         self.notes.mkdir()
         (folder / "site" / "sitecustomize.py").write_text(SPY)
         where = [f"--node-ip-address={host.address}"] if host else []
-        words = ray_start("--head", f"--port={port}", f"--num-cpus={num_cpus}", f"--temp-dir={self.session}", *where)
+        room = (f"--num-cpus={num_cpus}", f"--temp-dir={self.session}")
+        words = ray_start("--head", f"--port={port}", *room, *where, *more)
         super().__init__(
             [*(host.door if host else ()), *words],
             folder / "ray.log",
             lambda: "Ray runtime started" in self.log.read_text(),
-            env=self.own_env(folder / "site"),
+            env={**self.own_env(folder / "site"), **(env or {})},
             stop_signal=signal.SIGKILL,  # at any other it takes its time
         )
 
