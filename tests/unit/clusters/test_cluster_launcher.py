@@ -59,6 +59,16 @@ def test_raylora_is_installed_at_the_pins(path: Path):
         assert "-c ~/raylora/constraints.txt" in install
 
 
+@BOTH
+def test_the_head_has_the_dashboard_that_ray_shows(path: Path):
+    prepared = prepare_config(load(path))
+    installs = [line for line in prepared["head_setup_commands"] if "pip install" in line]
+    raylora, dashboard = installs
+    assert "raylora-*.whl" in raylora
+    assert "-c ~/raylora/constraints.txt 'ray[default]'" in dashboard, "at the version that is there already"
+    assert "ray[default]" not in " ".join(prepared["worker_setup_commands"])
+
+
 def test_on_premise_counts_its_hosts():
     asked = load(ON_PREMISE)
     node_type = prepare_config(asked)["available_node_types"]["local.cluster.node"]
