@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 from raylora.data.tokenised import TokenisedRows
-
-IGNORED = -100
-"""Label of a position without loss."""
+from raylora.spec.labels import IGNORED
 
 # One token alone takes other kernels (4-bit matrix times vector), so a batch of nothing has a few.
 _FILLER_TOKENS = 8

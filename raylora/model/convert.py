@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from raylora.errors import ModelError
 from raylora.model.digest import file_digest
-from raylora.model.gguf_header import general_facts, logical_name
+from raylora.model.gguf_header import general_facts, published_name
 from raylora.model.meta import causal_lm_class
 from raylora.store.once import build_once
 
@@ -35,7 +35,7 @@ def gguf_folder(file: Path, cache: Path) -> Path:
         ModelError: It is no GGUF file, of an architecture that cannot be converted, or tensors are missing.
         StoreError: The disk is full, or the cache cannot be written.
     """
-    name = logical_name(file)
+    name = published_name(file)
     folder = cache / "bases" / f"gguf-{file_digest(file, cache)[:32]}"
     return build_once(folder, f"converted {file.name}", lambda empty: _convert(file, name, empty))
 

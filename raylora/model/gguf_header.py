@@ -24,7 +24,7 @@ ENCODING = re.compile(r"[.-](I?Q\d\w*|TQ\d\w*|MXFP4\w*|B?F16|F32)$", re.IGNORECA
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+?)/?$")
 
 
-def logical_name(file: Path) -> str:
+def published_name(file: Path) -> str:
     """Name the model in a GGUF file as a hub would: the repository it names, else organization and file name.
 
     Args:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
+from raylora.spec.labels import IGNORED
 
-IGNORED = -100
 POST_PROCESSED = (
     "final_logit_softcapping",
     "logits_soft_cap",

@@ -136,7 +136,7 @@ def _placement(trainee: Trainee, inputs: Inputs, memory: PeakMemory) -> dict[str
     return {
         "strategy": trainee.strategy.name,
         "device": trainee.device.type,
-        "base_bytes_per_rank": trainee.ranks.gather(trainee.held_base_bytes),
+        "base_bytes_per_rank": trainee.base_bytes_per_rank,
         "load_peak_bytes_per_rank": trainee.ranks.gather(memory.peak_bytes),
         "trainable_parameters": trainee.bank.num_parameters(0),
         "datasets": inputs.uses(),

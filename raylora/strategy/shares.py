@@ -12,7 +12,7 @@ from typing import Literal
 
 from raylora.spec.place import DistributedSpec
 
-Kind = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
+StrategyKind = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
 
 LIVE_BLOCKS = 2
 """Largest blocks that ZeRO-3 may gather: the one that runs and the next."""
@@ -50,15 +50,15 @@ class Gathered:
     backward_bytes: int = 0
 
 
-def strategy_kind(place: DistributedSpec) -> Kind:
+def strategy_kind(place: DistributedSpec) -> StrategyKind:
     """The strategy's name as it is printed."""
     if place.strategy == "deepspeed":
-        kinds: tuple[Kind, ...] = ("zero1", "zero2", "zero3")
+        kinds: tuple[StrategyKind, ...] = ("zero1", "zero2", "zero3")
         return kinds[place.zero_stage - 1]
     return place.strategy
 
 
-def piece(kind: Kind, shape: Sequence[int], rank: int, world_size: int) -> Piece:
+def piece(kind: StrategyKind, shape: Sequence[int], rank: int, world_size: int) -> Piece:
     """What a rank holds of a parameter.
 
     Args:
@@ -79,7 +79,9 @@ def piece(kind: Kind, shape: Sequence[int], rank: int, world_size: int) -> Piece
     return Piece(0, numel, numel)
 
 
-def gathered(kind: Kind, world_size: int, block_bytes: Sequence[int], root_bytes: int, largest_bytes: int) -> Gathered:
+def gathered(
+    kind: StrategyKind, world_size: int, block_bytes: Sequence[int], root_bytes: int, largest_bytes: int
+) -> Gathered:
     """Whole parameters that a rank holds while it runs.
 
     Args:

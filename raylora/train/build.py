@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -29,7 +30,7 @@ from raylora.objectives.sft import SupervisedLoss
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Stepper, Strategy
-from raylora.train.optim import OptimizerFactory
+from raylora.train.optim import AdamWFactory
 from raylora.train.ranks import Ranks
 
 log = get_logger(__name__)
@@ -60,6 +61,11 @@ class Trainee:
         """Bytes of the base that this rank holds between steps."""
         return sum(self.strategy.held_bytes(parameter) for parameter in self.frozen)
 
+    @cached_property
+    def base_bytes_per_rank(self) -> list[int]:
+        """`held_base_bytes` of every rank as `build` found them."""
+        return self.ranks.gather(self.held_base_bytes)
+
     def train_mode(self, training: bool) -> None:
         """Switch dropout, and with it gradient checkpointing, on or off."""
         self.model.train(training)
@@ -83,7 +89,8 @@ def build(
         report: Told how long each part took.
 
     Raises:
-        ModelError: The folder is no base of this kind, or the adapter does not fit it.
+        ModelError: The folder is no base of this kind, the adapter does not fit it, or a strategy that shards left too
+            much of the base on a rank.
     """
     ranks = Ranks.current()
     dtype = compute_dtype(spec, device.type)
@@ -99,12 +106,22 @@ def build(
     with _timed("load, quantize and place", report):
         loss = SupervisedLoss(model)
         load_base(model, folder, device, lambda part: _place(strategy, part, model))
-        if spec.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        stepper = strategy.stepper(bank.parameters(), OptimizerFactory(spec, device), spec.max_grad_norm)
+        recompute_activations(model, spec)
+        stepper = strategy.stepper(bank.parameters(), AdamWFactory(spec, device), spec.max_grad_norm)
     trainee = Trainee(spec, model, bank, strategy, stepper, loss, device, ranks)
-    check_share(trainee)
+    _check_share(trainee)
     return trainee
+
+
+def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:
+    """Where the spec asks for it, let each block keep its input alone and run again in the backward pass.
+
+    Args:
+        model: The base, adapters attached.
+        spec: `gradient_checkpointing` counts.
+    """
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def make_bank(
@@ -120,13 +137,9 @@ def make_bank(
     return PeftBank(model, targets, slot, base_name, device)
 
 
-def check_share(trainee: Trainee) -> list[int]:
-    """Bytes of the base on every rank; a sharded base must weigh about 1/world_size on each.
-
-    Raises:
-        ModelError: A strategy that shards left too much of the base on a rank.
-    """
-    held = trainee.ranks.gather(trainee.held_base_bytes)
+def _check_share(trainee: Trainee) -> None:
+    """A sharded base must weigh about 1/world_size on each rank."""
+    held = trainee.base_bytes_per_rank
     strategy, world_size = trainee.strategy, trainee.ranks.world_size
     if strategy.shards_base and world_size > 1:
         whole = sum(strategy.whole_bytes(parameter) for parameter in trainee.frozen)
@@ -136,7 +149,6 @@ def check_share(trainee: Trainee) -> list[int]:
                 f"distributed.strategy: {strategy.name} left {max(held)} bytes of the base on a rank, allowed are "
                 f"{allowed:.0f} of {whole}; report this model's config.json as a bug and use strategy: ddp"
             )
-    return held
 
 
 def _place(strategy: Strategy, part: nn.Module, model: PreTrainedModel) -> None:

@@ -20,6 +20,7 @@ from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
 from raylora.objectives.sft import SupervisedLoss
 from raylora.spec.run import RunSpec
+from raylora.train.build import recompute_activations
 from raylora.train.live_bytes import LiveBytes
 from raylora.train.step import model_inputs
 
@@ -55,8 +56,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
         ModelError: The model's forward pass goes by the values of its data.
     """
     model.to(META)  # type: ignore[arg-type]
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_activations(model, spec)
     model.train()
     for parameter in bank.parameters().values():
         parameter.grad = torch.zeros_like(parameter)

@@ -21,7 +21,7 @@ from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, blocks
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.run import RunSpec
-from raylora.strategy.shares import Gathered, Kind, gathered, piece, strategy_kind
+from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
 from raylora.train.build import make_bank
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.optim import state_bytes
@@ -176,7 +176,7 @@ def _frozen(model: PreTrainedModel) -> Iterator[_Frozen]:
             )
 
 
-def _gathered(kind: Kind, world_size: int, model: PreTrainedModel, frozen: list[_Frozen]) -> Gathered:
+def _gathered(kind: StrategyKind, world_size: int, model: PreTrainedModel, frozen: list[_Frozen]) -> Gathered:
     by_block = dict.fromkeys(blocks(model), 0)
     root: list[int] = []
     for parameter in frozen:
@@ -191,7 +191,7 @@ def _gathered(kind: Kind, world_size: int, model: PreTrainedModel, frozen: list[
 def _rank(
     spec: RunSpec,
     device: str,
-    kind: Kind,
+    kind: StrategyKind,
     rank: int,
     world_size: int,
     frozen: list[_Frozen],

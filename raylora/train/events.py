@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from raylora.store.checkpoint import Checkpoint
 
-Kind = Literal["phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
+EventKind = Literal["phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Event:
         values: What is told.
     """
 
-    kind: Kind
+    kind: EventKind
     step: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
 

@@ -18,7 +18,7 @@ from raylora.errors import NonFiniteLossError
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.build import Trainee
 from raylora.train.evaluate import evaluate
-from raylora.train.events import Event, Hooks, Kind
+from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.sample import answer
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
@@ -170,7 +170,7 @@ class Training:
         asked = ranks.rank == 0 and self._hooks.stop_requested()
         return bool(ranks.sum(torch.tensor(int(asked), device=self._trainee.device)))
 
-    def _emit(self, kind: Kind, values: Mapping[str, Any]) -> None:
+    def _emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
         if self._trainee.ranks.rank == 0:
             self._hooks.emit(Event(kind, self._progress.step, values))
 

@@ -13,7 +13,7 @@ from raylora.spec.train import TrainFields
 log = get_logger(__name__)
 
 
-class OptimizerFactory:
+class AdamWFactory:
     """Makes the optimizer of some parameters; strategies decide of which.
 
     Args:
