@@ -1,7 +1,7 @@
 """The command ``raylora``: which words exist, and how every ending becomes an exit code.
 
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted. Heavy libraries are imported by the
-command that needs them, so that ``--help`` and ``validate`` answer at once.
+command that needs them, so that ``--help`` and ``validate --spec-only`` answer at once.
 """
 
 from __future__ import annotations

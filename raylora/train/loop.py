@@ -53,7 +53,7 @@ class Training:
         rows: Training batches.
         validation: Validation batches, if any.
         hooks: Whom to tell and to ask.
-        digests: Of base, data and spec.
+        digests: Of base and data.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def take(trainee: Trainee, progress: Progress, digests: dict[str, str]) -> Check
     Args:
         trainee: What is trained.
         progress: Where it stands.
-        digests: Of base, data and spec; a resumed run must meet the same.
+        digests: Of base and data; a resumed run must meet the same.
     """
     tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(0).tensors.items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.stepper.state().items()}
