@@ -29,12 +29,13 @@ def train(
 def resume(
     run_id: Annotated[str, typer.Argument(help="Name of the run, as `raylora runs` lists it.")],
     store: Annotated[str | None, typer.Option(help="Store of the run; raylora's home where absent.")] = None,
+    set_: Overrides = None,
     json_: Json = False,
 ) -> None:
-    """Go on with a run from its last whole checkpoint."""
+    """Go on with a run from its last whole checkpoint, here or (`--set distributed.…`, `--set ray.…`) elsewhere."""
     from raylora.runtime import launch
 
-    _follow(lambda listen: launch.resume(run_id, store, listen), json_)
+    _follow(lambda listen: launch.resume(run_id, store, listen, set_ or ()), json_)
 
 
 def _follow(start: Callable[[Callable[[Any], None]], dict[str, Any]], json_: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from raylora.errors import ModelError
+from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
@@ -21,7 +21,7 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
 
     Raises:
-        ModelError: A tensor is empty, is no matrix, or holds NaN or Inf; nothing should be kept of such an adapter.
+        RunFailedError: A tensor is empty, is no matrix, or holds NaN or Inf; nothing should be kept of such an adapter.
     """
     broken = [
         f"{name} {tuple(tensor.shape)}"
@@ -29,9 +29,9 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
         if tensor.ndim != 2 or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
     ]
     if broken or not adapter.tensors:
-        raise ModelError(
+        raise RunFailedError(
             f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, no matrix, or not finite: "
-            f"{', '.join(broken[:5])}; it was not kept. Resume from a checkpoint before the loss went wrong"
+            f"{', '.join(broken[:5])}; it was not kept. Lower learning_rate, or set max_grad_norm"
         )
     return {
         "adapter_model.safetensors": safetensors.torch.save(adapter.tensors, {"format": "pt"}),
@@ -51,6 +51,6 @@ def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) ->
         The URI of its folder.
 
     Raises:
-        ModelError: The adapter is broken.
+        RunFailedError: The adapter is broken.
     """
     return publish(store, FOLDER, adapter_files(adapter), about)

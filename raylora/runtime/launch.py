@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from raylora.runtime.failures import lost_contact
 from raylora.runtime.group import Group
 from raylora.runtime.mailbox import Job, Mailbox, open_mailbox
 from raylora.runtime.stopping import StopWish, stop_wish
+from raylora.spec.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
@@ -62,20 +63,37 @@ def train(spec: RunSpec, listen: Listener = lambda event: None) -> dict[str, Any
     return _launch(spec, None, listen)
 
 
-def resume(run_id: str, store_uri: str | None = None, listen: Listener = lambda event: None) -> dict[str, Any]:
+def resume(
+    run_id: str,
+    store_uri: str | None = None,
+    listen: Listener = lambda event: None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """Go on with a run from its last whole checkpoint, in the same MLflow run.
 
     Args:
-        run_id: Name of the run.
+        run_id: Name of the run; no other command may be at work on it.
         store_uri: The store it is in; raylora's home where absent.
         listen: Told of every event, in order.
+        overrides: `key=value` words that move it to other workers or another cluster.
+
+    Returns:
+        The result; of a run that has finished already, the one it finished with.
+
+    Raises:
+        InputError: There is no such run, or it cannot go on there.
+        RunFailedError: Training did not reach its end.
+        InterruptedRunError: SIGINT or SIGTERM; a checkpoint was saved, unless it came twice.
     """
     with before_start():
         store = open_store(store_uri or default_store_uri())
         record = read_run(store, run_id)
     # It goes on where its record was found, even if that store has moved since.
-    moved = {**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}
-    return _launch(RunSpec.model_validate(moved), record, listen)
+    spec = elsewhere({**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}, overrides)
+    if record.status == "finished" and record.result is not None:
+        log.info("run %s finished at %s; this is its result", run_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+        return record.result
+    return _launch(spec, record, listen)
 
 
 def _launch(spec: RunSpec, record: RunRecord | None, listen: Listener) -> dict[str, Any]:

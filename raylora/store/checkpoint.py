@@ -37,11 +37,13 @@ class Checkpoint:
         step: Optimizer steps done.
         tensors: Whole tensors by name: adapter, optimizer moments, random generators.
         state: Everything else, made of what JSON holds: data cursor, schedule, best loss.
+        uri: Where it was read from; empty while it is stored nowhere.
     """
 
     step: int
     tensors: Mapping[str, torch.Tensor]
     state: Mapping[str, Any]
+    uri: str = ""
 
 
 def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
@@ -109,7 +111,7 @@ def _load(store: Store, step: int) -> Checkpoint:
         state = json.loads(read_verified(store, prefix, STATE, manifest))
     except (safetensors.SafetensorError, ValueError) as error:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
-    return Checkpoint(step, tensors, state)
+    return Checkpoint(step, tensors, state, store.uri_of(prefix))
 
 
 def _prune(store: Store, step: int, keep: int) -> None:

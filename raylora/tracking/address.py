@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -67,9 +68,17 @@ def how_to_open(uri: str, experiment_id: str | None, run_id: str) -> str:
     """
     shown = without_secret(uri)
     if _scheme(uri) in DATABASES:
-        return f"mlflow ui --backend-store-uri {shown}"
+        return f"{_mlflow_command()} ui --backend-store-uri {shown}"
     page = f"/#/experiments/{experiment_id}/runs/{run_id}" if experiment_id else ""
     return shown.rstrip("/") + page
+
+
+def _mlflow_command() -> str:
+    """The `mlflow` beside this Python, as somebody in this folder types it: theirs may know none, or another one."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if beside.is_relative_to(Path.cwd()):
+        return str(beside.relative_to(Path.cwd()))
+    return str(beside) if beside.exists() else "mlflow"
 
 
 def make_database_folder(uri: str) -> None:

@@ -9,7 +9,7 @@ from raylora.train.build import Trainee
 
 
 def checksum(trainee: Trainee) -> list[int]:
-    """One number a parameter over the bits that this rank holds of the base; a pass over memory, no copy."""
+    """The sum of the words that this rank holds of each parameter of the base; a pass over memory, no copy."""
     return [_sum_of_bits(trainee.strategy.local(parameter)) for parameter in trainee.frozen]
 
 
@@ -17,7 +17,7 @@ def check_unchanged(trainee: Trainee, before: list[int]) -> None:
     """Compare with the checksum from before training.
 
     Raises:
-        RunFailedError: A bit of the base changed on this rank.
+        RunFailedError: A sum differs: something wrote to the base. Only words that changed places would stay unseen.
     """
     changed = sum(a != b for a, b in zip(before, checksum(trainee), strict=True))
     if changed:

@@ -5,7 +5,9 @@ Trainee and batches enter; progress leaves, and events on the way. Called by the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
@@ -71,6 +73,7 @@ class Training:
         self._spec = trainee.spec
         self._progress = Progress()
         self._checkpoint_uri, self._saved_step = "", -1
+        self._good_uri = ""  # of the newest checkpoint whose weights gave a finite loss
         self.num_steps = self._spec.max_steps or rows.num_steps(self._spec.num_epochs)
 
     def run(self, checkpoint: Checkpoint | None = None) -> Outcome:
@@ -81,6 +84,7 @@ class Training:
         """
         if checkpoint is not None:
             self._progress = restore(self._trainee, checkpoint, self._digests)
+            self._checkpoint_uri, self._saved_step = checkpoint.uri, checkpoint.step
         self._emit("start", {"num_steps": self.num_steps})
         if checkpoint is None:
             self._begin()
@@ -100,8 +104,7 @@ class Training:
     def _begin(self) -> None:
         progress = self._progress
         if self._validation is not None:
-            progress.eval_loss_before = evaluate(self._trainee, self._validation)
-            self._note_eval(progress.eval_loss_before)
+            progress.eval_loss_before = self._evaluate(self._validation)
         progress.samples_before = self._answers()
 
     def _end(self, ending: Ending) -> Outcome:
@@ -116,12 +119,9 @@ class Training:
         progress, ranks = self._progress, self._trainee.ranks
         rate = learning_rate(self._spec, progress.step, self.num_steps)
         start = perf_counter()
-        try:
+        with self._naming_last_good_checkpoint():
             batches = self._rows.step(progress.step, ranks.rank, ranks.world_size)
             result = train_step(self._trainee, batches, progress.step, rate)
-        except NonFiniteLossError as error:
-            last = self._checkpoint_uri or "none was saved yet (set save_steps)"
-            raise NonFiniteLossError(f"{error}. Last good checkpoint: {last}") from error
         seconds = perf_counter() - start
         progress.step += 1
         progress.num_tokens += result.num_tokens
@@ -136,17 +136,34 @@ class Training:
         is_due = progress.step == self.num_steps or (every is not None and progress.step % every == 0)
         if self._validation is None or not is_due:
             return False
-        self._note_eval(evaluate(self._trainee, self._validation))
+        self._evaluate(self._validation)
         return True
 
-    def _note_eval(self, loss: float) -> None:
+    def _evaluate(self, validation: Batches) -> float:
         progress = self._progress
+        with self._naming_last_good_checkpoint():
+            loss = evaluate(self._trainee, validation)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"validation loss is {loss} after step {progress.step}; lower learning_rate, or set max_grad_norm"
+                )
         progress.eval_loss = loss
         if progress.best_eval_loss is None or loss < progress.best_eval_loss:
             progress.best_eval_loss, progress.num_worse = loss, 0
         else:
             progress.num_worse += 1
         self._emit("eval", {"eval_loss": loss})
+        return loss
+
+    @contextmanager
+    def _naming_last_good_checkpoint(self) -> Iterator[None]:
+        """A loss that comes out finite speaks for the newest checkpoint; one that does not, for the one before."""
+        try:
+            yield
+        except NonFiniteLossError as error:
+            last = self._good_uri or "none was saved yet (set save_steps)"
+            raise NonFiniteLossError(f"{error}. Last good checkpoint: {last}") from error
+        self._good_uri = self._checkpoint_uri
 
     def _is_hopeless(self) -> bool:
         patience = self._spec.early_stopping_patience
@@ -162,6 +179,8 @@ class Training:
         checkpoint = take(self._trainee, self._progress, self._digests)
         uris = self._trainee.ranks.gather(self._hooks.save(checkpoint) if self._trainee.ranks.rank == 0 else None)
         self._checkpoint_uri, self._saved_step = uris[0], self._progress.step
+        if self._spec.storage.keep_checkpoints == 1:
+            self._good_uri = ""  # deleted to make room
         self._emit("checkpoint", {"uri": self._checkpoint_uri})
 
     def _stop_requested(self) -> bool:

@@ -52,12 +52,17 @@ def said_in_one_line(ended: Ended) -> str:
 
 
 def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Command):
-    ended = on_head.run("train", "run.yaml", "--json", "--set", "learning_rate=1e30", "--set", "save_steps=1")
+    wild = (
+        "learning_rate=1e30",
+        "warmup_steps=1",
+        "save_steps=1",
+    )  # the first step moves nothing, the second ruins all
+    ended = on_head.run("train", "run.yaml", "--json", *(word for each in wild for word in ("--set", each)))
     error = said_in_one_line(ended)
     assert ended.code == 1
     assert ended.json["error"]["type"] == "NonFiniteLossError"
     assert error.startswith("rank ")
-    assert "at step 2, in the rows [" in error
+    assert "at step 3, in the rows [" in error
     assert error.endswith("step-00000001")
     record = the_record(on_head.home / "store")
     assert (record.status, record.error) == ("failed", error)

@@ -57,6 +57,24 @@ def finished(command: Command, run_id: str, terminated: Ended) -> dict[str, Any]
     return ended.json
 
 
+def test_a_finished_run_answers_with_its_result(command: Command, finished: dict[str, Any], run_id: str):
+    again = command.run("resume", run_id, "--json")
+    assert again.json == finished
+    assert "finished at" in again.err
+
+
+def test_a_run_goes_on_with_another_number_of_workers(on_head: Command, whole_run: tuple[Command, Ended]):
+    running = on_head.start("train", "run.yaml", "--json")
+    running.wait_for("step 2/")
+    running.interrupt()
+    assert running.end().code == 130
+    ended = on_head.run("resume", the_record(on_head).run_id, "--json", "--set", "distributed.num_workers=1")
+    assert ended.code == 0, ended.err
+    assert ended.json["num_workers"] == len(ended.json["base_bytes_per_rank"]) == 1
+    assert ended.json["eval_loss"] < ended.json["eval_loss_before"] == whole_run[1].json["eval_loss_before"]
+    assert ended.json["tokens"] == whole_run[1].json["tokens"]  # the same rows in every step
+
+
 def the_record(command: Command) -> RunRecord:
     store = open_store(str(command.home / "store"))
     (folder,) = (command.home / "store" / "runs").iterdir()

@@ -66,7 +66,21 @@ def test_artifacts_of_a_database_are_in_the_home_and_those_of_a_server_where_it_
 def test_the_way_to_a_run_is_a_page_or_a_command():
     assert how_to_open("http://u:p@host:5000/", "7", "abc") == "http://host:5000/#/experiments/7/runs/abc"
     assert how_to_open("http://host:5000", None, "abc") == "http://host:5000"
-    assert how_to_open("sqlite:////m.db", "7", "abc") == "mlflow ui --backend-store-uri sqlite:////m.db"
+
+
+@pytest.mark.parametrize(("folder", "command"), [("project", ".venv/bin/mlflow"), ("", "project/.venv/bin/mlflow")])
+def test_the_command_is_that_of_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, command: str):
+    bin_folder = tmp_path / "project" / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    monkeypatch.setattr("sys.executable", str(bin_folder / "python"))
+    monkeypatch.chdir(tmp_path / folder)
+    assert how_to_open("sqlite:////m.db", "7", "abc") == f"{command} ui --backend-store-uri sqlite:////m.db"
+
+
+def test_the_command_is_whole_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mlflow").touch()
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    assert how_to_open("sqlite:////m.db", "7", "abc").startswith(f"{tmp_path}/mlflow ui ")
 
 
 def test_the_folder_of_an_sqlite_file_is_made(tmp_path: Path):

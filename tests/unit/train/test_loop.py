@@ -154,6 +154,30 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, s
     assert ("none was saved yet" in said) == (save_steps is None)
 
 
+@pytest.mark.parametrize(("warmup_steps", "good"), [(1, "step-00000001"), (0, "none was saved yet")])
+def test_a_checkpoint_is_good_once_its_weights_gave_a_finite_loss(
+    home: Path, tmp_path: Path, warmup_steps: int, good: str
+):
+    """The step that ruins the weights is saved before anybody can know: the error names the checkpoint before it."""
+    spec = spec_of(home, learning_rate=1e30, warmup_steps=warmup_steps, save_steps=1, val_set_size=0.0)
+    with pytest.raises(NonFiniteLossError, match=f"at step {warmup_steps + 2}.*Last good checkpoint: .*{good}"):
+        start(spec, home, tmp_path)
+
+
+def test_a_validation_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path):
+    spec = spec_of(home, learning_rate=1e30, warmup_steps=0, max_steps=1)
+    with pytest.raises(NonFiniteLossError, match=r"validation loss is nan after step 1.*none was saved yet"):
+        start(spec, home, tmp_path)
+
+
+def test_a_resumed_run_knows_the_checkpoint_it_came_from(home: Path, tmp_path: Path):
+    start(spec_of(home), home, tmp_path, stop_after=3)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    with pytest.raises(NonFiniteLossError, match=r"at step 5.*Last good checkpoint: .*step-00000003"):
+        start(spec_of(home, learning_rate=1e30, val_set_size=8), home, tmp_path, checkpoint=checkpoint)
+
+
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_what_is_not_finite_updates_nothing(home: Path, how: str, monkeypatch: pytest.MonkeyPatch):
     spec = spec_of(home)
