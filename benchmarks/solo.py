@@ -19,6 +19,8 @@ from benchmarks.workload import Workload
 from raylora.model.dtype import cpu_has_bf16
 
 ROW_TOKENS, BIN_TOKENS = 128, 256
+TRL_DEFAULT_ROWS = 8
+"""Rows of a micro-batch where nobody says."""
 WARM_UP_TURNS = 1
 SAME_LOSS = {"float32": 1e-4, "bfloat16": 1e-2}
 PACKED = "trl-own-packing"
@@ -34,7 +36,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     """
     plain = Workload(str(material.base), str(material.lines(ROW_TOKENS)), num_threads=os.cpu_count() or 1)
     chats = replace(plain, rows=str(material.chats(ROW_TOKENS)))
-    long = replace(plain, rows=str(material.chats(BIN_TOKENS)), accumulation_steps=4)
+    long = replace(plain, rows=str(material.chats(BIN_TOKENS)), micro_batch_rows=TRL_DEFAULT_ROWS, accumulation_steps=2)
     binned = replace(long, bin_tokens=BIN_TOKENS)
     cases = {
         "all tokens": _compare(material, plain, plain, num_turns, with_products=True),
