@@ -63,7 +63,9 @@ class Workload:
     @property
     def environment(self) -> dict[str, str]:
         """What every process of a side starts with."""
-        return {
+        # What glibc keeps of freed blocks is nobody's use of memory; giving it back at once costs a third of the speed.
+        gives_back = {"MALLOC_TRIM_THRESHOLD_": str(10**6)} if self.watches_memory else {}
+        return gives_back | {
             "OMP_NUM_THREADS": str(self.num_threads),
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",

@@ -37,14 +37,11 @@ class Job:
 
 
 class Mailbox:
-    """What lies between.
+    """What lies between. It is made of nothing: Ray's head keeps the arguments that an actor is made with."""
 
-    Args:
-        environment: Variables for the workers, kept here so that they appear in no record.
-    """
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
+    def __init__(self) -> None:
+        self._environment: dict[str, str] = {}
+        self._is_equipped = asyncio.Event()
         self._job: Job | None = None
         self._posted = asyncio.Event()
         self._events: list[Event] = []
@@ -63,8 +60,14 @@ class Mailbox:
         await self._introduced.wait()
         return self._controller
 
+    async def equip(self, environment: dict[str, str]) -> None:
+        """Keep the workers' variables, credentials among them."""
+        self._environment = environment
+        self._is_equipped.set()
+
     async def environment(self) -> dict[str, str]:
-        """The workers' variables."""
+        """The workers' variables; waits until they are there."""
+        await self._is_equipped.wait()
         return self._environment
 
     async def post_job(self, job: Job) -> None:
@@ -102,10 +105,16 @@ class Mailbox:
 
 
 def open_mailbox(environment: dict[str, str]) -> ActorHandle[Mailbox]:
-    """Start a mailbox; it ends with the driver, and lies on its node: the loss of another loses no run."""
+    """Start a mailbox; it ends with the driver, and lies on its node: the loss of another loses no run.
+
+    Args:
+        environment: Variables for the workers.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here)
-    return cast("ActorHandle[Mailbox]", actor.remote(environment))
+    mailbox = cast("ActorHandle[Mailbox]", actor.remote())
+    mailbox.equip.remote(environment)
+    return mailbox
 
 
 class WorkerHooks:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from raylora.log import get_logger
 from raylora.spec.run import RunSpec
 from raylora.strategy.contract import Strategy
 from raylora.strategy.ddp import Ddp
+
+log = get_logger(__name__)
 
 
 def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
@@ -18,6 +21,8 @@ def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
     """
     place = spec.distributed
     offload = place.cpu_offload and device.type == "cuda"
+    if place.cpu_offload and not offload:
+        log.warning("distributed.cpu_offload: this is a %s, so all memory is the host's; nothing is moved", device.type)
     if place.strategy == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
 

