@@ -19,10 +19,7 @@ def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
         spec: The run.
         device: This rank's device.
     """
-    place = spec.distributed
-    offload = place.cpu_offload and device.type == "cuda"
-    if place.cpu_offload and not offload:
-        log.warning("distributed.cpu_offload: this is a %s, so all memory is the host's; nothing is moved", device.type)
+    place, offload = spec.distributed, offloads(spec, device)
     if place.strategy == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -34,3 +31,16 @@ def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
 
         return Zero3(offload) if place.zero_stage == 3 else ZeroOptimizer(place.zero_stage, offload)
     return Ddp()
+
+
+def offloads(spec: RunSpec, device: torch.device) -> bool:
+    """Whether a run keeps in host memory what the spec asks to; on a CPU there is nowhere else.
+
+    Args:
+        spec: The run.
+        device: This rank's device.
+    """
+    if spec.distributed.cpu_offload and device.type != "cuda":
+        log.warning("distributed.cpu_offload: this is a %s, so all memory is the host's; nothing moves", device.type)
+        return False
+    return spec.distributed.cpu_offload

@@ -12,7 +12,7 @@ import torch
 from raylora.errors import ModelError
 from raylora.model import dtype
 from raylora.spec.run import RunSpec
-from raylora.strategy.choose import choose_strategy
+from raylora.strategy.choose import offloads
 from raylora.strategy.ddp import Ddp
 from raylora.train.build import _check_share
 from raylora.train.optim import AdamWFactory
@@ -58,7 +58,7 @@ def test_an_optimizer_that_cannot_page_here_says_what_runs_instead(
 
 def test_offloading_on_a_cpu_says_that_nothing_moves(base: Path, caplog: pytest.LogCaptureFixture):
     place = {"strategy": "deepspeed", "zero_stage": 1, "num_workers": 2, "cpu_offload": True}
-    choose_strategy(spec_of(base, distributed=place), CPU)
+    assert not offloads(spec_of(base, distributed=place), CPU)
     assert "distributed.cpu_offload: this is a cpu" in caplog.text
 
 
