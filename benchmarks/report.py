@@ -13,7 +13,8 @@ HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` from `benchmarks/results/*.json`; how they are measured is in
 [benchmarks/README.md](../benchmarks/README.md). Every ratio has both sides from one run on one machine, taking turns;
-figures are medians, with the lowest and highest in brackets.
+figures are medians, with the lowest and highest in brackets. Which goals were missed, and why:
+[where a step's time goes](decisions/0005-where-a-step-goes.md).
 """
 
 
@@ -53,7 +54,7 @@ def _solo(results: Mapping[str, Any]) -> str:
 
 
 def _workers(results: Mapping[str, Any]) -> str:
-    parts = []
+    parts = ["One thread a worker, 2 x 128 tokens on each; tokens/s are those of one of the two.\n"]
     for strategy, result in results.items():
         rows = [
             (name, ran["strategy"], str(ran["num_ranks"]), _megabytes(ran["base_bytes_per_rank"]))
@@ -81,7 +82,8 @@ def _memory(results: Mapping[str, Any]) -> str:
         rows.append((name, *map(_megabytes, (result["base_bytes_per_rank"], loading, above, predicted))))
     head = ("strategy, base", "base held", "peak while loading", "peak while training", "predicted")
     return (
-        "MB (10^6 bytes) of each rank above what the process had before loading (interpreter and libraries).\n\n"
+        "MB (10^6 bytes) of each rank above what the process had before loading (interpreter and libraries), freed "
+        "blocks given back. A float32 base under ddp and ZeRO-1 and 2 stays mapped from its file and is not in it.\n\n"
         + _table(head, rows)
     )
 
