@@ -34,7 +34,7 @@ def inspect(
         rows = [vars(row) for row in seen.rows]
         print_json({"modules": rows, "trainable_parameters": seen.trainable_parameters, "problems": seen.problems})
         return
-    table = Table("layers", "out x in", "number", "adapted", f"trainable at r={spec.lora_r}")
+    table = _table("layers", "out x in", "number", "adapted", f"trainable at r={spec.lora_r}")
     for row in seen.rows:
         adapted = f"[green]{row.num_adapted}[/]" if row.num_adapted else "0"
         shape = f"{row.shape[0]} x {row.shape[1]}"
@@ -86,7 +86,7 @@ def runs(
     if json_:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
         return
-    table = Table("run", "status", "created", "base", "validation loss", "adapter")
+    table = _table("run", "status", "created", "base", "validation loss", "adapter")
     for record in records:
         result = record.result or {}
         loss = result.get("eval_loss")
@@ -99,3 +99,12 @@ def runs(
             result.get("adapter_uri") or "",
         )
     out.print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table whose first column, which people copy from, is never cut; the others break into lines."""
+    table = Table()
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, overflow="fold")
+    return table
