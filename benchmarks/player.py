@@ -43,7 +43,7 @@ def play(main: Callable[[Player], None]) -> None:
     player = Player()
     try:
         main(player)
-    except Exception as error:
+    except Exception as error:  # the edge of this process: whoever conducts is told, whatever it was
         traceback.print_exc()
         player.tell(error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error

@@ -59,7 +59,7 @@ def test_a_long_file_is_found():
         (PACKAGE_INDEX, f"https://mirror.example/{'simple'}/torch"),
         (MACHINE_PATH, "cache = '/root/.cache'"),
         (MACHINE_PATH, "sh /home/somebody/run.sh"),
-        (MACHINE_PATH, "PYTHONPATH=/opt/raylora/lib"),
+        (MACHINE_PATH, f"PYTHONPATH=/{'opt'}/raylora"),
     ],
 )
 def test_a_line_that_may_not_be_committed_is_found(pattern: re.Pattern[str], line: str):

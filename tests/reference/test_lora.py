@@ -20,7 +20,7 @@ from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
 from raylora.train.step import train_step
 from tests.reference.naive_lora import add_naive_lora, train_plainly
-from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_base, tiny_spec, write_chats
+from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
 NF4 = {"load_in_4bit": True}
@@ -32,10 +32,7 @@ ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.05)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lora")
-    save_base(folder / "base")
-    write_chats(folder / "rows.jsonl", 60)
-    return folder
+    return save_materials(tmp_path_factory.mktemp("lora"), 60)
 
 
 def spec_of(home: Path, **fields: object) -> RunSpec:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from raylora.cli.app import main
-from tests.unit.train.tiny_run import save_base, write_chats
+from tests.unit.train.tiny_run import save_materials
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ Raylora = Callable[..., Told]
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base and rows; never written to."""
-    folder = tmp_path_factory.mktemp("materials")
-    save_base(folder / "base")
-    write_chats(folder / "rows.jsonl", 40)
-    return folder
+    return save_materials(tmp_path_factory.mktemp("materials"), 40)
 
 
 @pytest.fixture

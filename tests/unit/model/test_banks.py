@@ -10,15 +10,12 @@ from torch import nn
 
 from raylora.model.low_rank import BUCKETS, Slot, rank_bucket
 from raylora.model.packed_bank import PackedBank
-from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_base, tiny_spec, write_chats
+from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("banks")
-    save_base(folder / "base")
-    write_chats(folder / "rows.jsonl", 40)
-    return folder
+    return save_materials(tmp_path_factory.mktemp("banks"), 40)
 
 
 def losses_of(home: Path, **fields: object) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:

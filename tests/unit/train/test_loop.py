@@ -21,7 +21,7 @@ from raylora.train.evaluate import evaluate
 from raylora.train.events import Event
 from raylora.train.loop import Outcome, Training
 from tests.unit.data.small_tokenizer import small_tokenizer
-from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_base, tiny_spec, write_chats
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
 DIGESTS = {"base": "b" * 64, "data": "d" * 64}
 
@@ -50,10 +50,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("loop")
-    save_base(folder / "base")
-    write_chats(folder / "rows.jsonl", 60)
-    return folder
+    return save_materials(tmp_path_factory.mktemp("loop"), 60)
 
 
 def spec_of(home: Path, base: str = "base", **fields: object) -> RunSpec:

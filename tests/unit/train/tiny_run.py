@@ -47,6 +47,13 @@ def write_chats(file: Path, num_rows: int, seed: int = 0) -> Path:
     return file
 
 
+def save_materials(folder: Path, num_rows: int) -> Path:
+    """Save a base and chats side by side, as ``base`` and ``rows.jsonl``; returns the folder."""
+    save_base(folder / "base")
+    write_chats(folder / "rows.jsonl", num_rows)
+    return folder
+
+
 def tiny_spec(base: Path, rows: Path, **fields: object) -> RunSpec:
     """A run of a few steps at a rate that moves the loss."""
     settings = {
