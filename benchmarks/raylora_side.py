@@ -24,7 +24,7 @@ from raylora.data.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.memory import PeakMemory
-from raylora.train.step import train_step
+from raylora.train.step import Share, StepResult, train_step
 
 CPU = torch.device("cpu")
 
@@ -45,14 +45,15 @@ def main(player: Player) -> None:
         base_bytes=trainee.held_base_bytes,
         start_bytes=memory.start_bytes,
         load_peak_bytes=memory.peak_bytes,
-        trainable_parameters=trainee.bank.num_parameters(0),
+        trainable_parameters=trainee.num_trainable(0),
     )
     step = 0
     while player.wait():
         with _watching(work) as memory:
             batches = step_batches(work, rows, step, rank)
-            result = train_step(trainee, batches, step, LEARNING_RATE)
+            result = train_step(trainee, [Share(0, step, LEARNING_RATE, batches)])[0]
             clock = player.stop()
+        assert isinstance(result, StepResult)
         player.tell(
             **clock,
             loss=result.loss,

@@ -1,16 +1,19 @@
 """What trains: a bank of adapters over one frozen base, behind one Protocol with two backends.
 
-The loop sees parameters and slots, never modules. ``packed_bank`` stacks K adapters in layers of
-ours; ``peft_bank`` holds one adapter in PEFT's own modules.
+The loop sees parameters and slots, never modules. ``packed_bank`` holds any number of adapters in layers of
+ours; ``peft_bank`` holds one, as slot 0, in PEFT's own modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from raylora.model.low_rank import Slot
+from raylora.model.route import Span
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,26 @@ class Adapter:
 class AdapterBank(Protocol):
     """Adapters attached to a base."""
 
-    num_slots: int
-    """Adapters held (K)."""
+    def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
+        """Give a slot a new adapter.
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """What trains, by name."""
+        Args:
+            slot: A free one, from 0.
+            settings: Of the adapter.
+            targets: Dotted names of the linear layers that get it.
+        """
 
-    def num_parameters(self, slot: int) -> int:
-        """Values that train in one slot, without rank padding."""
+    def release(self, slot: int) -> None:
+        """Forget a slot's adapter."""
 
-    def begin(self, step: int, micro_step: int, rank: int) -> None:
-        """Say where training stands, before each forward pass; dropout masks follow from it alone."""
+    def parameters(self, slot: int) -> dict[str, nn.Parameter]:
+        """What trains in a slot, by name."""
+
+    def route(self, spans: Sequence[Span]) -> None:
+        """Say whose tokens the next forward pass holds, and where each slot's training stands.
+
+        Dropout masks follow from it alone.
+        """
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""

@@ -1,6 +1,6 @@
-"""A frozen linear layer, plain or quantized: its weight takes no gradient; a packed one is whole for a product only.
+"""Frozen linear layers, plain and quantized: their weight takes no gradient; a packed one is whole for a product only.
 
-Called by ``load``, which puts quantized layers in the place of plain ones, and by the low-rank layers on top.
+Called by ``load``, which puts them in the place of a model's own, and by the low-rank layers on top.
 """
 
 from __future__ import annotations
@@ -8,40 +8,66 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raylora.model.product import frozen_product
 from raylora.model.quant import QuantFormat
 
 
-def held_weight(layer: nn.Linear) -> Tensor:
-    """What a frozen layer holds: its packed row, or its weight."""
-    return layer.packed if isinstance(layer, QuantLinear) else layer.weight
-
-
-def whole_weight(layer: nn.Linear, held: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight (O, I) of a layer in ``dtype``, from what :func:`held_weight` gave."""
-    return layer.format.unpack(held, layer.shape, dtype) if isinstance(layer, QuantLinear) else held
-
-
-class _FrozenLinear(torch.autograd.Function):
-    """y = x W^T + b with W unpacked for the product only, forward and backward; W gets no gradient."""
+class _FrozenProduct(torch.autograd.Function):
+    """y = x W^T + b with W whole for the product only, forward and backward; W gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, row: Tensor, bias: Tensor | None, layer: QuantLinear) -> Tensor:
-        ctx.save_for_backward(row)
+    def forward(ctx: Any, x_NI: Tensor, held: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.save_for_backward(held)
         ctx.layer = layer
-        return F.linear(x, layer.format.unpack(row, layer.shape, x.dtype), bias)
+        return frozen_product(x_NI, layer.whole(held, x_NI.dtype), layer.bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad_y,) = grads
-        (row,) = ctx.saved_tensors
-        layer = ctx.layer
-        return grad_y @ layer.format.unpack(row, layer.shape, grad_y.dtype), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_y_NO,) = grads
+        (held,) = ctx.saved_tensors
+        return frozen_product(grad_y_NO, ctx.layer.whole(held, grad_y_NO.dtype).t()), None, None
 
 
-class QuantLinear(nn.Linear):
+class FrozenLinear(nn.Linear):
+    """A linear layer that is never trained.
+
+    Args:
+        linear: The layer it stands for, whose parameters it takes; they may be on the meta device.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._take(linear)
+        self.register_parameter("bias", linear.bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Output and input features."""
+        return self.out_features, self.in_features
+
+    @property
+    def held(self) -> Tensor:
+        """What the layer holds of its weight."""
+        return self.weight
+
+    def whole(self, held: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight (O, I) in ``dtype``, from what :attr:`held` gave."""
+        return held
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input @ W.T + bias``, shapes (..., I) to (..., O)."""
+        x_NI = input.reshape(-1, self.in_features)
+        y_NO: Tensor = _FrozenProduct.apply(x_NI, self.held, self)  # type: ignore[no-untyped-call]
+        return y_NO.view(*input.shape[:-1], self.out_features)
+
+    def _take(self, linear: nn.Linear) -> None:
+        self.weight = linear.weight
+
+
+class QuantLinear(FrozenLinear):
     """A frozen linear layer whose weight is one packed row.
 
     It is an ``nn.Linear`` for whoever asks (PEFT, target matching): ``weight`` unpacks on reading.
@@ -52,30 +78,27 @@ class QuantLinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, quant_format: QuantFormat) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.format = quant_format
-        row = torch.empty(quant_format.numel(self.shape), dtype=quant_format.storage, device=linear.weight.device)
-        self.packed = nn.Parameter(row, requires_grad=False)
-        self.register_parameter("bias", linear.bias)
-        self.compute_dtype = linear.weight.dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Output and input features."""
-        return self.out_features, self.in_features
+        self.format, self.compute_dtype = quant_format, linear.weight.dtype
+        super().__init__(linear)
 
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
         """The weight in the compute dtype, unpacked anew at each reading."""
-        unpacked = self.format.unpack(self.packed, self.shape, self.compute_dtype)
-        return nn.Parameter(unpacked, requires_grad=False)
+        return nn.Parameter(self.whole(self.packed, self.compute_dtype), requires_grad=False)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return ``input @ W.T + bias``, shapes (..., I) to (..., O)."""
-        out: Tensor = _FrozenLinear.apply(input, self.packed, self.bias, self)
-        return out
+    @property
+    def held(self) -> Tensor:
+        """The packed row."""
+        return self.packed
+
+    def whole(self, held: Tensor, dtype: torch.dtype) -> Tensor:
+        """The row unpacked."""
+        return self.format.unpack(held, self.shape, dtype)
 
     def extra_repr(self) -> str:
         """Shape and format, for printing a model."""
         return f"in_features={self.in_features}, out_features={self.out_features}, format={self.format.kind}"
+
+    def _take(self, linear: nn.Linear) -> None:
+        row = torch.empty(self.format.numel(self.shape), dtype=self.format.storage, device=linear.weight.device)
+        self.packed = nn.Parameter(row, requires_grad=False)

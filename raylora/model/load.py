@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.folder import weight_files
-from raylora.model.frozen_linear import QuantLinear
+from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
 from raylora.model.quant import QuantFormat
 from raylora.spec.run import RunSpec
@@ -63,21 +63,24 @@ def blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if type(module).__name__ in names}
 
 
-def quantize_blocks(model: PreTrainedModel, form: QuantFormat) -> None:
-    """Replace every linear layer but the output head by a quantized one; parameters may be on meta."""
+def freeze_linears(model: PreTrainedModel, form: QuantFormat | None) -> None:
+    """Replace every linear layer but the output head by a frozen one; parameters may be on meta.
+
+    Args:
+        model: Changed in place.
+        form: How weights are packed; ``None`` leaves them plain.
+    """
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not head:
-                setattr(parent, name, QuantLinear(child, form))
+                setattr(parent, name, FrozenLinear(child) if form is None else QuantLinear(child, form))
 
 
 def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) -> PreTrainedModel:
     """The frozen base as the spec holds it, without weights: what is counted, matched and then filled."""
     model = meta_model(config, dtype)
-    form = quant_format(spec, dtype)
-    if form is not None:
-        quantize_blocks(model, form)
+    freeze_linears(model, quant_format(spec, dtype))
     model.requires_grad_(False)
     return model
 

@@ -1,29 +1,24 @@
-"""The stacked low-rank layer: one frozen linear layer's output plus the updates of K adapters.
+"""The low-rank updates on one frozen linear layer: its output plus what the adapters of some slots add to their tokens.
 
-Rows of a batch lie slot by slot. The layer takes the place of the frozen layer's ``forward`` and keeps its
-parameters outside the module tree, so that no strategy that places the base ever sees them.
+Tokens of a forward pass lie slot by slot, and each slot's products are calls of their own, with the shapes and kernels
+of the slot alone: a pack trains every adapter to the bits it would have without the others. The layer takes the place
+of the frozen layer's ``forward`` and keeps its parameters outside the module tree, so that no strategy that places the
+base ever sees them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raylora.model.frozen_linear import held_weight, whole_weight
+from raylora.model.frozen_linear import FrozenLinear
+from raylora.model.product import add_product, frozen_product, product
+from raylora.model.route import Route, Span
 from raylora.model.seed import stable_seed
-
-BUCKETS = (8, 16, 32, 64, 128, 256, 512)
-"""Ranks are padded to these: slots of different ranks share one matrix product, and no slot's numbers depend on
-its neighbours' ranks."""
-
-
-def rank_bucket(r: int) -> int:
-    """The smallest bucket that holds rank ``r``; ranks above the last are their own bucket."""
-    return next((bucket for bucket in BUCKETS if bucket >= r), r)
 
 
 @dataclass(frozen=True)
@@ -48,113 +43,130 @@ class Slot:
         return self.alpha / self.r
 
 
-@dataclass
-class Clock:
-    """Where training stands; dropout masks are a pure function of it, so recomputation repeats them."""
+@dataclass(frozen=True)
+class Update:
+    """One slot's matrices on one layer.
 
-    step: int = 0
-    micro_step: int = 0
-    rank: int = 0
-    training: bool = True
+    Shapes:
+        a_RI: (R, I). b_OR: (O, R). float32.
+    """
+
+    settings: Slot
+    a_RI: nn.Parameter
+    b_OR: nn.Parameter
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The tokens of one slot in a forward pass, and which of their inputs dropout keeps."""
+
+    tokens: slice
+    scale: float
+    keep: float
+    kept_NI: Tensor | None
+
+    def of(self, x_NI: Tensor) -> Tensor:
+        """The slot's inputs after dropout."""
+        return self.thin(x_NI[self.tokens])
+
+    def thin(self, x_NI: Tensor) -> Tensor:
+        """Dropout of values that belong to the slot's tokens."""
+        return x_NI if self.kept_NI is None else (x_NI * self.kept_NI).div_(self.keep)
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """y = x W^T + b + scale_k (z A_k^T) B_k^T for each slot k, as one node; z is x, or x after dropout.
+    """y = x W^T + b, and for the tokens of each slot k + scale_k (z A_k^T) B_k^T, as one node; z is x after dropout.
 
-    Both sums go into a product that is there already, and the frozen weight is whole for two products only.
+    Updates go into the product that is there already, and the frozen weight is whole for two products only.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x_KNI: Tensor,
-        dropped_KNI: Tensor | None,
-        a_KRI: Tensor,
-        b_KOR: Tensor,
-        scale_K11: Tensor,
-        held: Tensor,
-        base: nn.Linear,
+        ctx: Any, x_NI: Tensor, held: Tensor, base: FrozenLinear, parts: Sequence[_Part], *matrices: Tensor
     ) -> Tensor:
-        dtype = x_KNI.dtype
-        z_KNI = x_KNI if dropped_KNI is None else dropped_KNI
-        h_KNR = torch.bmm(z_KNI, a_KRI.to(dtype).mT).mul_(scale_K11)
-        y_KNO = F.linear(x_KNI, whole_weight(base, held, dtype), base.bias)
-        ctx.save_for_backward(z_KNI, h_KNR, a_KRI, b_KOR, scale_K11, held)
-        ctx.base, ctx.drops = base, dropped_KNI is not None
-        return y_KNO.baddbmm_(h_KNR, b_KOR.to(dtype).mT)
+        dtype = x_NI.dtype
+        y_NO = frozen_product(x_NI, base.whole(held, dtype), base.bias)
+        inner = []
+        for part, a_RI, b_OR in zip(parts, matrices[::2], matrices[1::2], strict=True):
+            h_NR = product(part.of(x_NI), a_RI.to(dtype)).mul_(part.scale)
+            add_product(y_NO[part.tokens], h_NR, b_OR.to(dtype))
+            inner.append(h_NR)
+        ctx.save_for_backward(x_NI, held, *matrices, *inner)
+        ctx.base, ctx.parts = base, parts
+        return y_NO
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_y_KNO,) = grads
-        z_KNI, h_KNR, a_KRI, b_KOR, scale_K11, held = ctx.saved_tensors
-        dtype = grad_y_KNO.dtype
-        grad_h_KNR = torch.bmm(grad_y_KNO, b_KOR.to(dtype)).mul_(scale_K11)
-        grad_a_KRI = torch.bmm(grad_h_KNR.mT, z_KNI).to(a_KRI.dtype)
-        grad_b_KOR = torch.bmm(grad_y_KNO.mT, h_KNR).to(b_KOR.dtype)
-        grad_x_KNI = grad_dropped_KNI = None
-        if ctx.needs_input_grad[0]:
-            grad_x_KNI = grad_y_KNO @ whole_weight(ctx.base, held, dtype)
-            if ctx.drops:
-                grad_dropped_KNI = torch.bmm(grad_h_KNR, a_KRI.to(dtype))
+        (grad_y_NO,) = grads
+        x_NI, held, *saved = ctx.saved_tensors
+        parts, dtype = ctx.parts, grad_y_NO.dtype
+        matrices, inner = saved[: 2 * len(parts)], saved[2 * len(parts) :]
+        grad_x_NI = frozen_product(grad_y_NO, ctx.base.whole(held, dtype).t()) if ctx.needs_input_grad[0] else None
+        grad_matrices: list[Tensor] = []
+        for part, a_RI, b_OR, h_NR in zip(parts, matrices[::2], matrices[1::2], inner, strict=True):
+            grad_NO = grad_y_NO[part.tokens]
+            grad_h_NR = product(grad_NO, b_OR.to(dtype).t()).mul_(part.scale)
+            grad_matrices.append(product(grad_h_NR.t(), part.of(x_NI).t()).to(a_RI.dtype))
+            grad_matrices.append(product(grad_NO.t(), h_NR.t()).to(b_OR.dtype))
+            if grad_x_NI is None:
+                continue
+            if part.kept_NI is None:
+                add_product(grad_x_NI[part.tokens], grad_h_NR, a_RI.to(dtype).t())
             else:
-                grad_x_KNI.baddbmm_(grad_h_KNR, a_KRI.to(dtype))
-        return grad_x_KNI, grad_dropped_KNI, grad_a_KRI, grad_b_KOR, None, None, None
+                grad_x_NI[part.tokens] += part.thin(product(grad_h_NR, a_RI.to(dtype).t()))
+        return grad_x_NI, None, None, None, *grad_matrices
 
 
 class LowRank:
-    """y + scale_k (x A_k^T) B_k^T for each slot k.
+    """y + scale_k (x A_k^T) B_k^T for the tokens of each slot k that has an adapter here.
 
     Args:
         name: Dotted name of the frozen layer; with a slot's seed it seeds the start.
         base: The frozen layer.
-        slots: The adapters, one a slot.
-        clock: Shared by the layers of a bank.
+        route: Whose tokens a forward pass holds; shared by the layers of a bank.
         device: Where the parameters live.
-
-    Shapes:
-        a_KRI: (K, R, I), R the bucket of the largest rank; b_KOR: (K, O, R). float32.
 
     Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3.
     """
 
-    def __init__(self, name: str, base: nn.Linear, slots: tuple[Slot, ...], clock: Clock, device: torch.device) -> None:
-        self.name, self._slots, self._clock = name, slots, clock
-        num_ranks = rank_bucket(max(slot.r for slot in slots))
-        a_KRI = torch.zeros(len(slots), num_ranks, base.in_features, device=device)
-        if not a_KRI.is_meta:  # an estimate needs no values
-            for k, slot in enumerate(slots):
-                a_KRI[k, : slot.r] = _start(slot, name, base.in_features)
-        self.a_KRI = nn.Parameter(a_KRI)
-        self.b_KOR = nn.Parameter(torch.zeros(len(slots), base.out_features, num_ranks, device=device))
-        self._scale_K11 = torch.tensor([slot.scale for slot in slots], device=device).view(-1, 1, 1)
-        self._base = base
+    def __init__(self, name: str, base: FrozenLinear, route: Route, device: torch.device) -> None:
+        self.name, self.updates = name, dict[int, Update]()
+        self._base, self._route, self._device = base, route, device
+        self._plain = base.forward
         base.forward = self._forward  # type: ignore[method-assign]
 
+    def admit(self, slot: int, settings: Slot) -> None:
+        """Start an adapter: A random, B zero."""
+        num_inputs, num_outputs = self._base.in_features, self._base.out_features
+        a_RI = torch.empty(settings.r, num_inputs, device=self._device)
+        if not a_RI.is_meta:  # an estimate needs no values
+            a_RI.copy_(_start(settings, self.name, num_inputs))
+        b_OR = torch.zeros(num_outputs, settings.r, device=self._device)
+        self.updates[slot] = Update(settings, nn.Parameter(a_RI), nn.Parameter(b_OR))
+
     def _forward(self, input: Tensor) -> Tensor:
-        x_KNI = input.reshape(len(self._slots), -1, input.shape[-1])
-        drops = self._clock.training and any(slot.dropout for slot in self._slots)
-        y_KNO: Tensor = _AdaptedLinear.apply(
-            x_KNI,
-            x_KNI * self._dropout(x_KNI) if drops else None,
-            self.a_KRI,
-            self.b_KOR,
-            self._scale_K11.to(input.dtype),
-            held_weight(self._base),
-            self._base,
-        )
-        return y_KNO.view(*input.shape[:-1], -1)
+        spans = [(start, span) for start, span in self._route.starts() if span.slot in self.updates]
+        if not spans:
+            return self._plain(input)
+        x_NI = input.reshape(-1, self._base.in_features)
+        parts = [self._part(x_NI, start, span) for start, span in spans]
+        updates = [self.updates[span.slot] for _, span in spans]
+        matrices = [matrix for update in updates for matrix in (update.a_RI, update.b_OR)]
+        y_NO: Tensor = _AdaptedLinear.apply(x_NI, self._base.held, self._base, parts, *matrices)
+        return y_NO.view(*input.shape[:-1], self._base.out_features)
 
-    def _dropout(self, x_KNI: Tensor) -> Tensor:
-        mask_KNI = torch.ones_like(x_KNI)
-        for k, slot in enumerate(self._slots):
-            if slot.dropout:
-                keep = 1.0 - slot.dropout
-                mask_KNI[k].bernoulli_(keep, generator=self._generator(slot, x_KNI.device)).div_(keep)
-        return mask_KNI
+    def _part(self, x_NI: Tensor, start: int, span: Span) -> _Part:
+        settings = self.updates[span.slot].settings
+        num_tokens = len(x_NI) if span.num_tokens is None else span.num_tokens
+        keep, kept_NI = 1.0 - settings.dropout, None
+        if settings.dropout and self._route.training:
+            kept_NI = torch.empty(num_tokens, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
+            kept_NI.bernoulli_(keep, generator=self._generator(settings, span, x_NI.device))
+        return _Part(slice(start, start + num_tokens), settings.scale, keep, kept_NI)
 
-    def _generator(self, slot: Slot, device: torch.device) -> torch.Generator:
-        clock = self._clock
-        seed = stable_seed("dropout", slot.seed, self.name, clock.step, clock.micro_step, clock.rank)
+    def _generator(self, settings: Slot, span: Span, device: torch.device) -> torch.Generator:
+        """Masks are a pure function of where the slot's training stands, so recomputation repeats them."""
+        seed = stable_seed("dropout", settings.seed, self.name, span.step, span.micro_step, span.rank)
         return torch.Generator("cpu" if device.type == "meta" else device).manual_seed(seed)
 
 

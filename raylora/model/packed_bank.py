@@ -1,83 +1,88 @@
-"""K LoRA adapters as stacked low-rank layers over one base; a solo run is K = 1."""
+"""LoRA adapters of any number of slots over one base; a solo run has one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
-from raylora.model.low_rank import Clock, LowRank, Slot
+from raylora.model.frozen_linear import FrozenLinear
+from raylora.model.low_rank import LowRank, Slot
 from raylora.model.peft_format import adapter_config, short_targets, tensor_name
+from raylora.model.route import Route, Span
 
 
 class PackedBank:
-    """Stacked adapters, hooked onto the target layers of a base.
+    """Low-rank layers hooked onto the linear layers of a base.
 
     Args:
-        model: The base, filled or on the meta device, before it is placed.
-        targets: Dotted names of the linear layers that get an adapter.
-        slots: The adapters' settings, one a slot.
+        model: The base from `base_on_meta`, filled or not, placed or not.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        targets: Sequence[str],
-        slots: Sequence[Slot],
-        base_name: tuple[str, str | None],
-        device: torch.device,
-    ) -> None:
-        self._slots, self._base_name = tuple(slots), base_name
-        self.num_slots = len(self._slots)
-        self._clock = Clock()
-        self._target_modules = short_targets(model, targets)
-        self._layers = [
-            LowRank(name, model.get_submodule(name), self._slots, self._clock, device)  # type: ignore[arg-type]
-            for name in targets
-        ]
+    def __init__(self, model: nn.Module, base_name: tuple[str, str | None], device: torch.device) -> None:
+        self._model, self._base_name, self._device = model, base_name, device
+        self._route = Route()
+        self._layers: dict[str, LowRank] = {}
+        self._targets: dict[int, list[str]] = {}
+        self._settings: dict[int, Slot] = {}
 
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
+        """Give a slot a new adapter; the other slots are not touched."""
+        for name in targets:
+            if name not in self._layers:
+                base = cast(FrozenLinear, self._model.get_submodule(name))
+                self._layers[name] = LowRank(name, base, self._route, self._device)
+            self._layers[name].admit(slot, settings)
+        self._targets[slot], self._settings[slot] = list(targets), settings
+
+    def release(self, slot: int) -> None:
+        """Forget a slot's adapter."""
+        del self._settings[slot]
+        for layer in self._of(slot):
+            del layer.updates[slot]
+        del self._targets[slot]
+
+    def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """Both matrices of every target, by ``<module>.lora_A`` and ``<module>.lora_B``."""
         named: dict[str, nn.Parameter] = {}
-        for layer in self._layers:
-            named[f"{layer.name}.lora_A"] = layer.a_KRI
-            named[f"{layer.name}.lora_B"] = layer.b_KOR
+        for layer in self._of(slot):
+            named[f"{layer.name}.lora_A"] = layer.updates[slot].a_RI
+            named[f"{layer.name}.lora_B"] = layer.updates[slot].b_OR
         return named
 
-    def num_parameters(self, slot: int) -> int:
-        """Rank times (I + O), summed over the targets."""
-        return sum(self._slots[slot].r * (layer.a_KRI.shape[2] + layer.b_KOR.shape[1]) for layer in self._layers)
-
-    def begin(self, step: int, micro_step: int, rank: int) -> None:
-        """Set the clock that seeds dropout."""
-        self._clock.step, self._clock.micro_step, self._clock.rank = step, micro_step, rank
+    def route(self, spans: Sequence[Span]) -> None:
+        """Set whose tokens the next forward pass holds."""
+        self._route.spans = tuple(spans)
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""
-        self._clock.training = training
+        self._route.training = training
 
     def export(self, slot: int) -> Adapter:
-        """One slot as a PEFT adapter, cut to its own rank."""
-        r = self._slots[slot].r
+        """One slot as a PEFT adapter."""
         tensors = {}
-        for layer in self._layers:
-            tensors[tensor_name(layer.name, "lora_A")] = layer.a_KRI.detach()[slot, :r].cpu().clone()
-            tensors[tensor_name(layer.name, "lora_B")] = layer.b_KOR.detach()[slot, :, :r].cpu().contiguous().clone()
+        for layer in self._of(slot):
+            update = layer.updates[slot]
+            tensors[tensor_name(layer.name, "lora_A")] = update.a_RI.detach().cpu().clone()
+            tensors[tensor_name(layer.name, "lora_B")] = update.b_OR.detach().cpu().clone()
         return Adapter(tensors, self._config(slot))
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill one slot from a PEFT adapter of the same rank and targets."""
-        r = self._slots[slot].r
         with torch.no_grad():
-            for layer in self._layers:
-                layer.a_KRI[slot, :r] = tensors[tensor_name(layer.name, "lora_A")]
-                layer.b_KOR[slot, :, :r] = tensors[tensor_name(layer.name, "lora_B")]
+            for layer in self._of(slot):
+                update = layer.updates[slot]
+                update.a_RI.copy_(tensors[tensor_name(layer.name, "lora_A")])
+                update.b_OR.copy_(tensors[tensor_name(layer.name, "lora_B")])
+
+    def _of(self, slot: int) -> list[LowRank]:
+        return [self._layers[name] for name in self._targets[slot]]
 
     def _config(self, slot: int) -> dict[str, Any]:
-        settings = self._slots[slot]
-        return adapter_config(settings.r, settings.alpha, settings.dropout, self._target_modules, self._base_name)
+        settings, targets = self._settings[slot], short_targets(self._model, self._targets[slot])
+        return adapter_config(settings.r, settings.alpha, settings.dropout, targets, self._base_name)

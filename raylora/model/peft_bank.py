@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raylora.model.bank import Adapter
 from raylora.model.low_rank import Slot
 from raylora.model.peft_format import PREFIX, adapter_config, short_targets
+from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 
 ADAPTER = "default"
@@ -27,8 +28,6 @@ class PeftBank:
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
     """
-
-    num_slots = 1
 
     def __init__(
         self,
@@ -50,15 +49,17 @@ class PeftBank:
                 matrix.to_empty(device=device).float()
             layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)  # type: ignore[no-untyped-call]
 
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
+        """Nothing to do: the one adapter came with the bank, since PEFT's modules must be there before the weights."""
+
+    def release(self, slot: int) -> None:
+        """Nothing to do: PEFT's modules stay where they are."""
+
+    def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """PEFT's matrices by their dotted names."""
         return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
 
-    def num_parameters(self, slot: int) -> int:
-        """Elements of all matrices."""
-        return sum(parameter.numel() for parameter in self.parameters().values())
-
-    def begin(self, step: int, micro_step: int, rank: int) -> None:
+    def route(self, spans: Sequence[Span]) -> None:
         """Nothing to do: PEFT's dropout draws from torch's generator, which the step seeds."""
 
     def train(self, training: bool) -> None:
@@ -68,7 +69,7 @@ class PeftBank:
 
     def export(self, slot: int) -> Adapter:
         """The adapter as PEFT saves it."""
-        named = {name: parameter.detach() for name, parameter in self.parameters().items()}
+        named = {name: parameter.detach() for name, parameter in self.parameters(slot).items()}
         state = get_peft_model_state_dict(self._model, state_dict=named, adapter_name=ADAPTER)
         tensors = {f"{PREFIX}{name}": tensor.cpu().clone() for name, tensor in state.items()}
         return Adapter(tensors, self._config)
@@ -76,5 +77,5 @@ class PeftBank:
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill the adapter from PEFT's tensors."""
         with torch.no_grad():
-            for name, parameter in self.parameters().items():
+            for name, parameter in self.parameters(slot).items():
                 parameter.copy_(tensors[PREFIX + name.replace(f".{ADAPTER}.", ".")])

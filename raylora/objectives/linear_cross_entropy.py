@@ -11,8 +11,9 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from raylora.model.product import frozen_product
 
 CHUNK_BYTES = 32 * 2**20
 """Largest chunk of logits held at once."""
@@ -31,7 +32,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_NH = torch.empty_like(hidden_NH) if needs_grad else None
         for start in range(0, num_targets, num_rows):
             rows = slice(start, start + num_rows)
-            logits = F.linear(hidden_NH[rows], weight_VH, bias_V).float()
+            logits = frozen_product(hidden_NH[rows], weight_VH, bias_V).float()
             picks = targets_N[rows, None]
             logits.sub_(logits.amax(dim=-1, keepdim=True))
             picked = logits.gather(1, picks)
@@ -40,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_NH is not None:
                 # softmax - onehot = (exp - total onehot) / total: the division waits until a row is short.
                 logits.scatter_add_(1, picks, -total)
-                torch.mm(logits.to(weight_VH.dtype), weight_VH, out=grad_NH[rows])
+                grad_NH[rows] = frozen_product(logits.to(weight_VH.dtype), weight_VH.t())
                 grad_NH[rows].div_(total)
         ctx.save_for_backward(grad_NH)
         return losses_N

@@ -104,20 +104,3 @@ class SupervisedLoss:
 def _post_processes(config: Any) -> bool:
     fields = config.get_text_config()
     return any(getattr(fields, name, None) not in (None, 1, 1.0) for name in POST_PROCESSED)
-
-
-def slot_sums(losses_N: Tensor, labels_BT: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
-    """Sum losses and count tokens slot by slot.
-
-    Args:
-        losses_N: Losses of the labelled tokens, in order.
-        labels_BT: The labels; rows lie slot by slot, equally many a slot.
-        num_slots: Slots (K).
-
-    Shapes:
-        Returns two (K,) tensors: sums in float32, token counts.
-    """
-    labelled_KM = (labels_BT != IGNORED).reshape(num_slots, -1)
-    counts_K = labelled_KM.sum(dim=1)
-    slot_N = torch.arange(num_slots, device=losses_N.device).repeat_interleave(counts_K)
-    return torch.zeros(num_slots, device=losses_N.device).index_add(0, slot_N, losses_N), counts_K

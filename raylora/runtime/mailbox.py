@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import ray
@@ -36,13 +36,32 @@ class Job:
     store_uri: str
 
 
+@dataclass(frozen=True)
+class PackJob:
+    """Many runs on one base, as a worker is told.
+
+    Args:
+        pack: Number of the pack, by which the desk knows it.
+        spec: What its runs share: base, strategy, workers.
+        store_uri: The store of all runs.
+        desk: Gives out runs and takes their reports.
+        slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
+    """
+
+    pack: int
+    spec: RunSpec
+    store_uri: str
+    desk: ActorHandle[Any]
+    slots_stay_on_ranks: bool
+
+
 class Mailbox:
     """What lies between. It is made of nothing: Ray's head keeps the arguments that an actor is made with."""
 
     def __init__(self) -> None:
         self._environment: dict[str, str] = {}
         self._is_equipped = asyncio.Event()
-        self._job: Job | None = None
+        self._job: Job | PackJob | None = None
         self._posted = asyncio.Event()
         self._events: list[Event] = []
         self._arrived = asyncio.Event()
@@ -70,12 +89,12 @@ class Mailbox:
         await self._is_equipped.wait()
         return self._environment
 
-    async def post_job(self, job: Job) -> None:
+    async def post_job(self, job: Job | PackJob) -> None:
         """Let the workers begin."""
         self._job = job
         self._posted.set()
 
-    async def job(self) -> Job | None:
+    async def job(self) -> Job | PackJob | None:
         """The job; waits until there is one."""
         await self._posted.wait()
         return self._job
@@ -124,18 +143,19 @@ class WorkerHooks:
         mailbox: The run's mailbox.
         store: The run's own store.
         keep: Newest checkpoints kept.
+        run_id: The run.
     """
 
-    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, keep: int) -> None:
-        self._mailbox, self._store, self._keep = mailbox, store, keep
+    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, keep: int, run_id: str) -> None:
+        self._mailbox, self._store, self._keep, self._run_id = mailbox, store, keep, run_id
 
     def emit(self, event: Event) -> None:
         """Send an event; does not wait."""
-        self._mailbox.put.remote(event)
+        self._mailbox.put.remote(replace(event, run_id=self._run_id))
 
     def deliver(self, event: Event) -> None:
         """Send an event and wait until it is there, with all before it: this worker may end now."""
-        ray.get(self._mailbox.put.remote(event))
+        ray.get(self._mailbox.put.remote(replace(event, run_id=self._run_id)))
 
     def stop_requested(self) -> bool:
         """Ask the mailbox."""

@@ -14,7 +14,7 @@ import ray
 import ray.train
 
 from raylora.log import ROOT
-from raylora.runtime.mailbox import MailboxHandler
+from raylora.runtime.mailbox import Job, MailboxHandler, PackJob
 
 
 def work(config: dict[str, Any]) -> None:
@@ -35,7 +35,20 @@ def work(config: dict[str, Any]) -> None:
     logger.addHandler(MailboxHandler(mailbox, rank))
     logging.getLogger(f"{ROOT}.data").setLevel(logging.WARNING)  # the driver has counted the rows already
     # Only now: transformers and the stores read the environment when they are imported.
-    from raylora.runtime.job import run_job
+    import torch
 
-    seconds = {"start workers": entered_at - config["asked_at"], "import": time.time() - entered_at}
-    run_job(mailbox, rank, seconds)
+    from raylora.runtime.job import run_job
+    from raylora.runtime.pack_job import run_pack
+
+    imported_at = time.time()
+    job: Job | PackJob = ray.get(mailbox.job.remote())
+    seconds = {
+        "start workers": entered_at - config["asked_at"],
+        "import": imported_at - entered_at,
+        "wait for the driver's checks": time.time() - imported_at,
+    }
+    torch.set_num_threads(max(1, int(job.spec.distributed.cpus_per_worker)))
+    if isinstance(job, PackJob):
+        run_pack(job, mailbox, rank, seconds)
+    else:
+        run_job(job, mailbox, rank, seconds)

@@ -18,8 +18,9 @@ import safetensors.torch
 import torch
 
 from raylora import __version__
-from raylora.errors import CorruptObjectError, MissingObjectError, StoreError
+from raylora.errors import CorruptObjectError, InputError, MissingObjectError, StoreError
 from raylora.log import get_logger
+from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.manifest import MANIFEST, discard, publish, read_manifest, read_verified
 
@@ -101,6 +102,20 @@ def load_latest(store: Store) -> Checkpoint | None:
             f"this folder to start the run over. The newest: {damage[0]}"
         )
     return None
+
+
+def load_checkpoint(uri: str) -> Checkpoint:
+    """Return the checkpoint at a URI that `save_checkpoint` gave.
+
+    Raises:
+        MissingObjectError: It is not there, or not whole.
+        CorruptObjectError: It is not what was written.
+        InputError: The URI names no checkpoint.
+    """
+    match = re.fullmatch(rf"(.+)/{FOLDER}/step-(\d+)", uri)
+    if match is None:
+        raise InputError(f"'{uri}' is no checkpoint of raylora; expected STORE/runs/RUN/{FOLDER}/step-NUMBER")
+    return _load(open_store(match[1]), int(match[2]))
 
 
 def _load(store: Store, step: int) -> Checkpoint:

@@ -26,6 +26,9 @@ class Stepper(Protocol):
     def step(self, learning_rate: float) -> float:
         """Sum gradients over ranks, clip, update, clear; return the norm before clipping."""
 
+    def forget(self) -> None:
+        """Clear the gradient without an update."""
+
     def state(self) -> dict[str, Tensor]:
         """The optimizer's moments, whole, by ``<moment>.<parameter>``; a collective call."""
 

@@ -174,6 +174,10 @@ class EngineStepper:
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
+    def forget(self) -> None:
+        """Let the engine see a gradient that is not finite: it clears it and updates nothing."""
+        self._engine.step()
+
     def state(self) -> dict[str, Tensor]:
         """The moments, gathered, and the optimizer's count of steps; empty before the first step."""
         if not self._optimizer.state.get(self._row):

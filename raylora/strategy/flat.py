@@ -23,9 +23,16 @@ class FlatStepper:
         adapters: Parameters by name, all of one dtype; their data and gradients become views.
         make: Makes the optimizer of the row.
         max_grad_norm: Largest gradient norm; 0 for no clipping.
+        is_shared: Whether all ranks train these parameters, each on rows of its own.
     """
 
-    def __init__(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        is_shared: bool = True,
+    ) -> None:
         self._row = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in adapters.values()]))
         self._grad = self._row.grad = torch.zeros_like(self._row)
         self._places: dict[str, tuple[slice, torch.Size]] = {}
@@ -38,6 +45,7 @@ class FlatStepper:
             start = end
         self._optimizer = make([self._row])
         self._max_grad_norm = max_grad_norm
+        self._is_shared = is_shared and dist.is_initialized() and dist.get_world_size() > 1
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss."""
@@ -48,7 +56,7 @@ class FlatStepper:
 
         Nothing is updated where the norm is not finite.
         """
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if self._is_shared:
             dist.all_reduce(self._grad)
         norm = float(torch.linalg.vector_norm(self._grad))
         if self._max_grad_norm and norm > self._max_grad_norm:
@@ -57,8 +65,12 @@ class FlatStepper:
             group["lr"] = learning_rate
         if math.isfinite(norm):
             self._optimizer.step()
-        self._grad.zero_()
+        self.forget()
         return norm
+
+    def forget(self) -> None:
+        """Clear the gradient."""
+        self._grad.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """The moments by ``<moment>.<parameter>``; what belongs to no parameter by its own name.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
@@ -24,12 +24,14 @@ from raylora.model.load import base_on_meta, load_base
 from raylora.model.low_rank import Slot
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
+from raylora.model.row_attention import attend_by_rows
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.objectives.sft import SupervisedLoss
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Stepper, Strategy
+from raylora.strategy.flat import FlatStepper
 from raylora.train.optim import AdamWFactory
 from raylora.train.ranks import Ranks
 
@@ -40,16 +42,71 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Trainee:
-    """What is trained on one rank."""
+    """A base placed on the ranks, and the slots that train on it, as one rank sees them.
+
+    Args:
+        spec: The run, or of a pack what its runs share.
+        model: The base.
+        bank: The adapters.
+        strategy: What placed the base.
+        loss: The objective.
+        device: This rank's.
+        ranks: All ranks, which hold the base together.
+        slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
+        attends_by_rows: Whether rows go in one after the other, without padding.
+        steppers: What updates each slot.
+    """
 
     spec: RunSpec
     model: PreTrainedModel
     bank: AdapterBank
     strategy: Strategy
-    stepper: Stepper
     loss: SupervisedLoss
     device: torch.device
     ranks: Ranks
+    slot_ranks: Ranks
+    attends_by_rows: bool
+    steppers: dict[int, Stepper] = field(default_factory=dict)
+
+    def admit(self, slot: int, spec: RunSpec) -> None:
+        """Give a slot a new adapter and what updates it.
+
+        Args:
+            slot: A free one.
+            spec: Of the run that trains there.
+
+        Raises:
+            ModelError: The adapter does not fit the base.
+        """
+        self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
+        make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
+        if self.slot_ranks == self.ranks:
+            self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm)
+        else:
+            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, is_shared=False)
+
+    def release(self, slot: int) -> None:
+        """Forget a slot's adapter."""
+        del self.steppers[slot]
+        self.bank.release(slot)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss that sums over slots; slots do not meet in it."""
+        next(iter(self.steppers.values())).backward(loss)
+
+    def num_passes(self, num_mine: int) -> int:
+        """Forward passes that this rank must run so that all run equally many, where they gather the base together.
+
+        Args:
+            num_mine: Passes that it has rows for.
+        """
+        if self.slot_ranks == self.ranks or not self.strategy.shards_base:
+            return num_mine
+        return self.ranks.max(num_mine)
+
+    def num_trainable(self, slot: int) -> int:
+        """Values that train in a slot."""
+        return sum(parameter.numel() for parameter in self.bank.parameters(slot).values())
 
     @property
     def frozen(self) -> list[nn.Parameter]:
@@ -79,14 +136,29 @@ def build(
     device: torch.device,
     report: Report = lambda name, seconds: None,
 ) -> Trainee:
-    """Load the base, attach the adapter, place the base on the ranks of the default process group.
+    """Load and place the base of one run, with its adapter in slot 0; arguments and errors as in `place_base`."""
+    trainee = place_base(spec, folder, base_name, device, report)
+    trainee.admit(0, spec)
+    return trainee
+
+
+def place_base(
+    spec: RunSpec,
+    folder: Path,
+    base_name: tuple[str, str | None],
+    device: torch.device,
+    report: Report = lambda name, seconds: None,
+    slots_stay_on_ranks: bool = False,
+) -> Trainee:
+    """Load the base and place it on the ranks of the default process group, without an adapter.
 
     Args:
-        spec: The run.
+        spec: The run, or of a pack any of its runs.
         folder: The base as a local folder.
         base_name: Its logical name and revision.
         device: This rank's device.
         report: Told how long each part took.
+        slots_stay_on_ranks: Each rank trains slots of its own, instead of its part of every slot's rows.
 
     Raises:
         ModelError: The folder is no base of this kind, the adapter does not fit it, or a strategy that shards left too
@@ -98,6 +170,7 @@ def build(
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
+        by_rows = attend_by_rows(model, spec.sequence_len) is None
         unreached = warning_of_unreached(model)
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
@@ -107,8 +180,11 @@ def build(
         loss = SupervisedLoss(model)
         load_base(model, folder, device, lambda part: _place(strategy, part, model))
         recompute_activations(model, spec)
-        stepper = strategy.stepper(bank.parameters(), AdamWFactory(spec, device), spec.max_grad_norm)
-    trainee = Trainee(spec, model, bank, strategy, stepper, loss, device, ranks)
+        if slots_stay_on_ranks and strategy.shards_base:
+            # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
+            model.enable_input_require_grads()
+    slot_ranks = Ranks() if slots_stay_on_ranks else ranks
+    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, by_rows)
     _check_share(trainee)
     return trainee
 
@@ -127,14 +203,17 @@ def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:
 def make_bank(
     model: PreTrainedModel, spec: RunSpec, base_name: tuple[str, str | None], device: torch.device
 ) -> AdapterBank:
-    """Attach the adapter that the spec asks for to a base on the meta device."""
-    targets = match_targets(model, spec)
-    slot = Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
+    """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted."""
     if spec.adapter_bank == "packed":
-        return PackedBank(model, targets, [slot], base_name, device)
+        return PackedBank(model, base_name, device)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
-    return PeftBank(model, targets, slot, base_name, device)
+    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device)
+
+
+def slot_of(spec: RunSpec) -> Slot:
+    """The adapter's settings."""
+    return Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
 
 
 def _check_share(trainee: Trainee) -> None:

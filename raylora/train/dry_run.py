@@ -6,23 +6,28 @@ nothing of it is written down here. Called by `estimate`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from raylora.data.collate import Batch
+from raylora.data.flat import FlatBatch
 from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
+from raylora.model.route import Span
+from raylora.model.row_attention import attend_by_rows
 from raylora.objectives.sft import SupervisedLoss
 from raylora.spec.run import RunSpec
 from raylora.train.build import recompute_activations
+from raylora.train.forward import padded_inputs
 from raylora.train.live_bytes import LiveBytes
-from raylora.train.step import model_inputs
 
 META = torch.device("meta")
 
@@ -56,20 +61,23 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
         ModelError: The model's forward pass goes by the values of its data.
     """
     model.to(META)  # type: ignore[arg-type]
+    by_rows = attend_by_rows(model, spec.sequence_len) is None
     recompute_activations(model, spec)
     model.train()
-    for parameter in bank.parameters().values():
-        parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in bank.parameters().values() if p.grad is not None]
-    live = LiveBytes([*model.parameters(), *model.buffers(), *bank.parameters().values(), *gradients])
+    adapters = list(bank.parameters(0).values())
+    gradients = [torch.zeros_like(parameter) for parameter in adapters]
+    for parameter, gradient in zip(adapters, gradients, strict=True):
+        parameter.grad = gradient
+    live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *gradients])
     loss = SupervisedLoss(model)
     before_loss: list[int] = []
     head: Any = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
-    batch = _full_batch(spec)
+    inputs, labels_BT = _full_batch(model, spec, by_rows)
+    bank.route([Span(0)])
     try:
-        with live, _Answers():  # type: ignore[no-untyped-call]
-            losses_N = loss(model_inputs(batch, model.dtype), batch.labels_BT)
+        with _attention_without_scores(), live, _Answers():  # type: ignore[no-untyped-call]
+            losses_N = loss(inputs, labels_BT)
             loss_bytes = live.lap()
             losses_N.sum().backward()
     except (ModelError, RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -82,13 +90,18 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
     return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())
 
 
-def _full_batch(spec: RunSpec) -> Batch:
+def _full_batch(model: PreTrainedModel, spec: RunSpec, by_rows: bool) -> tuple[dict[str, Any], Tensor]:
+    """Inputs and labels of full lines, as the step would hand them to the model."""
     shape = (spec.micro_batch_size, spec.sequence_len)
     ids_BT, labels_BT, positions_BT, segments_BT = (
         torch.empty(shape, dtype=torch.int64, device=META) for _ in range(4)
     )
-    line = (0, 1) if spec.sample_packing else (0,)  # two rows on a line need a mask
-    return Batch(ids_BT, labels_BT, positions_BT, segments_BT, (line,) * spec.micro_batch_size)
+    if by_rows:
+        line = FlatBatch(ids_BT.view(1, -1), labels_BT.view(1, -1), positions_BT.view(1, -1), (shape[1],) * shape[0])
+        return line.inputs, line.labels_1N
+    rows = (0, 1) if spec.sample_packing else (0,)  # two rows on a line need a mask
+    batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * spec.micro_batch_size)
+    return padded_inputs(batch, model.dtype), batch.labels_BT
 
 
 class _Answers(TorchDispatchMode):
@@ -139,6 +152,9 @@ def _attention(
     return output
 
 
-# The meta device has no kernel of its own and would take the plain formula, which holds all scores.
-_meta_kernels = torch.library.Library("aten", "IMPL")
-_meta_kernels.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+@contextmanager
+def _attention_without_scores() -> Iterator[None]:
+    """The meta device has no kernel of its own and would take the plain formula, which holds all scores."""
+    with _scoped_library("aten", "IMPL") as meta_kernels:
+        meta_kernels.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+        yield

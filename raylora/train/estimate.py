@@ -19,10 +19,11 @@ from raylora.log import get_logger
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, blocks
+from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
-from raylora.train.build import make_bank
+from raylora.train.build import make_bank, slot_of
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.optim import state_bytes
 
@@ -39,7 +40,7 @@ class RankBytes:
     Args:
         base_bytes: The frozen base between steps, scales included.
         quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
-        adapters_bytes: The adapters, padded to their rank bucket.
+        adapters_bytes: The adapters.
         gradients_bytes: Their gradients.
         optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
         activations_bytes: Forward and backward pass, one unpacked weight included.
@@ -69,7 +70,7 @@ class Estimate:
         strategy: ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``.
         device: ``cpu`` or ``cuda``.
         dtype: Compute dtype.
-        trainable_parameters: Values that train, without padding.
+        trainable_parameters: Values that train.
         base_parameters: Values of the frozen base, as before quantization.
         ranks: Bytes of each rank.
     """
@@ -125,16 +126,17 @@ def estimate(
         if unreached:
             log.warning("%s", unreached)
         bank = make_bank(model, spec, ("", None), META)
+        bank.admit(0, slot_of(spec), match_targets(model, spec))
     frozen = list(_frozen(model))
     whole = _gathered(kind, world_size, model, frozen)
-    num_values = sum(parameter.numel() for parameter in bank.parameters().values())
+    num_values = sum(parameter.numel() for parameter in bank.parameters(0).values())
     step = dry_run(model, bank, spec)
     ranks = tuple(
         _rank(spec, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
     name = str(dtype).removeprefix("torch.")
-    return Estimate(kind, device, name, bank.num_parameters(0), base_parameters, ranks)
+    return Estimate(kind, device, name, num_values, base_parameters, ranks)
 
 
 @dataclass(frozen=True)

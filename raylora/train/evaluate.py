@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import zip_longest
+
 import torch
 
 from raylora.data.batches import Batches
-from raylora.objectives.sft import slot_sums
+from raylora.model.route import Span
 from raylora.train.build import Trainee
-from raylora.train.step import model_inputs
+from raylora.train.forward import Piece, idle_losses, losses_of
 
 
 @torch.no_grad()
-def evaluate(trainee: Trainee, validation: Batches) -> float:
-    """Mean loss over all labelled tokens of the validation rows; the same number on every rank.
+def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, float]:
+    """Mean loss of some slots over all labelled tokens of their validation rows.
 
     Args:
-        trainee: What is trained; dropout is off meanwhile.
-        validation: Dealt out so that every rank runs equally many batches.
+        trainee: The base and its slots; dropout is off meanwhile.
+        validation: By slot; dealt out so that every rank that shares a slot runs equally many batches.
+
+    Returns:
+        By slot the same number on every rank that shares it.
     """
-    ranks, num_slots = trainee.ranks, trainee.bank.num_slots
+    ranks = trainee.slot_ranks
     trainee.train_mode(False)
-    totals = torch.zeros(2, num_slots, dtype=torch.float64, device=trainee.device)
-    for batch in validation.once(ranks.rank, ranks.world_size):
-        batch = batch.to(trainee.device)
-        losses_N = trainee.loss(model_inputs(batch, trainee.model.dtype), batch.labels_BT)
-        sums_K, counts_K = slot_sums(losses_N, batch.labels_BT, num_slots)
-        totals += torch.stack([sums_K.double(), counts_K.double()])
+    totals = {slot: torch.zeros(2, dtype=torch.float64, device=trainee.device) for slot in validation}
+    batches = {slot: list(rows.once(ranks.rank, ranks.world_size)) for slot, rows in validation.items()}
+    passes = list(zip_longest(*batches.values()))
+    for together in passes:
+        pieces = [Piece(Span(slot), batch) for slot, batch in zip(batches, together, strict=True) if batch is not None]
+        for piece, losses_N in zip(pieces, losses_of(trainee, pieces), strict=True):
+            totals[piece.span.slot] += torch.tensor(
+                [float(losses_N.sum()), piece.batch.num_label_tokens], device=trainee.device
+            )
+    for _ in range(trainee.num_passes(len(passes)) - len(passes)):
+        idle_losses(trainee)
     trainee.strategy.rest(trainee.model)
     trainee.train_mode(True)
-    sums_K, counts_K = ranks.sum(totals)
-    return float(sums_K[0] / counts_K[0])
+    sums = {slot: ranks.sum(total).tolist() for slot, total in totals.items()}
+    return {slot: loss / count for slot, (loss, count) in sums.items()}

@@ -21,11 +21,13 @@ class Event:
             ``checkpoint`` or ``outcome`` (how it ended).
         step: Optimizer steps done.
         values: What is told.
+        run_id: Which run of the workers it is about; filled in on the way out, empty where it is about all of them.
     """
 
     kind: EventKind
     step: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
 
 
 class Hooks(Protocol):

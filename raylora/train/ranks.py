@@ -1,4 +1,4 @@
-"""The workers of a run as the training core sees them: a rank, a world size, three collective calls."""
+"""The workers of a run as the training core sees them: a rank, a world size, four collective calls."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def max(self, number: int) -> int:
+        """The largest of every rank's numbers."""
+        numbers: list[int] = self.gather(number)
+        return max(numbers)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""

@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from raylora.model.route import Span
 from raylora.train.build import Trainee
 
 
 @torch.no_grad()
 def answer(
-    trainee: Trainee, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+    trainee: Trainee, slot: int, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     """Answer prompts greedily, through the chat template where there is one.
 
     Every rank generates the same: a sharded base is gathered for each token.
 
     Args:
-        trainee: What answers.
+        trainee: The base.
+        slot: Whose adapter answers.
         tokenizer: The base's tokenizer.
         prompts: Questions of a user.
         max_new_tokens: Longest answer, at least 1.
@@ -31,6 +33,7 @@ def answer(
     if not prompts:
         return []
     trainee.train_mode(False)
+    trainee.bank.route([Span(slot)])
     encoded = _encode(tokenizer, prompts).to(trainee.device)
     generate: Any = trainee.model.generate  # transformers' decorators hide that it can be called
     output = generate(

@@ -42,22 +42,29 @@ class Progress:
     train_s: float = 0.0
 
 
-def take(trainee: Trainee, progress: Progress, digests: dict[str, str]) -> Checkpoint:
-    """Gather adapter, optimizer and progress; called on every rank.
+def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str]) -> Checkpoint:
+    """Gather a slot's adapter, optimizer and progress; called on every rank that shares it.
 
     Args:
         trainee: What is trained.
+        slot: Which.
         progress: Where it stands.
         digests: Of base and data; a resumed run must meet the same.
     """
-    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(0).tensors.items()}
-    tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.stepper.state().items()}
+    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(slot).tensors.items()}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
     state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
     return Checkpoint(progress.step, tensors, state)
 
 
-def restore(trainee: Trainee, checkpoint: Checkpoint, digests: dict[str, str]) -> Progress:
-    """Take a checkpoint up; called on every rank.
+def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[str, str]) -> Progress:
+    """Let a slot go on from a checkpoint; called on every rank that shares it.
+
+    Args:
+        trainee: What is trained.
+        slot: Which; admitted with the adapter's settings.
+        checkpoint: From :func:`take`, of any slot.
+        digests: Of base and data.
 
     Raises:
         StoreError: The checkpoint was made on another base or other data.
@@ -70,8 +77,8 @@ def restore(trainee: Trainee, checkpoint: Checkpoint, digests: dict[str, str]) -
                 f"{digest[:12]}; restore the same {name}, or start a new run"
             )
     tensors = checkpoint.tensors
-    trainee.bank.load(0, _under(ADAPTER, tensors))
-    trainee.stepper.load_state(_under(OPTIMIZER, tensors))
+    trainee.bank.load(slot, _under(ADAPTER, tensors))
+    trainee.steppers[slot].load_state(_under(OPTIMIZER, tensors))
     return Progress(**checkpoint.state["progress"])
 
 

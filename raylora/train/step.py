@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches in, one update out."""
+"""One optimizer step of some slots: micro-batches in, one update of each slot out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raylora.data.collate import Batch, attention_mask
+from raylora.data.collate import Batch
 from raylora.errors import NonFiniteLossError
+from raylora.model.route import Span
 from raylora.model.seed import stable_seed
-from raylora.objectives.sft import slot_sums
 from raylora.train.build import Trainee
+from raylora.train.forward import Piece, idle_losses, losses_of
+
+
+@dataclass(frozen=True)
+class Share:
+    """This rank's part of one slot's step.
+
+    Args:
+        slot: Which.
+        step: From 0; seeds dropout.
+        learning_rate: Of this step.
+        batches: This rank's micro-batches; equally many on every rank that shares the slot.
+    """
+
+    slot: int
+    step: int
+    learning_rate: float
+    batches: Sequence[Batch]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, summed over ranks.
+    """What one step did to one slot, summed over ranks.
 
     Args:
         loss: Mean loss of the step's labelled tokens.
@@ -31,59 +49,81 @@ class StepResult:
     grad_norm: float
 
 
-def model_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The keyword arguments of a model that computes in ``dtype`` for a batch."""
-    inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
-    mask = attention_mask(batch, dtype)
-    return inputs if mask is None else inputs | {"attention_mask": mask}
+def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResult | NonFiniteLossError]:
+    """Forward and backward of every micro-batch, then one update of each slot.
 
-
-def train_step(trainee: Trainee, batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
-    """Forward and backward of every micro-batch, then one update.
-
-    The loss is the mean over all labelled tokens of all ranks and micro-batches, so that accumulation and
-    the number of workers change nothing but the order of sums.
+    A slot's loss is the mean over all its labelled tokens of all ranks and micro-batches, so that accumulation and the
+    number of workers change nothing but the order of sums. Nothing crosses slots: what one is told, it would be told
+    alone.
 
     Args:
-        trainee: What is trained.
-        batches: This rank's micro-batches; equally many on every rank.
-        step: From 0; seeds dropout.
-        learning_rate: Of this step.
+        trainee: The base and its slots.
+        shares: One for each slot that steps; the same slots on every rank that shares them.
 
-    Raises:
-        NonFiniteLossError: A loss or the gradient's norm was NaN or Inf; nothing was updated.
+    Returns:
+        By slot what the step did, or the error where its loss or the norm of its gradient was NaN or Inf; such a slot
+        was not updated.
     """
-    ranks, num_slots = trainee.ranks, trainee.bank.num_slots
-    batches = [batch.to(trainee.device) for batch in batches]
-    counts = torch.tensor([sum(b.num_label_tokens for b in batches), sum(b.num_tokens for b in batches)])
-    num_labels, num_tokens = ranks.sum(counts.to(trainee.device)).tolist()
-    sums = []
-    for micro_step, batch in enumerate(batches):
-        # For what draws from torch's own generator: dropout of the base, PEFT's dropout.
-        torch.manual_seed(stable_seed("step", trainee.spec.seed, step, micro_step, ranks.rank))
-        trainee.bank.begin(step, micro_step, ranks.rank)
-        losses_N = trainee.loss(model_inputs(batch, trainee.model.dtype), batch.labels_BT)
-        sums_K, _ = slot_sums(losses_N, batch.labels_BT, num_slots)
-        trainee.stepper.backward(sums_K.sum() / num_labels)
-        sums.append(sums_K.sum().detach())
-    loss = float(ranks.sum(torch.stack(sums).sum())) / num_labels
+    totals = _totals(trainee, shares)
+    sums: dict[int, list[Tensor]] = {share.slot: [] for share in shares}
+    for micro_step in range(trainee.num_passes(max((len(share.batches) for share in shares), default=0))):
+        present = [share for share in shares if micro_step < len(share.batches)]
+        if not present:
+            idle_losses(trainee).sum().backward()
+            continue
+        losses = [losses_N.sum() for losses_N in _forward(trainee, present, micro_step)]
+        means = [loss / totals[share.slot].num_labels for share, loss in zip(present, losses, strict=True)]
+        trainee.backward(torch.stack(means).sum())
+        for share, loss in zip(present, losses, strict=True):
+            sums[share.slot].append(loss.detach())
+    return {share.slot: _update(trainee, share, sums[share.slot], totals[share.slot]) for share in shares}
+
+
+@dataclass(frozen=True)
+class _Total:
+    """A slot's tokens of one step over all ranks that share it."""
+
+    num_labels: int
+    num_tokens: int
+
+
+def _totals(trainee: Trainee, shares: Sequence[Share]) -> dict[int, _Total]:
+    counts = [
+        [sum(b.num_label_tokens for b in share.batches), sum(b.num_tokens for b in share.batches)] for share in shares
+    ]
+    sums = trainee.slot_ranks.sum(torch.tensor(counts, device=trainee.device)).tolist()
+    return {share.slot: _Total(*of_slot) for share, of_slot in zip(shares, sums, strict=True)}
+
+
+def _forward(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> tuple[Tensor, ...]:
+    rank = trainee.slot_ranks.rank
+    # For what draws from torch's own generator, with one slot only: dropout of the base, PEFT's dropout.
+    torch.manual_seed(stable_seed("step", trainee.spec.seed, shares[0].step, micro_step, rank))
+    spans = [Span(share.slot, None, share.step, micro_step, rank) for share in shares]
+    return losses_of(
+        trainee, [Piece(span, share.batches[micro_step]) for span, share in zip(spans, shares, strict=True)]
+    )
+
+
+def _update(trainee: Trainee, share: Share, sums: list[Tensor], total: _Total) -> StepResult | NonFiniteLossError:
+    stepper = trainee.steppers[share.slot]
+    loss = float(trainee.slot_ranks.sum(torch.stack(sums).sum())) / total.num_labels
     if not math.isfinite(loss):
-        raise _not_finite(trainee, batches, sums, step, f"loss is {loss}")
-    grad_norm = trainee.stepper.step(learning_rate)
+        stepper.forget()
+        return _not_finite(trainee, share, sums, f"loss is {loss}")
+    grad_norm = stepper.step(share.learning_rate)
     if not math.isfinite(grad_norm):
-        raise _not_finite(trainee, batches, sums, step, f"the gradient's norm is {grad_norm}")
-    return StepResult(loss, num_tokens, grad_norm)
+        return _not_finite(trainee, share, sums, f"the gradient's norm is {grad_norm}")
+    return StepResult(loss, total.num_tokens, grad_norm)
 
 
-def _not_finite(
-    trainee: Trainee, batches: Sequence[Batch], sums: Sequence[Tensor], step: int, what: str
-) -> NonFiniteLossError:
+def _not_finite(trainee: Trainee, share: Share, sums: list[Tensor], what: str) -> NonFiniteLossError:
     """The error that names the rows of the micro-batches without a finite loss, or of all where each has one."""
-    mine = [(batch.row_ids, bool(torch.isfinite(total))) for batch, total in zip(batches, sums, strict=True)]
-    dealt = [part for of_rank in trainee.ranks.gather(mine) for part in of_rank]
+    mine = [(batch.row_ids, bool(torch.isfinite(total))) for batch, total in zip(share.batches, sums, strict=True)]
+    dealt = [part for of_rank in trainee.slot_ranks.gather(mine) for part in of_rank]
     suspects = [lines for lines, is_finite in dealt if not is_finite] or [lines for lines, _ in dealt]
     rows = sorted({row for lines in suspects for line in lines for row in line})
     return NonFiniteLossError(
-        f"{what} at step {step + 1}, in the rows {rows}; nothing was updated in this step. "
+        f"{what} at step {share.step + 1}, in the rows {rows}; nothing was updated in this step. "
         "Look at these rows, lower learning_rate, or set max_grad_norm"
     )

@@ -75,12 +75,12 @@ def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     trainee = build_tiny(spec)
     ranks, bits = trainee.ranks, checksum(trainee)
     seen: dict[str, Any] = {"base_before": base_digest(trainee), "held_bytes": [ranks.gather(trainee.held_base_bytes)]}
-    seen["eval_before"] = evaluate(trainee, validation)
+    seen["eval_before"] = evaluate(trainee, {0: validation})[0]
     results = run_steps(trainee, rows, HALF)
     save(trainee, checkpoints)
     results += run_steps(trainee, rows, SECOND_HALF)
     seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
-    seen["eval_after"] = evaluate(trainee, validation)
+    seen["eval_after"] = evaluate(trainee, {0: validation})[0]
     seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
     check_unchanged(trainee, bits)
     seen["base_after"] = base_digest(trainee)
@@ -88,7 +88,7 @@ def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     adapter = trainee.bank.export(0).tensors
     seen["adapter"] = {name: tensor.flatten().tolist() for name, tensor in adapter.items()}
     seen["adapter_digests"] = ranks.gather(digest(adapter.items()))
-    seen["answers"] = ranks.gather(answer(trainee, load_tokenizer(folder / "base"), ["the model", "0 1 2"], 8))
+    seen["answers"] = ranks.gather(answer(trainee, 0, load_tokenizer(folder / "base"), ["the model", "0 1 2"], 8))
     return seen
 
 
@@ -98,7 +98,7 @@ def go_on(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     trainee = build_tiny(spec)
     checkpoint = load_latest(open_store(str(checkpoints)))
     assert checkpoint is not None
-    restore(trainee, checkpoint, {})
+    restore(trainee, 0, checkpoint, {})
     losses = [result.loss for result in run_steps(trainee, rows, SECOND_HALF)]
     return {"loss": losses, "adapter_digest": digest(trainee.bank.export(0).tensors.items())}
 
@@ -114,8 +114,8 @@ def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
     trainee = build_tiny(spec)
     run_steps(trainee, rows, range(2))
     before = digest(trainee.bank.export(0).tensors.items())
-    trainee.stepper.backward(sum(p.sum() for p in trainee.bank.parameters().values()) * float("inf"))
-    norm = trainee.stepper.step(1.0)
+    trainee.steppers[0].backward(sum(p.sum() for p in trainee.bank.parameters(0).values()) * float("inf"))
+    norm = trainee.steppers[0].step(1.0)
     return {"norm": repr(norm), "is_unchanged": digest(trainee.bank.export(0).tensors.items()) == before}
 
 
@@ -147,7 +147,7 @@ def gathered_memory(spec: RunSpec, folder: Path) -> dict[str, Any]:
     run_steps(trainee, rows, range(2))
     for hook in hooks:
         hook.remove()
-    evaluate(trainee, validation)
+    evaluate(trainee, {0: validation})[0]
     block_bytes = [whole_bytes(trainee, block) for block in trainee.model.model.layers]
     return {
         "most_bytes": trainee.ranks.gather(most_bytes),
@@ -162,7 +162,7 @@ def whole_bytes(trainee: Trainee, module: nn.Module) -> int:
 
 
 def save(trainee: Trainee, checkpoints: Path) -> None:
-    checkpoint = take(trainee, Progress(step=len(HALF)), {})
+    checkpoint = take(trainee, 0, Progress(step=len(HALF)), {})
     if trainee.ranks.rank == 0:
         save_checkpoint(open_store(str(checkpoints)), checkpoint, keep=1)
 

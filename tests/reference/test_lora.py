@@ -18,9 +18,8 @@ from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import quant_format
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
-from raylora.train.step import train_step
 from tests.reference.naive_lora import add_naive_lora, train_plainly
-from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, tiny_spec
+from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
 NF4 = {"load_in_4bit": True}
@@ -58,10 +57,9 @@ def ours(
     rows, _ = open_rows(spec, home / "cache")
     trainee = build(spec, home / "base", BASE_NAME, CPU)
     if optimizer is not None:
-        make = trainee.strategy.stepper(trainee.bank.parameters(), optimizer, spec.max_grad_norm)
-        object.__setattr__(trainee, "stepper", make)
+        trainee.steppers[0] = trainee.strategy.stepper(trainee.bank.parameters(0), optimizer, spec.max_grad_norm)
     start = trainee.bank.export(0)
-    results = [train_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(RATES)]
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(RATES)]
     return start, [r.loss for r in results], [r.grad_norm for r in results], trainee
 
 

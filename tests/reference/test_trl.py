@@ -18,8 +18,7 @@ from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
-from raylora.train.step import train_step
-from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, tiny_spec, write_chats
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_chats
 
 NUM_STEPS = 8
 
@@ -91,6 +90,6 @@ def test_losses_are_those_of_trls_trainer(tmp_path: Path, accumulation: int):
     losses = []
     for step in range(NUM_STEPS):
         rate = learning_rate(spec, step, NUM_STEPS)
-        losses.append(train_step(trainee, rows.step(step, 0, 1), step, rate).loss)
+        losses.append(solo_step(trainee, rows.step(step, 0, 1), step, rate).loss)
     assert losses == pytest.approx(theirs(spec, rows, start, tmp_path / "trl"), abs=1e-5)
     assert len(losses) == NUM_STEPS

@@ -1,4 +1,4 @@
-"""Both banks: rank padding stays zero, dropout masks follow from where training stands, slots keep to themselves."""
+"""Both banks: dropout masks follow from where training stands, slots keep to themselves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from raylora.model.low_rank import BUCKETS, Slot, rank_bucket
+from raylora.model.frozen_linear import FrozenLinear
+from raylora.model.low_rank import Slot
 from raylora.model.packed_bank import PackedBank
+from raylora.model.route import Span
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
 
@@ -24,26 +26,6 @@ def losses_of(home: Path, **fields: object) -> tuple[list[float], list[float], d
     trainee = build_tiny(spec)
     results = run_steps(trainee, rows, range(4))
     return [r.loss for r in results], [r.grad_norm for r in results], trainee.bank.export(0).tensors
-
-
-@pytest.mark.parametrize(("r", "bucket"), [(1, 8), (8, 8), (9, 16), (64, 64), (65, 128), (512, 512), (700, 700)])
-def test_ranks_go_to_the_next_bucket(r: int, bucket: int):
-    assert rank_bucket(r) == bucket
-    assert bucket in BUCKETS or bucket > BUCKETS[-1]
-
-
-def test_padding_of_the_rank_stays_exactly_zero(home: Path):
-    spec = tiny_spec(home / "base", home / "rows.jsonl", lora_r=5, weight_decay=0.1)
-    rows, _ = open_rows(spec, home / "cache")
-    trainee = build_tiny(spec)
-    run_steps(trainee, rows, range(5))
-    for name, parameter in trainee.bank.parameters().items():
-        used, padding = (
-            (parameter[:, :5], parameter[:, 5:]) if "lora_A" in name else (parameter[..., :5], parameter[..., 5:])
-        )
-        assert padding.numel() and torch.count_nonzero(padding) == 0, name
-        assert torch.count_nonzero(used) > 0, name
-    assert trainee.bank.num_parameters(0) == sum(t.numel() for t in trainee.bank.export(0).tensors.values())
 
 
 @pytest.mark.parametrize("bank", ["packed", "peft"])
@@ -61,20 +43,22 @@ def test_masks_repeat_when_blocks_are_recomputed(home: Path, bank: str, base: di
 
 def packed(*slots: Slot) -> tuple[nn.ModuleDict, PackedBank]:
     torch.manual_seed(0)
-    model = nn.ModuleDict({"layer": nn.Linear(64, 48)}).requires_grad_(False)
-    bank = PackedBank(model, ["layer"], slots, ("tiny", None), CPU)
-    bank.parameters()["layer.lora_B"].data.normal_()
+    model = nn.ModuleDict({"layer": FrozenLinear(nn.Linear(64, 48))}).requires_grad_(False)
+    bank = PackedBank(model, ("tiny", None), CPU)
+    for k, slot in enumerate(slots):
+        bank.admit(k, slot, ["layer"])
+        torch.manual_seed(slot.seed)
+        bank.parameters(k)["layer.lora_B"].data.normal_()
     return model, bank
 
 
 def test_masks_differ_by_step_micro_step_rank_and_seed():
     seen = []
     for seed in (0, 1):
-        torch.manual_seed(0)
         model, bank = packed(Slot(4, 8.0, 0.5, seed))
         bank.load(0, {name: torch.ones_like(tensor) for name, tensor in bank.export(0).tensors.items()})
         for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-            bank.begin(*place)
+            bank.route([Span(0, None, *place)])
             first = model["layer"](torch.ones(2, 3, 64))
             assert torch.equal(model["layer"](torch.ones(2, 3, 64)), first)
             seen.append(first)
@@ -84,12 +68,13 @@ def test_masks_differ_by_step_micro_step_rank_and_seed():
 def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
     model, bank = packed(Slot(8, 8.0, 0.25, 0))
     x = torch.ones(1, 1, 64)
+    bank.route([Span(0)])
     bank.train(False)
     whole = model["layer"](x)
     bank.train(True)
     drawn = []
     for step in range(2000):
-        bank.begin(step, 0, 0)
+        bank.route([Span(0, None, step)])
         drawn.append(model["layer"](x))
     spread = torch.stack(drawn).std(dim=0) / 2000**0.5
     assert ((torch.stack(drawn).mean(dim=0) - whole).abs() < 5 * spread).all()
@@ -97,16 +82,39 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
     assert torch.equal(model["layer"](x), whole)
 
 
-def test_each_slot_computes_as_if_it_were_alone():
-    slots = (Slot(4, 8.0, 0.0, 1), Slot(8, 4.0, 0.3, 2), Slot(2, 2.0, 0.1, 3))
+def gradients(bank: PackedBank, slot: int, y: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(y.square().sum(), list(bank.parameters(slot).values()), retain_graph=True))
+
+
+def test_each_slot_computes_bit_for_bit_as_if_it_were_alone():
+    """Ragged spans, ranks and dropouts; tokens of nobody in between slots and at the end."""
+    slots = (Slot(4, 8.0, 0.0, 1), Slot(8, 4.0, 0.3, 2), Slot(3, 2.0, 0.1, 3))
+    lengths = (5, 16, 1)
     model, bank = packed(*slots)
-    x = torch.randn(3, 5, 64)
+    x = torch.randn(sum(lengths) + 4, 64)
+    spans = [Span(k, length, step=k) for k, length in enumerate(lengths)]
+    bank.route([spans[0], Span(-1, 2), *spans[1:]])
     together = model["layer"](x)
+    starts = [0, 5 + 2, 5 + 2 + 16]
     for k, slot in enumerate(slots):
         alone, bank_of_one = packed(slot)
-        bank_of_one.load(0, bank.export(k).tensors)
-        assert torch.equal(
-            bank_of_one.export(0).tensors["base_model.model.layer.lora_A.weight"],
-            bank.export(k).tensors["base_model.model.layer.lora_A.weight"],
-        )
-        torch.testing.assert_close(alone["layer"](x[k : k + 1]), together[k : k + 1], rtol=1e-5, atol=1e-6)
+        bank_of_one.route([Span(0, None, step=k)])
+        part = slice(starts[k], starts[k] + lengths[k])
+        mine = alone["layer"](x[part])
+        assert torch.equal(mine, together[part])
+        for ours, theirs in zip(gradients(bank_of_one, 0, mine), gradients(bank, k, together[part]), strict=True):
+            assert torch.equal(ours, theirs)
+    bank.route([])
+    assert torch.equal(torch.cat([together[5:7], together[-2:]]), model["layer"](torch.cat([x[5:7], x[-2:]])))
+
+
+def test_a_released_slot_is_gone_and_its_place_is_free():
+    model, bank = packed(Slot(4, 8.0, 0.0, 1), Slot(8, 4.0, 0.0, 2))
+    x = torch.randn(6, 64)
+    bank.route([Span(1)])
+    before = model["layer"](x)
+    bank.release(0)
+    assert torch.equal(model["layer"](x), before)
+    bank.admit(0, Slot(2, 4.0, 0.0, 5), ["layer"])
+    assert set(bank.parameters(0)) == set(bank.parameters(1))
+    assert bank.parameters(0)["layer.lora_A"].shape == (2, 64)

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from raylora.errors import ModelError
 from raylora.objectives import sft
-from raylora.objectives.sft import SupervisedLoss, slot_sums
+from raylora.objectives.sft import SupervisedLoss
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 120, "intermediate_size": 96, "pad_token_id": 0}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -112,12 +112,3 @@ def test_an_error_in_the_model_is_told_readably_and_leaves_it_usable():
     with pytest.raises(ModelError, match=r"^base_model: .* of LlamaForCausalLM cannot run \(IndexError: index out of"):
         loss({"input_ids": ids + 1000}, labels)
     assert model(ids).logits.shape == (3, 9, 120)
-
-
-def test_sums_and_counts_keep_to_their_slot():
-    labels = torch.tensor([[1, -100, 2], [-100, -100, -100], [3, 4, 5], [-100, 6, -100]])
-    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    sums, counts = slot_sums(losses, labels, 2)
-    assert (sums.tolist(), counts.tolist()) == ([3.0, 18.0], [2, 4])
-    sums, counts = slot_sums(losses, labels, 4)
-    assert (sums.tolist(), counts.tolist()) == ([3.0, 0.0, 12.0, 6.0], [2, 0, 3, 1])

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
-from raylora.train.step import train_step
+from raylora.train.step import Share, train_step
 
 
 def full_batch(spec: RunSpec, step: int) -> Batch:
@@ -34,7 +34,7 @@ def full_batch(spec: RunSpec, step: int) -> Batch:
 def step_peak(trainee: Trainee, step: int) -> int:
     """Most bytes that torch's allocator handed out during a step and had not got back."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        train_step(trainee, [full_batch(trainee.spec, step)], step, 1e-3)
+        train_step(trainee, [Share(0, step, 1e-3, [full_batch(trainee.spec, step)])])
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -60,13 +60,13 @@ def main(spec_file: Path, folder: Path, out: Path) -> None:
     step_peak(trainee, 0)  # makes the optimizer's state
     step_peak(trainee, 1)  # under ZeRO-3 the second step is the first that gathers ahead
     peak_bytes, resident_bytes = step_peak(trainee, 2), resident()
-    moments = [value for name, value in trainee.stepper.state().items() if name != "step"]
-    adapters = trainee.bank.parameters().values()
+    moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
+    adapters = trainee.bank.parameters(0).values()
     mine = {
         "base_bytes": trainee.held_base_bytes,
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),
         "moments_bytes": sum(moment.numel() * moment.element_size() for moment in moments),
-        "trainable_parameters": trainee.bank.num_parameters(0),
+        "trainable_parameters": trainee.num_trainable(0),
         "resident_bytes": resident_bytes,
         "step_peak_bytes": peak_bytes,
     }

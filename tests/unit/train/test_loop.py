@@ -12,6 +12,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import NonFiniteLossError, StoreError
+from raylora.model.route import Span
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -19,7 +20,8 @@ from raylora.store.contract import Store
 from raylora.train.build import Trainee
 from raylora.train.evaluate import evaluate
 from raylora.train.events import Event
-from raylora.train.loop import Outcome, Training
+from raylora.train.loop import Training
+from raylora.train.member import Outcome
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
@@ -138,7 +140,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, s
     def poison(event: Event) -> None:
         emit(event)
         if event.kind == "step" and event.step == 3:
-            next(iter(trainee.bank.parameters().values())).data[0, 0, 0] = float("nan")
+            next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
 
     hooks.emit = poison  # type: ignore[method-assign]
     with pytest.raises(NonFiniteLossError) as caught:
@@ -182,15 +184,15 @@ def test_what_is_not_finite_updates_nothing(home: Path, how: str, monkeypatch: p
     rows, _ = open_rows(spec, home / "cache")
     run_steps(trainee, rows, range(2))
     if how == "loss":
-        poisoned = list(trainee.bank.parameters().values())[-1]
-        poisoned.data[0, 0, 0] = float("inf")
+        poisoned = list(trainee.bank.parameters(0).values())[-1]
+        poisoned.data[0, 0] = float("inf")
     else:
-        backward = trainee.stepper.backward
-        monkeypatch.setattr(trainee.stepper, "backward", lambda loss: backward(loss * float("inf")))
-    adapter, moments = trainee.bank.export(0).tensors, trainee.stepper.state()
+        backward = trainee.steppers[0].backward
+        monkeypatch.setattr(trainee.steppers[0], "backward", lambda loss: backward(loss * float("inf")))
+    adapter, moments = trainee.bank.export(0).tensors, trainee.steppers[0].state()
     with pytest.raises(NonFiniteLossError, match="norm is" if how == "gradient" else "loss is"):
         run_steps(trainee, rows, range(2, 3))
-    for before, after in ((adapter, trainee.bank.export(0).tensors), (moments, trainee.stepper.state())):
+    for before, after in ((adapter, trainee.bank.export(0).tensors), (moments, trainee.steppers[0].state())):
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
@@ -212,10 +214,11 @@ def test_evaluation_is_a_plain_loop_over_rows(home: Path, fields: dict[str, obje
     rows, validation = open_rows(spec, home / "cache")
     assert validation is not None
     run_steps(trainee, rows, range(3))
-    found = evaluate(trainee, validation)
+    found = evaluate(trainee, {0: validation})[0]
     assert trainee.model.training
     total, count = 0.0, 0
     trainee.train_mode(False)
+    trainee.bank.route([Span(0)])
     _, plain = open_rows(spec_of(home), home / "cache")
     assert plain is not None
     with torch.no_grad():

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from raylora.data.batches import Batches, open_batches
+from raylora.data.collate import Batch
 from raylora.data.prepare import prepare
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
-from raylora.train.step import StepResult, train_step
+from raylora.train.step import Share, StepResult, train_step
 from tests.unit.data.small_tokenizer import small_tokenizer
 
 BASE_NAME = ("tiny/llama", None)
@@ -89,4 +91,12 @@ def build_tiny(spec: RunSpec) -> Trainee:
 def run_steps(trainee: Trainee, rows: Batches, steps: range, rate: float = 5e-3) -> list[StepResult]:
     """Train some steps at a constant rate."""
     rank, world_size = trainee.ranks.rank, trainee.ranks.world_size
-    return [train_step(trainee, rows.step(step, rank, world_size), step, rate) for step in steps]
+    return [solo_step(trainee, rows.step(step, rank, world_size), step, rate) for step in steps]
+
+
+def solo_step(trainee: Trainee, batches: Sequence[Batch], step: int, rate: float) -> StepResult:
+    """One step of the run in slot 0."""
+    result = train_step(trainee, [Share(0, step, rate, batches)])[0]
+    if isinstance(result, Exception):
+        raise result
+    return result

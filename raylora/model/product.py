@@ -1,0 +1,60 @@
+"""Matrix products of a CPU in float32, by the fastest kernels that torch carries.
+
+torch's own ``mm`` calls MKL, whose float32 kernels leave half of an AVX-512 CPU of AMD idle; oneDNN's do not, and are
+no slower elsewhere. Its call costs ten microseconds more, so small products stay with ``mm``. Other devices and dtypes
+keep torch's choice. Called by the frozen layers, the low-rank layers and the loss.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ONEDNN_FLOP = 2**21
+"""From this many floating-point operations on, oneDNN's kernel is worth its call."""
+
+
+def frozen_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``, each row the same bits whatever rows lie beside it.
+
+    That is what makes a pack of adapters train to the bits of each adapter alone: rows of all of them share this
+    product.
+
+    Shapes:
+        x_NI: (N, I). weight_OI: (O, I), any strides. bias_O: (O,) or None. Returns (N, O).
+    """
+    if not _has_onednn(x_NI, weight_OI):
+        return F.linear(x_NI, weight_OI, bias_O)
+    if len(x_NI) == 1:  # one row alone takes another kernel, which sums in another order
+        return _onednn(x_NI.repeat(2, 1), weight_OI, bias_O)[:1]
+    return _onednn(x_NI, weight_OI, bias_O)
+
+
+def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    """``x @ weight.T`` by whichever kernel is faster for its size; shapes as in :func:`frozen_product`."""
+    if _is_large(x_NI, weight_OI):
+        return _onednn(x_NI, weight_OI, None)
+    return x_NI @ weight_OI.mT
+
+
+def add_product(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> None:
+    """Add ``x @ weight.T`` to a sum in place; shapes as in :func:`frozen_product`."""
+    if _is_large(x_NI, weight_OI):
+        sum_NO.add_(_onednn(x_NI, weight_OI, None))
+    else:
+        sum_NO.addmm_(x_NI, weight_OI.mT)
+
+
+def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+    return y_NO
+
+
+def _is_large(x_NI: Tensor, weight_OI: Tensor) -> bool:
+    return 2 * len(x_NI) * weight_OI.numel() >= ONEDNN_FLOP and _has_onednn(x_NI, weight_OI)
+
+
+def _has_onednn(x_NI: Tensor, weight_OI: Tensor) -> bool:
+    is_float32 = x_NI.dtype == weight_OI.dtype == torch.float32
+    return is_float32 and x_NI.device.type == "cpu" and len(x_NI) > 0 and torch.backends.mkldnn.is_available()

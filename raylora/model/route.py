@@ -1,0 +1,45 @@
+"""Whose tokens a forward pass holds: the step sets it before each pass, the low-rank layers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring tokens of a forward pass that belong to one slot.
+
+    Args:
+        slot: Whose they are.
+        num_tokens: How many; ``None`` for all tokens of the pass.
+        step: Where the slot's training stands, from 0; with what follows it seeds dropout.
+        micro_step: Forward pass within the step, from 0.
+        rank: Of this process among those that share the slot's step.
+    """
+
+    slot: int
+    num_tokens: int | None = None
+    step: int = 0
+    micro_step: int = 0
+    rank: int = 0
+
+
+@dataclass
+class Route:
+    """The spans of the present forward pass, in the order of its tokens, until its backward pass is over.
+
+    Args:
+        spans: Whose tokens it holds; tokens after the last belong to nobody.
+        training: Whether dropout is on.
+    """
+
+    spans: tuple[Span, ...] = ()
+    training: bool = True
+
+    def starts(self) -> Iterator[tuple[int, Span]]:
+        """Each span with its first token."""
+        start = 0
+        for span in self.spans:
+            yield start, span
+            start += span.num_tokens or 0

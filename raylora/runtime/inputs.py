@@ -1,0 +1,88 @@
+"""What a run reads on a worker: base, tokenizer, rows, and the digests they are known by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from raylora.data.batches import Batches, open_batches
+from raylora.data.prepare import Prepared, prepare
+from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.model.source import BaseFolder, resolve_base
+from raylora.spec.data import DataFields
+from raylora.spec.run import RunSpec
+from raylora.store.home import cache_dir
+from raylora.tracking.lineage import lineage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
+
+    base: BaseFolder
+    prepared: Prepared
+    tokenizer: PreTrainedTokenizerFast
+    tokenizer_digest: str
+
+    @classmethod
+    def open(cls, spec: RunSpec) -> Inputs:
+        """Find or make base and rows in this node's cache; one process builds, the others wait."""
+        base = resolve_base(spec, cache_dir())
+        prepared = prepare(spec, base.path, cache_dir())
+        tokenizer = load_tokenizer(base.path, spec.chat_template)
+        # The digest is taken now: the sample prompts will change how the tokenizer pads.
+        return cls(base, prepared, tokenizer, tokenizer_digest(tokenizer))
+
+    @staticmethod
+    def key(spec: RunSpec) -> str:
+        """Runs with equal keys read the same."""
+        asked = spec.model_dump(mode="json", include={"base_model", "base_model_revision", *DataFields.model_fields})
+        return json.dumps([spec.seed, asked], sort_keys=True)
+
+    def batches(self, spec: RunSpec) -> tuple[Batches, Batches | None]:
+        """Training and validation rows in the order of a run.
+
+        Args:
+            spec: A run with the key of the one that opened these inputs.
+        """
+        train, validation = self.prepared.train, self.prepared.validation
+        return (
+            open_batches(spec, self.tokenizer, train),
+            None if validation is None else open_batches(spec, self.tokenizer, validation),
+        )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What a resumed run must meet again."""
+        return {"base": self.base.digest, "data": self.prepared.report.digest}
+
+    def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
+        """Where the adapter of a run on these inputs comes from."""
+        return lineage(
+            spec,
+            run_id=run_id,
+            base_name=self.base.name,
+            base_revision=self.base.revision,
+            base_digest=self.base.digest,
+            data_digest=self.prepared.report.digest,
+            tokenizer_digest=self.tokenizer_digest,
+        )
+
+    def uses(self) -> list[dict[str, object]]:
+        """The data sets and their use, as MLflow lists them."""
+        report = self.prepared.report
+        return [
+            {
+                "name": Path(source.path).name,
+                "source": source.path,
+                "digest": source.digest,
+                "context": context,
+                "num_rows": source.num_kept,
+                "num_tokens": source.num_tokens,
+            }
+            for context, sources in (("training", report.train), ("validation", report.validation))
+            for source in sources
+        ]

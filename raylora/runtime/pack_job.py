@@ -1,0 +1,249 @@
+"""Many runs on one base: what each worker of a pack does, turn after turn, as the desk commands.
+
+All ranks know of all leases. A lease's run trains on all of them, or on the one that owns it. Called by the worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.train.torch import get_device
+
+from raylora.errors import RayloraError
+from raylora.model.export import publish_adapter
+from raylora.model.source import resolve_base
+from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, Save
+from raylora.runtime.inputs import Inputs
+from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import load_checkpoint
+from raylora.store.home import cache_dir
+from raylora.store.runs import run_store
+from raylora.train.build import Trainee, place_base
+from raylora.train.events import Event
+from raylora.train.integrity import check_unchanged, checksum
+from raylora.train.member import Member, Outcome
+from raylora.train.turn import step_all, validate_all
+
+CHECK_IN_S = 0.5
+"""Longest time between two looks at what the desk wants, while there is something to train."""
+
+
+def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping[str, float]) -> None:
+    """Train whatever the desk gives out, until it closes.
+
+    Args:
+        job: The pack.
+        mailbox: Of the workers.
+        rank: Of this worker.
+        seconds: What the start took so far, by part.
+    """
+
+    def report(name: str, taken: float) -> None:
+        if rank == 0:
+            mailbox.put.remote(Event("phase", 0, {"name": name, "seconds": taken}))
+
+    for part, taken in seconds.items():
+        report(part, taken)
+    base, device = resolve_base(job.spec, cache_dir()), get_device()
+    base_name = (base.name, base.revision)
+    trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
+    trainee.train_mode(True)
+    before = checksum(trainee)
+    _Pack(job, mailbox, trainee).run()
+    check_unchanged(trainee, before)
+
+
+@dataclass
+class _Lease:
+    """A run of the pack, as every rank knows it.
+
+    Args:
+        admit: What it was let in with.
+        slot: Its slot.
+        owner: The rank that trains it alone; ``None`` where all share it.
+        is_going: Whether it may train on.
+        member: The run itself, on the ranks that train it.
+    """
+
+    admit: Admit
+    slot: int
+    owner: int | None
+    is_going: bool = False
+    member: Member | None = None
+
+
+class _Pack:
+    """The leases of one pack on one rank."""
+
+    def __init__(self, job: PackJob, mailbox: ActorHandle[Mailbox], trainee: Trainee) -> None:
+        self._job, self._mailbox, self._trainee = job, mailbox, trainee
+        self._stores = open_store(job.store_uri)
+        self._leases: dict[str, _Lease] = {}
+        self._inputs: dict[str, Inputs] = {}
+        self._reports: list[Report] = []
+        self._asked_at = 0.0
+
+    def run(self) -> None:
+        """Obey and train in turns."""
+        while True:
+            for command in self._exchange():
+                if isinstance(command, Close):
+                    return
+                self._obey(command)
+            self._turn()
+
+    def _exchange(self) -> list[Command]:
+        """Tell what happened on any rank, and hear what is next; the same on every rank."""
+        ranks = self._trainee.ranks
+        told = [report for of_rank in ranks.gather(self._reports) for report in of_rank]
+        self._reports = []
+        for report in told:
+            self._note(report)
+        asked: list[Command] = self._ask(told) if ranks.rank == 0 else []
+        return cast("list[Command]", ranks.gather(asked)[0])
+
+    def _note(self, report: Report) -> None:
+        if report.kind in ("finished", "failed"):
+            self._leases.pop(report.lease, None)
+        elif report.kind == "metrics":
+            self._leases[report.lease].is_going = False
+
+    def _ask(self, told: list[Report]) -> list[Command]:
+        is_idle = not any(lease.is_going for lease in self._leases.values())
+        if not told and not is_idle and time.monotonic() - self._asked_at < CHECK_IN_S:
+            return []
+        commands = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
+        self._asked_at = time.monotonic()
+        return cast("list[Command]", commands)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Admit():
+                self._admit(command)
+            case Go(lease) if lease in self._leases:
+                self._leases[lease].is_going = True
+            case Save(lease) if lease in self._leases:
+                if member := self._leases[lease].member:
+                    member.save()
+                    self._report(member, lease, "saved", {"uri": member.checkpoint_uri})
+            case Free(lease) if lease in self._leases:
+                self._release(self._leases.pop(lease))
+
+    def _admit(self, command: Admit) -> None:
+        lease = _Lease(command, self._free_slot(), self._owner())
+        self._leases[command.lease] = lease
+        if lease.owner not in (None, self._trainee.ranks.rank):
+            return
+        error = None
+        try:
+            lease.member = self._member(lease)
+        except RayloraError as failure:
+            error = str(failure)
+        errors = [found for found in self._trainee.slot_ranks.gather(error) if found is not None]
+        if errors:
+            self._release(lease)
+            self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": errors[0]})])
+
+    def _member(self, lease: _Lease) -> Member:
+        """Open the run's rows, give it its slot, and let it go on from where it was."""
+        command, trainee = lease.admit, self._trainee
+        inputs = self._inputs_of(command)
+        store = run_store(self._stores, command.run_id)
+        hooks = WorkerHooks(self._mailbox, store, command.spec.storage.keep_checkpoints, command.run_id)
+        trainee.admit(lease.slot, command.spec)
+        rows, validation = inputs.batches(command.spec)
+        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests)
+        if command.start_from is not None:
+            member.restore(load_checkpoint(command.start_from))
+        placed = {
+            "strategy": trainee.strategy.name,
+            "device": trainee.device.type,
+            "base_bytes_per_rank": trainee.base_bytes_per_rank,
+            "trainable_parameters": trainee.num_trainable(lease.slot),
+            "datasets": inputs.uses(),
+            "lineage": inputs.lineage(command.spec, command.run_id),
+        }
+        member.emit("placed", placed)
+        member.emit("start", {"num_steps": member.num_steps})
+        return member
+
+    def _turn(self) -> None:
+        """One step of every run that is going, and what is due after it."""
+        going = {name: lease for name, lease in self._leases.items() if lease.is_going}
+        if not going:
+            return
+        mine = {name: lease.member for name, lease in going.items() if lease.member is not None}
+        failures = step_all(self._trainee, list(mine.values()))
+        whole = [member for member in mine.values() if member.slot not in failures]
+        failures |= validate_all(self._trainee, whole)
+        for name, member in mine.items():
+            if member.slot in failures:
+                self._end(name, member, "failed", {"error": str(failures[member.slot])})
+            elif member.ending is not None:
+                self._finish(name, member)
+            else:
+                self._tell(name, member)
+
+    def _tell(self, name: str, member: Member) -> None:
+        if member.is_to_save:
+            member.save()
+            self._report(member, name, "saved", {"uri": member.checkpoint_uri})
+        if member.is_to_report:
+            self._report(member, name, "metrics", member.metrics)
+
+    def _finish(self, name: str, member: Member) -> None:
+        """Publish the adapter of a run that is through."""
+        admit, adapter_uri = self._leases[name].admit, None
+        inputs = self._inputs_of(admit)
+        if self._trainee.slot_ranks.rank == 0:
+            about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
+            adapter = self._trainee.bank.export(member.slot)
+            adapter_uri = publish_adapter(run_store(self._stores, admit.run_id), adapter, about)
+        outcome = Outcome(member.ending or "finished", member.progress, member.checkpoint_uri, [])
+        member.emit("outcome", {**asdict(outcome), "adapter_uri": adapter_uri})
+        self._end(name, member, "finished", {**member.metrics, "adapter_uri": adapter_uri})
+
+    def _end(self, name: str, member: Member, kind: str, values: Mapping[str, object]) -> None:
+        self._report(member, name, kind, values)
+        self._release(self._leases[name])
+
+    def _release(self, lease: _Lease) -> None:
+        lease.member = None
+        if lease.slot in self._trainee.steppers:
+            self._trainee.release(lease.slot)
+
+    def _report(self, member: Member, name: str, kind: str, values: Mapping[str, object]) -> None:
+        self._reports += self._speaking([Report(name, kind, member.progress.step, values)])  # type: ignore[arg-type]
+
+    def _speaking(self, reports: list[Report]) -> list[Report]:
+        """One of the ranks that share a run speaks for it."""
+        return reports if self._trainee.slot_ranks.rank == 0 else []
+
+    def _inputs_of(self, command: Admit) -> Inputs:
+        """Runs that read the same rows open them once."""
+        key = Inputs.key(command.spec)
+        if key not in self._inputs:
+            self._inputs[key] = Inputs.open(command.spec)
+        return self._inputs[key]
+
+    def _free_slot(self) -> int:
+        return _first_free(lease.slot for lease in self._leases.values())
+
+    def _owner(self) -> int | None:
+        """The rank with the fewest runs, where each trains its own."""
+        if not self._job.slots_stay_on_ranks:
+            return None
+        held = Counter(lease.owner for lease in self._leases.values())
+        return min(range(self._trainee.ranks.world_size), key=lambda rank: (held[rank], rank))
+
+
+def _first_free(taken: Iterable[int]) -> int:
+    used = set(taken)
+    return next(number for number in range(len(used) + 1) if number not in used)

@@ -1,0 +1,80 @@
+"""One forward pass: the micro-batches of some slots enter side by side, the losses of each leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from raylora.data.collate import Batch, attention_mask, filler_batch
+from raylora.data.flat import flatten, join
+from raylora.model.route import Span
+from raylora.train.build import Trainee
+
+NOBODY = -1
+"""A slot that no adapter is in."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One slot's part of a forward pass.
+
+    Args:
+        span: The slot, and where its training stands; the pass fills in the number of tokens.
+        batch: Its micro-batch, on the CPU.
+    """
+
+    span: Span
+    batch: Batch
+
+
+def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
+    """Losses of the labelled tokens of each piece.
+
+    Args:
+        trainee: The base and its slots.
+        pieces: One a slot; a single one where the base does not attend by rows.
+
+    Shapes:
+        Returns one (labels,) float32 tensor a piece.
+    """
+    run = _by_rows if trainee.attends_by_rows else _padded
+    counts = [piece.batch.num_label_tokens for piece in pieces]
+    parts: tuple[Tensor, ...] = run(trainee, pieces).split(counts)
+    return parts
+
+
+def idle_losses(trainee: Trainee) -> Tensor:
+    """Losses of no token, out of a pass with tokens of nobody: other ranks need this one's part of the base.
+
+    Shapes:
+        Returns (0,).
+    """
+    return losses_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0]
+
+
+def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
+    has_rows = any(piece.batch.num_tokens for piece in pieces)
+    present = [piece for piece in pieces if piece.batch.num_tokens or not has_rows]
+    lines = [flatten(piece.batch) for piece in present]
+    trainee.bank.route(
+        [replace(piece.span, num_tokens=line.num_tokens) for piece, line in zip(present, lines, strict=True)]
+    )
+    line = join(lines).to(trainee.device)
+    return trainee.loss(line.inputs, line.labels_1N)
+
+
+def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
+    (piece,) = pieces
+    batch = piece.batch.to(trainee.device)
+    trainee.bank.route([piece.span])
+    return trainee.loss(padded_inputs(batch, trainee.model.dtype), batch.labels_BT)
+
+
+def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The keyword arguments of a model that computes in ``dtype`` for a batch of padded lines."""
+    inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
+    mask = attention_mask(batch, dtype)
+    return inputs if mask is None else inputs | {"attention_mask": mask}

@@ -1,0 +1,189 @@
+"""One run in one slot: its rows, where it stands, what it does next. It knows no other run of the pack.
+
+Called by the loops: `loop.Training` for a run alone, the runtime's pack for many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raylora.data.batches import Batches
+from raylora.errors import NonFiniteLossError
+from raylora.spec.run import RunSpec
+from raylora.store.checkpoint import Checkpoint
+from raylora.train.build import Trainee
+from raylora.train.events import Event, EventKind, Hooks
+from raylora.train.schedule import learning_rate
+from raylora.train.snapshot import Progress, restore, take
+from raylora.train.step import Share, StepResult
+
+Ending = Literal["finished", "early_stopped", "stopped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Args:
+        ending: All steps done, stopped by validation, or stopped on request with a checkpoint.
+        progress: Where it stands.
+        checkpoint_uri: The last checkpoint.
+        samples_after: Answers of the trained model.
+    """
+
+    ending: Ending
+    progress: Progress
+    checkpoint_uri: str
+    samples_after: list[str]
+
+
+class Member:
+    """One run on one rank, its adapter in a slot.
+
+    Args:
+        trainee: The base; the slot is admitted already.
+        slot: Where its adapter is.
+        spec: The run.
+        rows: Training batches.
+        validation: Validation batches, if any.
+        hooks: Whom to tell.
+        digests: Of base and data.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        slot: int,
+        spec: RunSpec,
+        rows: Batches,
+        validation: Batches | None,
+        hooks: Hooks,
+        digests: dict[str, str],
+    ) -> None:
+        self._trainee, self.slot, self.spec = trainee, slot, spec
+        self._rows, self.validation = rows, validation
+        self._hooks, self._digests = hooks, digests
+        self.progress = Progress()
+        self.checkpoint_uri, self._saved_step = "", -1
+        self._good_uri = ""  # of the newest checkpoint whose weights gave a finite loss
+        self.num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
+        self.checkpoint_uri, self._saved_step = checkpoint.uri, checkpoint.step
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, ``None`` while there is more to do."""
+        patience = self.spec.early_stopping_patience
+        if patience is not None and self.progress.num_worse >= patience:
+            return "early_stopped"
+        return "finished" if self.progress.step >= self.num_steps else None
+
+    def share(self) -> Share:
+        """This rank's part of the next step."""
+        step, ranks = self.progress.step, self._trainee.slot_ranks
+        batches = self._rows.step(step, ranks.rank, ranks.world_size)
+        return Share(self.slot, step, learning_rate(self.spec, step, self.num_steps), batches)
+
+    def took(self, share: Share, result: StepResult | NonFiniteLossError, seconds: float) -> None:
+        """Note what a step did.
+
+        Raises:
+            NonFiniteLossError: The step was none.
+        """
+        if isinstance(result, NonFiniteLossError):
+            raise self._naming_last_good_checkpoint(result)
+        self._good_uri = self.checkpoint_uri
+        progress = self.progress
+        progress.step += 1
+        progress.num_tokens += result.num_tokens
+        progress.train_loss = result.loss
+        progress.train_s += seconds
+        if progress.step % self.spec.logging_steps == 0 or progress.step == self.num_steps:
+            self.emit("step", _metrics(result, share.learning_rate, seconds))
+
+    @property
+    def is_to_report(self) -> bool:
+        """Whether the step that it stands at is one of those at which the run is judged."""
+        step, every = self.progress.step, self.spec.eval_steps
+        return step in (0, self.num_steps) or (every is not None and step % every == 0)
+
+    @property
+    def is_to_validate(self) -> bool:
+        """Whether the step that it stands at asks for an evaluation."""
+        return self.validation is not None and self.is_to_report
+
+    @property
+    def metrics(self) -> dict[str, float | int | None]:
+        """What the run is judged by."""
+        progress = self.progress
+        return {
+            "eval_loss": progress.eval_loss,
+            "train_loss": progress.train_loss,
+            "num_tokens": progress.num_tokens,
+        }
+
+    def validated(self, loss: float) -> None:
+        """Note a validation loss.
+
+        Raises:
+            NonFiniteLossError: It is NaN or Inf.
+        """
+        progress = self.progress
+        if not math.isfinite(loss):
+            raise self._naming_last_good_checkpoint(
+                NonFiniteLossError(
+                    f"validation loss is {loss} after step {progress.step}; lower learning_rate, or set max_grad_norm"
+                )
+            )
+        self._good_uri = self.checkpoint_uri
+        if progress.step == 0:
+            progress.eval_loss_before = loss
+        progress.eval_loss = loss
+        if progress.best_eval_loss is None or loss < progress.best_eval_loss:
+            progress.best_eval_loss, progress.num_worse = loss, 0
+        else:
+            progress.num_worse += 1
+        self.emit("eval", {"eval_loss": loss})
+
+    @property
+    def is_to_save(self) -> bool:
+        """Whether the step that it stands at asks for a checkpoint."""
+        return bool(self.spec.save_steps) and self.progress.step % (self.spec.save_steps or 1) == 0
+
+    def save(self) -> None:
+        """Keep a checkpoint of this moment, unless there is one."""
+        if self._saved_step == self.progress.step:
+            return
+        ranks = self._trainee.slot_ranks
+        checkpoint = take(self._trainee, self.slot, self.progress, self._digests)
+        uris = ranks.gather(self._hooks.save(checkpoint) if ranks.rank == 0 else None)
+        self.checkpoint_uri, self._saved_step = uris[0], self.progress.step
+        if self.spec.storage.keep_checkpoints == 1:
+            self._good_uri = ""  # deleted to make room
+        self.emit("checkpoint", {"uri": self.checkpoint_uri})
+
+    def emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
+        """Tell of this run; one rank speaks for all."""
+        if self._trainee.slot_ranks.rank == 0:
+            self._hooks.emit(Event(kind, self.progress.step, values))
+
+    def _naming_last_good_checkpoint(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """A loss that comes out finite speaks for the newest checkpoint; one that does not, for the one before."""
+        last = self._good_uri or "none was saved yet (set save_steps)"
+        return NonFiniteLossError(f"{error}. Last good checkpoint: {last}")
+
+
+def _metrics(result: StepResult, rate: float, seconds: float) -> dict[str, float]:
+    return {
+        "train_loss": result.loss,
+        "learning_rate": rate,
+        "grad_norm": result.grad_norm,
+        "num_tokens": float(result.num_tokens),
+        "tokens_per_s": result.num_tokens / seconds,
+    }

@@ -1,0 +1,105 @@
+"""Packs small enough for a test: members over one tiny base, each with settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raylora.spec.run import RunSpec
+from raylora.store.checkpoint import Checkpoint
+from raylora.train.build import Trainee, place_base
+from raylora.train.events import Event
+from raylora.train.member import Member
+from raylora.train.turn import step_all, validate_all
+from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
+
+DIGESTS = {"base": "b" * 64, "data": "d" * 64}
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MIXED: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "lora_alpha": 8, "seed": 1, "max_steps": 6},
+    {"lora_r": 8, "lora_alpha": 4, "seed": 2, "max_steps": 4, "learning_rate": 1e-2, "lr_scheduler": "cosine"},
+    {"lora_r": 3, "seed": 3, "max_steps": 6, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2},
+    {"lora_r": 16, "seed": 4, "max_steps": 5, "gradient_accumulation_steps": 3, "weight_decay": 0.3},
+    {"lora_r": 1, "seed": 5, "max_steps": 6, "micro_batch_size": 1, "max_grad_norm": 0.1},
+    {"lora_r": 5, "seed": 6, "max_steps": 3, "micro_batch_size": 5, "warmup_steps": 2, "adam_beta2": 0.9},
+    {"lora_r": 8, "seed": 1, "max_steps": 6, "sample_packing": True, "lr_scheduler": "constant"},
+    {"lora_r": 4, "seed": 8, "max_steps": 6, "lora_target_modules": ["down_proj"], "lora_dropout": 0.5},
+)
+"""Ranks, alphas, targets, rates, schedules, lengths, dropouts, accumulation, seeds and budgets: no two alike."""
+
+
+class Silent:
+    """Hooks that keep events and nothing else."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        return f"checkpoint of step {checkpoint.step}"
+
+
+def member_specs(home: Path, **fields: object) -> list[RunSpec]:
+    """The mixed members' specifications, with more fields that all of them share."""
+    return [
+        tiny_spec(home / "base", home / "rows.jsonl", **{"val_set_size": 6, "eval_steps": 2, **mixed, **fields})
+        for mixed in MIXED
+    ]
+
+
+def place_tiny(spec: RunSpec, slots_stay_on_ranks: bool = False) -> Trainee:
+    """The base without an adapter."""
+    folder = Path(spec.base_model)
+    trainee = place_base(spec, folder, BASE_NAME, CPU, slots_stay_on_ranks=slots_stay_on_ranks)
+    trainee.train_mode(True)
+    return trainee
+
+
+def admit(trainee: Trainee, slot: int, spec: RunSpec, home: Path) -> Member:
+    """A member at its start."""
+    rows, validation = open_rows(spec, home / "cache")
+    trainee.admit(slot, spec)
+    return Member(trainee, slot, spec, rows, validation, Silent(), DIGESTS)
+
+
+def turn(trainee: Trainee, members: Sequence[Member]) -> None:
+    """One step and what is due after it; every rank must have members, or all none."""
+    running = [member for member in members if member.ending is None]
+    for failures in (step_all(trainee, running), validate_all(trainee, running)):
+        for error in failures.values():
+            raise error
+
+
+def train_all(trainee: Trainee, members: Sequence[Member]) -> None:
+    """Train members to their ends."""
+    while any(member.ending is None for member in members):
+        turn(trainee, members)
+
+
+def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
+    """Adapter and moments of a member."""
+    adapter = trainee.bank.export(member.slot).tensors
+    return {**adapter, **trainee.steppers[member.slot].state()}
+
+
+def losses_of(member: Member) -> list[float]:
+    """All losses it told of, in order."""
+    hooks = member._hooks
+    assert isinstance(hooks, Silent)
+    names = ("train_loss", "eval_loss", "grad_norm")
+    return [event.values[name] for event in hooks.events for name in names if name in event.values]
+
+
+def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
