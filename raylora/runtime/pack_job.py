@@ -119,9 +119,9 @@ class _Pack:
         is_idle = not any(lease.is_going for lease in self._leases.values())
         if not told and not is_idle and time.monotonic() - self._asked_at < CHECK_IN_S:
             return []
-        commands = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
+        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
         self._asked_at = time.monotonic()
-        return cast("list[Command]", commands)
+        return commands
 
     def _obey(self, command: Command) -> None:
         match command:

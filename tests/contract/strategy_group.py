@@ -13,11 +13,11 @@ from tests.servers.process import free_ports
 LIMIT_S = 400
 
 
-def run_group(folder: Path, num_workers: int = 2) -> list[str]:
-    """Run `strategy_worker` on a folder in every worker; return what each printed last."""
+def run_group(folder: Path, num_workers: int = 2, program: str = "tests.contract.strategy_worker") -> list[str]:
+    """Run a program on a folder in every worker; return what each printed last."""
     (port,) = free_ports(1)
     place = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.contract.strategy_worker", str(folder)]
+    command = [sys.executable, "-m", program, str(folder)]
     logs = [folder / f"worker-{rank}.log" for rank in range(num_workers)]
     workers = []
     for rank, log in enumerate(logs):

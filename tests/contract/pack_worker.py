@@ -1,0 +1,74 @@
+"""What each of two workers does for the packs' contract: every strategy, slots shared by the ranks or at home on one.
+
+Enters: a folder with the base and the rows, by argument; rank and world size by environment. Leaves there: one JSON
+file for each case. Started by `strategy_group`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raylora.spec.run import RunSpec
+from raylora.train.integrity import check_unchanged, checksum
+from tests.contract.strategy_worker import STRATEGIES, digest, keep
+from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, turn
+
+UNDER = ("ddp", "fsdp", "zero3")
+ALONE = "alone"
+
+
+def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    return member_specs(folder, load_in_4bit=True, distributed=place, **fields)
+
+
+def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:
+    """Losses and adapters of all members, in order; one comes late, as a trial into a slot."""
+    trainee = place_tiny(specs[0], slots_stay_on_ranks)
+    ranks, bits = trainee.ranks, checksum(trainee)
+    mine = [k for k in range(len(specs)) if not slots_stay_on_ranks or k % ranks.world_size == ranks.rank]
+    members = {k: admit(trainee, k, specs[k], folder) for k in mine if k != len(specs) - 1}
+    for number in range(12):  # more turns than any member has steps: those at their end sit by
+        if number == 2 and len(specs) - 1 in mine:
+            members[len(specs) - 1] = admit(trainee, len(specs) - 1, specs[-1], folder)
+        turn(trainee, list(members.values()))
+    check_unchanged(trainee, bits)
+    seen = {
+        k: {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
+        for k, member in members.items()
+    }
+    whole = {k: found for of_rank in ranks.gather(seen) for k, found in of_rank.items()}
+    return [whole[k] for k in range(len(specs))]
+
+
+def see_alone(folder: Path) -> None:
+    """Every member in a process and a pack of its own."""
+    specs = specs_of(folder, "ddp")
+    keep(folder, ALONE, lambda: [train_pack([spec, spec], folder, False)[0] for spec in specs])
+
+
+def see_together(folder: Path) -> None:
+    """Every strategy on the ranks of this group."""
+    for strategy in UNDER:
+        for recompute in (False, True):
+            specs = specs_of(folder, strategy, gradient_checkpointing=recompute)
+            ending = "-recomputed" if recompute else ""
+            keep(folder, f"{strategy}-shared{ending}", partial(train_pack, specs, folder, False))
+            keep(folder, f"{strategy}-at-home{ending}", partial(train_pack, specs, folder, True))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    see_together(Path(sys.argv[1]))
+    dist.destroy_process_group()
