@@ -1,8 +1,9 @@
-"""Whether the rows of a bin stay apart in a base: what its class and config say about each layer.
+"""Whether rows on one line stay apart in a base: what its class and config say about each layer.
 
-A base and the longest bin enter; a refusal leaves. Bins are kept apart by a mask over pairs of tokens and by positions
-that start again with each row. Layers that carry a state along the line look at neither, and such a mask takes the
-place of a layer's own window. Called by the preflight.
+A base and the longest bin or row enter; a refusal or a reason leaves. There are two ways, and both need positions that
+start again with each row: a mask over pairs of tokens, which takes the place of a layer's own window, and attention
+row by row. Layers that carry a state along the line look at neither. Called by the preflight, `check_bins`, and by
+`row_attention` and those who choose the way, `why_not_by_rows`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ def check_bins(model: PreTrainedModel, sequence_len: int) -> None:
         )
 
 
+def why_not_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:
+    """Why a base cannot take its rows one after the other by `attend_by_rows`, or ``None`` where it can.
+
+    Args:
+        model: The base; its parameters may be on the meta device.
+        longest_row: Tokens of the longest row, at least 1.
+    """
+    return _no_attention(model) or _window(model, longest_row) or _no_row_lengths(model)
+
+
+def shortest_window(model: PreTrainedModel) -> int | None:
+    """Tokens of the narrowest window of a base's layers, ``None`` where all see a whole row."""
+    return min((window for _, window in _windows(model)), default=None)
+
+
 def _no_attention(model: PreTrainedModel) -> str | None:
     others = sorted(set(_layer_types(model)) - _WINDOW_FIELDS.keys())
     if others or getattr(model, "_is_stateful", False):
@@ -50,18 +66,40 @@ def _no_attention(model: PreTrainedModel) -> str | None:
 
 
 def _window(model: PreTrainedModel, sequence_len: int) -> str | None:
-    config = model.config.get_text_config()
-    kinds = _layer_types(model) or list(_WINDOW_FIELDS)  # without a list, a window holds for all layers
-    for field in filter(None, map(_WINDOW_FIELDS.get, kinds)):
-        window = getattr(config, field, None)
-        if window and window < sequence_len:
+    for field, window in _windows(model):
+        if window < sequence_len:
             return f"has {field}: {window}, below sequence_len: {sequence_len}"
     return None
 
 
+def _windows(model: PreTrainedModel) -> list[tuple[str, int]]:
+    config = model.config.get_text_config()
+    kinds = _layer_types(model) or list(_WINDOW_FIELDS)  # without a list, a window holds for all layers
+    fields = dict.fromkeys(field for field in map(_WINDOW_FIELDS.get, kinds) if field)
+    return [(field, window) for field in fields if (window := getattr(config, field, None))]
+
+
+def _no_positions(model: PreTrainedModel) -> str | None:
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    return None if takes else "takes no position_ids"
+
+
+def _no_row_lengths(model: PreTrainedModel) -> str | None:
+    if not model._supports_sdpa or not model._can_set_attn_implementation():
+        return "has an attention of its own"
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        return "caps its attention's scores"
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        return "lets tokens see those after them"
+    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        return "hands no keyword arguments on to its attention"
+    return _no_positions(model)
+
+
 def _no_mask(model: PreTrainedModel) -> str | None:
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return "takes no position_ids"
+    if (reason := _no_positions(model)) is not None:
+        return reason
     # transformers' own function hands a mask over pairs of tokens on as it is; models without it expect another.
     if not hasattr(sys.modules[type(model).__module__], "create_causal_mask"):
         return "takes no attention mask over pairs of tokens"
