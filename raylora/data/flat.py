@@ -1,0 +1,70 @@
+"""A batch's rows one after the other on one line, without padding, for a model that attends row by row.
+
+A padded batch enters; what such a model takes leaves, with the labels in the same order. Called by the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raylora.data.collate import Batch
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """The rows of one micro-batch on one line.
+
+    Args:
+        input_ids_1N: Token ids of the rows, one row after the other.
+        labels_1N: The id of the *next* token at each position, or -100 where there is no loss.
+        position_ids_1N: Position of each token in its own row.
+        row_lengths: Tokens of each row, in order, at least 1 each; numbers of Python, so that no device is asked.
+    """
+
+    input_ids_1N: Tensor
+    labels_1N: Tensor
+    position_ids_1N: Tensor
+    row_lengths: tuple[int, ...]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of a model that attends row by row."""
+        return {
+            "input_ids": self.input_ids_1N,
+            "position_ids": self.position_ids_1N,
+            "row_lengths": self.row_lengths,
+        }
+
+    def to(self, device: torch.device | str) -> FlatBatch:
+        """The same rows on a device."""
+        return replace(
+            self,
+            input_ids_1N=self.input_ids_1N.to(device),
+            labels_1N=self.labels_1N.to(device),
+            position_ids_1N=self.position_ids_1N.to(device),
+        )
+
+
+def flatten(batch: Batch) -> FlatBatch:
+    """Take the padding out of a batch; rows keep their order, line by line and left to right.
+
+    Args:
+        batch: Best on the CPU: a device would be waited for, since its segments say how long rows are. Without any
+            row, its padding stays and counts as one row a line: a model takes no line without tokens.
+    """
+    is_kept_BT = batch.segment_ids_BT > 0
+    if not is_kept_BT.any():
+        is_kept_BT = torch.ones_like(is_kept_BT)
+    lines_BT = torch.arange(len(is_kept_BT), device=is_kept_BT.device)[:, None].expand_as(is_kept_BT)
+    rows_N2 = torch.stack([lines_BT[is_kept_BT], batch.segment_ids_BT[is_kept_BT]], dim=1)
+    _, lengths = torch.unique_consecutive(rows_N2, dim=0, return_counts=True)
+    return FlatBatch(
+        batch.input_ids_BT[is_kept_BT][None],
+        batch.labels_BT[is_kept_BT][None],
+        batch.position_ids_BT[is_kept_BT][None],
+        tuple(lengths.tolist()),
+    )
