@@ -6,12 +6,14 @@ nothing of it is written down here. Called by `estimate`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
@@ -68,7 +70,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
     head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
     batch = _full_batch(spec)
     try:
-        with live, _Answers():  # type: ignore[no-untyped-call]
+        with _attention_without_scores(), live, _Answers():  # type: ignore[no-untyped-call]
             losses_N = loss(model_inputs(batch, model.dtype), batch.labels_BT)
             loss_bytes = live.lap()
             losses_N.sum().backward()
@@ -139,6 +141,9 @@ def _attention(
     return output
 
 
-# The meta device has no kernel of its own and would take the plain formula, which holds all scores.
-_meta_kernels = torch.library.Library("aten", "IMPL")
-_meta_kernels.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+@contextmanager
+def _attention_without_scores() -> Iterator[None]:
+    """The meta device has no kernel of its own and would take the plain formula, which holds all scores."""
+    with _scoped_library("aten", "IMPL") as meta_kernels:
+        meta_kernels.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+        yield
