@@ -48,7 +48,12 @@ class Source:
             yield from ((index, number, row) for number, row in read_rows(file.local, file.name, file.ending))
 
     def place(self, file: int, number: int) -> str:
-        """Say where a row is, for people: ``rows.jsonl, line 7``."""
+        """Say where a row is, for people: ``rows.jsonl, line 7``.
+
+        Args:
+            file: Index of the file, from 0.
+            number: Line or row in it, from 1; both as `read` gives them.
+        """
         if self.read_hub is not None:
             return f"{self.spec.path}, split {self.spec.split!r}, row {number}"
         return place_of(self.files[file].name, self.files[file].ending, number)

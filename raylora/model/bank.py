@@ -39,7 +39,13 @@ class AdapterBank(Protocol):
         """Values that train in one slot, without rank padding."""
 
     def begin(self, step: int, micro_step: int, rank: int) -> None:
-        """Say where training stands, before each forward pass; dropout masks follow from it alone."""
+        """Say where training stands, before each forward pass; dropout masks follow from it alone.
+
+        Args:
+            step: Optimizer step, from 0.
+            micro_step: Forward pass within the step, from 0.
+            rank: Of this process, from 0.
+        """
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""
@@ -48,4 +54,9 @@ class AdapterBank(Protocol):
         """One slot as a PEFT adapter."""
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up tensors that :meth:`export` gave."""
+        """Take up tensors that :meth:`export` gave.
+
+        Args:
+            slot: From 0 to ``num_slots - 1``.
+            tensors: By the names of :meth:`export`.
+        """

@@ -20,7 +20,13 @@ def held_weight(layer: nn.Linear) -> Tensor:
 
 
 def whole_weight(layer: nn.Linear, held: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight (O, I) of a layer in ``dtype``, from what :func:`held_weight` gave."""
+    """The weight (O, I) of a layer, from what :func:`held_weight` gave.
+
+    Args:
+        layer: The layer.
+        held: What :func:`held_weight` gave for it.
+        dtype: Of an unpacked weight; a plain one comes as it is held.
+    """
     return layer.format.unpack(held, layer.shape, dtype) if isinstance(layer, QuantLinear) else held
 
 

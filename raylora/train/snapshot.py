@@ -59,6 +59,11 @@ def take(trainee: Trainee, progress: Progress, digests: dict[str, str]) -> Check
 def restore(trainee: Trainee, checkpoint: Checkpoint, digests: dict[str, str]) -> Progress:
     """Take a checkpoint up; called on every rank.
 
+    Args:
+        trainee: Built for the same spec; any world size.
+        checkpoint: What to take up.
+        digests: Of base and data, as this run found them.
+
     Raises:
         StoreError: The checkpoint was made on another base or other data.
     """
