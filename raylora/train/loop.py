@@ -26,6 +26,9 @@ from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.step import StepResult, train_step
 
+NUM_PLACES = 3
+"""Rows whose file and line an error names."""
+
 Ending = Literal["finished", "early_stopped", "stopped"]
 
 
@@ -162,8 +165,15 @@ class Training:
             yield
         except NonFiniteLossError as error:
             last = self._good_uri or "none was saved yet (set save_steps)"
-            raise NonFiniteLossError(f"{error}. Last good checkpoint: {last}") from error
+            raise NonFiniteLossError(f"{error}.{self._places(error)} Last good checkpoint: {last}") from error
         self._good_uri = self._checkpoint_uri
+
+    def _places(self, error: NonFiniteLossError) -> str:
+        """Files and lines of the first few rows that an error names."""
+        places = [self._rows.place(row_id) for row_id in error.row_ids[:NUM_PLACES]]
+        num_more = len(error.row_ids) - len(places)
+        more = f"; and {num_more} more" if num_more else ""
+        return f" The rows are: {'; '.join(places)}{more}." if places else ""
 
     def _is_hopeless(self) -> bool:
         patience = self._spec.early_stopping_patience

@@ -32,7 +32,12 @@ class StepResult:
 
 
 def model_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The keyword arguments of a model that computes in ``dtype`` for a batch."""
+    """The keyword arguments of a model that computes in ``dtype`` for a batch.
+
+    Args:
+        batch: On the model's device.
+        dtype: What the model computes in.
+    """
     inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
     mask = attention_mask(batch, dtype)
     return inputs if mask is None else inputs | {"attention_mask": mask}
@@ -85,5 +90,6 @@ def _not_finite(
     rows = sorted({row for lines in suspects for line in lines for row in line})
     return NonFiniteLossError(
         f"{what} at step {step + 1}, in the rows {rows}; nothing was updated in this step. "
-        "Look at these rows, lower learning_rate, or set max_grad_norm"
+        "Look at these rows, lower learning_rate, or set max_grad_norm",
+        rows,
     )
