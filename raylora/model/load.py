@@ -64,7 +64,12 @@ def blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def quantize_blocks(model: PreTrainedModel, form: QuantFormat) -> None:
-    """Replace every linear layer but the output head by a quantized one; parameters may be on meta."""
+    """Replace every linear layer but the output head by a quantized one; parameters may be on meta.
+
+    Args:
+        model: Changed in place.
+        form: How weights are packed.
+    """
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -73,8 +78,22 @@ def quantize_blocks(model: PreTrainedModel, form: QuantFormat) -> None:
 
 
 def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled."""
+    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled.
+
+    Args:
+        config: Of the base.
+        spec: The run: quantization and gradient checkpointing count.
+        dtype: Compute dtype.
+
+    Raises:
+        ModelError: It is no causal language model, or cannot do the gradient checkpointing that was asked for.
+    """
     model = meta_model(config, dtype)
+    if spec.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"gradient_checkpointing: true: {type(model).__name__} cannot do it. Allowed for this base: false. "
+            "Set gradient_checkpointing: false, and a smaller micro_batch_size or sequence_len if memory is short"
+        )
     form = quant_format(spec, dtype)
     if form is not None:
         quantize_blocks(model, form)

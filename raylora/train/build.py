@@ -121,13 +121,22 @@ def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:
         spec: `gradient_checkpointing` counts.
     """
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed within transformers 5; the older name warns where the newer one is there.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
 
 def make_bank(
     model: PreTrainedModel, spec: RunSpec, base_name: tuple[str, str | None], device: torch.device
 ) -> AdapterBank:
-    """Attach the adapter that the spec asks for to a base on the meta device."""
+    """Attach the adapter that the spec asks for to a base on the meta device.
+
+    Args:
+        model: The base.
+        spec: The run.
+        base_name: Logical name and revision of the base, for exports.
+        device: Where the adapter is made.
+    """
     targets = match_targets(model, spec)
     slot = Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
     if spec.adapter_bank == "packed":
