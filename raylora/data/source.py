@@ -75,7 +75,10 @@ def open_source(spec: DatasetSpec, downloads: Path) -> Source:
     if spec.path.startswith("s3://"):
         files = bucket_files(spec.path, downloads)
     elif "://" in spec.path:
-        raise DataError(f"datasets: path: {spec.path}: allowed: a file, folder or glob, here or s3://, or a hub id")
+        raise DataError(
+            f"datasets: path: {spec.path} is of a kind that raylora does not read; allowed: a file, folder or glob, "
+            "here or s3://, or a hub id; copy the rows to one of these"
+        )
     elif _is_hub_id(spec.path):
         # Imported for hub datasets alone: other runs do not wait for it.
         from raylora.data.hub import open_hub
