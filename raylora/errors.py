@@ -95,7 +95,16 @@ class RunFailedError(RayloraError):
 
 
 class NonFiniteLossError(RunFailedError):
-    """A loss was NaN or Inf; the message names the step, the rows and the last good checkpoint."""
+    """A loss was NaN or Inf; the message names the step, the rows and the last good checkpoint.
+
+    Args:
+        message: What was not finite, and where.
+        row_ids: The rows it may have come from, for whoever knows their files.
+    """
+
+    def __init__(self, message: str, row_ids: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.row_ids = tuple(row_ids)
 
 
 class WorkerError(RunFailedError):

@@ -13,7 +13,12 @@ from raylora.spec.load import LoadedSpec, load_spec
 
 
 def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
-    """Load a configuration and print its notes on stderr."""
+    """Load a configuration and print its notes on stderr.
+
+    Args:
+        path: Configuration file.
+        overrides: ``KEY=VALUE`` texts of ``--set``.
+    """
     loaded = load_spec(path, overrides or ())
     for note in loaded.notes:
         err.print(f"note: {note}", markup=False)

@@ -47,7 +47,12 @@ def fail(error: RayloraError) -> int:
 
 
 def tell_program(error: Exception, exit_code: int) -> int:
-    """Print an error as JSON where JSON was asked for; returns its exit code."""
+    """Print an error as JSON where JSON was asked for; returns its exit code.
+
+    Args:
+        error: What ended the command.
+        exit_code: Of the command.
+    """
     if "--json" in sys.argv:
         print_json({"error": _described(error), "exit_code": exit_code})
     return exit_code

@@ -85,8 +85,17 @@ class Batches:
         return list(self._deal(bins, range(first, min(first + self._spec.rows_per_step, len(bins))), rank, world_size))
 
     def once(self, rank: int, world_size: int) -> Iterator[Batch]:
-        """Yield every row once in a fixed order, for validation; as many batches on every rank."""
+        """Yield every row once in a fixed order, for validation; as many batches on every rank.
+
+        Args:
+            rank: From 0.
+            world_size: Ranks that share the rows.
+        """
         return self._deal(self._fixed, range(len(self._fixed)), rank, world_size)
+
+    def place(self, row_id: int) -> str:
+        """Say where a row is from, for people: ``rows.jsonl, line 7``."""
+        return self._rows.place(row_id)
 
     @cached_property
     def _fixed(self) -> Bins:

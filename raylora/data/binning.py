@@ -35,7 +35,13 @@ class Bins:
         return tuple(self.rows[self.starts[index] : self.starts[index + 1]].tolist())
 
     def lengths(self, row_lengths: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
-        """Tokens in each bin from the first to before the last. Shape: [bins]."""
+        """Tokens in each bin from the first to before the last. Shape: [bins].
+
+        Args:
+            row_lengths: Tokens of each row, by position.
+            first: Index of the first bin.
+            last: Index after the last bin; above `first`.
+        """
         rows = self.rows[self.starts[first] : self.starts[last]]
         return np.add.reduceat(row_lengths[rows], self.starts[first:last] - self.starts[first])
 

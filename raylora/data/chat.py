@@ -132,7 +132,9 @@ class ChatTemplate:
                 **self._tokenizer.special_tokens_map,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise DataError(f"the chat template refuses the conversation: {error}") from error
+            raise DataError(
+                f"the chat template refuses the conversation: {error}; correct the row, or set another chat_template"
+            ) from error
         return texts[0], list(spans[0]) if marks else []
 
 

@@ -45,7 +45,13 @@ def read_rows(file: Path, name: str, ending: str) -> Iterator[RawRow]:
 
 
 def place_of(name: str, ending: str, number: int) -> str:
-    """Say where a row is, for people: ``rows.jsonl, line 7``."""
+    """Say where a row is, for people: ``rows.jsonl, line 7``.
+
+    Args:
+        name: What errors call the file.
+        ending: Its format, one of the keys of ``FORMATS``.
+        number: Line or row, from 1, as `read_rows` gives it.
+    """
     return f"{name}, {'line' if ending in ('.jsonl', '.csv') else 'row'} {number}"
 
 

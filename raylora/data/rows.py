@@ -62,6 +62,10 @@ def read_row(row: Any, kind: str, columns: Mapping[str, str]) -> Conversation | 
 def check_columns(kind: str, columns: Mapping[str, str]) -> None:
     """Refuse a column mapping that maps a column the type does not read.
 
+    Args:
+        kind: One of ``TYPES``.
+        columns: The file's own names by ours.
+
     Raises:
         DataError: Names the key, the allowed keys and the nearest one.
     """

@@ -48,7 +48,12 @@ class Source:
             yield from ((index, number, row) for number, row in read_rows(file.local, file.name, file.ending))
 
     def place(self, file: int, number: int) -> str:
-        """Say where a row is, for people: ``rows.jsonl, line 7``."""
+        """Say where a row is, for people: ``rows.jsonl, line 7``.
+
+        Args:
+            file: Index of the file, from 0.
+            number: Line or row in it, from 1; both as `read` gives them.
+        """
         if self.read_hub is not None:
             return f"{self.spec.path}, split {self.spec.split!r}, row {number}"
         return place_of(self.files[file].name, self.files[file].ending, number)
@@ -70,7 +75,10 @@ def open_source(spec: DatasetSpec, downloads: Path) -> Source:
     if spec.path.startswith("s3://"):
         files = bucket_files(spec.path, downloads)
     elif "://" in spec.path:
-        raise DataError(f"datasets: path: {spec.path}: allowed: a file, folder or glob, here or s3://, or a hub id")
+        raise DataError(
+            f"datasets: path: {spec.path} is of a kind that raylora does not read; allowed: a file, folder or glob, "
+            "here or s3://, or a hub id; copy the rows to one of these"
+        )
     elif _is_hub_id(spec.path):
         # Imported for hub datasets alone: other runs do not wait for it.
         from raylora.data.hub import open_hub

@@ -115,7 +115,7 @@ def tokenise(rows: RowTokeniser, folder: Path, num_proc: int) -> None:
 
     raw_file = folder / "raw.arrow"
     if not _write_raw(rows.source.read(), raw_file):
-        raise DataError(f"{rows.source.spec.path}: holds no rows")
+        raise DataError(f"datasets: {rows.source.spec.path}: holds no rows; fill it, or take it out of datasets")
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     raw = datasets.Dataset.from_file(str(raw_file))

@@ -39,7 +39,12 @@ class TokenisedRows:
 
     @classmethod
     def of(cls, sources: Sequence[Source], tables: Sequence[pa.Table]) -> TokenisedRows:
-        """All rows of some sources."""
+        """All rows of some sources.
+
+        Args:
+            sources: The sources.
+            tables: The tokens of each source, in the same order.
+        """
         num_rows = sum(table.num_rows for table in tables)
         return cls(tuple(sources), tuple(tables), np.arange(num_rows, dtype=np.int64))
 

@@ -29,11 +29,15 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: no tokenizer that can be loaded ({error})") from error
+        said = " ".join(str(error).split())
+        raise ModelError(
+            f"base_model: {folder} has no tokenizer that can be loaded ({said}). Allowed: one that transformers "
+            "contains. Save the tokenizer of this model into the same folder with its save_pretrained"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
-            f"{folder}: {type(tokenizer).__name__} cannot say which characters a token covers; "
-            "convert it to a fast tokenizer (tokenizer.json)"
+            f"base_model: the tokenizer of {folder}, {type(tokenizer).__name__}, cannot say which characters a token "
+            "covers. Allowed: a fast tokenizer (tokenizer.json). Convert it"
         )
     if chat_template is not None:
         tokenizer.chat_template = _template_text(chat_template)
@@ -52,4 +56,7 @@ def _template_text(chat_template: str) -> str:
     try:
         return Path(chat_template).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"chat_template: {chat_template} is neither Jinja text nor a file that can be read") from error
+        raise DataError(
+            f"chat_template: {chat_template} is neither Jinja text nor a file that can be read ({error}); "
+            "give the path of a UTF-8 file, or leave chat_template out for the tokenizer's own"
+        ) from error

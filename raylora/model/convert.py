@@ -69,7 +69,7 @@ def _convert(file: Path, name: str, folder: Path) -> None:
 def _refusing(file: Path) -> Iterator[None]:
     """Say what transformers raises about a file in raylora's words."""
     if find_spec("gguf") is None:
-        raise ModelError("base_model: reading .gguf needs the package gguf; run: pip install 'raylora[demo]'")
+        raise ModelError("base_model: reading .gguf needs the package gguf; run: pip install gguf")
     try:
         yield
     except (ValueError, KeyError, NotImplementedError) as error:

@@ -78,8 +78,22 @@ def freeze_linears(model: PreTrainedModel, form: QuantFormat | None) -> None:
 
 
 def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled."""
+    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled.
+
+    Args:
+        config: Of the base.
+        spec: The run: quantization and gradient checkpointing count.
+        dtype: Compute dtype.
+
+    Raises:
+        ModelError: It is no causal language model, or cannot do the gradient checkpointing that was asked for.
+    """
     model = meta_model(config, dtype)
+    if spec.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"gradient_checkpointing: true: {type(model).__name__} cannot do it. Allowed for this base: false. "
+            "Set gradient_checkpointing: false, and a smaller micro_batch_size or sequence_len if memory is short"
+        )
     freeze_linears(model, quant_format(spec, dtype))
     model.requires_grad_(False)
     return model

@@ -7,8 +7,11 @@ Called by the loader, the target matcher, `inspect` and the estimate.
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import json
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +25,12 @@ from raylora.errors import ModelError
 
 CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Endings of the class names under which checkpoints that can continue a text are published."""
+
+CAUSAL_FLAGS = ("is_decoder", "causal")
+"""Config fields that make one class an encoder or a decoder: BERT and its kin, XLM."""
+
+SEES_BOTH_SIDES = ("cpmant", "xlnet")
+"""Types that transformers lists as causal and whose tokens see those after them unless a special mask is given."""
 
 NO_CONFIG = (
     "base_model: {} has no config.json. Allowed: a folder in the layout of the Hugging Face hub "
@@ -63,14 +72,22 @@ def causal_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         config: A config from `read_config`.
 
     Raises:
-        ModelError: An encoder, an encoder-decoder, or an architecture without a causal language model.
+        ModelError: An encoder, an encoder-decoder, an architecture without a causal language model, or one that lets
+            tokens see those after them: its loss would be low and mean nothing.
     """
     declared = list(config.architectures or ())
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise ModelError(_not_causal(config, "its architecture has no decoder-only language model"))
     if declared and not any(name.endswith(CAUSAL_NAMES) for name in declared):
         raise ModelError(_not_causal(config, f"it was published as {', '.join(declared)}"))
-    return cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+    found = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+    if config.model_type in SEES_BOTH_SIDES:
+        raise ModelError(_not_causal(config, "each of its tokens sees those after it"))
+    for flag in CAUSAL_FLAGS:
+        if getattr(config, flag, None) is False and _reads(found, flag):
+            reason = f"config.json says (or leaves at) {flag}: false, so each token sees those after it"
+            raise ModelError(_not_causal(config, reason, f", or set {flag}: true if it was trained that way"))
+    return found
 
 
 def meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -92,6 +109,13 @@ def meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     # Moving a parameter to the meta device made a new one, so what was tied in the constructor came apart.
     model.tie_weights()
     return model
+
+
+def _reads(model_class: type[PreTrainedModel], field: str) -> bool:
+    """Whether a model's code looks at a config field: GPT-NeoX has ``is_decoder: false`` and pays no attention."""
+    tree = ast.parse(inspect.getsource(sys.modules[model_class.__module__]))
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == field)
+    return any(isinstance(node.ctx, ast.Load) and ast.unparse(node.value).endswith("config") for node in attributes)
 
 
 def _read_json(folder: Path) -> dict[str, object]:
@@ -119,9 +143,9 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _not_causal(config: PretrainedConfig, reason: str) -> str:
+def _not_causal(config: PretrainedConfig, reason: str, otherwise: str = "") -> str:
     return (
         f"base_model: model_type {config.model_type!r} is no causal language model: {reason}. "
         "Allowed: a decoder-only text model (AutoModelForCausalLM), such as Llama, Qwen, Mistral, Gemma or GPT-NeoX. "
-        "Choose such a base."
+        f"Choose such a base{otherwise}."
     )

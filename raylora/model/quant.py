@@ -94,7 +94,13 @@ class QuantFormat:
         return row.view(self.storage)
 
     def unpack(self, row: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Undo :meth:`pack`; returns the weight (O, I) in ``dtype``, up to the quantization error."""
+        """Undo :meth:`pack`; returns the weight (O, I) in ``dtype``, up to the quantization error.
+
+        Args:
+            row: What :meth:`pack` returned, whole.
+            shape: (O, I) of the weight.
+            dtype: Of the result.
+        """
         row_bytes = row.view(torch.uint8)
         parts = {name: row_bytes[span] for name, span in _spans(self, shape).items()}
         if self.kind == "int8":

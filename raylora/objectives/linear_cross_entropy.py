@@ -56,6 +56,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
     """Cross-entropy of ``hidden @ weight.T + bias`` against target ids.
 
+    Args:
+        hidden_NH: Last hidden states of the labelled tokens.
+        weight_VH: Of the output head; takes no gradient.
+        bias_V: Of the output head, where it has one.
+        targets_N: Ids to predict.
+
     Shapes:
         hidden_NH: (N, H). weight_VH: (V, H), frozen. bias_V: (V,) or None, frozen. targets_N: (N,), 0 to V-1.
         Returns (N,) float32.

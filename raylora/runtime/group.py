@@ -79,7 +79,8 @@ class Group:
         """Raise what ended the group.
 
         Raises:
-            RayloraError: A worker's own error, with its rank, or why the group could not run.
+            RayloraError: A worker's own error, with its rank.
+            RunFailedError: The group could not run; says why.
         """
         if self._error is None:
             return

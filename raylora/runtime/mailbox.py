@@ -105,7 +105,12 @@ class Mailbox:
         self._arrived.set()
 
     async def after(self, num_seen: int, timeout_s: float) -> list[Event]:
-        """Events beyond the first ``num_seen``; waits for one up to the time-out."""
+        """Events beyond the first ``num_seen``; waits for one up to the time-out.
+
+        Args:
+            num_seen: Events that the caller has.
+            timeout_s: Longest wait in seconds.
+        """
         if len(self._events) <= num_seen:
             self._arrived.clear()
             try:

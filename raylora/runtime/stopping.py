@@ -27,6 +27,10 @@ class StopWish:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Take a signal.
 
+        Args:
+            number: Of the signal.
+            frame: Where the program stood; both as :func:`signal.signal` passes them.
+
         Raises:
             KeyboardInterrupt: Nothing waits to be saved, or it was asked for before.
         """

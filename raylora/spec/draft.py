@@ -44,7 +44,12 @@ class Draft:
         return next((origin for known, origin in self.origins.items() if known[: len(path)] == path), None)
 
     def refuse(self, path: KeyPath, message: str) -> None:
-        """Note a problem at a path, with its line, or that it came from `--set`."""
+        """Note a problem at a path, with its line, or that it came from `--set`.
+
+        Args:
+            path: Keys from the top to the value.
+            message: What is wrong, got, allowed, and what to do.
+        """
         self.refused.add(path)
         origin = self.origins.get(path)
         if origin is not None and origin.written != dotted(path):
@@ -55,7 +60,12 @@ class Draft:
         self.problems.append(Problem(dotted(path), message, nearest.line if nearest else None))
 
     def note(self, path: KeyPath, message: str) -> None:
-        """Tell the user something about a path that is no problem."""
+        """Tell the user something about a path that is no problem.
+
+        Args:
+            path: Keys from the top to the value.
+            message: What was understood.
+        """
         origin = self.origin(path)
         where = "" if origin is None else f"line {origin.line}: " if origin.line is not None else "--set: "
         self.notes.append(where + message)

@@ -36,7 +36,12 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`, whole or not at all; what was there before is replaced."""
+        """Store `data` under `key`, whole or not at all; what was there before is replaced.
+
+        Args:
+            key: Name in the store.
+            data: All of the object.
+        """
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -68,11 +73,20 @@ class Store(ABC):
 
     @abstractmethod
     def upload(self, local: Path, key: str) -> None:
-        """Store a local file under `key`, whole or not at all."""
+        """Store a local file under `key`, whole or not at all.
+
+        Args:
+            local: The file.
+            key: Name in the store.
+        """
 
     @abstractmethod
     def download(self, key: str, local: Path) -> None:
         """Write the object `key` to a local file, whole or not at all; missing folders are made.
+
+        Args:
+            key: Name in the store.
+            local: File to write.
 
         Raises:
             MissingObjectError: There is no such object.

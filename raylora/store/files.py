@@ -51,7 +51,12 @@ def sync(path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the bytes of `source`, and not its rights: a store's files are readable by whoever may read the store."""
+    """Copy the bytes of `source`, and not its rights: a store's files are readable by whoever may read the store.
+
+    Args:
+        source: File to read.
+        target: File to write; replaced where it exists.
+    """
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
 
@@ -62,6 +67,10 @@ def explained(failure: str) -> Iterator[None]:
 
     Args:
         failure: What could not be done, with its paths.
+
+    Raises:
+        MissingObjectError: A file is not there.
+        StoreError: The system refused for another reason.
     """
     try:
         yield

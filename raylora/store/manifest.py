@@ -73,13 +73,22 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
 
 
 def discard(store: Store, prefix: str) -> None:
-    """Delete a group; its manifest goes first, so that no reader takes what is left for a whole group."""
+    """Delete a group; its manifest goes first, so that no reader takes what is left for a whole group.
+
+    Args:
+        store: Where the group lies.
+        prefix: Folder of the group.
+    """
     store.delete(f"{prefix}/{MANIFEST}")
     store.delete(prefix)
 
 
 def read_manifest(store: Store, prefix: str) -> Manifest:
     """Return what a group must consist of.
+
+    Args:
+        store: Where the group lies.
+        prefix: Folder of the group.
 
     Raises:
         MissingObjectError: There is no whole group at `prefix`.
@@ -101,6 +110,12 @@ def read_manifest(store: Store, prefix: str) -> Manifest:
 
 def read_verified(store: Store, prefix: str, name: str, manifest: Manifest) -> bytes:
     """Return one file of a group after checking it against the manifest.
+
+    Args:
+        store: Where the group lies.
+        prefix: Folder of the group.
+        name: Of the file, relative to the prefix.
+        manifest: What `read_manifest` returned.
 
     Raises:
         CorruptObjectError: It is missing, from the store or from the manifest, or differs.

@@ -97,6 +97,9 @@ def update_run(store: Store, run_id: str, **changes: Any) -> RunRecord:
         store: The store of all runs.
         run_id: Name of the run.
         changes: Fields of `RunRecord` and their new values.
+
+    Raises:
+        TypeError: `RunRecord` has no such field.
     """
     if unknown := changes.keys() - RunRecord.model_fields.keys():
         raise TypeError(f"a run's record has no {sorted(unknown)}")
@@ -106,6 +109,10 @@ def update_run(store: Store, run_id: str, **changes: Any) -> RunRecord:
 
 def read_run(store: Store, run_id: str) -> RunRecord:
     """Return a run's record.
+
+    Args:
+        store: The store of all runs.
+        run_id: Name of the run.
 
     Raises:
         InputError: There is no such run.
@@ -133,7 +140,12 @@ def list_runs(store: Store) -> list[RunRecord]:
 
 
 def run_store(store: Store, run_id: str) -> Store:
-    """Return the run's own store: its checkpoints and its adapter."""
+    """Return the run's own store: its checkpoints and its adapter.
+
+    Args:
+        store: The store of all runs.
+        run_id: Name of the run.
+    """
     return store.child(f"{FOLDER}/{run_id}")
 
 

@@ -50,7 +50,12 @@ def without_secret(uri: str) -> str:
 
 
 def redacted(text: str, uri: str) -> str:
-    """Return `text`, such as an error of a database driver, without the URI's password and with its address cleaned."""
+    """Return `text`, such as an error of a database driver, without the URI's password and with its address cleaned.
+
+    Args:
+        text: What is to be shown.
+        uri: Tracking URI, whose password may be in the text.
+    """
     text = text.replace(uri, without_secret(uri))
     password = urlsplit(uri).password
     for secret in {password, unquote(password or "")} - {None, ""}:

@@ -24,7 +24,12 @@ LONGEST_TAG, METRICS_PER_REQUEST, TAGS_PER_REQUEST = 8000, 1000, 100
 
 
 def metrics_entry(step: int, values: Mapping[str, float]) -> Entry:
-    """Return metrics of one step, stamped with the present time."""
+    """Return metrics of one step, stamped with the present time.
+
+    Args:
+        step: Optimizer step.
+        values: Metric by name.
+    """
     clean = {mlflow_name(name): float(value) for name, value in values.items()}
     return {"kind": "metrics", "step": step, "time_ms": now_ms(), "values": clean}
 

@@ -88,11 +88,21 @@ class Tracker:
         self._values.put(inputs_entry(datasets))
 
     def log_picture(self, name: str, png_path: Path) -> None:
-        """Log a picture as the artifact `name`; the file may be deleted or change afterwards."""
+        """Log a picture as the artifact `name`; the file may be deleted or change afterwards.
+
+        Args:
+            name: Path among the run's artifacts.
+            png_path: The picture.
+        """
         self._put_files(name, png_path)
 
     def log_folder(self, path: Path, name: str) -> None:
-        """Log a folder's files as artifacts below `name`; the folder may be deleted or change afterwards."""
+        """Log a folder's files as artifacts below `name`; the folder may be deleted or change afterwards.
+
+        Args:
+            path: The folder.
+            name: Folder among the run's artifacts.
+        """
         self._put_files(name, path)
 
     def history(self, name: str) -> dict[int, float]:

@@ -197,7 +197,9 @@ def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:
         spec: `gradient_checkpointing` counts.
     """
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed within transformers 5; the older name warns where the newer one is there.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
 
 def make_bank(

@@ -16,6 +16,10 @@ def checksum(trainee: Trainee) -> list[int]:
 def check_unchanged(trainee: Trainee, before: list[int]) -> None:
     """Compare with the checksum from before training.
 
+    Args:
+        trainee: What was trained.
+        before: What `checksum` returned then.
+
     Raises:
         RunFailedError: A sum differs: something wrote to the base. Only words that changed places would stay unseen.
     """

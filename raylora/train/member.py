@@ -20,6 +20,9 @@ from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.step import Share, StepResult
 
+NUM_PLACES = 3
+"""Rows whose file and line an error names."""
+
 Ending = Literal["finished", "early_stopped", "stopped"]
 
 
@@ -176,7 +179,14 @@ class Member:
     def _naming_last_good_checkpoint(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """A loss that comes out finite speaks for the newest checkpoint; one that does not, for the one before."""
         last = self._good_uri or "none was saved yet (set save_steps)"
-        return NonFiniteLossError(f"{error}. Last good checkpoint: {last}")
+        return NonFiniteLossError(f"{error}.{self._places(error)} Last good checkpoint: {last}")
+
+    def _places(self, error: NonFiniteLossError) -> str:
+        """Files and lines of the first few rows that an error names."""
+        places = [self._rows.place(row_id) for row_id in error.row_ids[:NUM_PLACES]]
+        num_more = len(error.row_ids) - len(places)
+        more = f"; and {num_more} more" if num_more else ""
+        return f" The rows are: {'; '.join(places)}{more}." if places else ""
 
 
 def _metrics(result: StepResult, rate: float, seconds: float) -> dict[str, float]:

@@ -8,7 +8,12 @@ from raylora.spec.train import TrainFields
 
 
 def num_warmup_steps(spec: TrainFields, num_steps: int) -> int:
-    """Steps of linear warm-up: ``warmup_steps``, or ``warmup_ratio`` of all steps, rounded up."""
+    """Steps of linear warm-up: ``warmup_steps``, or ``warmup_ratio`` of all steps, rounded up.
+
+    Args:
+        spec: Where the schedule is written.
+        num_steps: Steps of the whole run.
+    """
     return spec.warmup_steps if spec.warmup_steps is not None else math.ceil(spec.warmup_ratio * num_steps)
 
 

@@ -66,6 +66,11 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
         checkpoint: From :func:`take`, of any slot.
         digests: Of base and data.
 
+    Args:
+        trainee: Built for the same spec; any world size.
+        checkpoint: What to take up.
+        digests: Of base and data, as this run found them.
+
     Raises:
         StoreError: The checkpoint was made on another base or other data.
     """

@@ -125,5 +125,6 @@ def _not_finite(trainee: Trainee, share: Share, sums: list[Tensor], what: str) -
     rows = sorted({row for lines in suspects for line in lines for row in line})
     return NonFiniteLossError(
         f"{what} at step {share.step + 1}, in the rows {rows}; nothing was updated in this step. "
-        "Look at these rows, lower learning_rate, or set max_grad_norm"
+        "Look at these rows, lower learning_rate, or set max_grad_norm",
+        rows,
     )

@@ -63,6 +63,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
     assert ended.json["error"]["type"] == "NonFiniteLossError"
     assert error.startswith("rank ")
     assert "at step 3, in the rows [" in error
+    assert "The rows are: rows.jsonl, line " in error
     assert error.endswith("step-00000001")
     record = the_record(on_head.home / "store")
     assert (record.status, record.error) == ("failed", error)

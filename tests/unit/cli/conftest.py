@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from raylora.cli.app import main
+from raylora.cli.output import err, out
 from tests.unit.train.tiny_run import save_materials
 
 
@@ -69,7 +70,9 @@ def raylora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
+    # No COLUMNS: `datasets` puts a copy of the environment in its place, and the consoles go on with the one before.
+    for console in (out, err):
+        monkeypatch.setattr(console, "width", 200)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*words: object) -> Told:
@@ -77,8 +80,7 @@ def raylora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        out, err = capfd.readouterr()
-        return Told(int(ended.value.code or 0), out, err)
+        return Told(int(ended.value.code or 0), *capfd.readouterr())
 
     yield run
     signal.signal(signal.SIGTERM, before)

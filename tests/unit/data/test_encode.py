@@ -64,7 +64,7 @@ def test_no_template_and_no_end_are_said():
     ("template", "said"),
     [
         ("{{ raise_exception('roles must alternate') }}", "refuses the conversation: roles must alternate"),
-        ("{{ 1 + messages[0]['content'] }}", "refuses the conversation: unsupported operand"),
+        ("{{ 1 + messages[0]['content'] }}", "refuses the conversation: unsupported operand.*set another"),
         ("{% if messages %}", "refuses the conversation"),
         # The text of the first turn is told by no prefix, and is not shown.
         ("{{ messages | length }}", "does not show messages"),
@@ -89,5 +89,5 @@ def test_the_runs_template_replaces_the_tokenizers(tmp_path: Path):
     assert tokenizer_digest(small_tokenizer(adds_bos=True)) != tokenizer_digest(small_tokenizer())
     with pytest.raises(DataError, match=r"chat_template: nowhere\.jinja is neither Jinja text nor a file"):
         load_tokenizer(folder, "nowhere.jinja")
-    with pytest.raises(ModelError, match="no tokenizer that can be loaded"):
+    with pytest.raises(ModelError, match=r"no tokenizer that can be loaded.*Save the tokenizer"):
         load_tokenizer(tmp_path)

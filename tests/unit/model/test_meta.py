@@ -10,11 +10,15 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    CpmAntConfig,
     GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
     PretrainedConfig,
+    RobertaConfig,
     T5Config,
+    XLMConfig,
+    XLNetConfig,
 )
 
 from raylora.errors import ModelError
@@ -60,12 +64,48 @@ def test_meta_model_leaves_the_config_as_it_was() -> None:
         (T5Config(architectures=["T5ForConditionalGeneration"]), "no decoder-only language model"),
         (BertConfig(architectures=["BertForMaskedLM"]), "published as BertForMaskedLM"),
         (LlamaConfig(architectures=["LlamaForSequenceClassification"]), "published as LlamaForSequenceClassification"),
+        (BertConfig(architectures=["BertLMHeadModel"]), "is_decoder: false.*set is_decoder: true"),
+        (RobertaConfig(is_decoder=False), "is_decoder: false.*set is_decoder: true"),
+        (XLMConfig(), "causal: false.*set causal: true"),
+        (XLNetConfig(architectures=["XLNetLMHeadModel"]), "sees those after it"),
     ],
-    ids=["encoder-decoder", "encoder", "classifier"],
+    ids=["encoder-decoder", "encoder", "classifier", "bert", "roberta", "xlm", "xlnet"],
 )
 def test_a_model_that_cannot_continue_a_text_is_refused(config: PretrainedConfig, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         meta_model(config, torch.float32)
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("config", "is_causal"),
+    [
+        (BertConfig(**TINY, vocab_size=64, is_decoder=True), True),
+        (BertConfig(**TINY, vocab_size=64), False),
+        (GPTNeoXConfig(**TINY, vocab_size=64, is_decoder=False), True),
+        (XLMConfig(emb_dim=32, n_layers=2, n_heads=2, n_words=64, causal=True), True),
+        (XLMConfig(emb_dim=32, n_layers=2, n_heads=2, n_words=64), False),
+        (XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=48, vocab_size=64), False),
+        (CpmAntConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, dim_head=16, dim_ff=48), False),
+    ],
+    ids=["bert-decoder", "bert", "neox", "xlm-causal", "xlm", "xlnet", "cpmant"],
+)
+def test_what_sees_later_tokens_is_refused_and_nothing_else(config: PretrainedConfig, is_causal: bool) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.arange(5, 14)[None]
+    changed = ids.clone()
+    changed[0, -1] = 40
+    with torch.no_grad():
+        before, after = (model(input_ids=tokens, use_cache=False).logits[0, :-1] for tokens in (ids, changed))
+    assert torch.allclose(before, after, atol=1e-6) == is_causal
+    if is_causal:
+        meta_model(config, torch.float32)
+    else:
+        with pytest.raises(ModelError, match=r"no causal language model.*Allowed: .*Choose such a base"):
+            meta_model(config, torch.float32)
 
 
 @pytest.mark.parametrize(

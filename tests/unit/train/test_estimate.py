@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, OPTConfig, PretrainedConfig
+from transformers import BertConfig, CTRLConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from raylora.errors import ModelError
 from raylora.spec.run import RunSpec
@@ -133,6 +134,23 @@ def test_json_carries_the_parts_of_every_rank() -> None:
     told = predicted(distributed={"strategy": "fsdp", "num_workers": 2}).to_json()
     assert told["strategy"] == "fsdp" and len(told["ranks"]) == 2
     assert told["peak_bytes"] == max(each["peak_bytes"] for each in told["ranks"])
+
+
+def test_gradient_checkpointing_is_asked_for_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        predicted(gradient_checkpointing=True)
+
+
+def test_gradient_checkpointing_that_a_base_cannot_do_is_refused() -> None:
+    config = CTRLConfig(n_embd=32, n_layer=2, n_head=2, dff=48, vocab_size=64)
+    with pytest.raises(ModelError, match=r"CTRLLMHeadModel cannot do it.*gradient_checkpointing: false"):
+        predicted(config, gradient_checkpointing=True)
+
+
+def test_an_encoder_is_refused() -> None:
+    with pytest.raises(ModelError, match="is_decoder: false"):
+        predicted(BertConfig(architectures=["BertLMHeadModel"]))
 
 
 def test_a_target_that_matches_nothing_is_refused() -> None:

@@ -130,7 +130,7 @@ def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("save_steps", [None, 2])
 def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, save_steps: int | None):
-    spec = spec_of(home, save_steps=save_steps)
+    spec = spec_of(home, save_steps=save_steps, gradient_accumulation_steps=2)
     hooks = Recorder(open_store(str(tmp_path)))
     trainee = build_tiny(spec)
     rows, validation = open_rows(spec, home / "cache")
@@ -149,6 +149,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, s
     asked = sorted(row for batch in rows.step(3, 0, 1) for line in batch.row_ids for row in line)
     assert "loss is nan at step 4" in said
     assert str(asked) in said
+    places = "; ".join(f"{home / 'rows.jsonl'}, line {row + 1}" for row in asked[:3])
+    assert len(asked) == 4
+    assert f"The rows are: {places}; and 1 more." in said
     assert ("step-00000002" in said) == (save_steps == 2)
     assert ("none was saved yet" in said) == (save_steps is None)
 
