@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from raylora.cli.app import main
+from raylora.cli.output import BAR_VARIABLES
 from tests.unit.train.tiny_run import save_materials
 
 
@@ -70,6 +71,8 @@ def raylora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
+    for name in BAR_VARIABLES:
+        monkeypatch.setenv(name, "1")  # as the command would, and undone for what comes after
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*words: object) -> Told:
