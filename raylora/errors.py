@@ -66,6 +66,20 @@ class SpecError(InputError):
         return type(self), (self.problems, self.source)
 
 
+def together(errors: Sequence[InputError]) -> InputError:
+    """Make one error of several that do not depend on each other; one alone stays what it is.
+
+    Args:
+        errors: At least one. Those of one class make one of that class.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    classes = {type(error) for error in errors}
+    kind = classes.pop() if classes in ({DataError}, {ModelError}) else InputError
+    lines = (f"  {line}" for error in errors for line in str(error).splitlines())
+    return kind("\n".join(("several problems", *lines)))
+
+
 class DataError(InputError):
     """A dataset cannot be read, mapped, masked or split; the message names file and row."""
 

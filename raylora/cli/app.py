@@ -17,7 +17,7 @@ from raylora import __version__, log
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
 from raylora.cli.look import estimate, inspect, runs
-from raylora.cli.output import fail, results_alone, tell_program
+from raylora.cli.output import err, fail, results_alone, silence_bars, tell_program
 from raylora.cli.run import resume, train
 from raylora.errors import InterruptedRunError, RayloraError
 
@@ -42,10 +42,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
 ) -> None:
     log.configure("WARNING" if quiet else "INFO")
+    # In a log they are noise, and across the live display of a run they are torn.
+    if not err.is_terminal or context.invoked_subcommand in ("train", "resume"):
+        silence_bars()
 
 
 def main() -> None:

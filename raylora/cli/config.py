@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raylora.cli.output import Json, Overrides, err, out, print_json
+from raylora.cli.output import Json, Overrides, err, out, print_json, say
 from raylora.errors import InputError
 from raylora.spec.load import LoadedSpec, load_spec
 
@@ -21,7 +21,7 @@ def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
     """
     loaded = load_spec(path, overrides or ())
     for note in loaded.notes:
-        err.print(f"note: {note}", markup=False)
+        say(f"note: {note}", err)
     return loaded
 
 
@@ -46,7 +46,7 @@ def init(
     if json_:
         print_json({"path": str(path)})
     else:
-        out.print(f"wrote {path}; next: raylora validate {path}", markup=False)
+        say(f"wrote {path}; next: raylora validate {path}")
 
 
 def validate(
@@ -73,14 +73,14 @@ def validate(
     if json_:
         print_json(result)
         return
-    out.print(f"{path} is valid", markup=False)
+    say(f"{path} is valid")
     if not spec_only:
         report = checked.prepared.report
         for source in (*report.train, *report.validation):
-            out.print(f"  {source}", markup=False)
-        out.print(f"  base {checked.base.name} {checked.base.digest[:12]}, {len(checked.targets)} adapted layers")
-        out.print(f"  rows: {report.num_train_rows:,} to train on, {report.num_validation_rows:,} to validate on")
-        out.print(f"  store {checked.store.uri} can be written", markup=False)
+            say(f"  {source}")
+        say(f"  base {checked.base.name} {checked.base.digest[:12]}, {len(checked.targets)} adapted layers")
+        say(f"  rows: {report.num_train_rows:,} to train on, {report.num_validation_rows:,} to validate on")
+        say(f"  store {checked.store.uri} can be written")
 
 
 def schema(json_: Json = False) -> None:

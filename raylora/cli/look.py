@@ -10,7 +10,7 @@ from rich.table import Table
 
 from raylora.cli.config import read
 from raylora.cli.estimate_table import print_estimate
-from raylora.cli.output import Json, Overrides, err, out, print_json
+from raylora.cli.output import Json, Overrides, out, print_json, say
 
 
 def inspect(
@@ -31,8 +31,8 @@ def inspect(
         config = base_config(spec)
     seen = inspect_targets(meta_model(config, torch.float32), spec)
     if json_:
-        rows = [vars(row) for row in seen.rows]
-        print_json({"modules": rows, "trainable_parameters": seen.trainable_parameters, "problems": seen.problems})
+        seen.check()
+        print_json({"modules": [vars(row) for row in seen.rows], "trainable_parameters": seen.trainable_parameters})
         return
     table = _table("layers", "out x in", "number", "adapted", f"trainable at r={spec.lora_r}")
     for row in seen.rows:
@@ -41,8 +41,7 @@ def inspect(
         table.add_row(row.pattern, shape, str(row.num_modules), adapted, f"{row.trainable_parameters:,}")
     out.print(table)
     out.print(f"{seen.trainable_parameters:,} trainable parameters")
-    for problem in seen.problems:
-        err.print(f"problem: {problem}", markup=False)
+    seen.check()  # after the table: a wrong pattern still shows what there is
 
 
 def estimate(
@@ -79,10 +78,13 @@ def runs(
     from raylora.store.before_start import before_start
     from raylora.store.blob import open_store
     from raylora.store.home import default_store_uri
-    from raylora.store.runs import list_runs
+    from raylora.store.runs import FOLDER, list_runs
 
     with before_start():
-        records = list_runs(open_store(store or default_store_uri()))
+        opened = open_store(store or default_store_uri())
+        if store:  # raylora's own home may still be without one
+            opened.check_there()
+        records = list_runs(opened)
     if json_:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
         return
@@ -96,9 +98,11 @@ def runs(
             f"{record.created:%Y-%m-%d %H:%M}",
             record.spec.get("base_model", ""),
             f"{loss:.4f}" if loss is not None else "",
-            result.get("adapter_uri") or "",
+            "yes" if result.get("adapter_uri") else "",
         )
     out.print(table)
+    if records:
+        say(f"adapters: {opened.uri_of(FOLDER)}/RUN/adapter")
 
 
 def _table(first: str, *others: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -23,6 +24,16 @@ Overrides = Annotated[
 ]
 
 
+BAR_VARIABLES = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+"""What libraries read, when they are imported, to keep their progress bars off."""
+
+
+def silence_bars() -> None:
+    """Keep the progress bars of libraries off, unless their user said otherwise."""
+    for name in BAR_VARIABLES:
+        os.environ.setdefault(name, "1")
+
+
 @contextmanager
 def results_alone() -> Iterator[None]:
     """Where JSON was asked for, keep standard output for it: Ray and others print there as they please."""
@@ -31,6 +42,11 @@ def results_alone() -> Iterator[None]:
         return
     with redirect_stdout(sys.stderr):
         yield
+
+
+def say(text: str, console: Console = out) -> None:
+    """Print a line as it is, however long: people copy the paths in it, and only a terminal may wrap it."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from raylora.cli.output import err
+from raylora.cli.output import err, say
 
 if TYPE_CHECKING:
     from raylora.train.events import Event
@@ -61,7 +61,7 @@ class LiveDisplay:
                 self._bars.update(self._task, completed=event.step, numbers=numbers)
             case _:
                 if text := _line(event):
-                    self._bars.console.print(text, markup=False)
+                    say(text, self._bars.console)
 
 
 class PlainDisplay:
@@ -84,7 +84,7 @@ class PlainDisplay:
         else:
             text = _line(event)
         if text:
-            err.print(text, markup=False, soft_wrap=True)
+            say(text, err)
 
     def _time_left(self, step: int) -> str:
         now = time.monotonic()

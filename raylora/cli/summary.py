@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from raylora.cli.output import out
+from raylora.cli.output import out, say
 
 
 def print_summary(result: dict[str, Any]) -> None:
@@ -20,7 +20,9 @@ def print_summary(result: dict[str, Any]) -> None:
     samples = result["samples"]
     if samples["after"]:
         out.print(_answers(result["sample_prompts"], samples))
-    out.print(_places(result))
+    out.print("where it is", style="italic")
+    for name, place in _places(result).items():
+        say(f"{name:<14}{place}", out)
 
 
 def _numbers(result: dict[str, Any]) -> Table:
@@ -46,12 +48,10 @@ def _answers(prompts: list[str], samples: dict[str, list[str]]) -> Table:
     return table
 
 
-def _places(result: dict[str, Any]) -> Table:
-    table = Table(show_header=False, title="where it is", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("adapter", escape(str(result["adapter_uri"])))
-    table.add_row("checkpoint", escape(str(result["checkpoint_uri"])))
-    table.add_row("MLflow run", escape(result["mlflow_run_id"]))
-    table.add_row("open it with", escape(result["mlflow_command"]))
-    return table
+def _places(result: dict[str, Any]) -> dict[str, str]:
+    return {
+        "adapter": result["adapter_uri"],
+        "checkpoint": result["checkpoint_uri"],
+        "MLflow run": result["mlflow_run_id"],
+        "open it with": result["mlflow_command"],
+    }

@@ -6,14 +6,21 @@ Arrow files that `datasets` keeps. Called by source.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from http.client import HTTPException
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import datasets
 
 from raylora.data.formats import RawRow, drop_nones, to_json
 from raylora.errors import DataError
 from raylora.spec.data import DatasetSpec
+
+KNOCK_TIMEOUT_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,39 @@ def open_hub(spec: DatasetSpec) -> HubRows:
     Raises:
         DataError: The hub has no such dataset, or cannot be reached and nothing is cached.
     """
+    silence = _silence()
     try:
-        builder = datasets.load_dataset_builder(spec.path, spec.name, revision=spec.revision)
+        with _offline() if silence else nullcontext():
+            builder = datasets.load_dataset_builder(spec.path, spec.name, revision=spec.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        said = f"the hub cannot be reached: {silence}" if silence else f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{spec.path}: no file or folder here, and no dataset of the hub ({type(error).__name__}: {error}); "
+            f"{spec.path}: no file or folder here, and no dataset of the hub ({said}); "
             "check the spelling, the network and HF_TOKEN, or give a path with its ending, such as rows.jsonl"
         ) from error
     return HubRows(builder.hash, spec, builder)
+
+
+def _silence() -> str:
+    """Why the hub does not answer, empty where it does: known in seconds, while `datasets` tries for half a minute."""
+    if datasets.config.HF_HUB_OFFLINE:
+        return ""  # nobody will ask it
+    endpoint = datasets.config.HF_ENDPOINT
+    try:
+        urlopen(Request(endpoint, method="HEAD"), timeout=KNOCK_TIMEOUT_S).close()
+    except HTTPError:
+        return ""  # an answer
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        return "" if isinstance(reason, ssl.SSLError) else f"{endpoint}: {reason}"
+    return ""
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` look into its cache alone."""
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = False

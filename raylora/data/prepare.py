@@ -25,9 +25,8 @@ from raylora.data.split import split_rows
 from raylora.data.tokenise import Fate, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
-from raylora.errors import DataError
+from raylora.errors import DataError, together
 from raylora.log import get_logger
-from raylora.spec.data import DatasetSpec
 from raylora.spec.run import RunSpec
 from raylora.store.once import build_once
 
@@ -68,12 +67,14 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
         StoreError: The cache cannot be written.
     """
     tokenisation = _Tokenisation.of(spec, tokenizer_dir, cache)
-    train, train_reports = tokenisation.rows(spec.datasets)
+    sources = open_sources(spec, cache)
+    train_sources, validation_sources = sources[: len(spec.datasets)], sources[len(spec.datasets) :]
+    train, train_reports = tokenisation.rows(train_sources)
     validation: TokenisedRows | None = None
     validation_reports: tuple[SourceReport, ...] = ()
     num_shared = 0
-    if spec.test_datasets:
-        validation, validation_reports = tokenisation.rows(spec.test_datasets)
+    if validation_sources:
+        validation, validation_reports = tokenisation.rows(validation_sources)
         is_shared = np.isin(train.column("content"), validation.column("content"))
         train, num_shared = train.select(~is_shared), int(is_shared.sum())
         if num_shared:
@@ -86,6 +87,29 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
     num_validation = len(validation) if validation is not None else 0
     report = DataReport(train_reports, validation_reports, len(train), num_validation, num_shared)
     return Prepared(train, validation, report)
+
+
+def open_sources(spec: RunSpec, cache: Path) -> list[Source]:
+    """Find the sources of a run, those of `datasets` before those of `test_datasets`; no row is read yet.
+
+    Args:
+        spec: The run.
+        cache: As of `prepare`.
+
+    Raises:
+        DataError: Datasets are not there, or have the wrong columns named: all of them at once.
+        StoreError: The cache cannot be written.
+    """
+    sources, errors = [], []
+    for dataset in (*spec.datasets, *spec.test_datasets):
+        try:
+            check_columns(dataset.type, dataset.columns)
+            sources.append(open_source(dataset, cache / "downloads"))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return sources
 
 
 @dataclass(frozen=True)
@@ -108,11 +132,8 @@ class _Tokenisation:
         ]
         return cls(spec, Encoder(tokenizer, spec.train_on_inputs), json.dumps(about), cache)
 
-    def rows(self, datasets: Sequence[DatasetSpec]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
+    def rows(self, sources: Sequence[Source]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
         """Tokenise some sources, and keep the rows that can be used."""
-        for dataset in datasets:
-            check_columns(dataset.type, dataset.columns)
-        sources = [open_source(dataset, self.cache / "downloads") for dataset in datasets]
         each = [TokenisedRows.of([source], [tokens_table(self._tokens(source))]) for source in sources]
         reports = tuple(report_source(source, rows) for source, rows in zip(sources, each, strict=True))
         for report in reports:

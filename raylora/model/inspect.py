@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from raylora.model.targets import find_targets, linear_layers
+from raylora.model.targets import find_targets, linear_layers, refuse
 from raylora.spec.adapter import AdapterFields
 
 
@@ -51,6 +51,14 @@ class Inspection:
     def trainable_parameters(self) -> int:
         """Values that a run with these targets trains."""
         return sum(row.trainable_parameters for row in self.rows)
+
+    def check(self) -> None:
+        """Refuse targets that no run can start with, as a run would.
+
+        Raises:
+            ModelError: All problems at once.
+        """
+        refuse(self.problems)
 
 
 def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:

@@ -7,7 +7,7 @@ Called by the builder of a run, the estimate and `inspect`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import regex
 from torch import nn
@@ -37,8 +37,7 @@ def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
         ModelError: All problems at once: words that match nothing, layers that cannot be adapted, a rank too large.
     """
     names, problems = find_targets(model, spec)
-    if problems:
-        raise ModelError("\n".join(problems))
+    refuse(problems)
     return names
 
 
@@ -69,6 +68,19 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     layers = {name: m for name, m in modules.items() if name in matched and isinstance(m, nn.Linear)}
     too_large = _rank_too_large(spec.lora_r, layers)
     return list(layers), problems + ([too_large] if too_large else [])
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Refuse targets with problems.
+
+    Args:
+        problems: What `find_targets` hands back.
+
+    Raises:
+        ModelError: There are any.
+    """
+    if problems:
+        raise ModelError("\n".join(problems))
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:

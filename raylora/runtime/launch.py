@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
 from raylora.store.home import default_store_uri, home
+from raylora.store.lease import Lease
 from raylora.store.runs import RunRecord, RunStatus, new_run, read_run, run_store, update_run, write_run
 from raylora.train.events import Event
 
@@ -60,7 +61,7 @@ def train(spec: RunSpec, listen: Listener = lambda event: None) -> dict[str, Any
         RunFailedError: Training did not reach its end.
         InterruptedRunError: SIGINT or SIGTERM; a checkpoint was saved, unless it came twice.
     """
-    return _launch(spec, None, listen)
+    return _launch(spec, None, None, listen)
 
 
 def resume(
@@ -72,7 +73,7 @@ def resume(
     """Go on with a run from its last whole checkpoint, in the same MLflow run.
 
     Args:
-        run_id: Name of the run; no other command may be at work on it.
+        run_id: Name of the run.
         store_uri: The store it is in; raylora's home where absent.
         listen: Told of every event, in order.
         overrides: `key=value` words that move it to other workers or another cluster.
@@ -81,35 +82,42 @@ def resume(
         The result; of a run that has finished already, the one it finished with.
 
     Raises:
-        InputError: There is no such run, or it cannot go on there.
+        InputError: There is no such run, another command is at work on it, or it cannot go on there.
         RunFailedError: Training did not reach its end.
         InterruptedRunError: SIGINT or SIGTERM; a checkpoint was saved, unless it came twice.
     """
     with before_start():
         store = open_store(store_uri or default_store_uri())
         record = read_run(store, run_id)
-    # It goes on where its record was found, even if that store has moved since.
-    spec = elsewhere({**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}, overrides)
-    if record.status == "finished" and record.result is not None:
-        log.info("run %s finished at %s; this is its result", run_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
-        return record.result
-    return _launch(spec, record, listen)
+    with closing(Lease(run_store(store, run_id), run_id)) as lease:
+        if record.status != "finished":
+            with before_start():
+                lease.take()
+                record = read_run(store, run_id)  # it may have finished a moment ago
+        # It goes on where its record was found, even if that store has moved since.
+        spec = elsewhere({**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}, overrides)
+        if record.status == "finished" and record.result is not None:
+            log.info("run %s finished at %s; this is its result", run_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+            return record.result
+        return _launch(spec, record, lease, listen)
 
 
-def _launch(spec: RunSpec, record: RunRecord | None, listen: Listener) -> dict[str, Any]:
+def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen: Listener) -> dict[str, Any]:
     started_at = time.time()
     checking = _checking(spec)
-    with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
-        checked = checking.result()
-        store = checked.store
-        record = record or new_run(spec)
-        tracker = _tracker(spec, record)  # refused here, a run leaves no record
-        try:
-            result = _run(spec, record, checked, tracker, group, mailbox, stop, listen)
-        except BaseException as error:
-            raise _recorded(error, store, record.run_id) from error
-    result["wall_s"] = time.time() - started_at
-    update_run(store, record.run_id, status="finished", result=result)
+    with ExitStack() as held:
+        with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
+            checked = checking.result()
+            store = checked.store
+            record = record or new_run(spec)
+            tracker = _tracker(spec, record)  # refused here, a run leaves no record
+            lease = held.enter_context(closing(lease or Lease(run_store(store, record.run_id), record.run_id)))
+            try:
+                result = _run(spec, record, lease, checked, tracker, group, mailbox, stop, listen)
+            except BaseException as error:
+                raise _recorded(error, store, record.run_id, lease) from error
+        result["wall_s"] = time.time() - started_at
+        update_run(store, record.run_id, status="finished", result=result)
     return result
 
 
@@ -154,6 +162,7 @@ def _tracker(spec: RunSpec, record: RunRecord) -> Tracker:
 def _run(
     spec: RunSpec,
     record: RunRecord,
+    lease: Lease,
     checked: Preflight,
     tracker: Tracker,
     group: Group,
@@ -170,9 +179,10 @@ def _run(
     try:
         begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
         with before_start():
+            lease.take()
             write_run(store, record.model_copy(update=begun))
         ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri)))
-        _listen(group, mailbox, ledger, stop, listen)
+        _listen(group, mailbox, ledger, lease, stop, listen)
         ledger.close()
         if ledger.stopped:
             raise InterruptedRunError("interrupted, with a checkpoint at {checkpoint_uri}".format(**ledger.result()))
@@ -195,7 +205,7 @@ def _run(
     }
 
 
-def _recorded(error: BaseException, store: Store, run_id: str) -> BaseException:
+def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> BaseException:
     """Note in the run's record how it ended without a result; returns what to tell the user."""
     if isinstance(error, KeyboardInterrupt):
         error = InterruptedRunError("ended at once, without a checkpoint of this moment")
@@ -203,6 +213,8 @@ def _recorded(error: BaseException, store: Store, run_id: str) -> BaseException:
         where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
         error = InterruptedRunError(f"run {run_id}: {error}; go on with: raylora resume {run_id}{where}")
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+    if lease.lost:  # the record is another driver's now
+        return error
     try:
         update_run(store, run_id, status=status, error=str(error) or type(error).__name__)
     except (StoreError, InputError) as failure:  # InputError: not even its beginning could be written
@@ -210,11 +222,14 @@ def _recorded(error: BaseException, store: Store, run_id: str) -> BaseException:
     return error
 
 
-def _listen(group: Group, mailbox: ActorHandle[Mailbox], ledger: Ledger, stop: StopWish, listen: Listener) -> None:
+def _listen(
+    group: Group, mailbox: ActorHandle[Mailbox], ledger: Ledger, lease: Lease, stop: StopWish, listen: Listener
+) -> None:
     """Pass events on until the workers are done, and a wish to stop to them."""
     num_seen, told = 0, False
     while True:
         running = group.running
+        lease.check()
         if stop.asked and not told:
             told = True
             log.warning("interrupted: saving a checkpoint after this step; interrupt again to give up")

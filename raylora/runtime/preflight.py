@@ -5,11 +5,14 @@ Called by the launcher while Ray starts, and by ``raylora validate``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from raylora.data.prepare import Prepared, prepare
+from raylora.data.prepare import Prepared, open_sources, prepare
+from raylora.errors import InputError, together
 from raylora.model.bins import check_bins
 from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
@@ -21,6 +24,8 @@ from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.tracking.address import tracking_uri
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,53 @@ class Preflight:
 
 
 def preflight(spec: RunSpec) -> Preflight:
-    """Try what a run will use.
+    """Try what a run will use, and tell all that is wrong at once.
 
     Raises:
-        InputError: `tracking.uri` is no place of MLflow's, or storage cannot be written or read.
+        InputError: `tracking.uri` is no place of MLflow's, or storage cannot be written or read; or several of all
+            these are wrong.
         ModelError: The base cannot be loaded, the adapter does not fit it, or it cannot keep the rows of a bin apart.
         DataError: A dataset cannot be used.
     """
-    tracking_uri(spec.tracking)
-    with before_start():
-        store = open_store(spec.storage.uri or default_store_uri())
-        store.check_writable()
-        base = resolve_base(spec, cache_dir())
-        model = base_on_meta(read_config(base.path), spec, torch.float32)
-        targets = match_targets(model, spec)
-        if spec.sample_packing:
-            check_bins(model, spec.sequence_len)
-        return Preflight(store, base, targets, prepare(spec, base.path, cache_dir()))
+    trial = _Trial()
+    trial.of(lambda: tracking_uri(spec.tracking))
+    store = trial.of(lambda: _writable_store(spec))
+    base = trial.of(lambda: resolve_base(spec, cache_dir()))
+    if base is None:  # without a tokenizer there are no tokens, but whether there are rows can be told
+        trial.of(lambda: open_sources(spec, cache_dir()))
+        raise together(trial.errors)
+    targets = trial.of(lambda: _targets(spec, base))
+    prepared = trial.of(lambda: prepare(spec, base.path, cache_dir()))
+    if store is None or targets is None or prepared is None or trial.errors:
+        raise together(trial.errors)
+    return Preflight(store, base, targets, prepared)
+
+
+class _Trial:
+    """Checks that do not need each other: what one refuses keeps none of the others from being made."""
+
+    def __init__(self) -> None:
+        self.errors: list[InputError] = []
+
+    def of(self, check: Callable[[], T]) -> T | None:
+        """Return what a check finds; where it refuses, note why."""
+        try:
+            with before_start():
+                return check()
+        except InputError as error:
+            self.errors.append(error)
+            return None
+
+
+def _writable_store(spec: RunSpec) -> Store:
+    store = open_store(spec.storage.uri or default_store_uri())
+    store.check_writable()
+    return store
+
+
+def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
+    model = base_on_meta(read_config(base.path), spec, torch.float32)
+    targets = match_targets(model, spec)
+    if spec.sample_packing:
+        check_bins(model, spec.sequence_len)
+    return targets

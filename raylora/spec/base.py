@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from raylora.spec.fields import Address, Part
+from raylora.spec.fields import Address, Flag, Part
 
 
 class BaseFields(Part):
@@ -16,16 +16,16 @@ class BaseFields(Part):
     base_model_revision: str | None = None
     """Commit, tag or branch of a hub id; pin a commit to make runs repeatable."""
 
-    load_in_4bit: bool = False
+    load_in_4bit: Flag = False
     """Hold the linear layers of the base in 4 bits (QLoRA)."""
 
-    load_in_8bit: bool = False
+    load_in_8bit: Flag = False
     """Hold the linear layers of the base in 8 bits, one scale per row."""
 
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     """Code of the 4-bit values: NormalFloat (`nf4`) or a 4-bit float (`fp4`)."""
 
-    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_use_double_quant: Flag = True
     """Quantize the scales of the 4-bit blocks too; saves about 0.37 bit a parameter."""
 
     bnb_4bit_quant_storage: Literal["auto", "float32", "bfloat16", "float16", "uint8"] = "auto"
@@ -34,7 +34,7 @@ class BaseFields(Part):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype and dtype of what is not quantized. `auto`: bfloat16 where the device has units for it, float32 otherwise."""
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Flag = False
     """Recompute each block's activations in the backward pass instead of keeping them."""
 
     @property

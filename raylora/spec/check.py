@@ -21,6 +21,12 @@ from raylora.spec.yaml_text import KeyPath
 _STAND_INS = {"base_model": "stand-in", "datasets": [{"path": "stand-in"}]}
 """Values of required fields that let the rules be asked while those fields are wrong or missing."""
 
+_MEANT = {
+    **dict.fromkeys(("yes", "y", "on", "1", "true"), "true"),
+    **dict.fromkeys(("no", "n", "off", "0", "false"), "false"),
+}
+"""What other words for true and false, YAML 1.1's among them, most likely mean."""
+
 
 def check(draft: Draft) -> RunSpec | None:
     """Validate a draft whose keys are raylora's own.
@@ -84,6 +90,8 @@ def _hint(value: Any, words: str, known: tuple[str, ...]) -> str:
     """Say what to do next where it can be guessed."""
     if isinstance(value, str) and (nearest := difflib.get_close_matches(value, known, n=1)):
         return f"; nearest: {nearest[0]}"
+    if words == "true or false" and (meant := _MEANT.get(str(value).lower())):
+        return f"; write {meant}"
     if words == "text" and isinstance(value, int | float):
         return "; put it in quotes"
     if words.startswith("a list of at least one group"):

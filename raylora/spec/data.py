@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylora.spec.fields import Address, NonNegativeFloat, Part, PositiveFloat, PositiveInt
+from raylora.spec.fields import Address, Flag, NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
 
 class DatasetSpec(Part):
@@ -52,10 +52,10 @@ class DataFields(Part):
     excess_length_strategy: Literal["truncate", "drop", "raise"] = "truncate"
     """What happens to a row of more than `sequence_len` tokens; truncated and dropped rows are counted."""
 
-    sample_packing: bool = False
+    sample_packing: Flag = False
     """Put several rows into one bin of `sequence_len` tokens; no token sees another row's tokens."""
 
-    train_on_inputs: bool = False
+    train_on_inputs: Flag = False
     """Count the loss on the whole row instead of the assistant's (or completion's) tokens only."""
 
     chat_template: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
 
 SECRET = re.compile(r"https?://[^/\s]*@|://[^/\s]*:[^/\s]*@")
@@ -49,6 +49,9 @@ def _refuse_secret(address: str) -> str:
 
 Number = BeforeValidator(_refuse_bool)
 """Put last on a number, so that true and false are not read as 1 and 0."""
+
+Flag = Annotated[bool, Strict()]
+"""True or false, and no other word for them: `yes` is text, as it is to every reader of YAML 1.2."""
 
 PositiveInt = Annotated[int, Field(ge=1), Number]
 NonNegativeInt = Annotated[int, Field(ge=0), Number]

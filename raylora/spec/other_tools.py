@@ -55,36 +55,43 @@ def _targets(value: Any) -> Mapping[str, Any]:
     return {"lora_target_modules": "all-linear" if names in (["all"], "all") else names}
 
 
+def _flag(value: Any) -> bool:
+    """Take true and false alone: of text, `no` would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"got {show(value)}; allowed: true or false")
+    return value
+
+
 def _all_linear(value: Any) -> Mapping[str, Any]:
-    return {"lora_target_modules": "all-linear"} if value else {}
+    return {"lora_target_modules": "all-linear"} if _flag(value) else {}
 
 
 def _loss_on_answers(value: Any) -> Mapping[str, Any]:
-    return {"train_on_inputs": not value} if isinstance(value, bool) else {}
+    return {"train_on_inputs": not _flag(value)}
 
 
 def _no_checkpointing(value: Any) -> Mapping[str, Any]:
-    return {"gradient_checkpointing": not value} if isinstance(value, bool) else {}
+    return {"gradient_checkpointing": not _flag(value)}
 
 
 def _bf16(value: Any) -> Mapping[str, Any]:
-    if value not in (True, False, "auto", "full"):
+    if not isinstance(value, bool) and value not in ("auto", "full"):
         raise ValueError(f"got {show(value)}; allowed: true, false or auto")
     return {"dtype": {"auto": "auto", False: "float32"}.get(value, "bfloat16")}
 
 
 def _fp16(value: Any) -> Mapping[str, Any]:
-    if value and value != "auto":
+    if value != "auto" and _flag(value):
         raise ValueError(NO_FLOAT16)
     return {}
 
 
 def _float32(value: Any) -> Mapping[str, Any]:
-    return {"dtype": "float32"} if value else {}
+    return {"dtype": "float32"} if _flag(value) else {}
 
 
 def _bfloat16(value: Any) -> Mapping[str, Any]:
-    return {"dtype": "bfloat16"} if value else {}
+    return {"dtype": "bfloat16"} if _flag(value) else {}
 
 
 def _sources(field: str) -> Reading:

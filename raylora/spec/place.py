@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from raylora.spec.fields import Address, NonNegativeInt, Number, Part, PositiveFloat, PositiveInt, Text
+from raylora.spec.fields import Address, Flag, NonNegativeInt, Number, Part, PositiveFloat, PositiveInt, Text
 
 
 class DistributedSpec(Part):
@@ -16,7 +16,7 @@ class DistributedSpec(Part):
     zero_stage: Annotated[Literal[1, 2, 3], Number] = 3
     """ZeRO stage of `deepspeed`: 1 shards optimizer state, 2 gradients too, 3 the base."""
 
-    cpu_offload: bool = False
+    cpu_offload: Flag = False
     """Keep the sharded base (`fsdp`, ZeRO-3) or the optimizer state (ZeRO-1, ZeRO-2) of a GPU run in host memory."""
 
     num_workers: PositiveInt = 1
@@ -60,7 +60,7 @@ class TrackingSpec(Part):
     artifact_uri: Address | None = None
     """Where a new experiment keeps artifacts, such as `s3://bucket/mlflow`; the server's own default where absent."""
 
-    system_metrics: bool = True
+    system_metrics: Flag = True
     """Log use of CPU, memory, disk, network and GPUs of the machine that runs the command; workers on other machines are not sampled."""
 
 

@@ -39,7 +39,8 @@ distributed:
 `raylora init` writes one with every field in it, `raylora validate` checks one, `raylora schema` prints the JSON schema
 that editors complete from.
 
-- Scalars are read by YAML 1.2: `2e-4` is a number, `no` and `2026-01-01` are text; `true` and `false` are written out.
+- Scalars are read by YAML 1.2: `2e-4` is a number, `no` and `2026-01-01` are text. A field that is true or false takes
+  `true` and `false` alone, a key of another tool as well: `yes`, `no`, `on`, `off`, `1` and `0` are refused.
 - A key without a value (`lora_dropout:`) takes its default.
 - Paths are relative to the working directory.
 - `--set key=value` wins over the file; the value is YAML, the key a dotted path, lists by index:

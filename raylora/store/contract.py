@@ -92,6 +92,14 @@ class Store(ABC):
             MissingObjectError: There is no such object.
         """
 
+    @abstractmethod
+    def check_there(self) -> None:
+        """Find out that there is a place to list, be it empty; nothing is written.
+
+        Raises:
+            StoreError: The folder, or the bucket, is not there.
+        """
+
     def check_writable(self) -> None:
         """Write, read and delete one small object, and leave nothing behind.
 

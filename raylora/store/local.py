@@ -11,6 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from raylora.errors import MissingObjectError
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import PARTIAL_SUFFIX, copy, explained, replacing
 
@@ -82,6 +83,13 @@ class FolderStore(Store):
         path = self._path(key)
         with explained(f"cannot copy {path} to {local}"), replacing(local) as partial:
             copy(path, partial)
+
+    @override
+    def check_there(self) -> None:
+        with explained(f"cannot look at {self.folder}"):
+            is_there = self.folder.is_dir()
+        if not is_there:
+            raise MissingObjectError(f"{self.uri}: there is no store, no such folder; check the spelling")
 
     @override
     def check_writable(self) -> None:

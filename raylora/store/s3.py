@@ -107,6 +107,13 @@ class BucketStore(Store):
             self._do("download", self._path(key), lambda files, path: files.get_file(path, str(partial)))
 
     @override
+    def check_there(self) -> None:
+        """As in `Store`; a prefix is made of its objects, so every one of a bucket is there."""
+        self._do(
+            "list", self._root, lambda files, path: files.call_s3("list_objects_v2", Bucket=self.bucket, MaxKeys=1)
+        )
+
+    @override
     def check_writable(self) -> None:
         """As in `Store`, with little patience: what is wrong now is most likely a setting."""
         hasty = BucketStore(self.bucket, self.prefix, min(self.patience_s, CHECK_PATIENCE_S))

@@ -94,11 +94,13 @@ def test_missing_credentials_are_said(store: Store, monkeypatch: pytest.MonkeyPa
         store.check_writable()
 
 
-@pytest.mark.parametrize("action", ["check", "write", "read", "exists", "keys"])
+@pytest.mark.parametrize("action", ["look", "check", "write", "read", "exists", "keys"])
 def test_an_unknown_bucket_is_said(s3_env: S3Server, action: str):
     store = open_store("s3://no-such-bucket/x")
     with pytest.raises(StoreError, match=r"no-such-bucket/.*has no bucket 'no-such-bucket'"):
         match action:
+            case "look":
+                store.check_there()
             case "check":
                 store.check_writable()
             case "write":

@@ -78,6 +78,11 @@ class StoreSuite:
             with pytest.raises(InputError, match="no name inside a store"):
                 refuse(key)
 
+    def test_a_store_that_exists_may_be_empty(self, store: Store):
+        store.write("a", b"1")
+        store.delete("a")
+        store.check_there()
+
     def test_a_check_leaves_nothing(self, store: Store):
         store.check_writable()
         assert store.keys() == []

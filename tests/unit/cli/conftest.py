@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from raylora.cli.app import main
-from raylora.cli.output import err, out
+from raylora.cli.output import BAR_VARIABLES, err, out
 from tests.unit.train.tiny_run import save_materials
 
 
@@ -73,6 +73,8 @@ def raylora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     # No COLUMNS: `datasets` puts a copy of the environment in its place, and the consoles go on with the one before.
     for console in (out, err):
         monkeypatch.setattr(console, "width", 200)
+    for name in BAR_VARIABLES:
+        monkeypatch.setenv(name, "1")  # as the command would, and undone for what comes after
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*words: object) -> Told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,44 @@ def test_a_run_that_is_not_there(raylora: Raylora):
     told = raylora("resume", "20200101-000000-abcdef", "--json")
     assert told.code == 2
     assert "raylora runs" in told.json["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_store_that_is_not_there_has_no_runs_to_show(raylora: Raylora, tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    told = raylora("runs", "--store", tmp_path / name, "--json")
+    assert told.code == 2
+    assert f"{tmp_path / name}: there is no store" in told.json["error"]["message"]
+    assert not (tmp_path / "nowhere").exists(), "looking makes nothing"
+
+
+def test_targets_that_match_nothing_are_refused_alike(raylora: Raylora, run_yaml: Path):
+    words = (run_yaml, "--set", "lora_target_modules=[q_prj]", "--json")
+    told = [raylora(command, *words) for command in ("inspect", "validate", "estimate")]
+    assert [each.code for each in told] == [2, 2, 2]
+    assert told[0].json == told[1].json == told[2].json
+
+
+def test_what_lies_beyond_the_file_is_told_at_once(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    wrong = ("tracking.uri=./mlruns", f"storage.uri={run_yaml}/store", f"datasets.0.path={tmp_path}/gone.jsonl")
+    settings = [word for each in wrong for word in ("--set", each)]
+
+    def told(*words: str) -> list[str]:
+        message = refused(raylora, tmp_path, run_yaml, *words)
+        return re.sub(r"write-test-\w+", "write-test", message).splitlines()
+
+    tracking, storage, rows = (told("--set", each) for each in wrong)
+    for setting in ("lora_target_modules=[q_prj]", f"base_model={tmp_path}/gone.gguf"):
+        expected = [*tracking, *storage, *told("--set", setting), *rows]
+        assert told(*settings, "--set", setting) == ["several problems", *(f"  {line}" for line in expected)]
+
+
+def test_datasets_that_are_not_there_are_told_at_once(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    more = f"test_datasets=[{{path: {tmp_path}/second.jsonl}}]"
+    words = ("--set", f"datasets.0.path={tmp_path}/first.jsonl", "--set", "val_set_size=0", "--set", more)
+    told = raylora("validate", run_yaml, *words, "--json")
+    assert (told.code, told.json["error"]["type"]) == (2, "DataError")
+    assert [name in told.json["error"]["message"] for name in ("first.jsonl", "second.jsonl")] == [True, True]
 
 
 def test_init_keeps_what_is_there(raylora: Raylora, run_yaml: Path, tmp_path: Path):

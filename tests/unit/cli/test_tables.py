@@ -62,7 +62,18 @@ def test_the_summary_of_a_run(screen: io.StringIO):
     assert ["base per rank (fsdp)", "93.0 MB, 92.5 MB"] in rows
     assert ["What does [bold] do?", "It eats.", "It makes text heavy."] in rows
     assert ["adapter", RESULT["adapter_uri"]] in rows
+    assert ["checkpoint", RESULT["checkpoint_uri"]] in rows
     assert ["open it with", RESULT["mlflow_command"]] in rows
+
+
+def test_a_narrow_terminal_breaks_nothing_that_people_copy(monkeypatch: pytest.MonkeyPatch):
+    shown = Console(file=io.StringIO(), width=40, highlight=False)
+    monkeypatch.setattr("raylora.cli.summary.out", shown)
+    places = {name: f"{RESULT[name]}/{'deep/' * 20}" for name in ("adapter_uri", "checkpoint_uri", "mlflow_command")}
+    print_summary({**RESULT, **places})
+    lines = shown.file.getvalue().splitlines()
+    for place in places.values():
+        assert [line for line in lines if line.endswith(f" {place}")], place
 
 
 def test_the_summary_of_a_run_without_validation_and_prompts(screen: io.StringIO):
@@ -95,8 +106,9 @@ def test_the_layers(raylora: Raylora, run_yaml: Path):
 
 def test_the_layers_of_a_target_that_matches_nothing(raylora: Raylora, run_yaml: Path):
     told = raylora("inspect", run_yaml, "--set", "lora_target_modules=[q_prj]")
-    assert "problem: " in told.err
-    assert "q_prj" in told.err
+    assert told.code == 2
+    assert any(row and row[0].endswith("q_proj") for row in cells(told.out)), "what there is, is shown all the same"
+    assert "error: lora_target_modules: 'q_prj' matches no module" in told.err
 
 
 def test_the_checkup(raylora: Raylora):
@@ -112,9 +124,23 @@ def test_the_runs(raylora: Raylora):
     done, begun = (write_run(store, new_run(spec)) for _ in range(2))
     update_run(store, done.run_id, status="finished", result={"eval_loss": 1.25, "adapter_uri": "/there/adapter"})
     rows = {row[0]: row[1:] for row in cells(raylora("runs").out) if row}
-    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", "org/model", "1.2500", "/there/adapter"]
+    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", "org/model", "1.2500", "yes"]
+    assert f"adapters: {store.uri}/runs/RUN/adapter" in rows
     assert rows[begun.run_id][0] == begun.status
     assert rows[begun.run_id][2:] == ["org/model"]
+
+
+def test_a_narrow_terminal_breaks_no_path_of_the_runs_and_the_checks(
+    raylora: Raylora, run_yaml: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = open_store(default_store_uri())
+    write_run(store, new_run(RunSpec(base_model="org/model", datasets=[{"path": "rows"}])))
+    for console in ("raylora.cli.look.out", "raylora.cli.config.out", "raylora.cli.output.out"):
+        monkeypatch.setattr(f"{console}._width", 30)
+    assert f"adapters: {store.uri}/runs/RUN/adapter\n" in raylora("runs").out
+    told = raylora("validate", run_yaml).out
+    assert f"{run_yaml} is valid\n" in told
+    assert f"  store {store.uri} can be written\n" in told
 
 
 def test_a_configuration_that_is_valid(raylora: Raylora, run_yaml: Path):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import socketserver
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import huggingface_hub.constants
 import pytest
 from datasets.packaged_modules.json.json import Json
 
@@ -55,6 +59,37 @@ def test_a_split_that_is_not_there_is_named(commit: str, tmp_path: Path):
     source = open_source(DatasetSpec(path="owner/name", split="tset"), tmp_path)
     with pytest.raises(DataError, match=r"owner/name, split 'tset': Unknown split .* \['train'\]"):
         list(source.read())
+
+
+@pytest.fixture
+def hub_that_hangs_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A hub that cannot be reached: it ends each connection at once. Collects a number for each."""
+    calls: list[int] = []
+
+    class HangsUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            calls.append(len(calls))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), HangsUp) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        yield calls
+        server.shutdown()
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(hub_that_hangs_up: list[int], tmp_path: Path):
+    with pytest.raises(DataError, match=r"owner/nowhere: .*the hub cannot be reached: http://127\.0\.0\.1"):
+        open_source(DatasetSpec(path="owner/nowhere"), tmp_path)
+    assert hub_that_hangs_up == [0]
+    assert not datasets.config.HF_HUB_OFFLINE, "the next one is asked for again"
+
+
+def test_a_hub_that_cannot_be_reached_leaves_what_is_cached(commit: str, hub_that_hangs_up: list[int], tmp_path: Path):
+    assert len(list(open_source(DatasetSpec(path="owner/name"), tmp_path).read())) == 5
+    assert hub_that_hangs_up == [0]
 
 
 def test_a_folder_here_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

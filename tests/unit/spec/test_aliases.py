@@ -234,6 +234,19 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, lines: str, problem: str
     assert problem in said
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("lora_target_linear", "assistant_only_loss", "disable_gradient_checkpointing", "bf16", "fp16", "pure_bf16"),
+        *("float32", "packing", "double_quantization"),
+    ],
+)
+def test_a_foreign_flag_takes_true_and_false_alone(tmp_path: Path, key: str):
+    (problem,) = problems_of(tmp_path, f"{LEAST}{key}: no\n")
+    assert "got 'no'; allowed: true" in problem
+    load_text(tmp_path, f"{LEAST}{key}: false\n")
+
+
 def test_names_of_llama_factorys_own_list_are_refused(tmp_path: Path):
     (said,) = problems_of(tmp_path, "base_model: org/model\ndataset: identity,alpaca_en_demo\n")
     assert said.startswith("line 2: dataset: got 'identity,alpaca_en_demo'; names of dataset_info.json are not read")

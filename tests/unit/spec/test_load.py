@@ -48,6 +48,21 @@ def test_a_short_file_gets_the_defaults(tmp_path: Path):
     assert loaded.path == tmp_path / "run.yaml"
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"), [("yes", "true"), ("On", "true"), ("1", "true"), ("no", "false"), ("off", "false")]
+)
+def test_only_true_and_false_are_true_and_false(tmp_path: Path, word: str, meant: str):
+    said = f"allowed: true or false; write {meant}"
+    for key in ("load_in_4bit", "distributed.cpu_offload"):
+        (problem,) = problems_of(tmp_path, LEAST, [f"{key}={word}"])
+        assert problem.endswith(said), problem
+
+
+def test_the_words_of_other_yaml_are_text_where_text_is_due(tmp_path: Path):
+    spec = load_text(tmp_path, LEAST + "run_name: no\nlora_target_modules: [on, off]\n").spec
+    assert (spec.run_name, spec.lora_target_modules) == ("no", ("on", "off"))
+
+
 def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path):
     assert problems_of(tmp_path, WRONG) == [
         "base_model: missing; give it: hub id, local folder, `.gguf` file, `package:<package>/<file>` inside an "

@@ -1,0 +1,146 @@
+"""One driver at a time works on a run: it says so beside the run's record, and goes on saying so while it lives.
+
+Enters: the run's own store. Leaves: a `Lease` that is held, or a refusal that names who holds it. A process of this
+machine is asked for; one elsewhere is watched for as long as three of its signs of life take, by nobody's clock but
+one's own. Nothing has to be cleaned up after a driver that was killed. Called by the launcher.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raylora.errors import InputError, MissingObjectError, RunFailedError, StoreError
+from raylora.log import get_logger
+from raylora.store.contract import Store
+from raylora.store.process import Process, here, lives
+
+KEY = "driver.json"
+BEAT_S = 5.0
+WATCH_S = 3 * BEAT_S + 1.0
+
+_TAKEN: set[str] = set()
+"""Tokens of this process's own leases, which its number does not tell from those it could not give back."""
+
+_log = get_logger(__name__)
+
+
+class Holder(BaseModel):
+    """Who works on a run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    token: str
+    """Differs with every lease."""
+
+    num_beats: int
+    """Signs of life so far."""
+
+    process: Process
+    """The driver."""
+
+
+class Lease:
+    """The right to work on a run; take it, and close it in the end.
+
+    Args:
+        store: The run's own store.
+        run_id: Name of the run, for messages.
+        beat_s: Seconds between two signs of life.
+        watch_s: Seconds without one after which a driver on another machine counts as dead.
+    """
+
+    def __init__(self, store: Store, run_id: str, beat_s: float = BEAT_S, watch_s: float = WATCH_S) -> None:
+        self._store, self._run_id, self._beat_s, self._watch_s = store, run_id, beat_s, watch_s
+        self._mine = Holder(token=secrets.token_hex(8), num_beats=0, process=here())
+        self._ended, self._lost = threading.Event(), False
+        self._beating: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take it, unless that was done before.
+
+        Raises:
+            InputError: Another driver works on the run.
+            StoreError: The store does not answer.
+        """
+        if self._beating is not None:
+            return
+        other = self._holder()
+        if other is not None and self._is_held(other):
+            who = other.process
+            raise InputError(
+                f"run {self._run_id}: another raylora command is at work on it (process {who.pid} on {who.host}); "
+                f"wait for its end, or stop it there (Ctrl-C, or kill {who.pid}, which saves a checkpoint), then resume"
+            )
+        self._write()
+        _TAKEN.add(self._mine.token)
+        self._beating = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._beating.start()
+
+    def close(self) -> None:
+        """Give it back, if it was taken. A store that fails now fails nothing: this process will be found dead."""
+        if self._beating is None or self._ended.is_set():
+            return
+        self._ended.set()
+        self._beating.join(self._beat_s)  # a store that does not answer may hold it up for longer
+        _TAKEN.discard(self._mine.token)
+        if self._lost:
+            return
+        try:
+            self._store.delete(KEY)
+        except StoreError as failure:
+            _log.warning("run %s could not be given back: %s", self._run_id, failure)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has taken the run over."""
+        return self._lost
+
+    def check(self) -> None:
+        """Find out that the run is still this driver's.
+
+        Raises:
+            RunFailedError: It is not: it was silent for too long, and another goes on with it.
+        """
+        if self._lost:
+            raise RunFailedError(f"run {self._run_id}: another raylora command has taken it over; this one ends")
+
+    def _is_held(self, other: Holder) -> bool:
+        """Whether a holder lives; takes `watch_s` only where it may be a process of another machine."""
+        if other.process == self._mine.process:
+            return other.token in _TAKEN
+        known = lives(other.process)
+        if known is not None:
+            return known
+        _log.info("run %s: watching for %.0f s whether its driver lives", self._run_id, self._watch_s)
+        deadline = time.monotonic() + self._watch_s
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._beat_s))
+            now = self._holder()
+            if now is None or now != other:
+                return now is not None
+        return False
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._beat_s):
+            try:
+                now = self._holder()
+                if now is not None and now.token != self._mine.token:
+                    self._lost = True
+                    return
+                self._write()
+            except StoreError as failure:  # tried again at the next beat; nobody else can take it meanwhile either
+                _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
+
+    def _write(self) -> None:
+        self._mine = self._mine.model_copy(update={"num_beats": self._mine.num_beats + 1})
+        self._store.write(KEY, self._mine.model_dump_json().encode())
+
+    def _holder(self) -> Holder | None:
+        try:
+            return Holder.model_validate_json(self._store.read(KEY))
+        except (MissingObjectError, ValidationError):
+            return None

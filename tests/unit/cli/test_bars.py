@@ -1,0 +1,58 @@
+"""Progress bars of libraries: not where nobody watches them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from raylora.cli.output import BAR_VARIABLES
+from tests.unit.model.tiny import write_gguf
+
+BAR = "%|"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A command that converts a GGUF file, over which transformers draws bars."""
+    write_gguf(tmp_path / "base.gguf", {})
+    (tmp_path / "rows.jsonl").write_text('{"text": "hello"}\n')
+    (tmp_path / "run.yaml").write_text("base_model: base.gguf\ndatasets: [{path: rows.jsonl, type: text}]\n")
+    return [sys.executable, "-c", "from raylora.cli.app import main; main()", "validate", "run.yaml"]
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in BAR_VARIABLES}
+    return {**kept, "RAYLORA_HOME": str(tmp_path / "home"), "TERM": "xterm"}
+
+
+def test_a_pipe_gets_no_bars(words: list[str], env: dict[str, str], tmp_path: Path):
+    told = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert "made" in told.stderr
+    assert BAR not in told.stderr
+
+
+def test_a_terminal_gets_them(words: list[str], env: dict[str, str], tmp_path: Path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the last process that had the terminal is gone
+                break
+            if not part:
+                break
+            seen += part
+    os.close(ours)
+    assert process.returncode == 0, seen.decode()
+    assert BAR in seen.decode()
