@@ -65,17 +65,18 @@ def part_in(field: FieldInfo) -> type[Part] | None:
     return None
 
 
-def find(path: KeyPath) -> tuple[KeyPath, FieldInfo | None, type[Part]]:
+def find(path: KeyPath, root: type[Part] = RunFields) -> tuple[KeyPath, FieldInfo | None, type[Part]]:
     """Walk a path as far as it names fields.
 
     Args:
         path: Keys and indices; what follows a plain field, such as an index into its list, is let go.
+        root: What the path starts in.
 
     Returns:
         The walked path, the field at its end (None where a key names no field), and the part that the last key
         belongs to.
     """
-    part: type[Part] = RunFields
+    part = root
     walked: KeyPath = ()
     field: FieldInfo | None = None
     for key in path:
