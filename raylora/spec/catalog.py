@@ -16,8 +16,10 @@ from raylora.spec.adapter import AdapterFields
 from raylora.spec.base import BaseFields
 from raylora.spec.data import DataFields, DatasetSpec
 from raylora.spec.fields import Part
+from raylora.spec.knobs import KINDS
 from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
 from raylora.spec.run_fields import RunFields
+from raylora.spec.sweep_fields import BudgetSpec, SweepFields
 from raylora.spec.train import TrainFields
 from raylora.spec.yaml_text import KeyPath
 
@@ -40,7 +42,8 @@ class Group:
 
 
 def _group(title: str, part: type[Part], prefix: str = "") -> Group:
-    return Group(title, prefix, inspect.getdoc(part) or "", dict(part.model_fields))
+    inherited_last = sorted(part.model_fields.items(), key=lambda each: each[0] not in part.__annotations__)
+    return Group(title, prefix, inspect.getdoc(part) or "", dict(inherited_last))
 
 
 GROUPS = (
@@ -54,6 +57,12 @@ GROUPS = (
     _group("Ray", RaySpec, "ray."),
     _group("Tracking", TrackingSpec, "tracking."),
     _group("Storage", StorageSpec, "storage."),
+)
+
+SWEEP_GROUPS = (
+    _group("Sweep", SweepFields),
+    _group("Budget", BudgetSpec, "budget."),
+    *(_group(f"Knob: {key}", kind, "space.NAME.") for key, kind in KINDS.items()),
 )
 
 
