@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raylora.cli.output import Json, out, print_json
+from raylora.cli.trials import print_trials
 from raylora.errors import InputError
 
 
@@ -54,9 +55,7 @@ def report(
         }
         print_json(found)
         return
-    from raylora.cli.trials import TrialsTable
-
-    out.print(TrialsTable(record))
+    print_trials(record)
     for sentence in sentences:
         out.print(sentence, markup=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

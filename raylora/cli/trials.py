@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from raylora.cli.output import out
 from raylora.store.sweeps import SweepRecord, TrialRecord
-from raylora.sweep.effects import is_number, varied_knobs
+from raylora.sweep.effects import varied_knobs
 from raylora.sweep.summary import Summary, counts, metric_of, summarise
-from raylora.sweep.words import knob_labels, label, number, value_text
+from raylora.sweep.words import config_text, knob_labels, number, value_text
 
 STYLES = {
     "running": "cyan",
@@ -27,6 +28,16 @@ STYLES = {
     "failed": "bold red",
     "cancelled": "dim",
 }
+
+
+def print_trials(record: SweepRecord, console: Console = out) -> None:
+    """Print all trials with their adapters and errors; lines longer than the terminal stay whole.
+
+    Args:
+        record: The sweep.
+        console: Where to.
+    """
+    console.print(TrialsTable(record), crop=False)
 
 
 class TrialsTable:
@@ -65,34 +76,34 @@ class TrialsTable:
                 yield _line(trial, f"failed: {' '.join(trial.error.split())}", style="red")
 
     def _fitting(self, trials: Sequence[TrialRecord], console: Console, options: ConsoleOptions) -> Table:
+        """Give each knob a column, or all of them one where there is no room for that."""
         wide = self._table(trials)
         return wide if _fits(wide, console, options) else self._table(trials, narrow=True)
 
     def _table(self, trials: Sequence[TrialRecord], adapters: bool = False, narrow: bool = False) -> Table:
         knobs = varied_knobs(self._record.trials)
-        short = knob_labels(knobs)
         adapters = adapters and any(trial.adapter_uri for trial in trials)
-        table = Table(box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1))
-        longest = max((len(trial.trial_id) for trial in trials), default=0)
-        table.add_column("trial", no_wrap=True, min_width=longest)
-        for knob in knobs:
-            # Between its words, so that a name is not wider than the numbers below it.
-            name = short[knob].replace("_", "_\n") if narrow else short[knob]
-            values = [trial.config[knob] for trial in self._record.trials if knob in trial.config]
-            table.add_column(escape(name), overflow="fold", no_wrap=all(map(is_number, values)))
+        table = Table(box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD)
+        # A width below which rich does not cut, however narrow the terminal.
+        table.add_column("trial", no_wrap=True, min_width=max((len(trial.trial_id) for trial in trials), default=0))
+        for name in [] if narrow else knob_labels(knobs).values():
+            table.add_column(escape(name))
         table.add_column("steps", justify="right", no_wrap=True)
         table.add_column(escape(self._summary.asked.metric), justify="right", no_wrap=True)
-        table.add_column("status", no_wrap=True)
+        table.add_column("status", no_wrap=True, min_width=max((len(trial.status) for trial in trials), default=0))
         if adapters:
             table.add_column("adapter", no_wrap=True)
+        if narrow:
+            table.add_column("configuration", overflow="fold")
         winners = self._summary.winner.counted if self._summary.winner else ()
-        text = label if narrow else value_text
         for trial in trials:
-            cells = [trial.trial_id]
-            cells += [text(trial.config[knob]) if knob in trial.config else "" for knob in knobs]
-            cells += [str(trial.steps), number(trial.metric) if trial.metric is not None else ""]
-            row = [escape(cell) for cell in cells] + [f"[{STYLES[trial.status]}]{trial.status}[/]"]
-            row += [escape(trial.adapter_uri or "")] if adapters else []
+            config = {knob: trial.config[knob] for knob in knobs if knob in trial.config}
+            values = [] if narrow else [value_text(config[knob]) if knob in config else "" for knob in knobs]
+            cells = [trial.trial_id, *values, str(trial.steps), "" if trial.metric is None else number(trial.metric)]
+            row: list[Text] = [*map(Text, cells), Text(trial.status, style=STYLES[trial.status])]
+            row += [Text(trial.adapter_uri or "")] if adapters else []
+            # In a live display a trial is one line; the whole of it is printed at the end.
+            row += [_live(config_text(config)) if self._max_rows else Text(config_text(config))] if narrow else []
             table.add_row(*row, style="bold" if trial in winners else None)
         return table
 
@@ -115,6 +126,10 @@ def chosen(trials: Sequence[TrialRecord], summary: Summary, max_rows: int) -> li
 
 def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
     return console.measure(table, options=options.update(width=10_000)).maximum <= options.max_width
+
+
+def _live(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _left_out(trials: Sequence[TrialRecord]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class Asked:
 def asked_of(record: SweepRecord) -> Asked:
     """Read what a sweep was asked for from its record."""
     spec = record.spec
-    return Asked(spec.get("metric", "eval_loss"), spec.get("mode", "min"), spec.get("base", {}))
+    return Asked(spec.get("metric", "eval_loss"), spec.get("mode", "min"), _base(spec))
 
 
 def run_yaml(base: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -55,9 +56,36 @@ def run_yaml(base: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def with_fields(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the base with dotted fields set; the base stays as it is."""
-    values = dict(base)
+    """Return the base with dotted fields set, items of lists by index; the base stays as it is.
+
+    Args:
+        base: Nested values.
+        config: Value by dotted field; None for a field's default.
+    """
+    values = deepcopy(dict(base))
     for field, value in config.items():
-        first, _, rest = field.partition(".")
-        values[first] = with_fields(values.get(first) or {}, {rest: value}) if rest else value
+        here: Any = values
+        *groups, last = field.split(".")
+        for part in groups:
+            if isinstance(here, list):
+                here = here[int(part)]
+                continue
+            if here.get(part) is None:
+                here[part] = {}
+            here = here[part]
+        if isinstance(here, list):
+            here[int(last)] = value
+        elif value is None:
+            here.pop(last, None)
+        else:
+            here[last] = value
     return values
+
+
+def _base(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the run with those that the sweep replaces: how long, and how often evaluated."""
+    base = dict(spec.get("run") or {})
+    steps = (spec.get("budget") or {}).get("steps")
+    validates = base.get("val_set_size") or base.get("test_datasets")
+    report_steps = spec.get("report_steps") if validates else None
+    return base | ({"max_steps": steps} if steps else {}) | ({"eval_steps": report_steps} if report_steps else {})

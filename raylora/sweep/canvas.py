@@ -104,8 +104,8 @@ def _for_page(svg: str, title: str, min_width_px: float) -> str:
     # A picture wider than the page is scrolled, so that its words stay as large as those around it.
     head = rf'<svg \1 style="min-width: {min_width_px:.0f}px" role="img" aria-label="{escape(title)}">'
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
-    svg = re.sub(rf'<g id="{_TIP}([^"]*)">', r'<g class="tip"><title>\1</title>', svg)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(rf'<g id="{_TIP}([^"]*)"([^>]*)>', r'<g class="tip"\2><title>\1</title>', svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda found: f"{found[1]}: {_variable(found[2])}", svg)
     return svg.strip()
 

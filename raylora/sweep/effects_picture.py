@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,12 +14,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from raylora.store.sweeps import SweepRecord, TrialRecord
 from raylora.sweep.canvas import INK, MUTED, SURFACE, Picture, colours, draw, tip, trial_tip
 from raylora.sweep.effects import KnobEffect, key_of
-from raylora.sweep.scales import is_log
+from raylora.sweep.scales import is_log, scale_of
 from raylora.sweep.summary import Summary, counts, metric_of
 from raylora.sweep.words import knob_labels, labels, value_text
 from raylora.tracking.loss_picture import dress
 
 COLUMNS = 3
+PANEL_CHARACTERS = 36
 MAX_NUMBERS = 8
 """With more distinct numbers than this, a mean of each would only join single dots."""
 
@@ -86,13 +89,21 @@ def _places(effect: KnobEffect) -> dict[str, float]:
     return {key_of(value): float(place) for place, (value, _, _) in enumerate(effect.means)}
 
 
+def _apart(values: Sequence[float]) -> bool:
+    """Return whether numbers, ascending, can all be written below an axis."""
+    scale = scale_of(values)
+    places = [scale.place(value) for value in values]
+    rooms = [PANEL_CHARACTERS * (after - before) for before, after in pairwise(places)]
+    return all(room > len(value_text(value)) for room, value in zip(rooms, values[1:], strict=True))
+
+
 def _ticks(axes: Axes, effect: KnobEffect, places: dict[str, float]) -> None:
     values = [value for value, _, _ in effect.means]
     if effect.numeric and is_log(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if effect.numeric and len(values) <= MAX_NUMBERS:
+    if effect.numeric and _apart(values):
         axes.set_xticks(values, [value_text(value) for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
     elif not effect.numeric:

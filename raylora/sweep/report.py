@@ -28,6 +28,8 @@ from raylora.sweep.words import knob_labels, labels, large, number, span, value_
 
 PAGE, WINNER_YAML = "report.html", "winner.yaml"
 
+_DRAW = {"curves": draw_curves, "parallel": draw_parallel, "effects": draw_effects, "sizes": draw_sizes}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -47,7 +49,7 @@ class Report:
 
 
 def write_report(record: SweepRecord, folder: Path) -> Report:
-    """Write the report of a sweep, over or not, into a folder; files of the same names are replaced.
+    """Write the report of a sweep, over or not, into a folder; an older one there is replaced.
 
     Args:
         record: The sweep.
@@ -57,8 +59,11 @@ def write_report(record: SweepRecord, folder: Path) -> Report:
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # An older report may have had a winner, or a picture, where this one has none.
+    for name in (PAGE, WINNER_YAML, *(f"{name}.png" for name in _DRAW)):
+        (folder / name).unlink(missing_ok=True)
     summary = summarise(record)
-    drawn = (draw(record, summary, folder) for draw in (draw_curves, draw_parallel, draw_effects, draw_sizes))
+    drawn = (draw(record, summary, folder) for draw in _DRAW.values())
     pictures = [picture for picture in drawn if picture is not None]
     ready = _ready(record, summary)
     (folder / PAGE).write_text(_page(record, summary, pictures, ready), encoding="utf-8")

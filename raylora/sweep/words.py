@@ -85,9 +85,12 @@ def knob_labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """Return a configuration on one line."""
-    short = knob_labels(config)
-    return " \N{MIDDLE DOT} ".join(f"{short[name]} {value_text(value)}" for name, value in config.items())
+    """Return a configuration on one line, each knob as `--set` takes it and without a space to break it at."""
+    words = []
+    for name, value in config.items():
+        text = value_text(value)
+        words.append(f"{name}=[{text.replace(', ', ',')}]" if isinstance(value, list | tuple) else f"{name}={text}")
+    return " ".join(words)
 
 
 def verdict(summary: Summary) -> list[str]:

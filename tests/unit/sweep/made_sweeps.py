@@ -29,7 +29,7 @@ def trial(number: int, metric: float | None = None, **fields: Any) -> TrialRecor
 
 def sweep(trials: Sequence[TrialRecord], **spec: Any) -> SweepRecord:
     """A sweep that is over."""
-    asked = {"metric": "eval_loss", "mode": "min", "base": BASE} | spec
+    asked = {"metric": "eval_loss", "mode": "min", "run": BASE} | spec
     return SweepRecord(
         sweep_id="20260102-030405-abcdef",
         status="finished",
