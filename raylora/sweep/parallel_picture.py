@@ -84,6 +84,7 @@ def _dress(axes: Axes, names: Sequence[str], scales: Sequence[Scale], columns: S
             name, (x, 1), xytext=(0, 14), textcoords="offset points", ha="center", color=INK, fontsize=10,
             fontweight="bold" if last else "normal", annotation_clip=False,
         )  # fmt: skip
-    axes.set_xlim(-0.15, len(names) - 0.55)
+    span = len(names) - 1
+    axes.set_xlim(-0.06 * span, 1.06 * span)
     axes.set_ylim(lowest - 0.04, 1.14)
     axes.set_axis_off()

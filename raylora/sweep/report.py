@@ -117,8 +117,9 @@ def _facts(record: SweepRecord, summary: Summary) -> list[tuple[str, str]]:
     endings = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses)))
     facts = [(str(len(record.trials)), f"trials: {endings}" if endings else "trials")]
     if summary.winner:
+        mean = "" if summary.winner.spread is None else ", mean of repeats"
         size = summary.winner.best.trainable_parameters
-        facts.insert(0, (number(summary.winner.mean), f"best {summary.asked.metric}"))
+        facts.insert(0, (number(summary.winner.mean), f"best {summary.asked.metric}{mean}"))
         facts += [(large(size), "trainable parameters in the best")] if size is not None else []
     facts.append((large(sum(trial.tokens for trial in record.trials)), "tokens trained on, in all"))
     packs = {trial.pack for trial in record.trials} - {None}
