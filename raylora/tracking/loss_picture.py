@@ -42,8 +42,31 @@ def draw_losses(train: Losses, validation: Losses, title: str, path: Path) -> No
         # Dashed: between two evaluations nobody knows.
         axes.plot(steps, losses, color=VALIDATION, linestyle=(0, (4, 2)), linewidth=1.4, zorder=3)
         axes.scatter(steps, losses, color=VALIDATION, s=42, zorder=4, label=f"validation  {_fall(losses)}")
-    _dress(axes, title, any_line=bool(train or validation))
+    dress(axes, title, "optimizer step", "loss (nats per token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if train or validation:
+        axes.legend(loc="upper right", frameon=False, labelcolor=INK)
     figure.savefig(path, format="png")
+
+
+def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Give axes the look of every picture here: titled at the left, a pale grid, no box.
+
+    Args:
+        axes: What has been drawn.
+        title: Shown above it.
+        x_label: Quantity to the right.
+        y_label: Quantity upward.
+    """
+    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=12)
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.margins(x=0.02, y=0.1)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=INK, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
 
 
 def running_mean(losses: Sequence[float], share: float = 0.1) -> list[float]:
@@ -66,21 +89,6 @@ def _fall(losses: Sequence[float]) -> str:
         return f"{losses[-1]:.3f}"
     change = f"{100 * (losses[-1] - losses[0]) / losses[0]:+.0f} %".replace("-", "\N{MINUS SIGN}")
     return f"{losses[0]:.3f} \N{RIGHTWARDS ARROW} {losses[-1]:.3f}  ({change})"
-
-
-def _dress(axes: Axes, title: str, any_line: bool) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=12)
-    axes.set_xlabel("optimizer step", color=INK)
-    axes.set_ylabel("loss (nats per token)", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.02, y=0.1)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    if any_line:
-        axes.legend(loc="upper right", frameon=False, labelcolor=INK)
 
 
 def _finite(losses: Losses) -> Losses:

@@ -25,6 +25,10 @@ def test_light_rooms_load_nothing_heavy(room: str):
     assert loaded_after(modules, REPOSITORY) & HEAVY == set()
 
 
+def test_a_sweeps_report_loads_nothing_heavy():
+    assert loaded_after(["raylora.sweep.report", "raylora.cli.trials"], REPOSITORY) & HEAVY == set()
+
+
 def test_training_core_loads_without_ray_and_mlflow():
     modules = modules_of(PACKAGE, *CORE)
     assert modules

@@ -18,9 +18,11 @@ from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.manifest import MANIFEST, fetch, publish
 from raylora.store.s3 import PART_BYTES, BucketStore, bucket_names
+from raylora.store.sweeps import list_sweeps, read_sweep, write_sweep
 from tests.contract.store_suite import StoreSuite
 from tests.servers.process import free_ports
 from tests.servers.s3 import SECRET, S3Server
+from tests.unit.sweep.made_sweeps import large_sweep
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -164,6 +166,12 @@ def test_a_pickle_carries_no_secret(store: Store):
     store.write("a", b"1")
     assert SECRET.encode() not in pickle.dumps(store)
     assert SECRET not in repr(store)
+
+
+def test_the_record_of_a_sweep_in_a_bucket(store: Store):
+    record = write_sweep(store, large_sweep(4, repeats=2))
+    assert read_sweep(store, record.sweep_id) == record
+    assert list_sweeps(open_store(store.uri)) == [record]
 
 
 def test_checkpoints_in_a_bucket(store: Store, caplog: pytest.LogCaptureFixture):

@@ -1,0 +1,182 @@
+"""The record of a sweep: what was asked, how it stands, and how each of its trials went. One JSON object per sweep.
+
+Keys: ``sweeps/<sweep_id>/sweep.json``. In comes a specification as JSON, out comes a `SweepRecord`. Written by the
+sweep's driver; read by the report, the table of trials and whoever resumes a sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from raylora.store.contract import Store
+from raylora.store.records import Record, Records
+from raylora.store.records import Status as SweepStatus
+
+__all__ = [
+    "CurvePoint",
+    "SweepRecord",
+    "SweepStatus",
+    "TrialRecord",
+    "TrialStatus",
+    "list_sweeps",
+    "new_sweep",
+    "read_sweep",
+    "sweep_store",
+    "write_sweep",
+]
+
+MAX_CURVE_POINTS = 512
+"""A longer curve is thinned before it is written: more points than a picture has columns tell nobody more."""
+
+TrialStatus = Literal["running", "paused", "succeeded", "stopped", "failed", "cancelled"]
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no NaN; a record is to read back as it was written.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Loss = Annotated[float | None, BeforeValidator(_finite)]
+"""A finite number; None where there is none, or where it was NaN or infinite."""
+
+
+class CurvePoint(NamedTuple):
+    """One point of a learning curve; a list of four in JSON.
+
+    Args:
+        step: Optimizer steps so far.
+        tokens: Tokens trained on so far.
+        train_loss: Nats per token.
+        eval_loss: Nats per token, where this step was evaluated.
+    """
+
+    step: int
+    tokens: int
+    train_loss: Loss = None
+    eval_loss: Loss = None
+
+
+class TrialRecord(BaseModel):
+    """How one trial of a sweep stands."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer raylora may have written more
+
+    trial_id: str
+    """Short name in the order of trials, such as `t003`."""
+
+    number: int
+    """Place in that order, from 0."""
+
+    config: dict[str, Any]
+    """Fields of the run that were sampled, dotted, after ratios were applied."""
+
+    repeat: int = 0
+    """Which repeat of the same configuration under another seed, from 0."""
+
+    status: TrialStatus = "running"
+    """How it stands; `stopped` is the scheduler's doing."""
+
+    steps: int = 0
+    """Optimizer steps done."""
+
+    tokens: int = 0
+    """Tokens trained on."""
+
+    metric: Loss = None
+    """The sweep's metric, as last reported."""
+
+    curve: tuple[CurvePoint, ...] = ()
+    """Losses by step."""
+
+    trainable_parameters: int | None = None
+    """Of its adapter."""
+
+    run_id: str | None = None
+    """Its run in the store."""
+
+    adapter_uri: str | None = None
+    """Folder of its adapter, once there is one."""
+
+    mlflow_run_id: str | None = None
+    """Its MLflow run, a child of the sweep's."""
+
+    error: str | None = None
+    """Why it failed."""
+
+    pack: int | None = None
+    """Number of the pack it was trained in; None where it was trained alone."""
+
+
+class SweepRecord(Record):
+    """How one sweep stands."""
+
+    sweep_id: str
+    """Name of the sweep, sortable by the time it was created."""
+
+    trials: tuple[TrialRecord, ...] = ()
+    """Its trials so far, in order."""
+
+
+_SWEEPS = Records(SweepRecord, "sweep", "sweeps", "sweep.json", "give --store where it lies elsewhere")
+
+
+def new_sweep(spec: Mapping[str, Any]) -> SweepRecord:
+    """Return the record of a new sweep, which has its name from now on; nothing is written yet.
+
+    Args:
+        spec: What was asked, as JSON.
+    """
+    return _SWEEPS.begin(spec=dict(spec))
+
+
+def write_sweep(store: Store, record: SweepRecord) -> SweepRecord:
+    """Write a sweep's record with the present time and no curve too long, and return it as written.
+
+    Args:
+        store: The store of all sweeps.
+        record: How the sweep stands; one driver at a time writes it.
+    """
+    trials = tuple(trial.model_copy(update={"curve": thinned(trial.curve)}) for trial in record.trials)
+    return _SWEEPS.write(store, record.model_copy(update={"trials": trials}))
+
+
+def read_sweep(store: Store, sweep_id: str) -> SweepRecord:
+    """Return a sweep's record.
+
+    Raises:
+        InputError: There is no such sweep.
+        CorruptObjectError: Its record cannot be read.
+    """
+    return _SWEEPS.read(store, sweep_id)
+
+
+def list_sweeps(store: Store) -> list[SweepRecord]:
+    """Return all sweeps, newest first; records that cannot be read are passed over with a warning."""
+    return _SWEEPS.all(store)
+
+
+def sweep_store(store: Store, sweep_id: str) -> Store:
+    """Return the sweep's own store, for what lies beside its record."""
+    return _SWEEPS.place(store, sweep_id)
+
+
+def thinned(curve: tuple[CurvePoint, ...], limit: int = MAX_CURVE_POINTS) -> tuple[CurvePoint, ...]:
+    """Drop every second point until few enough are left; the last stays, and so do evaluations while they can.
+
+    Halving rather than picking at even distance: a curve that grows and is thinned again stays even.
+
+    Args:
+        curve: Points in order.
+        limit: Points to keep at most, 2 or more.
+    """
+    while len(curve) > limit:
+        all_but_last = range(len(curve) - 1)
+        plain = [index for index in all_but_last if curve[index].eval_loss is None]
+        evaluations_fit = len(curve) - len(plain) < limit
+        dropped = set((plain if evaluations_fit else all_but_last)[1::2])
+        curve = tuple(point for index, point in enumerate(curve) if index not in dropped)
+    return curve

@@ -1,0 +1,139 @@
+"""What the trials of a sweep say together: which configuration is best, by how much, and at what size.
+
+A `SweepRecord` enters, a `Summary` leaves. Pure; called by the report, its pictures and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from raylora.store.sweeps import SweepRecord, TrialRecord
+from raylora.sweep.asked import Asked, asked_of
+from raylora.sweep.effects import KnobEffect, knob_effects
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of the sweep with all its repeats.
+
+    Args:
+        trials: Its trials in order, the failed ones too.
+        counted: Those of them with a result, in order; at least one.
+        mean: Mean of the metric over `counted`.
+        spread: Standard deviation over `counted`, of a sample; None for one alone.
+        best: The one of `counted` with the best metric.
+    """
+
+    trials: tuple[TrialRecord, ...]
+    counted: tuple[TrialRecord, ...]
+    mean: float
+    spread: float | None
+    best: TrialRecord
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The sampled fields."""
+        return self.best.config
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep found.
+
+    Args:
+        asked: Metric and mode.
+        best_trial: The trial with the best metric; None where none has a result.
+        ranking: Configurations with a result, the best mean first.
+        level: How many of them cannot be told from the first: it, and those whose lag lies within the spread.
+        effects: Every knob that was varied.
+        front: Configurations that none beats with as few trainable parameters, the smallest first.
+    """
+
+    asked: Asked
+    best_trial: TrialRecord | None
+    ranking: tuple[Configuration, ...]
+    level: int
+    effects: tuple[KnobEffect, ...]
+    front: tuple[Configuration, ...]
+
+    @property
+    def winner(self) -> Configuration | None:
+        """The configuration with the best mean."""
+        return self.ranking[0] if self.ranking else None
+
+
+def summarise(record: SweepRecord) -> Summary:
+    """Compare the trials of a sweep; those that failed or were cancelled, or have no metric yet, do not count.
+
+    Args:
+        record: The sweep, over or not.
+    """
+    asked = asked_of(record)
+    counted = [trial for trial in record.trials if counts(trial)]
+    ranking = _ranking(record.trials, asked)
+    return Summary(
+        asked=asked,
+        best_trial=_best(counted, asked) if counted else None,
+        ranking=ranking,
+        level=sum(_level(ranking[0], other) for other in ranking),
+        effects=knob_effects(counted),
+        front=_front(ranking, asked),
+    )
+
+
+def counts(trial: TrialRecord) -> bool:
+    """Return whether a trial has a result to compare."""
+    return trial.metric is not None and trial.status not in ("failed", "cancelled")
+
+
+def metric_of(trial: TrialRecord) -> float:
+    """Return the metric of a trial that counts."""
+    assert trial.metric is not None
+    return trial.metric
+
+
+def joint_spread(first: Configuration, second: Configuration) -> float | None:
+    """Return the root mean square of two spreads, or the one there is; None where neither was measured."""
+    spreads = [each.spread for each in (first, second) if each.spread is not None]
+    return math.sqrt(fmean(spread**2 for spread in spreads)) if spreads else None
+
+
+def _level(first: Configuration, second: Configuration) -> bool:
+    spread = joint_spread(first, second)
+    return first is second or (spread is not None and abs(first.mean - second.mean) <= spread)
+
+
+def _ranking(trials: Iterable[TrialRecord], asked: Asked) -> tuple[Configuration, ...]:
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        groups.setdefault(json.dumps(trial.config, sort_keys=True), []).append(trial)
+    found = [_configuration(group, asked) for group in groups.values() if any(map(counts, group))]
+    return tuple(sorted(found, key=lambda each: asked.better(each.mean)))
+
+
+def _configuration(trials: Sequence[TrialRecord], asked: Asked) -> Configuration:
+    counted = tuple(trial for trial in trials if counts(trial))
+    metrics = [metric_of(trial) for trial in counted]
+    spread = stdev(metrics) if len(metrics) > 1 else None
+    return Configuration(tuple(trials), counted, fmean(metrics), spread, _best(counted, asked))
+
+
+def _best(trials: Sequence[TrialRecord], asked: Asked) -> TrialRecord:
+    return min(trials, key=lambda trial: (asked.better(metric_of(trial)), trial.number))
+
+
+def _front(ranking: Iterable[Configuration], asked: Asked) -> tuple[Configuration, ...]:
+    sized = [(each.best.trainable_parameters, each) for each in ranking]
+    front: list[Configuration] = []
+    for _, each in sorted(
+        ((size, each) for size, each in sized if size is not None),
+        key=lambda pair: (pair[0], asked.better(pair[1].mean)),
+    ):
+        if not front or asked.better(each.mean) < asked.better(front[-1].mean):
+            front.append(each)
+    return tuple(front)

@@ -1,0 +1,143 @@
+"""Numbers, knobs and verdicts in words, the same on the page, in the pictures and on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raylora.spec.show import printable
+from raylora.sweep.effects import key_of
+from raylora.sweep.summary import Configuration, Summary, joint_spread, metric_of
+
+MAX_LABEL = 22
+"""Characters of a value in a picture."""
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a metric or a loss with four digits behind the point, or four in all where that would say nothing."""
+    if value is None:
+        return "\N{EN DASH}"
+    text = f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits}g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def large(value: int | None) -> str:
+    """Return a count in the shape 4.9M."""
+    if value is None:
+        return "\N{EN DASH}"
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return str(value)
+
+
+def span(seconds: float) -> str:
+    """Return a time in the unit a person would say it in."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a knob in full, on one line."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(value_text(each) for each in value)
+    return json.dumps(value)
+
+
+def label(value: Any) -> str:
+    """Return a value of a knob in short: numbers in four digits; of a list, the items that fit and how many more."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    items = [item.removesuffix("_proj") for item in value_text(value).split(", ")]
+    text = ", ".join(items)
+    if len(text) <= MAX_LABEL:
+        return text
+    for kept in range(len(items) - 1, 0, -1):
+        cut = f"{', '.join(items[:kept])} +{len(items) - kept}"
+        if len(cut) <= MAX_LABEL:
+            return cut
+    return f"{text[: MAX_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def labels(values: Iterable[Any]) -> dict[str, str]:
+    """Return a short label for each distinct value, by its `key_of`; no two share one."""
+    short = {key_of(value): label(value) for value in values}
+    taken: set[str] = set()
+    for key, text in short.items():
+        again = 2
+        while short[key] in taken:
+            short[key], again = f"{text} ({again})", again + 1
+        taken.add(short[key])
+    return short
+
+
+def knob_labels(names: Iterable[str]) -> dict[str, str]:
+    """Return each dotted field's last part, or the whole field where two end alike."""
+    names = list(names)
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: name if last.count(end) > 1 else end for name, end in zip(names, last, strict=True)}
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return a configuration on one line, each knob as `--set` takes it and without a space to break it at."""
+    words = []
+    for name, value in config.items():
+        text = value_text(value)
+        words.append(f"{name}=[{text.replace(', ', ',')}]" if isinstance(value, list | tuple) else f"{name}={text}")
+    return " ".join(words)
+
+
+def verdict(summary: Summary) -> list[str]:
+    """Return what the sweep found and how far it can be trusted, a sentence each."""
+    first, metric = summary.winner, summary.asked.metric
+    if first is None:
+        return [f"No trial reached a value of {metric}, so there is no best configuration."]
+    found = f"{first.best.trial_id} is best with {metric} {number(first.mean)}"
+    if first.spread is not None:
+        found = (
+            f"The configuration of {_names(first)} is best with {metric} {number(first.mean)} on average; "
+            f"its {len(first.counted)} repeats spread by {number(first.spread)}"
+        )
+    sentences = [f"{found}.", *_lead(summary)]
+    lucky = summary.best_trial
+    if lucky is not None and lucky not in first.counted:
+        sentences.append(
+            f"{lucky.trial_id} alone reached {number(metric_of(lucky))}, but the mean of its configuration's repeats "
+            "is worse."
+        )
+    return sentences
+
+
+def _lead(summary: Summary) -> list[str]:
+    if len(summary.ranking) == 1:
+        return ["No other configuration has a result to compare it with."]
+    first, second = summary.ranking[:2]
+    lead, spread = abs(first.mean - second.mean), joint_spread(first, second)
+    over = f"over the second, {_names(second)}"
+    if spread is None:
+        verdict = [
+            f"Its lead of {number(lead)} {over}, may be chance: with one repeat each, no spread was measured. "
+            "Repeat the best configurations under other seeds to know."
+        ]
+    elif lead <= spread:
+        others = f"; {summary.level} configurations are level" if summary.level > 2 else ""
+        verdict = [
+            f"Its lead of {number(lead)} {over}, is within the spread of repeats ({number(spread)}): "
+            f"the two cannot be told apart{others}."
+        ]
+    else:
+        verdict = [f"Its lead of {number(lead)} {over}, is larger than the spread of repeats ({number(spread)})."]
+    tokens = [max(trial.tokens for trial in each.counted) for each in (first, second)]
+    if tokens[0] != tokens[1]:
+        verdict.append(f"The two did not train equally long: {tokens[0]:,} tokens against {tokens[1]:,}.")
+    return verdict
+
+
+def _names(configuration: Configuration) -> str:
+    return ", ".join(trial.trial_id for trial in configuration.trials)
