@@ -42,6 +42,8 @@ class PackJob:
 
     Args:
         pack: Number of the pack, by which the desk knows it.
+        key: Runs with this key fit into it.
+        num_slots: Runs at once.
         spec: What its runs share: base, strategy, workers.
         store_uri: The store of all runs.
         desk: Gives out runs and takes their reports.
@@ -49,6 +51,8 @@ class PackJob:
     """
 
     pack: int
+    key: str
+    num_slots: int
     spec: RunSpec
     store_uri: str
     desk: ActorHandle[Any]

@@ -56,6 +56,9 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
     trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
     trainee.train_mode(True)
     before = checksum(trainee)
+    if rank == 0:  # workers that were restarted do not know the leases of those before
+        ray.get(job.desk.lose_pack.remote(job.pack, "its workers were restarted", True))
+        ray.get(job.desk.open_pack.remote(job.pack, job.key, job.num_slots))
     _Pack(job, mailbox, trainee).run()
     check_unchanged(trainee, before)
 
