@@ -1,0 +1,1 @@
+"""Many trials from one space, on packs of slots: the only room that imports ray.tune."""
