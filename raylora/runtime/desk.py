@@ -168,6 +168,7 @@ class Desk:
             lost = self._packs.pop(pack, None)
             if lost is None:
                 return
+            lost.hurry(Close())  # whoever of the group still asks
             if again:
                 self._packs[pack] = Pack(lost.key, lost.num_slots, away=True)
             for lease in lost.leases:

@@ -22,6 +22,7 @@ class Claim:
         run_id: Name in the store of what it leaves behind.
         key: Packs with this key can hold it.
         start_from: URI of the saved slot it goes on from.
+        max_tokens: Tokens after which it has finished.
     """
 
     lease: str
@@ -30,6 +31,7 @@ class Claim:
     run_id: str
     key: str
     start_from: str | None = None
+    max_tokens: int | None = None
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Tenant:
     def first_commands(self) -> list[Command]:
         """What a pack that takes it in is told."""
         claim = self.claim
-        admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from)
+        admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from, claim.max_tokens)
         return [admit, *([Go(claim.lease)] if self.repeating else self.owed())]
 
 

@@ -6,12 +6,15 @@ in a folder of the store after each trial's end, so that a killed driver's searc
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.tune import CheckpointConfig, ResumeConfig
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
@@ -20,7 +23,7 @@ from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
 from raylora.errors import InputError
 from raylora.log import get_logger
-from raylora.runtime.failures import cause, gist
+from raylora.runtime.failures import cause, gist, lost_contact
 from raylora.runtime.stopping import StopWish
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
@@ -103,6 +106,7 @@ def drive(
 
     Raises:
         InputError: There is nothing of that name to go on with.
+        RunFailedError: The host is lost; what was kept of the search can be resumed.
     """
     watch = Watch(listen)
     seats = Seats(host, search.num_at_once, watch.number_of)
@@ -116,11 +120,13 @@ def drive(
             controller.step()
             if (ended := watch.num_ended) > num_ended:
                 num_ended = ended
-                controller.checkpoint(force=True)
+                _keep(controller, host)
         if stop.asked:
             _pause(controller, seats)
+        _keep(controller, host)
+    except RayError as error:
+        raise lost_contact(error) from error
     finally:
-        controller.checkpoint(force=True, wait=True)
         controller.end_experiment_callbacks()
     numbered = {watch.number_of(trial.trial_id): trial for trial in controller.get_trials()}
     return [_outcome(number, trial) for number, trial in sorted(numbered.items())]
@@ -149,6 +155,7 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
         trial_checkpoint_config=experiment.checkpoint_config,
         resource_manager_factory=lambda: seats,
         resume_config=ResumeConfig() if resume else None,
+        checkpoint_period=cast("Any", math.inf),  # only when drive() has looked whether the trials' failures are their own
     )
     if resume and not controller.resumed:
         raise InputError(f"sweep {search.name}: what is kept of it in {search.folder} cannot be read; start it anew")
@@ -157,6 +164,12 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
         controller.update_max_pending_trials()
     controller.setup_experiments([experiment], searcher.total_samples)
     return controller
+
+
+def _keep(controller: TuneController, host: ActorHandle[Host]) -> None:
+    """Keep what Tune knows; not if it thinks that trials failed because the host, and all of them with it, is gone."""
+    ray.get(host.waiting.remote())
+    controller.checkpoint(force=True, wait=True)
 
 
 def _pause(controller: TuneController, seats: Seats) -> None:

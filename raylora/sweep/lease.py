@@ -36,11 +36,13 @@ class Repeat:
         spec: What is trained.
         run_id: Name in the store of what it leaves behind; the same when the sweep is resumed.
         key: Packs with this key can hold it.
+        max_tokens: Tokens after which it has finished, whatever its steps.
     """
 
     spec: RunSpec
     run_id: str
     key: str
+    max_tokens: int | None = None
 
 
 class Trials(Protocol):
@@ -90,8 +92,8 @@ class Lease(Trainable):
         if not self._leases:
             # Not in setup: only now is it known that nothing will be loaded first.
             claims = [
-                Claim(f"{self._name}-{index}", self._number, repeat.spec, repeat.run_id, repeat.key, start)
-                for index, (repeat, start) in enumerate(zip(self._repeats, self._start_from, strict=True))
+                Claim(f"{self._name}-{index}", self._number, each.spec, each.run_id, each.key, start, each.max_tokens)
+                for index, (each, start) in enumerate(zip(self._repeats, self._start_from, strict=True))
             ]
             self._leases = [claim.lease for claim in claims]
             self._desk.lease(claims)

@@ -83,6 +83,7 @@ class SimulatedPack:
         self.number, self.folder, self.save_steps = number, folder, save_steps
         self.slots: dict[str, Slot] = {}
         self.log: list[str] = []
+        self.admitted: list[Admit] = []
         self.most_slots = 0
 
     def run(self, exchange: Exchange, num_turns: int | None = None) -> bool:
@@ -106,6 +107,7 @@ class SimulatedPack:
                     state = json.loads(Path(command.start_from).read_text())
                     slot.step, slot.progress = state["step"], state["progress"]
                 self.slots[command.lease] = slot
+                self.admitted.append(command)
                 self.log.append(f"admit {command.trial}" + (f" at {slot.step}" if command.start_from else ""))
                 self.most_slots = max(self.most_slots, len(self.slots))
             case Go():
