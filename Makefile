@@ -55,8 +55,9 @@ test-fast: setup ## The tests that start no servers: at most 2 minutes
 bench: setup ## Measure against TRL and the machine's own limits
 	python -m benchmarks
 
-docs: setup ## Write the configuration reference from the spec
+docs: setup ## Write the references of runs and sweeps from the spec
 	python -m raylora.spec.reference > docs/configuration.md
+	python -m raylora.spec.reference sweep > docs/sweeps.md
 
 clean: ## Remove .venv and what the tools cached
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis $(DEMO_DATA)

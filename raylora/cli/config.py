@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -78,11 +79,22 @@ def validate(
         out.print(f"  store {checked.store.uri} can be written", markup=False)
 
 
-def schema(json_: Json = False) -> None:
-    """Print the JSON schema of a configuration, for editors and programs."""
-    from raylora.spec.schema import json_schema
+class Kind(StrEnum):
+    """What a file describes."""
 
+    RUN = "run"
+    SWEEP = "sweep"
+
+
+def schema(
+    kind: Annotated[Kind, typer.Argument(help="What the file describes.")] = Kind.RUN,
+    json_: Json = False,
+) -> None:
+    """Print the JSON schema of a run's or a sweep's file, for editors and programs."""
+    from raylora.spec.schema import json_schema, sweep_json_schema
+
+    found = sweep_json_schema() if kind is Kind.SWEEP else json_schema()
     if json_:
-        print_json(json_schema())
+        print_json(found)
     else:
-        out.print_json(data=json_schema())
+        out.print_json(data=found)

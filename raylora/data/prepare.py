@@ -81,7 +81,7 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
         if not len(train):
             raise DataError("test_datasets: every training row is also a validation row; name other files")
     elif spec.val_set_size:
-        kept, held_out = split_rows(train.column("content"), spec.val_set_size, spec.seed)
+        kept, held_out = split_rows(train.column("content"), spec.val_set_size, spec.seed_of_split)
         train, validation = train.select(kept), train.select(held_out)
     num_validation = len(validation) if validation is not None else 0
     report = DataReport(train_reports, validation_reports, len(train), num_validation, num_shared)

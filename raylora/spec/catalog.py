@@ -16,8 +16,10 @@ from raylora.spec.adapter import AdapterFields
 from raylora.spec.base import BaseFields
 from raylora.spec.data import DataFields, DatasetSpec
 from raylora.spec.fields import Part
+from raylora.spec.knobs import KINDS
 from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
 from raylora.spec.run_fields import RunFields
+from raylora.spec.sweep_fields import BudgetSpec, SweepFields
 from raylora.spec.train import TrainFields
 from raylora.spec.yaml_text import KeyPath
 
@@ -40,7 +42,8 @@ class Group:
 
 
 def _group(title: str, part: type[Part], prefix: str = "") -> Group:
-    return Group(title, prefix, inspect.getdoc(part) or "", dict(part.model_fields))
+    inherited_last = sorted(part.model_fields.items(), key=lambda each: each[0] not in part.__annotations__)
+    return Group(title, prefix, inspect.getdoc(part) or "", dict(inherited_last))
 
 
 GROUPS = (
@@ -56,6 +59,12 @@ GROUPS = (
     _group("Storage", StorageSpec, "storage."),
 )
 
+SWEEP_GROUPS = (
+    _group("Sweep", SweepFields),
+    _group("Budget", BudgetSpec, "budget."),
+    *(_group(f"Knob: {key}", kind, "space.NAME.") for key, kind in KINDS.items()),
+)
+
 
 def part_in(field: FieldInfo) -> type[Part] | None:
     """Return the group of fields that a field is, or is a list of; None for a plain field."""
@@ -65,17 +74,18 @@ def part_in(field: FieldInfo) -> type[Part] | None:
     return None
 
 
-def find(path: KeyPath) -> tuple[KeyPath, FieldInfo | None, type[Part]]:
+def find(path: KeyPath, root: type[Part] = RunFields) -> tuple[KeyPath, FieldInfo | None, type[Part]]:
     """Walk a path as far as it names fields.
 
     Args:
         path: Keys and indices; what follows a plain field, such as an index into its list, is let go.
+        root: What the path starts in.
 
     Returns:
         The walked path, the field at its end (None where a key names no field), and the part that the last key
         belongs to.
     """
-    part: type[Part] = RunFields
+    part = root
     walked: KeyPath = ()
     field: FieldInfo | None = None
     for key in path:

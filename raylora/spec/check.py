@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from raylora.spec.aliases import spellings
 from raylora.spec.catalog import find, places
 from raylora.spec.draft import Draft
+from raylora.spec.fields import Part
 from raylora.spec.rules import broken_rules
 from raylora.spec.run import RunSpec
 from raylora.spec.run_fields import RunFields
@@ -28,14 +29,25 @@ def check(draft: Draft) -> RunSpec | None:
     Returns:
         The run; None where the draft has problems, all of them noted in it.
     """
+    check_run(draft)
+    return None if draft.problems else RunSpec.model_validate(draft.values)
+
+
+def check_run(draft: Draft) -> RunFields:
+    """Note all that is wrong with a draft, and return the run that is left without it."""
+    run = check_fields(draft)
+    _ask_rules(draft, run)
+    return run
+
+
+def check_fields(draft: Draft) -> RunFields:
+    """Note what is wrong with the fields each by itself, and return the run that is left without it."""
     _drop_nulls(draft.values)
     try:
-        run = RunFields.model_validate(draft.values)
+        return RunFields.model_validate(draft.values)
     except ValidationError as error:
-        _note_errors(draft, error)
-        run = _run_without(draft)
-    _ask_rules(draft, run)
-    return None if draft.problems else RunSpec.model_validate(draft.values)
+        note_errors(draft, error)
+        return _run_without(draft)
 
 
 def _drop_nulls(values: Any) -> None:
@@ -47,17 +59,22 @@ def _drop_nulls(values: Any) -> None:
         _drop_nulls(each)
 
 
-def _note_errors(draft: Draft, error: ValidationError) -> None:
+def note_errors(draft: Draft, error: ValidationError, root: type[Part] = RunFields) -> None:
     """Put pydantic's errors in our words, once a field.
 
     The deepest come first: a list is also called too short when one of its items is wrong.
+
+    Args:
+        draft: What was validated.
+        error: What pydantic says.
+        root: As what it was validated.
     """
     holds_refused = {part for path in draft.refused for part in _prefixes(path)}
     for each in sorted(error.errors(include_url=False), key=lambda each: -len(each["loc"])):
         loc, kind = each["loc"], each["type"]
-        path, field, _ = find(loc)
+        path, field, part = find(loc, root)
         if kind == "extra_forbidden":
-            draft.refuse(loc, _unknown(loc))
+            draft.refuse(loc, _unknown(loc) if root is RunFields else _unknown_in(part, loc))
             holds_refused.update(_prefixes(loc))
         elif path not in holds_refused and draft.refused.isdisjoint(_prefixes(path)):
             _note_error(draft, path, field, kind, each["msg"])
@@ -108,6 +125,12 @@ def _unknown(path: KeyPath) -> str:
         return f"unknown key; {printable(key)} is near none of those known here: see raylora schema"
     fields = " or ".join(".".join(target) for target in theirs.get(nearest[0], ()))
     return f"unknown key; nearest: {nearest[0]}" + (f", which is {fields} here" if fields else "")
+
+
+def _unknown_in(part: type[Part], path: KeyPath) -> str:
+    """Say what an unknown key of a part that no other tool spells differently may have meant."""
+    nearest = difflib.get_close_matches(str(path[-1]), part.model_fields, n=1, cutoff=0.5)
+    return f"unknown key; nearest: {nearest[0]}" if nearest else f"unknown key; known: {', '.join(part.model_fields)}"
 
 
 def _run_without(draft: Draft) -> RunFields:

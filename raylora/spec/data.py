@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylora.spec.fields import Address, NonNegativeFloat, Part, PositiveFloat, PositiveInt
+from raylora.spec.fields import Address, NonNegativeFloat, Part, PositiveFloat, PositiveInt, Seed
 
 
 class DatasetSpec(Part):
@@ -45,6 +45,9 @@ class DataFields(Part):
 
     val_set_size: NonNegativeFloat = 0.0
     """Validation rows split off by seed: a fraction below 1 or a number of rows; 0 for none."""
+
+    split_seed: Seed | None = None
+    """Seed of that split; `seed` where absent. Runs under several seeds are compared on the same validation rows where it is given."""
 
     sequence_len: PositiveInt = 1024
     """Longest row in tokens, and the length of a bin where `sample_packing` is on."""

@@ -47,12 +47,15 @@ def _refuse_secret(address: str) -> str:
     return address
 
 
+SEEDS = 2**32
+"""Seeds are below it."""
+
 Number = BeforeValidator(_refuse_bool)
 """Put last on a number, so that true and false are not read as 1 and 0."""
 
 PositiveInt = Annotated[int, Field(ge=1), Number]
 NonNegativeInt = Annotated[int, Field(ge=0), Number]
-Seed = Annotated[int, Field(ge=0, lt=2**32), Number]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS), Number]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0), Number]
 PositiveFloat = Annotated[float, Field(gt=0.0), Number]
 NonNegativeFloat = Annotated[float, Field(ge=0.0), Number]

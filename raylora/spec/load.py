@@ -17,7 +17,7 @@ from raylora.spec.draft import Draft, Origin
 from raylora.spec.overrides import apply_override
 from raylora.spec.run import RunSpec
 from raylora.spec.show import show
-from raylora.spec.yaml_text import dotted, read_yaml
+from raylora.spec.yaml_text import Document, KeyPath, dotted, read_yaml
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,23 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     Raises:
         SpecError: The file cannot be read or says something wrong; carries every problem with its line.
     """
-    document = read_yaml(_text(path))
+    draft = read_draft(path)
+    for override in overrides:
+        apply_override(draft, override)
+    resolve_aliases(draft)
+    spec = check(draft)
+    if spec is None:
+        raise told_in_order(draft, path)
+    return LoadedSpec(spec, tuple(draft.notes), path)
+
+
+def read_draft(path: Path) -> Draft:
+    """Read a file of `key: value` lines as it stands.
+
+    Raises:
+        SpecError: The file cannot be read, or holds something else.
+    """
+    document = read_document(path)
     values = {} if document.values is None else document.values
     if not isinstance(values, dict):
         document.problems.append(
@@ -59,16 +75,26 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
         )
     if not isinstance(values, dict) or (document.values is None and document.problems):
         raise SpecError(document.problems, str(path))
-    origins = {key: Origin(dotted(key), line) for key, line in document.lines.items()}
-    draft = Draft(values, origins, document.problems, refused=document.refused)
-    for override in overrides:
-        apply_override(draft, override)
-    resolve_aliases(draft)
-    spec = check(draft)
-    if spec is None:
-        ordered = sorted(draft.problems, key=lambda problem: problem.line or 0)
-        raise SpecError(ordered, str(path))
-    return LoadedSpec(spec, tuple(draft.notes), path)
+    return Draft(values, origins_of(document), document.problems, refused=document.refused)
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file in UTF-8, whatever it holds.
+
+    Raises:
+        SpecError: There is no such file, or it cannot be read.
+    """
+    return read_yaml(_text(path))
+
+
+def origins_of(document: Document) -> dict[KeyPath, Origin]:
+    """Return where each value of a document was written."""
+    return {key: Origin(dotted(key), line) for key, line in document.lines.items()}
+
+
+def told_in_order(draft: Draft, path: Path) -> SpecError:
+    """Return the error with every problem of a draft, by line."""
+    return SpecError(sorted(draft.problems, key=lambda problem: problem.line or 0), str(path))
 
 
 def _text(path: Path) -> str:

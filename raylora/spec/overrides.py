@@ -14,12 +14,13 @@ from raylora.spec.draft import Draft, Origin
 from raylora.spec.yaml_text import KeyPath, read_yaml
 
 
-def apply_override(draft: Draft, override: str) -> None:
+def apply_override(draft: Draft, override: str, path: KeyPath | None = None) -> None:
     """Set one value, and take out what the file said about the same field under any of its spellings.
 
     Args:
         draft: The file's values; changed.
         override: `key=value`, the key a dotted path.
+        path: Where the value goes, where the key does not say it dot by dot.
     """
     written, equals, text = override.partition("=")
     written = written.strip()
@@ -31,7 +32,7 @@ def apply_override(draft: Draft, override: str) -> None:
         hint = "put text with special characters in quotes inside the quotes of the shell: --set 'key=\"value\"'"
         draft.problems.append(Problem(written, f"from --set: {document.problems[0].message}; {hint}"))
         return
-    path = _path(written, draft)
+    path = path or _path(written, draft)
     _forget_spellings(draft, path)
     _put(draft, path, written, document.values)
 

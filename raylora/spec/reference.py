@@ -1,19 +1,27 @@
-"""The configuration reference leaves, made from the fields, rules and tables that loading uses.
+"""The references of a run's and of a sweep's file leave, made from the fields, rules and tables that loading uses.
 
-`python -m raylora.spec.reference > docs/configuration.md` writes it; a test holds the committed file to it.
+`python -m raylora.spec.reference > docs/configuration.md` writes one, `... reference sweep > docs/sweeps.md` the other;
+a test holds the committed files to them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from raylora.spec.catalog import GROUPS, Group, default_of, part_in
+from raylora.spec.catalog import GROUPS, SWEEP_GROUPS, Group, default_of, part_in
+from raylora.spec.knobs import Space
 from raylora.spec.other_tools import DATASET_ALIASES, RUN_ALIASES, Alias
+from raylora.spec.rule import Rule
 from raylora.spec.rules import RULES
 from raylora.spec.run import NOT_DIGESTED
+from raylora.spec.run_fields import RunFields
+from raylora.spec.sweep_fields import BudgetSpec
+from raylora.spec.sweep_pages import SWEEP_HEAD, SWEEP_TAIL
+from raylora.spec.sweep_rules import SWEEP_RULES
 from raylora.spec.words import allowed
 from raylora.spec.yaml_text import write_yaml
 
@@ -76,11 +84,20 @@ where they do not change what is trained, and are an error that says what to do 
 
 def configuration_markdown() -> str:
     """Return the text of docs/configuration.md."""
-    rules = "".join(f"- {rule.sentence}\n" for rule in RULES)
     outside = ", ".join(f"`{name}`" for name in sorted(NOT_DIGESTED - {"distributed"}))
     sections = [_HEAD, *(_section(group) for group in GROUPS)]
-    sections += [_RULES + rules, _DIGEST.format(outside=outside), _ALIASES + "".join(_alias_rows())]
+    sections += [_RULES + _sentences(RULES), _DIGEST.format(outside=outside), _ALIASES + "".join(_alias_rows())]
     return "\n".join(sections)
+
+
+def sweeps_markdown() -> str:
+    """Return the text of docs/sweeps.md."""
+    sections = [SWEEP_HEAD, *(_section(group) for group in SWEEP_GROUPS), _RULES + _sentences(SWEEP_RULES), SWEEP_TAIL]
+    return "\n".join(sections)
+
+
+def _sentences(rules: Iterable[Rule[Any]]) -> str:
+    return "".join(f"- {rule.sentence}\n" for rule in rules)
 
 
 def _section(group: Group) -> str:
@@ -97,6 +114,8 @@ def _row(group: Group, name: str, field: FieldInfo) -> str:
 
 def _also(group: Group, name: str) -> list[str]:
     """Return other tools' keys for a field."""
+    if group in SWEEP_GROUPS:
+        return []
     in_dataset = group.prefix.startswith("datasets")
     aliases: Mapping[str, Alias] = DATASET_ALIASES if in_dataset else RUN_ALIASES
     path = name if in_dataset else group.prefix + name
@@ -104,7 +123,13 @@ def _also(group: Group, name: str) -> list[str]:
 
 
 def _allowed(field: FieldInfo) -> str:
+    if field.annotation == Space:
+        return "knobs by name, see below"
     part = part_in(field)
+    if part is RunFields:
+        return "path, or a group of a run's fields"
+    if part is BudgetSpec:
+        return "a group, see below"
     return "list of entries, see below" if part else _escaped(allowed(field))
 
 
@@ -127,4 +152,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(configuration_markdown())
+    sys.stdout.write(sweeps_markdown() if sys.argv[1:] == ["sweep"] else configuration_markdown())

@@ -7,60 +7,18 @@ written or left to its default, so that a written-out configuration means the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from raylora.errors import Problem
+from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
 
-Check = Callable[[RunFields], str | None]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule.
-
-    Args:
-        fields: Dotted paths of the fields it reads; a broken rule is reported at the first.
-        check: Says what is wrong and what to do next, or None where the fields fit.
-    """
-
-    fields: tuple[str, ...]
-    check: Check
-
-    @property
-    def sentence(self) -> str:
-        """What the rule asks for, as the reference says it."""
-        return (self.check.__doc__ or "").strip()
-
-
-RULES: list[Rule] = []
-
-
-def rule(*fields: str) -> Callable[[Check], Check]:
-    """Register a check of the named fields; its docstring is its sentence in the reference."""
-
-    def register(check: Check) -> Check:
-        RULES.append(Rule(fields, check))
-        return check
-
-    return register
+RULES: list[Rule[RunFields]] = []
+rule = registrar(RULES)
 
 
 def broken_rules(run: RunFields, unknown: frozenset[str] = frozenset()) -> tuple[Problem, ...]:
-    """Ask every rule whose fields are known.
-
-    Args:
-        run: The fields.
-        unknown: Dotted paths whose values are stand-ins, since what was written is wrong by itself.
-    """
-    return tuple(_ask(run, unknown))
-
-
-def _ask(run: RunFields, unknown: frozenset[str]) -> Iterator[Problem]:
-    for each in RULES:
-        if unknown.isdisjoint(each.fields) and (message := each.check(run)) is not None:
-            yield Problem(each.fields[0], message)
+    """Ask every rule of a run whose fields are known; `unknown` are those whose values are stand-ins."""
+    return tuple(broken(RULES, run, unknown))
 
 
 @rule("load_in_8bit", "load_in_4bit")

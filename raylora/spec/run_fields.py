@@ -39,6 +39,11 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
         return bool(self.test_datasets) or self.val_set_size > 0
 
     @property
+    def seed_of_split(self) -> int:
+        """What decides which rows `val_set_size` splits off."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    @property
     def rows_per_step(self) -> int:
         """Rows (or bins) of one optimizer step over all workers."""
         return self.micro_batch_size * self.gradient_accumulation_steps * self.distributed.num_workers

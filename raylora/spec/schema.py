@@ -1,4 +1,4 @@
-"""The JSON schema of a configuration leaves, for editors that complete and check YAML; `raylora schema` prints it."""
+"""The JSON schemas of a run and of a sweep leave, for editors that complete and check YAML; `raylora schema` prints it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from raylora.spec.other_tools import DATASET_ALIASES, RUN_ALIASES, Alias
 from raylora.spec.run_fields import RunFields
+from raylora.spec.sweep_fields import SweepFields
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
@@ -18,16 +21,36 @@ def json_schema() -> dict[str, Any]:
     deprecated. Rules between fields are not in it: `raylora validate` checks them.
     """
     schema = RunFields.model_json_schema(schema_generator=_Untitled)
+    _add_aliases(schema["$defs"]["DatasetSpec"]["properties"], DATASET_ALIASES)
+    about = {"title": "raylora run", "description": "One fine-tuning run; see docs/configuration.md."}
+    return {"$schema": _DRAFT, **_as_written(schema), **about}
+
+
+def sweep_json_schema() -> dict[str, Any]:
+    """Return the schema of a sweep's file; `raylora schema sweep` prints it."""
+    schema = SweepFields.model_json_schema(schema_generator=_Untitled)
+    _as_written(schema["$defs"]["RunFields"])
+    _add_aliases(schema["$defs"]["DatasetSpec"]["properties"], DATASET_ALIASES)
+    run = schema["properties"]["run"]
+    run["anyOf"] = [{"type": "string", "minLength": 1}, {"$ref": run.pop("$ref")}]
+    knobs = schema["properties"]["space"]
+    knobs["additionalProperties"] = {"anyOf": [*knobs["additionalProperties"]["anyOf"], {"type": "null"}]}
+    for name, prop in schema["properties"].items():
+        prop["description"] = SweepFields.model_fields[name].description
+    about = {"title": "raylora sweep", "description": "One sweep over a run's fields; see docs/sweeps.md."}
+    return {"$schema": _DRAFT, **schema, **about}
+
+
+def _as_written(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let a run's schema take what its file may say: other tools' keys, and groups without a value."""
     for name, prop in schema["properties"].items():
         prop["description"] = RunFields.model_fields[name].description
         if "$ref" in prop:
             # A group whose fields are all commented out reads as null.
             prop["anyOf"] = [{"$ref": prop.pop("$ref")}, {"type": "null"}]
     _add_aliases(schema["properties"], RUN_ALIASES)
-    _add_aliases(schema["$defs"]["DatasetSpec"]["properties"], DATASET_ALIASES)
     schema["allOf"] = [{"anyOf": [{"required": [key]} for key in _spellings(name)]} for name in schema.pop("required")]
-    about = {"title": "raylora run", "description": "One fine-tuning run; see docs/configuration.md."}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, **about}
+    return schema
 
 
 class _Untitled(GenerateJsonSchema):

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-_PLAIN = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_PLAIN: dict[Any, str] = {Any: "a value", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def allowed(field: FieldInfo) -> str:
@@ -32,8 +32,10 @@ def _allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return _either([str(value) for value in args])
     if origin is tuple:
+        if args[-1] is not Ellipsis:
+            return f"[{', '.join(_allowed(each) for each in args)}]"
         at_least = "a list of at least one " if _bounds(metadata).get(MinLen) else "a list of "
-        return at_least + _allowed(args[0])
+        return at_least + _allowed(args[0]).removeprefix("a ")
     if origin is dict:
         return f"names, each with {_allowed(args[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -61,6 +63,8 @@ def _range(bounds: dict[type, Any]) -> str:
         parts.append(f"above {bounds[Gt]:g}")
     if Lt in bounds:
         parts.append(f"below {bounds[Lt]:,}" if bounds[Lt] > 1 else f"below {bounds[Lt]:g}")
+    if Le in bounds:
+        parts.append(f"of at most {bounds[Le]:g}")
     return f" {' and '.join(parts)}" if parts else ""
 
 

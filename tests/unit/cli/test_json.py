@@ -26,6 +26,11 @@ def test_schema_accepts_a_right_configuration(raylora: Raylora, run_yaml: Path):
     jsonschema.validate(yaml.safe_load(run_yaml.read_text()), told.json)
 
 
+def test_schema_of_a_sweep_accepts_a_right_one(raylora: Raylora):
+    told = raylora("schema", "sweep", "--json")
+    jsonschema.validate({"run": "run.yaml", "space": {"lora_r": {"choice": [8, 16]}}}, told.json)
+
+
 def test_inspect_lists_the_layers(raylora: Raylora, run_yaml: Path):
     told = raylora("inspect", run_yaml, "--set", "lora_target_modules=[q_proj]", "--set", "lora_r=4", "--json")
     assert told.code == 0

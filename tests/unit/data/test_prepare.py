@@ -170,6 +170,9 @@ def test_val_set_size_splits_by_seed_and_no_row_is_in_both(tmp_path: Path, prepa
     again, other = prepared(val_set_size=0.2), prepared(val_set_size=0.2, seed=1)
     assert again.validation is not None and other.validation is not None
     assert texts(again.validation) == texts(got.validation) != texts(other.validation)
+    held = prepared(val_set_size=0.2, seed=1, split_seed=42)
+    assert held.validation is not None
+    assert texts(held.validation) == texts(got.validation)
 
 
 def test_test_datasets_are_the_validation_rows_and_are_not_trained_on(tmp_path: Path, prepared: Prepare):

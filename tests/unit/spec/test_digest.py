@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "datasets": [{"path": "b", "weight": 2}],
     "test_datasets": [],
     "val_set_size": 0.2,
+    "split_seed": 1,
     "sequence_len": 512,
     "excess_length_strategy": "drop",
     "sample_packing": True,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from raylora.spec.load import load_spec
+from raylora.spec.load_sweep import load_sweep
 from tests.unit.spec.specs import load_text
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -50,3 +51,33 @@ def test_the_demo_is_a_sharded_4_bit_run_on_rows_made_before():
         "examples/data/train.jsonl",
         "examples/data/validation.jsonl",
     ]
+
+
+SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+
+
+def test_there_are_sweeps_to_copy():
+    assert {path.stem for path in SWEEPS} >= {"rank-alpha-targets", "tpe-asha", "pbt"}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_to_copy_is_sound(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    loaded = load_sweep(path)
+    assert loaded.notes == ()
+    assert loaded.spec.max_t is not None
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_to_copy_is_made_short_from_the_command_line(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    spec = load_sweep(path, ["num_trials=4", "max_steps=10"]).spec
+    assert (spec.num_configurations, spec.max_t) == (4, 10)
+
+
+def test_the_sweep_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(REPOSITORY)
+    (text,) = shown("docs/sweeps.md")
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_sweep(path).spec.num_configurations == 16

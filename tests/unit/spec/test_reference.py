@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from raylora.spec.catalog import GROUPS
-from raylora.spec.reference import configuration_markdown
+from raylora.spec.knobs import KINDS
+from raylora.spec.reference import configuration_markdown, sweeps_markdown
 from raylora.spec.run_fields import RunFields
+from raylora.spec.sweep_fields import SweepFields
+from raylora.spec.sweep_rules import SWEEP_RULES
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -14,6 +19,18 @@ REPOSITORY = Path(__file__).parents[3]
 def test_the_committed_reference_is_the_generated_one():
     committed = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert committed == configuration_markdown(), "run: make docs"
+
+
+def test_the_committed_reference_of_sweeps_is_the_generated_one():
+    committed = (REPOSITORY / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert committed == sweeps_markdown(), "run: make docs"
+
+
+def test_every_field_of_a_sweep_and_every_kind_of_knob_is_in_it():
+    text = sweeps_markdown()
+    assert all(f"| `{name}` |" in text for name in SweepFields.model_fields)
+    assert all(f"| `space.NAME.{kind}` |" in text for kind in KINDS)
+    assert all(f"- {rule.sentence}\n" in text for rule in SWEEP_RULES)
 
 
 def test_every_field_of_a_run_is_in_one_group():
@@ -30,12 +47,13 @@ def test_it_says_type_default_description_and_other_spellings():
     assert "| `distributed.strategy` | ddp, fsdp or deepspeed | `ddp` |" in text
 
 
-def test_the_command_prints_it():
+@pytest.mark.parametrize(("words", "text"), [([], configuration_markdown()), (["sweep"], sweeps_markdown())])
+def test_the_command_prints_it(words: list[str], text: str):
     done = subprocess.run(
-        [sys.executable, "-m", "raylora.spec.reference"],
+        [sys.executable, "-m", "raylora.spec.reference", *words],
         capture_output=True,
         check=True,
         timeout=60,
         cwd=REPOSITORY,
     )
-    assert done.stdout.decode() == configuration_markdown()
+    assert done.stdout.decode() == text

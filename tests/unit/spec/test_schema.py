@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from jsonschema import Draft202012Validator
 from raylora.spec.fields import Part
 from raylora.spec.run import RunSpec
 from raylora.spec.run_fields import RunFields
-from raylora.spec.schema import json_schema
+from raylora.spec.schema import json_schema, sweep_json_schema
 from raylora.spec.template import commented_config
 from raylora.spec.yaml_text import read_yaml
 from tests.unit.spec.specs import LEAST, runs
@@ -61,3 +63,30 @@ def test_parts_are_frozen_and_closed():
     assert len(parts) >= 8
     assert all(part.model_config.get("frozen") and part.model_config.get("extra") == "forbid" for part in parts)
     assert all(field.description for part in (*parts, RunFields) for field in part.model_fields.values())
+
+
+SWEEP_SCHEMA = Draft202012Validator(sweep_json_schema())
+SWEEP = {"run": "run.yaml", "space": {"lora_r": {"choice": [8, 16]}}}
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_that_of_a_sweep_is_a_schema():
+    Draft202012Validator.check_schema(sweep_json_schema())
+    assert all(prop["description"] for prop in sweep_json_schema()["properties"].values())
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_sweep_fits_it(path: Path):
+    SWEEP_SCHEMA.validate(read_yaml(path.read_text(encoding="utf-8")).values)
+
+
+def test_a_run_in_place_fits_it():
+    SWEEP_SCHEMA.validate(SWEEP | {"run": read_yaml(LEAST).values | {"lora_rank": 8}})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["run: {lora_r: 8}", "num_trials: 0", "space: {}", "space: {lora_r: {choise: [8]}}", "searcher: tpe", "lora_r: 8"],
+)
+def test_a_wrong_sweep_does_not_fit_it(line: str):
+    assert not SWEEP_SCHEMA.is_valid(SWEEP | read_yaml(line).values)

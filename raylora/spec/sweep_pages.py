@@ -1,0 +1,71 @@
+"""The words of docs/sweeps.md around what `reference.py` makes from the fields."""
+
+from __future__ import annotations
+
+SWEEP_HEAD = """\
+# Sweeps
+
+Written by `make docs` from the fields in `raylora/spec/`; a test fails when the two differ.
+
+A sweep is one YAML file: a run, what varies, who chooses, and when a trial is stopped.
+
+```yaml
+run: examples/quickstart.yaml
+num_trials: 16
+metric: eval_loss
+searcher: optuna
+scheduler: asha
+budget: {steps: 50}
+report_steps: 5
+space:
+  lora_r: {choice: [8, 16, 32]}
+  lora_alpha: {ratio: 2, of: lora_r}
+  learning_rate: {loguniform: [1e-5, 1e-3]}
+  lora_dropout: {uniform: [0.0, 0.1]}
+  lora_target_modules: {choice: [[q_proj, v_proj], all-linear]}
+  lr_scheduler: {choice: [cosine, warmup_stable_decay]}
+  decay_ratio: {uniform: [0.05, 0.3], when: {lr_scheduler: warmup_stable_decay}}
+  _batch:
+    choice:
+      - {micro_batch_size: 1, gradient_accumulation_steps: 4}
+      - {micro_batch_size: 2, gradient_accumulation_steps: 4}
+```
+
+- A knob is named after the field that it sets, dots included (`distributed.num_workers`). A name that starts with `_` is
+  free: its choices are mappings of fields that vary together.
+- Every choice, both ends of every range, and their combinations are tried against the run's fields and rules before
+  anything starts.
+- Files to start from are in `sweeps/`. `raylora schema sweep` prints the JSON schema that editors complete from.
+- `--set` reaches the sweep's own fields (`--set num_trials=4`), its knobs (`--set space.lora_r='{choice: [4, 8]}'`;
+  `--set space.lora_r=` takes one out) and any field of its run (`--set max_steps=10`, which replaces `budget.steps`).
+  A name that both have says which: `run.seed` or `sweep.seed`.
+"""
+
+SWEEP_TAIL = """\
+## What makes trials comparable
+
+- **Budget.** All trials get the same steps or tokens at most, and the learning rate runs its schedule over them.
+- **Rows of a step.** A trial with another `micro_batch_size` or `distributed.num_workers` makes up for it by
+  accumulation, so that every step takes as many rows as the run's own. Where `gradient_accumulation_steps` is a knob,
+  the rows of a step vary on purpose.
+- **Validation rows.** `val_set_size` splits them off by `split_seed`, which trials keep while `seed` varies; which rows
+  are held out is no knob.
+- **Order.** The order of training rows follows `seed`: the same repeat of two configurations sees the same rows in the
+  same order. Repeat 0 trains under the run's seed, repeat 1 under the next number, and so on.
+- **Time.** Schedulers count steps or tokens, never seconds.
+
+## Packs
+
+Two trials share a frozen base in one worker group where `base_model`, `base_model_revision`, quantization, `dtype`,
+`gradient_checkpointing`, `sequence_len`, `chat_template`, `distributed` and `ray` are equal. A trial with
+`adapter_bank: peft`, an optimizer other than `adamw_torch`, or DeepSpeed's stages 1 and 2 runs alone.
+
+## Grid files of axolotl
+
+A file of axolotl's `--sweep` is read as it is: keys with lists of values, and under keys that start with `_` lists of
+mappings that vary together. Its keys and values are read as in a run's file.
+
+## Digest
+
+The digest of a sweep is the SHA-256 of its run's digest and of every other field but `slots`.
+"""
