@@ -49,12 +49,15 @@ class Desk:
     def settle(self, num_orders: int, num_open: int) -> None:
         """Note that whoever steers has taken in every answer there was, and waits.
 
+        What it said earlier may arrive later: more orders, or fewer of them open, are newer.
+
         Args:
             num_orders: Orders it gave since the beginning.
             num_open: Those of them whose answer it waits for.
         """
         with self._change():
-            self._said = (num_orders, num_open)
+            if self._said is None or (num_orders, -num_open) > (self._said[0], -self._said[1]):
+                self._said = (num_orders, num_open)
 
     def lease(self, claims: Sequence[Claim]) -> None:
         """Ask for the slots of one trial, all at once; does not wait for them.
@@ -65,7 +68,6 @@ class Desk:
         with self._change():
             party = tuple(claim.lease for claim in claims)
             self._tenants |= {claim.lease: Tenant(claim, party) for claim in claims}
-            self._place()
 
     def go(self, leases: Sequence[str]) -> list[Report]:
         """Let slots train on, and wait until each has reported, or one has failed.
@@ -112,7 +114,6 @@ class Desk:
                 if tenant.pack is not None:
                     self._packs[tenant.pack].vacate(tenant.claim.lease)
             self._untold = [report for report in self._untold if report.lease in self._tenants]
-            self._place()
 
     def waiting(self) -> dict[str, int]:
         """Leases without a slot, counted by the key of the packs they fit into."""
@@ -132,7 +133,6 @@ class Desk:
         with self._change():
             self._packs[pack] = Pack(key, num_slots)
             self._refused.pop(key, None)
-            self._place()
 
     def exchange(self, pack: int, reports: Sequence[Report], wait: bool) -> list[Command]:
         """Take a turn's reports from a pack, and tell it what to do next.
@@ -151,7 +151,7 @@ class Desk:
             here = self._packs.get(pack)
             if here is None or here.away:
                 return [Close()]  # a group that is held to be lost, and still asks
-            for report in sorted(reports, key=self._place_in_line):
+            for report in sorted(reports, key=lambda report: self._in_line(report.lease)):
                 self._take(here, report)
             self._wait(lambda: bool(here.ready) or (here.settled and not wait), POLL_S)
             return here.take()
@@ -173,9 +173,8 @@ class Desk:
                 self._packs[pack] = Pack(lost.key, lost.num_slots, away=True)
             for lease in lost.leases:
                 self._tenants[lease].lose()
-            self._place()
             if all(other.key != lost.key for other in self._packs.values()):
-                self._refuse(lost.key, reason)
+                self._refused[lost.key] = reason
 
     def refuse(self, key: str, reason: str) -> None:
         """Fail the leases that wait for a pack that will not come.
@@ -185,7 +184,7 @@ class Desk:
             reason: What to tell.
         """
         with self._change():
-            self._refuse(key, reason)
+            self._refused[key] = reason
 
     def close(self) -> None:
         """Tell every pack to end."""
@@ -214,14 +213,20 @@ class Desk:
         return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
 
     def _advance(self) -> None:
-        """Pass reports on until one is an answer; where none is left, hand the commands out."""
+        """Pass reports on until one is an answer; where none is left, fill free slots and hand the commands out."""
+        if self._tell():
+            self._place()
+            if self._tell():
+                for pack in self._packs.values():
+                    pack.open(self._in_line)
+        self._changed.notify_all()
+
+    def _tell(self) -> bool:
+        """Pass reports on while the desk has settled; returns whether it still has when none is left."""
         while self._untold and self._settled():
             report = self._untold.pop(0)
             self._tenants[report.lease].report = report
-        if not self._untold and self._settled():
-            for pack in self._packs.values():
-                pack.open()
-        self._changed.notify_all()
+        return self._settled()
 
     def _present(self, leases: Iterable[str]) -> Iterator[Tenant]:
         return (self._tenants[lease] for lease in leases if lease in self._tenants)
@@ -232,9 +237,10 @@ class Desk:
         failed = any(report.kind == "failed" for report in reports)
         return failed or len(present) < len(leases) or len(reports) == len(leases)
 
-    def _place_in_line(self, report: Report) -> tuple[int, str]:
-        tenant = self._tenants.get(report.lease)
-        return (-1 if tenant is None else tenant.claim.trial, report.lease)
+    def _in_line(self, lease: str) -> tuple[int, str]:
+        """Trial order; what is gone first."""
+        tenant = self._tenants.get(lease)
+        return (-1 if tenant is None else tenant.claim.trial, lease)
 
     def _take(self, pack: Pack, report: Report) -> None:
         """Take in one report; whatever comes from a lease that was freed meanwhile is too late."""
@@ -252,15 +258,7 @@ class Desk:
             self._untold.append(report)
             if report.kind != "metrics":
                 pack.leases.discard(report.lease)
-                self._end(tenant)
-
-    def _end(self, tenant: Tenant) -> None:
-        tenant.pack, tenant.ended, tenant.saving, tenant.wanted = None, True, False, False
-        self._place()
-
-    def _refuse(self, key: str, reason: str) -> None:
-        self._refused[key] = reason
-        self._place()
+                tenant.end()
 
     def _place(self) -> None:
         """Give free slots to waiting leases, in trial order; none overtakes another that fits the same packs."""
@@ -270,7 +268,7 @@ class Desk:
             if key in self._refused:
                 for tenant in party:
                     failure = Report(tenant.claim.lease, "failed", tenant.told_step, {"error": self._refused[key]})
-                    tenant.ended, tenant.saving, tenant.wanted = True, False, False
+                    tenant.end()
                     self._untold.append(failure)
             elif key not in full and not self._seat(party):
                 full.add(key)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from raylora.runtime.desk_messages import Admit, Command, Free, Go, Report, Save
 from raylora.spec.run import RunSpec
 
 BEFORE_ANY_STEP = -1
+Held = Free | Admit | Save | Go
+_KINDS = (Free, Admit, Save, Go)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Tenant:
         """Whether it waits for a slot."""
         return self.pack is None and not self.ended
 
+    def end(self) -> None:
+        """Have no slot any more, for good."""
+        self.pack, self.ended, self.saving, self.wanted = None, True, False, False
+
     def lose(self) -> None:
         """Lose the slot; what was done after the last save must be done again."""
         self.pack = None
@@ -77,12 +83,13 @@ class Tenant:
         """Where it would start now."""
         return self.claim.start_from if self.saved is None else self.saved[0]
 
-    def owed(self) -> list[Command]:
+    def owed(self) -> list[Held]:
         """What it was told and has not done, as far as a slot at its last report can do it."""
         lease = self.claim.lease
-        return [command for told, command in ((self.saving, Save(lease)), (self.wanted, Go(lease))) if told]
+        owed: tuple[tuple[bool, Held], ...] = (self.saving, Save(lease)), (self.wanted, Go(lease))
+        return [command for told, command in owed if told]
 
-    def first_commands(self) -> list[Command]:
+    def first_commands(self) -> list[Held]:
         """What a pack that takes it in is told."""
         claim = self.claim
         admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from, claim.max_tokens)
@@ -108,7 +115,7 @@ class Pack:
     leases: set[str] = field(default_factory=set)
     away: bool = False
     settled: bool = True
-    held: list[Command] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     ready: list[Command] = field(default_factory=list)
 
     @property
@@ -116,7 +123,7 @@ class Pack:
         """Slots without a lease."""
         return 0 if self.away else self.num_slots - len(self.leases)
 
-    def hold(self, commands: Iterable[Command]) -> None:
+    def hold(self, commands: Iterable[Held]) -> None:
         """Keep commands until everything that was reported is answered: slots that go on go on together."""
         self.held.extend(commands)
 
@@ -126,10 +133,15 @@ class Pack:
         self.held = [held for held in self.held if isinstance(held, Go)]
         self.ready.append(command)
 
-    def open(self) -> None:
-        """Hand out what was held."""
+    def open(self, in_line: Callable[[str], tuple[int, str]]) -> None:
+        """Hand out what was held: slots are freed, given, and go on, each in trial order.
+
+        Args:
+            in_line: Place of a lease.
+        """
         self.settled = True
-        self.ready += self.held
+        in_order: list[Held] = sorted(self.held, key=lambda held: (_KINDS.index(type(held)), in_line(held.lease)))
+        self.ready += in_order
         self.held = []
 
     def take(self) -> list[Command]:
@@ -140,7 +152,7 @@ class Pack:
     def vacate(self, lease: str) -> None:
         """Take a lease's slot back; commands that did not leave yet are dropped."""
         self.leases.discard(lease)
-        dropped = [command for command in self.held + self.ready if getattr(command, "lease", None) == lease]
+        dropped = [command for command in (*self.held, *self.ready) if getattr(command, "lease", None) == lease]
         self.held = [command for command in self.held if command not in dropped]
         self.ready = [command for command in self.ready if command not in dropped]
         if not any(isinstance(command, Admit) for command in dropped):

@@ -155,7 +155,7 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
         trial_checkpoint_config=experiment.checkpoint_config,
         resource_manager_factory=lambda: seats,
         resume_config=ResumeConfig() if resume else None,
-        checkpoint_period=cast("Any", math.inf),  # only when drive() has looked whether the trials' failures are their own
+        checkpoint_period=cast("Any", math.inf),  # _keep() looks first whether the trials' failures are their own
     )
     if resume and not controller.resumed:
         raise InputError(f"sweep {search.name}: what is kept of it in {search.folder} cannot be read; start it anew")

@@ -16,20 +16,21 @@ import pytest
 import ray
 from ray import tune
 from ray._private.state import actors as actor_table
-from ray.tune.schedulers import HyperBandForBOHB, HyperBandScheduler, MedianStoppingRule, PopulationBasedTraining
-from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
-from ray.tune.search.bohb import TuneBOHB
-from ray.tune.search.hyperopt import HyperOptSearch
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.placement_group import placement_group_table
 
 from raylora.errors import RunFailedError
+from raylora.spec.packing import pack_key
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.drive import TrialOutcome
+from raylora.sweep.trials import SweepTrials
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from raylora.sweep.watch import TrialEvent
 from tests.cluster.command import wait_until
 from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, stage
 from tests.servers.ray import REPOSITORY
-from tests.unit.sweep.simulated_pack import SimulatedTrials, loss, quality
+from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -145,47 +146,64 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Pat
     assert losses == pytest.approx([result.metrics["eval_loss"] for result in plain], rel=1e-12)
 
 
+def made(searcher: str, scheduler: str, num_trials: int, **space: Any) -> SweepSpec:
+    run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
+    asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
+    more = {"budget": {"steps": MAX_STEPS}, "report_steps": 1, "grace_period": None if scheduler == "pbt" else 2}
+    space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
+    return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
+
+
+def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[TrialOutcome], SimulatedPack]:
+    """What came of a sweep on one pack."""
+    with stage(folder, SweepTrials(sweep, "sweep")) as here:
+        here.open_pack(0, at_once, key=pack_key(sweep.run))
+        search = here.search(
+            sweep.num_configurations,
+            at_once,
+            space=tune_space(sweep.space),
+            searcher=tune_searcher(sweep, at_once),
+            scheduler=tune_scheduler(sweep),
+        )
+        outcomes = here.drive(search)
+        return here, outcomes, here.close()[0]
+
+
 @pytest.mark.parametrize(
     ("searcher", "scheduler"),
     [
-        (ConcurrencyLimiter(HyperOptSearch(random_state_seed=0), 4), AsyncHyperBandScheduler("steps", max_t=MAX_STEPS)),
-        (BasicVariantGenerator(random_state=0), HyperBandScheduler("steps", max_t=MAX_STEPS, reduction_factor=2)),
-        (ConcurrencyLimiter(TuneBOHB(seed=0), 4), HyperBandForBOHB("steps", max_t=MAX_STEPS, reduction_factor=2)),
-        (BasicVariantGenerator(random_state=0), MedianStoppingRule("steps", grace_period=2)),
+        ("optuna", "hyperband"),
+        ("hyperopt", "asha"),
+        ("bohb", "hyperband"),
+        ("random", "hyperband"),
+        ("random", "median"),
+        ("random", "fifo"),
     ],
-    ids=["hyperopt and asha", "random and hyperband", "bohb and hyperband", "random and median"],
 )
-def test_other_searchers_and_schedulers_steer(
-    here: Stage, request: pytest.FixtureRequest, searcher: Any, scheduler: Any
-):
-    here.open_pack(0, 4)
-    outcomes = here.drive(here.search(12, 4, searcher=searcher, scheduler=scheduler))
+def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler: str):
+    sweep = made(searcher, scheduler, 12, lora_r={"choice": [4, 8, 16]})
+    here, outcomes, pack = ran(sweep, tmp_path, at_once=4)
     assert len(outcomes) == 12
-    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
+    ends = {"succeeded"} if scheduler == "fifo" else {"succeeded", "stopped"}
+    assert {outcome.status for outcome in outcomes} == ends
     for outcome in outcomes:
         # Whatever was paused went on from where it was.
         steps = [result["steps"] for result in here.reports(outcome.number)]
         assert steps == list(range(1, len(steps) + 1))
-    log = here.close()[0].log
-    paused = [line for line in log if line.startswith("save")]
-    resumed = [line for line in log if " at " in line and line.startswith("admit")]
-    assert bool(paused) == bool(resumed) == (not isinstance(scheduler, AsyncHyperBandScheduler))
+    # Median stopping pauses trials until there are enough to judge by.
+    paused = any(line.startswith("save") for line in pack.log)
+    assert paused == any(admit.start_from for admit in pack.admitted) == (scheduler in ("hyperband", "median"))
 
 
-def test_pbt_clones_the_state_of_a_better_trial(here: Stage):
-    here.open_pack(0, 4)
-    pbt = PopulationBasedTraining(
-        "steps", perturbation_interval=4, hyperparam_mutations={"learning_rate": SPACE["learning_rate"]}
-    )
-    outcomes = here.drive(here.search(4, 4, scheduler=pbt))
+def test_pbt_clones_the_state_of_a_better_trial(tmp_path: Path):
+    here, outcomes, pack = ran(made("random", "pbt", 4), tmp_path, at_once=4)
     assert {outcome.status for outcome in outcomes} == {"succeeded"}
-    clones = [admit for admit in here.close()[0].admitted if admit.start_from]
-    assert clones
-    for admit in clones:
-        donor, _, step = Path(admit.start_from).stem.rpartition("-")
-        assert not donor.startswith(f"trial{admit.trial}-")
+    again = [admit for admit in pack.admitted if admit.start_from]
+    # Trials wait for each other before they are compared: all go on from a saved slot, some from another's.
+    assert any(not Path(admit.start_from).stem.startswith(f"trial{admit.trial}-") for admit in again)
+    for admit in again:
+        step = Path(admit.start_from).stem.rpartition("-")[2]
         state = json.loads(Path(admit.start_from).read_text())
-        expected = loss(state["progress"] + quality(admit.spec))
         after = [
             event.result["eval_loss"]
             for event in here.events
@@ -193,7 +211,7 @@ def test_pbt_clones_the_state_of_a_better_trial(here: Stage):
             and event.result["steps"] == int(step) + 1
             and event.sampled["learning_rate"] == admit.spec.learning_rate
         ]
-        assert after == [expected]
+        assert after == [loss(state["progress"] + quality(admit.spec))], admit
 
 
 def test_repeats_are_judged_by_their_mean(tmp_path: Path):
@@ -237,7 +255,7 @@ def test_a_lost_pack_changes_nothing_but_the_time(tmp_path: Path, save_steps: in
             search = here.search(8, 4, name=f"search-{lost}")
             ends[lost] = here.drive(search, listen=listen)
             log = here.close()[0].log
-            assert any(" at " in line for line in log) == (lost and save_steps > 0)
+            assert any(" at " in line for line in log if line.startswith("admit")) == (lost and save_steps > 0)
     assert [(end.status, end.result["steps"]) for end in ends[True]] == [
         (end.status, end.result["steps"]) for end in ends[False]
     ]

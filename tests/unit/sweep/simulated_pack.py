@@ -91,9 +91,9 @@ class SimulatedPack:
         reports: list[Report] = []
         while num_turns is None or num_turns > 0:
             commands = exchange(self.number, reports, not any(slot.goes for slot in self.slots.values()))
+            reports = [report for command in commands for report in self.obey(command)]
             if any(isinstance(command, Close) for command in commands):
                 return True
-            reports = [report for command in commands for report in self.obey(command)]
             if not reports:
                 reports = self.turn()
                 num_turns = None if num_turns is None else num_turns - bool(reports)
