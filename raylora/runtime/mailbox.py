@@ -47,6 +47,7 @@ class PackJob:
         spec: What its runs share: base, strategy, workers.
         store_uri: The store of all runs.
         desk: Gives out runs and takes their reports.
+        report_steps: Optimizer steps of a run between its reports.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
     """
 
@@ -56,6 +57,7 @@ class PackJob:
     spec: RunSpec
     store_uri: str
     desk: ActorHandle[Any]
+    report_steps: int
     slots_stay_on_ranks: bool
 
 

@@ -46,11 +46,12 @@ class Fleet:
 
     Args:
         host: Of the leases.
+        report_steps: Optimizer steps of a run between its reports.
         listen: Told of every event of every run, with the number of its pack.
     """
 
-    def __init__(self, host: ActorHandle[Host], listen: Callable[[int, Event], None]) -> None:
-        self._host, self._listen = host, listen
+    def __init__(self, host: ActorHandle[Host], report_steps: int, listen: Callable[[int, Event], None]) -> None:
+        self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._num_opened = 0
         self._store_uri: str | None = None
@@ -119,7 +120,7 @@ class Fleet:
         assert self._store_uri is not None
         num_workers = berth.spec.distributed.num_workers
         at_home = berth.num_slots >= num_workers > 1
-        job = PackJob(number, key, berth.num_slots, berth.spec, self._store_uri, self._host, at_home)
+        job = PackJob(number, key, berth.num_slots, berth.spec, self._store_uri, self._host, self._report_steps, at_home)
         self._packs[number][1].begin(job)
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:

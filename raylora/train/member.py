@@ -54,6 +54,7 @@ class Member:
         validation: Validation batches, if any.
         hooks: Whom to tell.
         digests: Of base and data.
+        max_tokens: Tokens after which it has finished, whatever its steps.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Member:
         validation: Batches | None,
         hooks: Hooks,
         digests: dict[str, str],
+        max_tokens: int | None = None,
     ) -> None:
+        self._max_tokens = max_tokens
         self._trainee, self.slot, self.spec = trainee, slot, spec
         self._rows, self.validation = rows, validation
         self._hooks, self._digests = hooks, digests
@@ -85,7 +88,12 @@ class Member:
         patience = self.spec.early_stopping_patience
         if patience is not None and self.progress.num_worse >= patience:
             return "early_stopped"
-        return "finished" if self.progress.step >= self.num_steps else None
+        return "finished" if self._is_through else None
+
+    @property
+    def _is_through(self) -> bool:
+        spent = self._max_tokens is not None and self.progress.num_tokens >= self._max_tokens
+        return spent or self.progress.step >= self.num_steps
 
     def share(self) -> Share:
         """This rank's part of the next step."""
@@ -107,14 +115,14 @@ class Member:
         progress.num_tokens += result.num_tokens
         progress.train_loss = result.loss
         progress.train_s += seconds
-        if progress.step % self.spec.logging_steps == 0 or progress.step == self.num_steps:
+        if progress.step % self.spec.logging_steps == 0 or self._is_through:
             self.emit("step", _metrics(result, share.learning_rate, seconds))
 
     @property
     def is_to_report(self) -> bool:
         """Whether the step that it stands at is one of those at which the run is judged."""
         step, every = self.progress.step, self.spec.eval_steps
-        return step in (0, self.num_steps) or (every is not None and step % every == 0)
+        return step == 0 or self._is_through or (every is not None and step % every == 0)
 
     @property
     def is_to_validate(self) -> bool:
