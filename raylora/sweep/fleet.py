@@ -98,7 +98,7 @@ class Fleet:
             if not is_running:
                 self._note_end(number, key, group)
         waiting: dict[str, int] = ray.get(self._host.waiting.remote())
-        held: dict[int, int] = ray.get(self._host.held.remote()) if waiting else {}
+        held = self._held() if waiting else {}
         for key in waiting:
             self._open(key, berths[key], waiting, held)
 
@@ -120,8 +120,21 @@ class Fleet:
         assert self._store_uri is not None
         num_workers = berth.spec.distributed.num_workers
         at_home = berth.num_slots >= num_workers > 1
-        job = PackJob(number, key, berth.num_slots, berth.spec, self._store_uri, self._host, self._report_steps, at_home)
+        job = PackJob(
+            pack=number,
+            key=key,
+            num_slots=berth.num_slots,
+            spec=berth.spec,
+            store_uri=self._store_uri,
+            desk=self._host,
+            report_steps=self._report_steps,
+            slots_stay_on_ranks=at_home,
+        )
         self._packs[number][1].begin(job)
+
+    def _held(self) -> dict[int, int]:
+        held: dict[int, int] = ray.get(self._host.held.remote())
+        return held
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:
         try:
