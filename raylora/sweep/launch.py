@@ -6,26 +6,36 @@ The driver's side, as `runtime.launch` is for a run. Called by the command line 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, closing
+from typing import Any, Literal
 
 import ray
 
+from raylora.errors import InterruptedRunError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
 from raylora.runtime.launch import checking
-from raylora.runtime.stopping import stop_wish
+from raylora.runtime.stopping import StopWish, stop_wish
+from raylora.spec.run import RunSpec
+from raylora.spec.space import resolve
 from raylora.spec.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
+from raylora.store.contract import Store
 from raylora.store.home import default_store_uri, home
-from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep
+from raylora.store.lease import Lease
+from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
 from raylora.sweep.books import Books
-from raylora.sweep.drive import drive
+from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.fleet import Berth, Fleet
 from raylora.sweep.host import open_host
+from raylora.sweep.result import sweep_result
 from raylora.sweep.trials import ALONE, SweepTrials
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.watch import TrialEvent
+from raylora.tracking.sweep_tracker import SweepTracker
+from raylora.train.events import Event
 
 log = get_logger(__name__)
 Listener = Callable[[SweepRecord], None]
@@ -198,7 +208,7 @@ class _Launch:
         if isinstance(error, InterruptedRunError):
             where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
             error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: raylora resume {sweep_id}{where}")
-        status: Literal[failed, interrupted] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+        status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
         try:
             books.close(status, str(error) or type(error).__name__)
         except StoreError as failure:
