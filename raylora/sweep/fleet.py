@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import ray
 from ray.actor import ActorHandle
@@ -97,7 +98,7 @@ class Fleet:
                 self._listen(number, event)
             if not is_running:
                 self._note_end(number, key, group)
-        waiting: dict[str, int] = ray.get(self._host.waiting.remote())
+        waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
         held = self._held() if waiting else {}
         for key in waiting:
             self._open(key, berths[key], waiting, held)
@@ -133,8 +134,7 @@ class Fleet:
         self._packs[number][1].begin(job)
 
     def _held(self) -> dict[int, int]:
-        held: dict[int, int] = ray.get(self._host.held.remote())
-        return held
+        return cast("dict[int, int]", ray.get(self._host.held.remote()))
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:
         try:

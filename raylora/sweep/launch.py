@@ -5,6 +5,7 @@ The driver's side, as `runtime.launch` is for a run. Called by the command line 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, Literal
@@ -99,6 +100,7 @@ class _Launch:
         self._berths: dict[str, Berth] = {}
         self._num_slots = _num_slots(spec)
         self._books: Books | None = None
+        self._started_at = time.time()
 
     def run(self) -> dict[str, Any]:
         """From the checks to the result."""
@@ -196,7 +198,7 @@ class _Launch:
             raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")
 
     def _result(self, record: SweepRecord, store: Store) -> dict[str, Any]:
-        result = sweep_result(record)
+        result = sweep_result(record) | {"wall_s": time.time() - self._started_at}
         self._listen(write_sweep(store, record.model_copy(update={"result": result})))
         return result
 
