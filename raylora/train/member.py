@@ -104,6 +104,11 @@ class Member:
     def took(self, share: Share, result: StepResult | NonFiniteLossError, seconds: float) -> None:
         """Note what a step did.
 
+        Args:
+            share: What went into it.
+            result: What came out, the same on every rank that shares the slot.
+            seconds: Wall-clock time of the turn, in which other slots may have stepped too.
+
         Raises:
             NonFiniteLossError: The step was none.
         """
@@ -180,7 +185,12 @@ class Member:
         self.emit("checkpoint", {"uri": self.checkpoint_uri})
 
     def emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
-        """Tell of this run; one rank speaks for all."""
+        """Tell of this run; one rank speaks for all.
+
+        Args:
+            kind: Of event.
+            values: What the kind tells.
+        """
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.emit(Event(kind, self.progress.step, values))
 
