@@ -117,6 +117,9 @@ class SweepRecord(Record):
     sweep_id: str
     """Name of the sweep, sortable by the time it was created."""
 
+    mlflow_run_id: str | None = None
+    """Its MLflow run, the parent of its trials'."""
+
     trials: tuple[TrialRecord, ...] = ()
     """Its trials so far, in order."""
 
