@@ -1,7 +1,7 @@
 """One forward and backward pass on the meta device: the step's own code, no values, no memory.
 
-Specs of the slots and a base on the meta device enter; the bytes that the step holds leave. Exact for any architecture, since
-nothing of it is written down here. Called by `estimate`.
+Specs of the slots and a base on the meta device enter; the bytes that the step holds leave. Exact for any
+architecture, since nothing of it is written down here. Called by `estimate`.
 """
 
 from __future__ import annotations
