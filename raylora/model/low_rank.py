@@ -136,7 +136,12 @@ class LowRank:
         base.forward = self._forward  # type: ignore[method-assign]
 
     def admit(self, slot: int, settings: Slot) -> None:
-        """Start an adapter: A random, B zero."""
+        """Start an adapter: A random, B zero.
+
+        Args:
+            slot: One without an adapter on this layer.
+            settings: Of the adapter; its seed and the layer's name decide the values of A.
+        """
         num_inputs, num_outputs = self._base.in_features, self._base.out_features
         a_RI = torch.empty(settings.r, num_inputs, device=self._device)
         if not a_RI.is_meta:  # an estimate needs no values

@@ -56,6 +56,9 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
     trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
     trainee.train_mode(True)
     before = checksum(trainee)
+    if rank == 0:  # workers that were restarted do not know the leases of those before
+        ray.get(job.desk.lose_pack.remote(job.pack, "its workers were restarted", True))
+        ray.get(job.desk.open_pack.remote(job.pack, job.key, job.num_slots))
     _Pack(job, mailbox, trainee).run()
     check_unchanged(trainee, before)
 
@@ -159,7 +162,7 @@ class _Pack:
         hooks = WorkerHooks(self._mailbox, store, command.spec.storage.keep_checkpoints, command.run_id)
         trainee.admit(lease.slot, command.spec)
         rows, validation = inputs.batches(command.spec)
-        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests)
+        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests, command.max_tokens)
         if command.start_from is not None:
             member.restore(load_checkpoint(command.start_from))
         placed = {
@@ -195,7 +198,7 @@ class _Pack:
         if member.is_to_save:
             member.save()
             self._report(member, name, "saved", {"uri": member.checkpoint_uri})
-        if member.is_to_report:
+        if member.is_to_report or member.progress.step % self._job.report_steps == 0:
             self._report(member, name, "metrics", member.metrics)
 
     def _finish(self, name: str, member: Member) -> None:

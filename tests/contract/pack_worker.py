@@ -20,10 +20,10 @@ import torch.distributed as dist
 from raylora.spec.run import RunSpec
 from raylora.train.integrity import check_unchanged, checksum
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
-from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, turn
+from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, train_all, turn
 
 UNDER = ("ddp", "fsdp", "zero3")
-ALONE = "alone"
+ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 
 
 def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
@@ -42,9 +42,11 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
             members[len(specs) - 1] = admit(trainee, len(specs) - 1, specs[-1], folder)
         turn(trainee, list(members.values()))
     check_unchanged(trainee, bits)
+    speaks = slots_stay_on_ranks or ranks.rank == 0
     seen = {
         k: {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
         for k, member in members.items()
+        if speaks
     }
     whole = {k: found for of_rank in ranks.gather(seen) for k, found in of_rank.items()}
     return [whole[k] for k in range(len(specs))]
@@ -52,12 +54,20 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
 
 def see_alone(folder: Path) -> None:
     """Every member in a process and a pack of its own."""
-    specs = specs_of(folder, "ddp")
-    keep(folder, ALONE, lambda: [train_pack([spec, spec], folder, False)[0] for spec in specs])
+    keep(folder, ALONE, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
+
+
+def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
+    """One member and nobody else."""
+    trainee = place_tiny(spec)
+    member = admit(trainee, 0, spec, folder)
+    train_all(trainee, [member])
+    return {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
 
 
 def see_together(folder: Path) -> None:
     """Every strategy on the ranks of this group."""
+    keep(folder, ALONE_ON_TWO, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
     for strategy in UNDER:
         for recompute in (False, True):
             specs = specs_of(folder, strategy, gradient_checkpointing=recompute)
