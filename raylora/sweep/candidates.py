@@ -59,7 +59,7 @@ def candidates(sweep: SweepSpec, num_values: Callable[[RunSpec], int]) -> list[C
 
     Args:
         sweep: The sweep.
-        num_values: Trainable values of a run's adapter; asked for each choice of layers in a group.
+        num_values: Trainable values of a run's adapter; asked for each adapter of a group.
 
     Returns:
         Groups in the order of the space; at least one.
@@ -111,16 +111,16 @@ def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
 
 def _largest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> RunSpec:
     """Put the largest of every field that counts into one run, whether or not a trial has them all."""
-    r = max(spec.lora_r for spec in specs)
-    by_layers = {str(spec.lora_target_modules): spec.model_copy(update={"lora_r": r}) for spec in specs}
+    adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec for spec in specs}
+    adapter = max(adapters.values(), key=num_values)
     rows_at_once = max(spec.micro_batch_size for spec in specs)
     num_workers = specs[0].distributed.num_workers
     num_rows = max(spec.rows_per_step for spec in specs)
     steps = [spec.max_steps for spec in specs]
     return specs[0].model_copy(
         update={
-            "lora_r": r,
-            "lora_target_modules": max(by_layers.values(), key=num_values).lora_target_modules,
+            "lora_r": adapter.lora_r,
+            "lora_target_modules": adapter.lora_target_modules,
             "lora_dropout": max(spec.lora_dropout for spec in specs),
             "micro_batch_size": rows_at_once,
             "gradient_accumulation_steps": -(-num_rows // (rows_at_once * num_workers)),

@@ -126,7 +126,15 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
     Raises:
         ModelError: A base is none, or the targets match nothing.
     """
-    found = candidates(sweep, lambda spec: adapter_values(_on_meta(spec, config_of(spec)), spec))
+    models: dict[str, PreTrainedModel] = {}
+
+    def num_values(spec: RunSpec) -> int:
+        key = pack_key(spec)
+        if key not in models:
+            models[key] = _on_meta(spec, config_of(spec))
+        return adapter_values(models[key], spec)
+
+    found = candidates(sweep, num_values)
     gangs = [max(1, offer.num_workers(worker_needs(each.largest, offer)) // _ranks(each)) for each in found]
     shared = share_out([each.num_trials for each in found], gangs)
     groups = tuple(

@@ -65,13 +65,12 @@ def choose_width(
     per_rank = -(-asked // num_ranks) if stays else asked
     fitting = memory.most_slots(rank_bytes, per_rank)
     num_slots = min(asked, max(1, fitting) * (num_ranks if stays else 1))
-    if num_slots < asked:
-        needed = memory.at(max(1, fitting) + 1 if fitting else 1).peak_bytes
-        many = f"{fitting + 1} slots" if fitting else "one slot"
-        why = f"memory: {many} on a worker would need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
-    elif not fitting:
+    if not fitting:
         needed = memory.at(1).peak_bytes
         why = f"memory: even one slot needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
+    elif num_slots < asked:
+        needed = memory.at(fitting + 1).peak_bytes
+        why = f"memory: {fitting + 1} slots on a worker need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
     elif asked < wanted:
         why = f"slots: {cap}"
     else:

@@ -33,7 +33,7 @@ from raylora.strategy.flat import FlatStepper
 from raylora.train.build import slot_of
 from raylora.train.optim import AdamWFactory
 
-MIN_S, MIN_RUNS = 0.3, 2
+MIN_S, MIN_RUNS = 0.15, 2
 """How long each part is timed, and how often at least, after one run that does not count."""
 
 
