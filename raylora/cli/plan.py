@@ -5,12 +5,16 @@ A plan enters; what to print leaves. `raylora sweep --plan` calls it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from raylora.cli.output import out, print_json, say
-from raylora.sweep.plan import Group, Plan
+
+if TYPE_CHECKING:
+    from raylora.sweep.plan import Group, Plan
 
 
 def print_plan(plan: Plan, as_json: bool = False, console: Console = out) -> None:
@@ -94,9 +98,10 @@ def _where(group: Group) -> str:
 
 
 def _reasons(group: Group) -> list[str]:
-    found = [] if group.why_alone else [f"slots: {group.width.why_so_many}", f"place: {group.width.why_there}"]
-    found += [f"alone: {group.why_alone}"] if group.why_alone else []
-    found += [] if group.fits else [f"memory: {group.width.why_so_many}"]
+    width = group.width
+    found = [f"alone: {group.why_alone}"] if group.why_alone else [f"{width.num_slots} slots: {width.why_so_many}"]
+    found += [] if group.why_alone else [f"where they live: {width.why_there}"]
+    found += [] if group.fits else [f"memory: {width.why_so_many}"]
     found += [f"no predicted time: {group.why_no_duration}"] if group.why_no_duration else []
     return found
 

@@ -194,7 +194,7 @@ def _group(
         num_packs -= 1
     why_alone = found.why_alone or _why_one_adapter(spec, config)
     wanted = 1 if why_alone else math.ceil(found.num_trials / num_packs)
-    why_wanted = why_alone or f"{found.num_trials} trials on {num_packs} pack(s)"
+    why_wanted = why_alone or f"there are {found.num_trials} trials for {num_packs} pack(s)"
     width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
     duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
     if device == "cpu" or torch.cuda.is_available():

@@ -67,12 +67,12 @@ def choose_width(
     num_slots = min(asked, max(1, fitting) * (num_ranks if stays else 1))
     if not fitting:
         needed = memory.at(1).peak_bytes
-        why = f"memory: even one slot needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
+        why = f"even one slot needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
     elif num_slots < asked:
         needed = memory.at(fitting + 1).peak_bytes
-        why = f"memory: {fitting + 1} slots on a worker need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
+        why = f"{fitting + 1} slots on a worker need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
     elif asked < wanted:
-        why = f"slots: {cap}"
+        why = f"the sweep has slots: {cap}"
     else:
         why = why_wanted
     return Width(num_slots, min(per_rank, max(1, fitting)), stays, why, _why_there(spec, asked))

@@ -81,7 +81,7 @@ def test_memory_for_three_slots_only() -> None:
     memory = PackMemory(largest, lambda specs: estimate_pack(specs, CONFIG, device="cpu"))
     found = only(plan(asked, machine(host_bytes=offered(memory.at(3).peak_bytes))))
     assert (found.num_packs, found.width.num_slots) == (1, 3)
-    assert found.width.why_so_many.startswith("memory: 4 slots")
+    assert found.width.why_so_many.startswith("4 slots")
     assert found.fits
     short = only(plan(asked, machine(host_bytes=offered(memory.at(1).peak_bytes - 1000))))
     assert (short.width.num_slots, short.fits) == (1, False)
@@ -90,7 +90,7 @@ def test_memory_for_three_slots_only() -> None:
 
 def test_the_sweeps_slots_cap_a_pack() -> None:
     found = only(plan(grid(GRID_OF_8, slots=2), machine()))
-    assert (found.width.num_slots, found.width.why_so_many) == (2, "slots: 2")
+    assert (found.width.num_slots, found.width.why_so_many) == (2, "the sweep has slots: 2")
 
 
 def test_slots_stay_on_two_workers_that_shard_the_base() -> None:
