@@ -104,9 +104,9 @@ class Seats(ResourceManager):
 
         Args:
             name: Of the lease.
-            method: Of it.
-            args: For the method.
-            kwargs: For the method, by name.
+            method: Of the lease; those whose answer Tune waits for are counted.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
         """
         if method in _ORDERS:
             self._num_orders += 1
