@@ -39,19 +39,11 @@ class Host:
     # Tune's side.
 
     def prepare(self, environment: dict[str, str], trials: Trials) -> None:
-<<<<<<< HEAD
-        """Take what leases need before the first of them.
-
-        Args:
-            environment: Variables, credentials of the store among them.
-            trials: Makes runs of what was drawn.
-=======
         """Take what leases need, credentials of the store among it, before the first of them.
 
         Args:
             environment: Variables for this process, which S3 and others read.
             trials: How trials are made into runs.
->>>>>>> main
         """
         os.environ.update(environment)
         self._trials = trials
@@ -73,15 +65,9 @@ class Host:
 
         Args:
             name: Of the lease.
-<<<<<<< HEAD
-            method: Of it.
-            args: For the method.
-            kwargs: For the method, by name.
-=======
             method: Of the lease, one whose answer Tune waits for.
             args: Its arguments by place.
             kwargs: Its arguments by name.
->>>>>>> main
         """
         self._desk.begin_order()
         return self.ask(name, method, args, kwargs)
@@ -90,17 +76,10 @@ class Host:
         """Call a lease for something that Tune does not wait for.
 
         Args:
-<<<<<<< HEAD
-            name: Of the lease.
-            method: Of it.
-            args: For the method.
-            kwargs: For the method, by name.
-=======
             name: Of the lease; after ``stop`` nobody has it.
             method: Of the lease.
             args: Its arguments by place.
             kwargs: Its arguments by name.
->>>>>>> main
         """
         lease = self._leases[name]
         if method == "stop":
@@ -112,11 +91,7 @@ class Host:
 
         Args:
             num_orders: Orders given since the beginning.
-<<<<<<< HEAD
-            num_open: Those of them that are not answered.
-=======
             num_open: Those of them whose answer is waited for.
->>>>>>> main
         """
         self._desk.settle(num_orders, num_open)
 
@@ -149,11 +124,7 @@ class Host:
 
         Args:
             pack: Its number.
-<<<<<<< HEAD
-            reports: Of this turn.
-=======
             reports: Of this turn, in any order.
->>>>>>> main
             wait: Whether the pack has nothing to train.
         """
         return self._desk.exchange(pack, reports, wait)
@@ -164,11 +135,7 @@ class Host:
         Args:
             pack: Its number.
             reason: What to tell of leases that can go on nowhere.
-<<<<<<< HEAD
-            again: Whether its workers are started once more.
-=======
             again: Whether the group is started once more.
->>>>>>> main
         """
         self._desk.lose_pack(pack, reason, again)
 
