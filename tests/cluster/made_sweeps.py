@@ -21,41 +21,7 @@ from raylora.store.blob import open_store
 from raylora.store.sweeps import SweepRecord, list_sweeps
 from raylora.train.forward import padded_inputs
 from tests.cluster.command import Command, Ended
-from tests.cluster.conftest import RUN
 from tests.unit.train.tiny_run import open_rows
-
-WITHOUT = ("sample_prompts", "sample_max_new_tokens", "save_steps", "max_steps", "eval_steps")
-SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
-    "gradient_accumulation_steps": 1,
-    "lora_dropout": 0.0,
-}
-ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1}
-
-ASHA: dict[str, Any] = {
-    "run": SWEPT,
-    "num_trials": 16,
-    "scheduler": "asha",
-    "budget": {"steps": 8},
-    "report_steps": 1,
-    "grace_period": 1,
-    "reduction_factor": 2,
-    "space": {
-        "learning_rate": {"loguniform": [1e-4, 3e-2]},
-        "lora_r": {"choice": [4, 8, 16]},
-        "lora_alpha": {"ratio": 2, "of": "lora_r"},
-    },
-}
-"""Two workers that share an NF4 base by FSDP2, and eight slots."""
-
-GRID: dict[str, Any] = {
-    "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK, "save_steps": 4, "lora_dropout": 0.1},
-    "searcher": "grid",
-    "budget": {"steps": 24},
-    "report_steps": 2,
-    "slots": 3,
-    "space": {"learning_rate": {"choice": [1e-3, 1e30, 5e-3, 2e-3]}, "lora_r": {"choice": [8]}},
-}
-"""One worker, three slots; the second trial's loss is not finite after its first steps."""
 
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:

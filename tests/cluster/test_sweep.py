@@ -17,8 +17,16 @@ from raylora.spec.space import resolve
 from raylora.spec.trial import trial_spec
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.cluster.command import Command, Ended
-from tests.cluster.made_sweeps import ASHA, GRID, SWEPT, client, ends, in_workplace, loaded, loss_in_peft, the_record
-from tests.cluster.made_sweeps import whole, write
+from tests.cluster.conftest import ASHA, GRID, SWEPT
+from tests.cluster.made_sweeps import (
+    client,
+    in_workplace,
+    loaded,
+    loss_in_peft,
+    the_record,
+    whole,
+    write,
+)
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -213,15 +221,8 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
 
 
 @pytest.fixture(scope="module")
-def on_head_home(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(workplace, tmp_path_factory.mktemp("grid-home"), ray_head.env)
-
-
-@pytest.fixture(scope="module")
-def grid(on_head_home: Command) -> dict[str, Any]:
-    """A grid of which one trial fails, on a cluster that was there before."""
-    name = write(on_head_home.folder, "grid.yaml", GRID)
-    return whole(on_head_home.run("sweep", name, "--json", "--set", "save_steps=0"))
+def grid(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
+    return whole(whole_grid[1])
 
 
 def test_a_trial_whose_loss_is_not_finite_fails_alone(grid: dict[str, Any]):
@@ -235,12 +236,12 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone(grid: dict[str, Any]):
 
 
 def test_one_worker_trains_a_slot_bit_for_bit_as_alone(
-    on_head_home: Command, grid: dict[str, Any], in_workplace: Path
+    whole_grid: tuple[Command, Ended], grid: dict[str, Any], in_workplace: Path
 ):
     trial = grid["trials"][2]
     spec = trial_spec(loaded(in_workplace, "grid.yaml"), trial["config"])
     write(in_workplace, "grid-alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
-    alone = whole(on_head_home.run("train", "grid-alone.yaml", "--json"))
+    alone = whole(whole_grid[0].run("train", "grid-alone.yaml", "--json"))
     assert alone["eval_loss"] == trial["metric"]
     name = "adapter_model.safetensors"
     assert (Path(alone["adapter_uri"]) / name).read_bytes() == (Path(trial["adapter_uri"]) / name).read_bytes()
@@ -249,9 +250,9 @@ def test_one_worker_trains_a_slot_bit_for_bit_as_alone(
 def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ray_head: RayHead):
     space = {
         "sequence_len": {"choice": [64, 128]},
-        "adapter_bank": {"choice": ["packed", "peft"], "when": {"sequence_len": 128}},
+        "adapter_bank": {"choice": ["peft", "packed"], "when": {"sequence_len": 128}},
     }
-    sweep = {"run": SWEPT, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "space": space}
+    sweep = {"run": SWEPT, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "slots": 2, "space": space}
     result = whole(on_head.run("sweep", write(on_head.folder, "kinds.yaml", sweep), "--json"))
     assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * 3
     assert result["num_packs"] == len({trial["pack"] for trial in result["trials"]}) == 3
