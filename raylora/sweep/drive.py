@@ -6,6 +6,7 @@ in a folder of the store after each trial's end, so that a killed driver's searc
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -111,6 +112,7 @@ def drive(
         InputError: There is nothing of that name to go on with.
         RunFailedError: The host is lost; what was kept of the search can be resumed.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells a failed trial's traceback; we tell why
     watch = Watch(listen)
     seats = Seats(host, search.num_at_once, watch.number_of)
     controller = _controller(search, watch, seats, resume)

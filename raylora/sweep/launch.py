@@ -135,7 +135,7 @@ class _Launch:
                 search = self._search(store)
                 outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
                 self._tell("ending the workers")
-                fleet.end(self._berths)
+                fleet.end()
                 self._settle(outcomes, stop)
             except BaseException as error:
                 raise self._recorded(error, books, store) from error
