@@ -24,12 +24,12 @@ from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
 from raylora.errors import InputError
 from raylora.log import get_logger
-from raylora.runtime.failures import cause, gist, lost_contact
+from raylora.runtime.failures import lost_contact
 from raylora.runtime.stopping import StopWish
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.seats import Seats
-from raylora.sweep.watch import Listener, Watch
+from raylora.sweep.watch import Listener, Watch, why_failed
 
 log = get_logger(__name__)
 
@@ -198,5 +198,4 @@ def _outcome(number: int, trial: Trial) -> TrialOutcome:
         status = "failed"
     elif trial.status == Trial.TERMINATED:
         status = "succeeded" if result.get("finished") else "stopped"
-    error = trial.get_pickled_error() if status == "failed" else None
-    return TrialOutcome(number, dict(trial.config), status, result, None if error is None else gist(cause(error)))
+    return TrialOutcome(number, dict(trial.config), status, result, why_failed(trial))
