@@ -198,4 +198,5 @@ def _outcome(number: int, trial: Trial) -> TrialOutcome:
         status = "failed"
     elif trial.status == Trial.TERMINATED:
         status = "succeeded" if result.get("finished") else "stopped"
-    return TrialOutcome(number, dict(trial.config), status, result, why_failed(trial))
+    error = why_failed(trial) if status == "failed" else None
+    return TrialOutcome(number, dict(trial.config), status, result, error)

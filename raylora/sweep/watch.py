@@ -98,5 +98,5 @@ class Watch(Callback):
 
 def why_failed(trial: Trial) -> str | None:
     """Why a trial failed; None where it did not."""
-    error = trial.get_pickled_error() if trial.status == Trial.ERROR else None
+    error = trial.get_pickled_error()
     return None if error is None else gist(cause(error))
