@@ -11,6 +11,7 @@ import torch
 
 from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
+from raylora.model.peft_format import MAGNITUDE
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 
@@ -21,12 +22,14 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
 
     Raises:
-        RunFailedError: A tensor is empty, is no matrix, or holds NaN or Inf; nothing should be kept of such an adapter.
+        RunFailedError: A tensor is empty, is no matrix (but for magnitudes), or holds NaN or Inf; nothing should be kept of such an adapter.
     """
     broken = [
         f"{name} {tuple(tensor.shape)}"
         for name, tensor in adapter.tensors.items()
-        if tensor.ndim != 2 or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+        if tensor.ndim != (1 if name.endswith(MAGNITUDE) else 2)
+        or tensor.numel() == 0
+        or not bool(torch.isfinite(tensor).all())
     ]
     if broken or not adapter.tensors:
         raise RunFailedError(

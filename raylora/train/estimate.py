@@ -129,10 +129,11 @@ def estimate(
         bank.admit(0, slot_of(spec), match_targets(model, spec))
     frozen = list(_frozen(model))
     whole = _gathered(kind, world_size, model, frozen)
-    num_values = sum(parameter.numel() for parameter in bank.parameters(0).values())
+    num_values, num_beside = sum(parameter.numel() for parameter in bank.parameters(0).values()), bank.num_frozen(0)
     step = dry_run(model, bank, spec)
     ranks = tuple(
-        _rank(spec, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
+        _rank(spec, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)
+        for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
     name = str(dtype).removeprefix("torch.")
@@ -197,7 +198,7 @@ def _rank(
     rank: int,
     world_size: int,
     frozen: list[_Frozen],
-    num_values: int,
+    num_adapter_values: tuple[int, int],
     whole: Gathered,
     step: StepBytes,
 ) -> RankBytes:
@@ -207,6 +208,7 @@ def _rank(
         base_bytes += part.num_stored * parameter.itemsize
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
         scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
+    num_values, num_beside = num_adapter_values  # those that train, and those that stay as they are
     adapters_bytes = gradients_bytes = 4 * num_values
     optimizer_bytes, made_bytes = state_bytes(spec, num_values, device), 0
     if kind in ("zero1", "zero2"):
@@ -216,6 +218,7 @@ def _rank(
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
         # The engine makes its gradients in the backward pass and drops them after the step.
         made_bytes = gradients_bytes if spec.gradient_accumulation_steps == 1 else 0
+    adapters_bytes += 4 * num_beside
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes

@@ -223,7 +223,7 @@ def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, va
             "line 3: finetuning_type: got 'full'; a key of another tool of which raylora does only",
         ),
         ("rl: dpo", "line 3: rl: a key of another tool that raylora does not support: raylora does supervised"),
-        ("peft_use_dora: true", "line 3: peft_use_dora: a key of another tool that raylora does not support"),
+        ("use_galore: true", "line 3: use_galore: a key of another tool that raylora does not support"),
         ("deepspeed: zero3.json", "write distributed: {strategy:"),
         ("template: qwen3", "line 3: template: a key of another tool that raylora does not support: templates have no"),
         ("report_to: wandb", "line 3: report_to: got 'wandb'; a key of another tool of which raylora does only: none"),
