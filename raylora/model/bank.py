@@ -47,8 +47,8 @@ class AdapterBank(Protocol):
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector``."""
 
-    def num_frozen(self, slot: int) -> int:
-        """Values, of 4 bytes each, that a slot holds beside those that train."""
+    def frozen(self, slot: int) -> list[Tensor]:
+        """What a slot holds beside what trains."""
 
     def route(self, spans: Sequence[Span]) -> None:
         """Say whose tokens the next forward pass holds, and where each slot's training stands.

@@ -36,9 +36,9 @@ class DoraUpdate(Update):
         self.m_O = self.trained["lora_magnitude_vector"] = nn.Parameter(squares_O.clamp_min(TINY).sqrt())
 
     @property
-    def num_frozen(self) -> int:
+    def frozen(self) -> Tensors:
         """The squared norms of the frozen rows; all slots of a layer share them."""
-        return self._squares_O.numel()
+        return (self._squares_O,)
 
     def meet(self, tokens: Tokens, x_NI: Tensor, weight_OI: Tensor) -> Tensors:
         """The norms, and under dropout the frozen product of what it keeps."""

@@ -24,7 +24,7 @@ class PackedBank:
         model: The base from `base_on_meta`, filled or not, placed or not.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
-        read_weight: Reads a layer's weight for the adapters that start from it; ``None`` where layers hold theirs whole.
+        read_weight: Reads a layer's weight for adapters that start from it; ``None`` where layers hold theirs whole.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class PackedBank:
             for matrix, parameter in layer.updates[slot].trained.items()
         }
 
-    def num_frozen(self, slot: int) -> int:
-        """Values that a slot holds beside those that train."""
-        return sum(layer.updates[slot].num_frozen for layer in self._of(slot))
+    def frozen(self, slot: int) -> list[Tensor]:
+        """What a slot holds beside what trains."""
+        return [tensor for layer in self._of(slot) for tensor in layer.updates[slot].frozen]
 
     def route(self, spans: Sequence[Span]) -> None:
         """Set whose tokens the next forward pass holds."""

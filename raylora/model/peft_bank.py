@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -49,19 +49,21 @@ class PeftBank:
             target_modules=list(targets),
             use_rslora=slot.use_rslora,
             use_dora=slot.use_dora,
-            init_lora_weights=slot.init_lora_weights,
+            init_lora_weights=slot.init_lora_weights,  # type: ignore[arg-type]
         )
         self._model = inject_adapter_in_model(config, model, ADAPTER)
-        self._layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+        self._layers: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        }
         self._device, self._read_weight = device, read_weight
         torch.manual_seed(stable_seed("start", slot.seed))
         for layer in self._layers.values():
             for kind in ("lora_A", "lora_B", MAGNITUDE):
-                cast(nn.ModuleDict, getattr(layer, kind)).to_empty(device=device).float()
-            layer.reset_lora_parameters(ADAPTER, slot.init_lora_weights)  # type: ignore[no-untyped-call]
+                getattr(layer, kind).to_empty(device=device).float()
+            layer.reset_lora_parameters(ADAPTER, slot.init_lora_weights)
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
-        """Start DoRA's magnitudes; all else came with the bank, since PEFT's modules must be there before the weights."""
+        """Start DoRA's magnitudes; all else came with the bank, as PEFT's modules must be there before the weights."""
         if not settings.use_dora or self._device.type == "meta":
             return
         for name, layer in self._layers.items():
@@ -76,9 +78,9 @@ class PeftBank:
         """PEFT's matrices by their dotted names."""
         return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
 
-    def num_frozen(self, slot: int) -> int:
-        """None: PEFT computes norms anew."""
-        return 0
+    def frozen(self, slot: int) -> list[Tensor]:
+        """Nothing: PEFT computes norms anew."""
+        return []
 
     def route(self, spans: Sequence[Span]) -> None:
         """Nothing to do: PEFT's dropout draws from torch's generator, which the step seeds."""
@@ -87,7 +89,7 @@ class PeftBank:
         """Switch dropout on or off."""
         for layer in self._layers.values():
             # DoRA asks the layer itself whether it trains.
-            cast(nn.Module, layer).training = training
+            layer.training = training
             layer.lora_dropout.train(training)
 
     def export(self, slot: int) -> Adapter:

@@ -35,9 +35,9 @@ class ResidualUpdate(Update):
         self._a0_RI, self._minus_b0_OR = a_RI.clone(), -b_OR
 
     @property
-    def num_frozen(self) -> int:
-        """The companion's values."""
-        return self._a0_RI.numel() + self._minus_b0_OR.numel()
+    def frozen(self) -> Tensors:
+        """The companion."""
+        return self._a0_RI, self._minus_b0_OR
 
     def export(self) -> dict[str, Tensor]:
         """Both pairs as one."""

@@ -57,9 +57,9 @@ class Update:
         """What trains, by PEFT's names, in the order of the gradients of `backward`."""
 
     @property
-    def num_frozen(self) -> int:
-        """Values that it holds beside those that train."""
-        return 0
+    def frozen(self) -> Tensors:
+        """What it holds beside what trains."""
+        return ()
 
     def export(self) -> dict[str, Tensor]:
         """What PEFT's format keeps of it, by PEFT's names."""

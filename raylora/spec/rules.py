@@ -72,21 +72,16 @@ def _optimizer_under_zero12(run: RunFields) -> str | None:
     return None
 
 
-@rule("init_lora_weights")
-def _known_start(run: RunFields) -> str | None:
-    """`init_lora_weights` is `true`, `gaussian`, `olora`, `pissa` or `pissa_niter_` and a number of iterations."""
-    if run.init_lora_weights is not True and not re.fullmatch(STARTS, str(run.init_lora_weights)):
-        return f"got {show(run.init_lora_weights)}; allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16"
-    return None
-
-
 @rule("init_lora_weights", "adapter_bank")
-def _start_under_peft(run: RunFields) -> str | None:
-    """A start from the base's weight (`pissa`, `olora`) needs `adapter_bank: packed`."""
+def _start(run: RunFields) -> str | None:
+    """`init_lora_weights` is `true`, `gaussian` or, with `adapter_bank: packed`, `olora`, `pissa` or `pissa_niter_16` and the like."""
+    start = run.init_lora_weights
+    if start is not True and not re.fullmatch(STARTS, str(start)):
+        return f"got {show(start)}; allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16"
     if run.starts_from_base and run.adapter_bank == "peft":
         return (
-            f"got {run.init_lora_weights} with adapter_bank: peft, which takes the start off the base itself, and the "
-            "base is frozen; use adapter_bank: packed, or init_lora_weights: true"
+            f"got {start} with adapter_bank: peft, which takes such a start off the base, and the base is frozen; use "
+            "adapter_bank: packed, or init_lora_weights: true"
         )
     return None
 

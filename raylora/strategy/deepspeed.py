@@ -146,7 +146,7 @@ class ZeroOptimizer(Ddp):
         max_grad_norm: float,
         rates: Mapping[str, float],
     ) -> Stepper:
-        """DeepSpeed's engine over the adapters alone, at one rate: the spec's rules leave nothing else to this stage."""
+        """DeepSpeed's engine over the adapters alone; the spec's rules leave one rate to these stages."""
         return EngineStepper(adapters, make, max_grad_norm, self._zero)
 
 

@@ -40,7 +40,7 @@ class RankBytes:
     Args:
         base_bytes: The frozen base between steps, scales included.
         quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
-        adapters_bytes: The adapters.
+        adapters_bytes: The adapters, with what they hold and do not train.
         gradients_bytes: Their gradients.
         optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
         activations_bytes: Forward and backward pass, one unpacked weight included.
@@ -129,7 +129,8 @@ def estimate(
         bank.admit(0, slot_of(spec), match_targets(model, spec))
     frozen = list(_frozen(model))
     whole = _gathered(kind, world_size, model, frozen)
-    num_values, num_beside = sum(parameter.numel() for parameter in bank.parameters(0).values()), bank.num_frozen(0)
+    num_values = sum(parameter.numel() for parameter in bank.parameters(0).values())
+    num_beside = sum(tensor.numel() for tensor in bank.frozen(0))
     step = dry_run(model, bank, spec)
     ranks = tuple(
         _rank(spec, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)

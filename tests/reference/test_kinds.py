@@ -1,4 +1,4 @@
-"""Each kind of adapter against PEFT's own: ten steps from the same start, and what PEFT's loader makes of the result."""
+"""Each kind of adapter against PEFT's own: ten steps from the same start, and the result in PEFT's loader."""
 
 from __future__ import annotations
 
