@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.product import frozen_product, product
@@ -36,15 +37,18 @@ class DoraUpdate(Update):
         self.m_O = self.trained["lora_magnitude_vector"] = nn.Parameter(squares_O.clamp_min(TINY).sqrt())
 
     @property
+    @override
     def frozen(self) -> Tensors:
         """The squared norms of the frozen rows; all slots of a layer share them."""
         return (self._squares_O,)
 
+    @override
     def meet(self, tokens: Tokens, x_NI: Tensor, weight_OI: Tensor) -> Tensors:
         """The norms, and under dropout the frozen product of what it keeps."""
         norm_O = self._norm(weight_OI)
         return (norm_O,) if tokens.kept_NI is None else (norm_O, frozen_product(tokens.of(x_NI), weight_OI))
 
+    @override
     def add(self, tokens: Tokens, x_NI: Tensor, y_NO: Tensor, met: Tensors) -> Tensors:
         """Put the scaled direction in the place of the frozen product."""
         norm_O, *dropped = met
@@ -55,6 +59,7 @@ class DoraUpdate(Update):
         y_NO.add_(v_NO * self._gain(norm_O, y_NO.dtype))
         return h_NR, v_NO, norm_O
 
+    @override
     def inward(self, tokens: Tokens, grad_y_NO: Tensor, grad_base_NO: Tensor, kept: Tensors) -> Tensor:
         """Without dropout the frozen product is scaled whole, and so is what flows back through it."""
         if tokens.kept_NI is not None:
@@ -64,12 +69,14 @@ class DoraUpdate(Update):
         grad_base_NO[tokens.where] *= self._gain(kept[-1], grad_y_NO.dtype)
         return grad_base_NO
 
+    @override
     def outward(self, tokens: Tokens, grad_NO: Tensor, grad_x_NI: Tensor, weight_OI: Tensor, kept: Tensors) -> None:
         """Under dropout the frozen product of the kept inputs has a way back of its own."""
         if tokens.kept_NI is not None:
             grad_v_NO = grad_NO * (self._gain(kept[-1], grad_NO.dtype) - 1)
             grad_x_NI += tokens.thin(frozen_product(grad_v_NO, weight_OI.t()))
 
+    @override
     def backward(
         self, tokens: Tokens, x_NI: Tensor, grad_NO: Tensor, grad_x_NI: Tensor | None, kept: Tensors
     ) -> Tensors:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from raylora.model.product import add_product, product
 from raylora.model.slot import Slot
@@ -35,10 +36,12 @@ class ResidualUpdate(Update):
         self._a0_RI, self._minus_b0_OR = a_RI.clone(), -b_OR
 
     @property
+    @override
     def frozen(self) -> Tensors:
         """The companion."""
         return self._a0_RI, self._minus_b0_OR
 
+    @override
     def export(self) -> dict[str, Tensor]:
         """Both pairs as one."""
         trained = super().export()
@@ -47,6 +50,7 @@ class ResidualUpdate(Update):
             "lora_B": torch.cat([trained["lora_B"], self._minus_b0_OR], dim=1),
         }
 
+    @override
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the two pairs apart."""
         r = self.settings.r
@@ -55,12 +59,14 @@ class ResidualUpdate(Update):
         self._a0_RI.copy_(a_RI[r:])
         self._minus_b0_OR.copy_(b_OR[:, r:])
 
+    @override
     def add(self, tokens: Tokens, x_NI: Tensor, y_NO: Tensor, met: Tensors) -> Tensors:
         """The companion is a part of the base: dropout does not reach its inputs."""
         h0_NR = product(x_NI[tokens.where], self._a0_RI.to(x_NI.dtype)).mul_(self.scale)
         add_product(y_NO, h0_NR, self._minus_b0_OR.to(x_NI.dtype))
         return super().add(tokens, x_NI, y_NO, met)
 
+    @override
     def backward(
         self, tokens: Tokens, x_NI: Tensor, grad_NO: Tensor, grad_x_NI: Tensor | None, kept: Tensors
     ) -> Tensors:

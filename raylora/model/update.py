@@ -72,11 +72,30 @@ class Update:
                 parameter.copy_(tensors[name])
 
     def meet(self, tokens: Tokens, x_NI: Tensor, weight_OI: Tensor) -> Tensors:
-        """Compute what takes the whole weight; returns what `add` is to have of it."""
+        """Compute what takes the whole weight.
+
+        Args:
+            tokens: The slot's.
+            x_NI: The layer's inputs, of all slots.
+            weight_OI: The frozen weight.
+
+        Returns:
+            What `add` is to have of it.
+        """
         return ()
 
     def add(self, tokens: Tokens, x_NI: Tensor, y_NO: Tensor, met: Tensors) -> Tensors:
-        """Add to the layer's output for the slot's tokens, in place; returns what the backward pass is to have."""
+        """Add to the layer's output for the slot's tokens, in place.
+
+        Args:
+            tokens: The slot's.
+            x_NI: The layer's inputs, of all slots.
+            y_NO: The layer's output for the slot's tokens.
+            met: From `meet`.
+
+        Returns:
+            What the backward pass is to have.
+        """
         h_NR = product(tokens.of(x_NI), self.a_RI.to(x_NI.dtype)).mul_(self.scale)
         add_product(y_NO, h_NR, self.b_OR.to(x_NI.dtype))
         return (h_NR,)
@@ -93,12 +112,31 @@ class Update:
         return grad_base_NO
 
     def outward(self, tokens: Tokens, grad_NO: Tensor, grad_x_NI: Tensor, weight_OI: Tensor, kept: Tensors) -> None:
-        """Add to the gradient of the slot's inputs what takes the whole weight, in place."""
+        """Add to the gradient of the slot's inputs what takes the whole weight, in place.
+
+        Args:
+            tokens: The slot's.
+            grad_NO: Gradient of the layer's output for them.
+            grad_x_NI: Gradient of their inputs.
+            weight_OI: The frozen weight.
+            kept: From `add`.
+        """
 
     def backward(
         self, tokens: Tokens, x_NI: Tensor, grad_NO: Tensor, grad_x_NI: Tensor | None, kept: Tensors
     ) -> Tensors:
-        """Gradients of what trains; that of the slot's inputs is added in place where they take one."""
+        """Gradients of what trains; that of the slot's inputs is added in place.
+
+        Args:
+            tokens: The slot's.
+            x_NI: The layer's inputs, of all slots.
+            grad_NO: Gradient of the layer's output for the slot's tokens.
+            grad_x_NI: Gradient of their inputs so far; ``None`` where they take none.
+            kept: From `add`.
+
+        Returns:
+            In the order of `trained`.
+        """
         (h_NR,) = kept
         dtype = grad_NO.dtype
         grad_h_NR = product(grad_NO, self.b_OR.to(dtype).t()).mul_(self.scale)
