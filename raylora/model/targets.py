@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import regex
 from torch import nn
@@ -90,7 +91,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     """Modules by dotted name; a layer that PEFT has wrapped already stands for itself."""
-    named = dict(model.named_modules())
+    named: dict[str, Any] = dict(model.named_modules())
     inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
     return {
         name: getattr(module, "base_layer", module)
