@@ -86,6 +86,12 @@ def test_what_runs_alone_or_may_not_fit_says_why() -> None:
     assert "predicted: no time" in text
 
 
+def test_a_width_that_is_predicted_to_be_slow_is_told() -> None:
+    slow = group(duration=Duration(25.0, 600.0, 90.0, 12, 345.0, 0.87))
+    assert "slower than trials alone" in shown(Plan((slow,), 715.0))
+    assert "slower than trials alone" not in shown(Plan((group(),), 715.0))
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_figures_are_not_cut_on_a_terminal_of_any_width(width: int) -> None:
     assert "2,110.0 MB" in shown(Plan((group(), ALONE), 715.0), width)
