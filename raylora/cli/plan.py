@@ -36,6 +36,8 @@ def print_plan(plan: Plan, as_json: bool = False, console: Console = out) -> Non
     for number, group in enumerate(plan.groups, start=1):
         for line in _reasons(group):
             say(f"{number}: {line}", console)
+    if plan.takes_turns:
+        say("groups take turns: there is no room for the workers of all of them at once", console)
     if plan.predicted_s is None:
         say("predicted: no time, for the reasons above; nothing was started", console)
     else:

@@ -29,6 +29,9 @@ from raylora.sweep.width import Width, choose_width, usable_bytes
 from raylora.train.estimate import Estimate, estimate_pack
 from raylora.train.pack_memory import PackMemory, SlotBytes
 
+ROUNDING = 1e-9
+"""Of sums of parts of a cluster."""
+
 ConfigOf = Callable[[RunSpec], PretrainedConfig]
 """Finds the config of a run's base."""
 
@@ -95,14 +98,16 @@ class Plan:
     Args:
         groups: In the order in which they start.
         predicted_s: Seconds of the whole sweep without early stops; None where a group's are not known.
+        takes_turns: Whether there is no room for all groups at once.
     """
 
     groups: tuple[Group, ...]
     predicted_s: float | None
+    takes_turns: bool
 
     @property
     def num_packs(self) -> int:
-        """Packs at once, of all groups that share."""
+        """Packs of all groups that share; those of groups that take turns are not there at once."""
         return sum(group.num_packs for group in self.groups if group.why_alone is None)
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +115,7 @@ class Plan:
         return {
             "num_packs": self.num_packs,
             "predicted_s": self.predicted_s,
+            "takes_turns": self.takes_turns,
             "groups": [group.to_json() for group in self.groups],
         }
 
@@ -146,7 +152,8 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
         for group, most in zip(groups, gangs, strict=True)
         if group.duration is not None
     ]
-    return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None)
+    used = sum(group.num_packs / most for group, most in zip(groups, gangs, strict=True))
+    return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None, used > 1 + ROUNDING)
 
 
 def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
@@ -172,7 +179,7 @@ def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]
         open_to = [
             index
             for index, most in enumerate(most_packs)
-            if packs[index] < num_trials[index] and used + 1 / most <= 1 + 1e-9
+            if packs[index] < num_trials[index] and used + 1 / most <= 1 + ROUNDING
         ]
         if not open_to:
             return packs
