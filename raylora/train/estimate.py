@@ -218,7 +218,12 @@ def _rank(
 
 
 def dtype_on(spec: RunSpec, device: str) -> torch.dtype:
-    """The compute dtype of a run on a device that may be elsewhere."""
+    """The compute dtype of a run on a device that may be elsewhere.
+
+    Args:
+        spec: The run.
+        device: ``cpu`` or ``cuda``.
+    """
     if device == "cuda" and spec.dtype == "auto" and not torch.cuda.is_available():
         return torch.bfloat16  # the GPU is elsewhere; those of the last years have the units
     return compute_dtype(spec, device)
