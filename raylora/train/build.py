@@ -227,6 +227,7 @@ def make_bank(
         spec: `adapter_bank` counts, and for PEFT's bank the adapter, which it takes at once.
         base_name: Logical name and revision of the base.
         device: Where the adapters' parameters live.
+        reader: Reads whole weights of the placed base, for adapters that start from them.
     """
     if spec.adapter_bank == "packed":
         return PackedBank(model, base_name, device, reader)
