@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from mlflow import MlflowClient
-from peft import PeftModel
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from safetensors.torch import load_file
 
+from raylora.spec.knobs import Ratio
 from raylora.spec.load_sweep import load_sweep
+from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.sweeps import SweepRecord, list_sweeps
-from raylora.train.forward import padded_inputs
+from raylora.train.evaluate import evaluate
 from tests.cluster.command import Command, Ended
-from tests.unit.train.tiny_run import open_rows
+from tests.unit.train.tiny_run import build_tiny, open_rows
 
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
@@ -55,25 +54,20 @@ def ends(result: dict[str, Any]) -> list[tuple[str, str, int, float | None]]:
     return [(trial["trial_id"], trial["status"], trial["steps"], trial["metric"]) for trial in result["trials"]]
 
 
-@torch.no_grad()
-def loss_in_peft(sweep: SweepSpec, config: dict[str, Any], adapter_uri: str, cache: Path) -> float:
-    """Loss of an adapter on the sweep's validation rows: transformers' own forward, PEFT's modules, torch's loss."""
-    spec = trial_spec(sweep, config)
+def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:
+    """The run that a trial of a result was."""
+    ratios = [name for name, knob in sweep.space.items() if isinstance(knob, Ratio)]
+    return trial_spec(sweep, {name: value for name, value in trial["config"].items() if name not in ratios})
+
+
+def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:
+    """Loss of a stored adapter on its validation rows, on a base that this process has to itself."""
+    place = spec.distributed.model_copy(update={"strategy": "ddp", "num_workers": 1})
+    trainee = build_tiny(spec.model_copy(update={"distributed": place}))
+    trainee.bank.load(0, load_file(Path(adapter_uri) / "adapter_model.safetensors"))
     _, validation = open_rows(spec, cache)
-    quantized = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=spec.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=spec.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    base = AutoModelForCausalLM.from_pretrained(spec.base_model, quantization_config=quantized, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, adapter_uri).eval()
-    total, count = 0.0, 0
-    for batch in validation.once(0, 1):
-        logits_BTV = model(**padded_inputs(batch, torch.float32)).logits
-        total += float(cross_entropy(logits_BTV.flatten(0, 1), batch.labels_BT.flatten(), reduction="sum"))
-        count += batch.num_label_tokens
-    return total / count
+    assert validation is not None
+    return evaluate(trainee, {0: validation})[0]
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import ray
+import torch
+from peft import PeftModel
 from ray import tune
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
-from raylora.spec.trial import trial_spec
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import ASHA, GRID, SWEPT
@@ -22,7 +25,8 @@ from tests.cluster.made_sweeps import (
     client,
     in_workplace,
     loaded,
-    loss_in_peft,
+    loss_alone,
+    run_of,
     the_record,
     whole,
     write,
@@ -84,13 +88,23 @@ def test_finished_trials_took_the_whole_budget_and_only_they(result: dict[str, A
         assert is_whole == (trial["status"] == "succeeded") == (trial["adapter_uri"] is not None), trial
 
 
-def test_each_adapter_has_in_peft_the_loss_that_was_reported(
+def test_each_adapter_has_alone_the_loss_that_was_reported(
     succeeded: list[dict[str, Any]], in_workplace: Path, tmp_path: Path
 ):
     sweep = loaded(in_workplace, "asha.yaml")
     for trial in succeeded:
-        alone = loss_in_peft(sweep, trial["config"], trial["adapter_uri"], tmp_path)
+        alone = loss_alone(run_of(sweep, trial), trial["adapter_uri"], tmp_path)
         assert alone == pytest.approx(trial["metric"], abs=1e-5), trial["trial_id"]
+
+
+def test_each_adapter_loads_in_peft(succeeded: list[dict[str, Any]], in_workplace: Path):
+    for trial in succeeded:
+        stored = load_file(Path(trial["adapter_uri"]) / "adapter_model.safetensors")
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), trial["adapter_uri"])
+        found = {name.replace(".default", ""): tensor for name, tensor in model.state_dict().items() if "lora_" in name}
+        assert found.keys() == stored.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+        assert model.peft_config["default"].r == trial["config"]["lora_r"]
 
 
 def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result: dict[str, Any]):
@@ -129,7 +143,7 @@ def test_the_record_and_the_report_say_the_same(command: Command, result: dict[s
 
 def test_a_trial_ends_where_it_ends_alone(command: Command, succeeded: list[dict[str, Any]], in_workplace: Path):
     trial = succeeded[0]
-    spec = trial_spec(loaded(in_workplace, "asha.yaml"), trial["config"])
+    spec = run_of(loaded(in_workplace, "asha.yaml"), trial)
     write(in_workplace, "alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
     alone = whole(command.run("train", "alone.yaml", "--json"))
     assert alone["eval_loss"] == pytest.approx(trial["metric"], abs=1e-5)
@@ -239,7 +253,7 @@ def test_one_worker_trains_a_slot_bit_for_bit_as_alone(
     whole_grid: tuple[Command, Ended], grid: dict[str, Any], in_workplace: Path
 ):
     trial = grid["trials"][2]
-    spec = trial_spec(loaded(in_workplace, "grid.yaml"), trial["config"])
+    spec = run_of(loaded(in_workplace, "grid.yaml"), trial)
     write(in_workplace, "grid-alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
     alone = whole(whole_grid[0].run("train", "grid-alone.yaml", "--json"))
     assert alone["eval_loss"] == trial["metric"]
