@@ -122,4 +122,31 @@ def _memory_cells(memory: Mapping[str, int], predicted: Mapping[str, int]) -> tu
 
 def makespan(results: Mapping[str, Any]) -> str:
     """A sweep against Ray Tune."""
-    return ""
+    parts = [
+        f"Seconds from the command to its end, {results['threads']} cores, NF4 base in float32, each run once. The "
+        "other side is a Tune function that loads the base, trains a LoRA of PEFT and saves it, one trial per actor, "
+        "with all threads one at a time or half of them two at once. Both sides try the same configurations on the "
+        "same rows. The floor is one start-up and the floating-point operations at the rate of the faster product "
+        f"kernel; goal: at most {results['floor_goal']} times the floor.\n"
+    ]
+    for name, sweep in results["sweeps"].items():
+        asked, floor = sweep["asked"], sweep["floor"]
+        goals = ", ".join(f"{goal}x {how}" for how, goal in asked["goals"].items())
+        rows = [
+            (
+                f"{side}, {how}",
+                f"{told['makespan_s']:.1f}",
+                str(told["steps"]),
+                f"{told['makespan_s'] / found['sides']['raylora']['makespan_s']:.2f}" if side != "raylora" else "",
+                f"{told['makespan_s'] / floor['floor_s']:.2f}" if how == "no early stopping" else "",
+            )
+            for how, found in sweep["found"].items()
+            for side, told in found["sides"].items()
+        ]
+        parts += [
+            f"### {name}\n\n{asked['num_trials']} trials, {asked['num_steps']} steps of {asked['rows_per_step']} x "
+            f"{asked['row_tokens']} tokens. Floor: {floor['start_s']:.1f} s + {floor['products_s']:.1f} s "
+            f"({floor['flops'] / 1e12:.2f} TFLOP) = {floor['floor_s']:.1f} s. Goals: {goals}.\n",
+            table(("side", "s", "steps trained", "raylora is faster by", "times the floor"), rows),
+        ]
+    return "\n".join(parts)
