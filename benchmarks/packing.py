@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.results import held_against, ratios, summary
 from benchmarks.rows import Material
 from benchmarks.sides import enter_raylora
+from benchmarks.summaries import held_against, ratios, summary
 from benchmarks.turns import Report, Stage
 from benchmarks.workload import Workload
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.packing import NUM_SLOTS, WARM_UP_TURNS, packing_work, say
-from benchmarks.results import ratios, summary
 from benchmarks.rows import Material
 from benchmarks.sides import enter_raylora
+from benchmarks.summaries import ratios, summary
 from benchmarks.turns import Report, Side, SideFailed, Stage
 from benchmarks.workload import Workload
 

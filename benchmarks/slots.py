@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.packing import WARM_UP_TURNS, say
+from benchmarks.predicted import pack_bytes
 from benchmarks.raylora_side import run_spec
-from benchmarks.results import ratios, summary
 from benchmarks.rows import Material
 from benchmarks.sides import enter_raylora
+from benchmarks.summaries import ratios, summary
 from benchmarks.turns import Report, Stage
 from benchmarks.workload import Workload
 from raylora.model.meta import read_config
-from raylora.train.estimate import estimate
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 ROW_TOKENS = 32
@@ -47,7 +47,8 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     with Stage() as stage:
         side = enter_raylora(stage, replace(work, watches_memory=True), material.folder, "memory", MODULE)
         memory = side.turn()[0]["counts"]
-    predicted = {str(count): _predicted(material, work, count) for count in COUNTS}
+    of_slot, config = run_spec(replace(work, options={"sequence_len": ROW_TOKENS})), read_config(material.base)
+    predicted = {str(count): pack_bytes(of_slot, config, count, "cpu") for count in COUNTS}
     return {
         "threads": work.num_threads,
         "row_tokens": ROW_TOKENS,
@@ -68,19 +69,6 @@ def _speed(turns: Sequence[Mapping[str, Report]]) -> dict[str, Any]:
             "times_one_slot": ratios(rate, one),
         }
         for count, rate in rates.items()
-    }
-
-
-def _predicted(material: Material, work: Workload, count: int) -> dict[str, int]:
-    """By the estimate of a run whose micro-batch has as many rows, its adapter's part as often as there are slots."""
-    spec = run_spec(replace(work, micro_batch_rows=count, options={"sequence_len": ROW_TOKENS}))
-    rank = estimate(spec, read_config(material.base), device="cpu").ranks[0]
-    slot_bytes = rank.adapters_bytes + rank.gradients_bytes + rank.optimizer_bytes
-    return {
-        "base_bytes": rank.base_bytes,
-        "slot_bytes": slot_bytes,
-        "slots_bytes": count * slot_bytes,
-        "peak_bytes": rank.peak_bytes + (count - 1) * slot_bytes,
     }
 
 

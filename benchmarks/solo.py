@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.results import held_against, ratios, summary
 from benchmarks.rows import Material
 from benchmarks.sides import enter_gemm, enter_raylora, enter_trl
+from benchmarks.summaries import held_against, ratios, summary
 from benchmarks.turns import Report, Side, SideFailed, Stage
 from benchmarks.workload import Workload
 from raylora.model.dtype import cpu_has_bf16

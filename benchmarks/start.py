@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import summary
 from benchmarks.rows import BASE_MODEL, DATA, Material
+from benchmarks.summaries import summary
 from benchmarks.turns import REPOSITORY
 
 LIMIT_S = 600
