@@ -1,31 +1,33 @@
-"""Bytes of a pack by the parts of `raylora estimate`, which predicts a run alone."""
+"""Bytes of a pack of like slots in one process, as the planner of sweeps predicts them."""
 
 from __future__ import annotations
 
 from transformers import PretrainedConfig
 
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate
+from raylora.train.estimate import estimate_pack
+from raylora.train.pack_memory import PackMemory
 
 
-def pack_bytes(spec: RunSpec, config: PretrainedConfig, num_slots: int, device: str) -> dict[str, int]:
-    """Predict a pack of like slots in one process.
-
-    A pass of the pack holds what a run's would whose micro-batch has the rows of all slots; adapter, gradient and
-    optimizer state are there as often as there are slots.
+def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, *counts: int) -> dict[str, dict[str, int]]:
+    """Predict packs.
 
     Args:
-        spec: Of each slot.
+        spec: The run in every slot.
         config: Of the base.
-        num_slots: Slots that are admitted, all at work.
         device: ``cpu`` or ``cuda``.
+        counts: Slots of each pack, all at work.
+
+    Returns:
+        By the number of slots: the base, what one slot and all of them hold between steps, and the peak.
     """
-    together = spec.model_copy(update={"micro_batch_size": num_slots * spec.micro_batch_size})
-    rank = estimate(together, config, world_size=1, device=device).ranks[0]
-    slot_bytes = rank.adapters_bytes + rank.gradients_bytes + rank.optimizer_bytes
+    memory = PackMemory(spec, lambda specs: estimate_pack(specs, config, world_size=1, device=device))
     return {
-        "base_bytes": rank.base_bytes,
-        "slot_bytes": slot_bytes,
-        "slots_bytes": num_slots * slot_bytes,
-        "peak_bytes": rank.peak_bytes + (num_slots - 1) * slot_bytes,
+        str(count): {
+            "base_bytes": memory.at(count).ranks[0].base_bytes,
+            "slot_bytes": memory.slot.num_bytes,
+            "slots_bytes": count * memory.slot.num_bytes,
+            "peak_bytes": memory.at(count).peak_bytes,
+        }
+        for count in counts
     }
