@@ -21,7 +21,7 @@ class Adapter:
     """One adapter in PEFT's format.
 
     Args:
-        tensors: By the names of ``adapter_model.safetensors``, without rank padding.
+        tensors: By the names of ``adapter_model.safetensors``.
         config: The fields of ``adapter_config.json``.
     """
 
@@ -63,4 +63,9 @@ class AdapterBank(Protocol):
         """One slot as a PEFT adapter."""
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up tensors that :meth:`export` gave."""
+        """Take up tensors that :meth:`export` gave.
+
+        Args:
+            slot: One whose adapter has the rank and the targets of theirs.
+            tensors: By the names of ``adapter_model.safetensors``.
+        """

@@ -91,7 +91,12 @@ class LowRank:
         site.base.forward = self._forward  # type: ignore[method-assign]
 
     def admit(self, slot: int, settings: Slot) -> None:
-        """Start an adapter."""
+        """Start an adapter.
+
+        Args:
+            slot: One without an adapter on this layer.
+            settings: Of the adapter; its seed and the layer's name decide its values.
+        """
         self.updates[slot] = self._site.update(settings)
 
     def _forward(self, input: Tensor) -> Tensor:

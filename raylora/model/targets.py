@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import regex
 from torch import nn
@@ -91,10 +91,10 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     """Modules by dotted name; a layer that PEFT has wrapped already stands for itself."""
-    named: dict[str, Any] = dict(model.named_modules())
+    named = dict(model.named_modules())
     inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
     return {
-        name: getattr(module, "base_layer", module)
+        name: cast(nn.Module, getattr(module, "base_layer", module))
         for name, module in named.items()
         if name and not name.startswith(inside)
     }
@@ -158,3 +158,17 @@ def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
         f"lora_r: got {r}, above the smaller side of {name} ({layers[name].out_features} x {layers[name].in_features})"
         f"{more}. Allowed for these targets: at most {sides[name]}. Lower lora_r or leave these layers out."
     )
+
+
+def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
+    """Values that a run's adapter trains.
+
+    Args:
+        model: The base, filled or on the meta device.
+        spec: Its rank and targets count.
+
+    Raises:
+        ModelError: The targets match nothing.
+    """
+    layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
+    return sum(spec.lora_r * (layer.in_features + layer.out_features) for layer in layers)

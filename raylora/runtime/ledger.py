@@ -14,7 +14,7 @@ from raylora.store.manifest import fetch
 from raylora.tracking.inputs import DatasetUse
 from raylora.tracking.lineage import lineage_tags
 from raylora.tracking.loss_picture import draw_losses
-from raylora.tracking.tracker import Tracker
+from raylora.tracking.run_log import RunLog
 from raylora.train.events import Event
 
 log = get_logger(__name__)
@@ -27,12 +27,13 @@ class Ledger:
         tracker: The run's MLflow run.
         store: The run's own store.
         title: Of the loss picture.
+        seen: Step of the newest event of a kind that an earlier process took in already.
     """
 
-    def __init__(self, tracker: Tracker, store: Store, title: str) -> None:
+    def __init__(self, tracker: RunLog, store: Store, title: str, seen: Mapping[str, int] | None = None) -> None:
         self._tracker, self._store, self._title = tracker, store, title
         self._losses: dict[str, dict[int, float]] = {"train_loss": {}, "eval_loss": {}}
-        self._last_steps = {"step": -1, "eval": -1}
+        self._last_steps = {"step": -1, "eval": -1} | dict(seen or {})
         self._is_resumed = False
         self._phases_s: dict[str, float] = {}
         self._placement: Mapping[str, Any] = {}

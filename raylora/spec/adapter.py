@@ -16,7 +16,7 @@ class AdapterFields(Part):
     """Kind of adapter; `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA and OLoRA of it."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
-    """What holds the adapter: raylora's stacked low-rank layers, or PEFT's own modules."""
+    """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
 
     lora_r: PositiveInt = 16
     """Rank of the update; at most the smaller side of each target matrix."""

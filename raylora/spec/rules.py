@@ -21,7 +21,12 @@ rule = registrar(RULES)
 
 
 def broken_rules(run: RunFields, unknown: frozenset[str] = frozenset()) -> tuple[Problem, ...]:
-    """Ask every rule of a run whose fields are known; `unknown` are those whose values are stand-ins."""
+    """Ask the rules of a run, and return what they find broken.
+
+    Args:
+        run: Its fields, each valid by itself.
+        unknown: Fields whose values are stand-ins; rules that look at one are not asked.
+    """
     return tuple(broken(RULES, run, unknown))
 
 

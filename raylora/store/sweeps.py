@@ -117,6 +117,9 @@ class SweepRecord(Record):
     sweep_id: str
     """Name of the sweep, sortable by the time it was created."""
 
+    mlflow_run_id: str | None = None
+    """Its MLflow run, the parent of its trials'."""
+
     trials: tuple[TrialRecord, ...] = ()
     """Its trials so far, in order."""
 
@@ -147,6 +150,10 @@ def write_sweep(store: Store, record: SweepRecord) -> SweepRecord:
 def read_sweep(store: Store, sweep_id: str) -> SweepRecord:
     """Return a sweep's record.
 
+    Args:
+        store: The store of all sweeps.
+        sweep_id: Name of the sweep.
+
     Raises:
         InputError: There is no such sweep.
         CorruptObjectError: Its record cannot be read.
@@ -160,7 +167,12 @@ def list_sweeps(store: Store) -> list[SweepRecord]:
 
 
 def sweep_store(store: Store, sweep_id: str) -> Store:
-    """Return the sweep's own store, for what lies beside its record."""
+    """Return the sweep's own store, for what lies beside its record.
+
+    Args:
+        store: The store of all sweeps.
+        sweep_id: Name of the sweep.
+    """
     return _SWEEPS.place(store, sweep_id)
 
 

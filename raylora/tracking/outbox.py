@@ -34,12 +34,19 @@ class Outbox:
         deliver: Sends entries, or raises; repeated with the same entries until it does not.
         what: Names the entries in the log.
         shown: Turns an error into text that may be logged.
+        gather_s: How long entries wait for company, in seconds; `GATHER_S` where absent.
     """
 
     def __init__(
-        self, folder: Path, deliver: Callable[[Sequence[Entry]], None], what: str, shown: Callable[[Exception], str]
+        self,
+        folder: Path,
+        deliver: Callable[[Sequence[Entry]], None],
+        what: str,
+        shown: Callable[[Exception], str],
+        gather_s: float | None = None,
     ) -> None:
         self.what = what
+        self._gather_s = GATHER_S if gather_s is None else gather_s
         self._spool, self._deliver, self._shown = Spool(folder), deliver, shown
         self._wake, self._closing = threading.Event(), threading.Event()
         self._deadline = float("inf")
@@ -81,7 +88,7 @@ class Outbox:
             else:
                 self._wake.wait()
                 self._wake.clear()
-                self._closing.wait(GATHER_S)
+                self._closing.wait(self._gather_s)
 
     def _try(self, entries: Sequence[Entry], end: int) -> None:
         try:

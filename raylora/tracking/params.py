@@ -1,4 +1,4 @@
-"""A specification as MLflow's flat parameters. In comes a `RunSpec`, out come short texts by dotted name.
+"""A specification as MLflow's flat parameters. In comes a run's or a sweep's, out come short texts by dotted name.
 
 Called when an MLflow run is created; the whole specification is logged beside them as ``spec.yaml``.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raylora.spec.run import RunSpec
+from pydantic import BaseModel
 
 LONGEST_VALUE, LONGEST_NAME = 6000, 250
 """MLflow's own limits, in characters."""
@@ -18,9 +18,14 @@ LONGEST_VALUE, LONGEST_NAME = 6000, 250
 CUT = " ... cut, see spec.yaml"
 
 
-def params(spec: RunSpec) -> dict[str, str]:
+def params(spec: BaseModel) -> dict[str, str]:
     """Return every field that has a value, nested ones with dots: ``distributed.strategy``, ``datasets.0.path``."""
-    return {mlflow_name(name)[:LONGEST_NAME]: _short(value) for name, value in _leaves(spec.model_dump(mode="json"))}
+    return flat_params(spec.model_dump(mode="json"))
+
+
+def flat_params(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return values by dotted name, as short as MLflow wants them; those that are absent are left out."""
+    return {mlflow_name(name)[:LONGEST_NAME]: _short(value) for name, value in _leaves(tree)}
 
 
 def mlflow_name(name: str) -> str:

@@ -1,40 +1,32 @@
 """The beginning of a run in MLflow, while an error still costs nothing: experiment, run, parameters, first artifact.
 
-In comes a specification, out comes the one MLflow run of a training. Called by the tracker before training starts.
+In comes what it begins with, out comes the one MLflow run of a training or a sweep. Called by the trackers before
+training starts.
 """
 
 from __future__ import annotations
 
-import getpass
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import TypeVar
 
-import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Param, Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
-from raylora import __version__
 from raylora.errors import InputError, RayloraError, TrackingError
 from raylora.log import get_logger
-from raylora.spec.run import RunSpec
+from raylora.spec.place import TrackingSpec
 from raylora.store.retry import retrying
 from raylora.tracking.address import default_artifact_uri, make_database_folder, redacted, without_secret
-from raylora.tracking.delivery import now_ms
-from raylora.tracking.params import params
+from raylora.tracking.entries import now_ms
+from raylora.tracking.new_run import SPEC_FILE, NewRun, find_or_create, log_missing_params
 
 T = TypeVar("T")
 
 PATIENCE_S = 20.0
-PARAMS_PER_REQUEST = 100
-"""MLflow's own limit."""
-
-RUN_TAG = "raylora.run_id"
-"""Tag by which a training's MLflow run is found again."""
-
 _log = get_logger(__name__)
 
 
@@ -53,13 +45,12 @@ class OpenRun:
     started_ms: int
 
 
-def open_run(uri: str, spec: RunSpec, run_id: str) -> OpenRun:
-    """Create the MLflow run of a training, or find it if an earlier try already did.
+def open_run(uri: str, new: NewRun) -> OpenRun:
+    """Create the MLflow run of a training or a sweep, or find it if an earlier try already did.
 
     Args:
         uri: Tracking URI.
-        spec: What is trained.
-        run_id: raylora's own name of the run.
+        new: What it begins with.
 
     Raises:
         TrackingError: MLflow does not answer, or refuses the run or its first artifact.
@@ -69,8 +60,10 @@ def open_run(uri: str, spec: RunSpec, run_id: str) -> OpenRun:
     def create() -> OpenRun:
         make_database_folder(uri)
         client = MlflowClient(tracking_uri=uri)
-        run = _run(client, _experiment(client, uri, spec), spec, run_id)
-        _log_spec(client, run, spec)
+        experiment = _experiment(client, uri, new.tracking)
+        run = find_or_create(client, experiment.experiment_id, new.tag, new.name, new.digest)
+        log_missing_params(client, run, new.params)
+        _log_spec(client, run, new.spec)
         return _opened(run)
 
     try:
@@ -146,8 +139,8 @@ def points(uri: str, mlflow_run_id: str, name: str) -> dict[int, float]:
     return {point.step: point.value for point in found}
 
 
-def _experiment(client: MlflowClient, uri: str, spec: RunSpec) -> Experiment:
-    name, wanted = spec.tracking.experiment, spec.tracking.artifact_uri
+def _experiment(client: MlflowClient, uri: str, tracking: TrackingSpec) -> Experiment:
+    name, wanted = tracking.experiment, tracking.artifact_uri
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         created = client.create_experiment(name, artifact_location=wanted or default_artifact_uri(uri))
@@ -165,30 +158,10 @@ def _experiment(client: MlflowClient, uri: str, spec: RunSpec) -> Experiment:
     return experiment
 
 
-def _run(client: MlflowClient, experiment: Experiment, spec: RunSpec, run_id: str) -> Run:
-    found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
-    if found:
-        run = found[0]
-    else:
-        tags = {
-            RUN_TAG: run_id,
-            "raylora.spec_digest": spec.digest,
-            "raylora.version": __version__,
-            "mlflow.source.name": "raylora",
-            "mlflow.user": getpass.getuser(),
-        }
-        run = client.create_run(experiment.experiment_id, tags=tags, run_name=spec.run_name or run_id)
-    missing = [Param(name, value) for name, value in params(spec).items() if name not in run.data.params]
-    for start in range(0, len(missing), PARAMS_PER_REQUEST):
-        client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_REQUEST])
-    return run
-
-
-def _log_spec(client: MlflowClient, run: Run, spec: RunSpec) -> None:
+def _log_spec(client: MlflowClient, run: Run, text: str) -> None:
     """Keep the whole specification, and find out now whether artifacts can be written."""
-    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     try:
-        client.log_text(run.info.run_id, text, "spec.yaml")
+        client.log_text(run.info.run_id, text, SPEC_FILE)
     except Exception as error:  # every artifact store raises errors of its own
         client.set_terminated(run.info.run_id, "FAILED")
         raise TrackingError(

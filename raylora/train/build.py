@@ -138,7 +138,15 @@ def build(
     device: torch.device,
     report: Report = lambda name, seconds: None,
 ) -> Trainee:
-    """Load and place the base of one run, with its adapter in slot 0; arguments and errors as in `place_base`."""
+    """Load and place the base of one run, with its adapter in slot 0; errors as in `place_base`.
+
+    Args:
+        spec: The run.
+        folder: The base as a local folder.
+        base_name: Its logical name and revision.
+        device: This rank's device.
+        report: Told how long each part took.
+    """
     trainee = place_base(spec, folder, base_name, device, report)
     trainee.admit(0, spec)
     return trainee
@@ -212,7 +220,15 @@ def make_bank(
     device: torch.device,
     reader: WeightReader | None = None,
 ) -> AdapterBank:
-    """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted."""
+    """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted.
+
+    Args:
+        model: The base; PEFT's bank changes it at once, ours as slots are admitted.
+        spec: `adapter_bank` counts, and for PEFT's bank the adapter, which it takes at once.
+        base_name: Logical name and revision of the base.
+        device: Where the adapters' parameters live.
+        reader: Reads whole weights of the placed base, for adapters that start from them.
+    """
     if spec.adapter_bank == "packed":
         return PackedBank(model, base_name, device, reader)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs

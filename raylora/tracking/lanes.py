@@ -1,0 +1,81 @@
+"""The two ways to MLflow of a training or a sweep, and the folder on disk that both keep their entries in.
+
+In come entries, out they go in order, values beside files. Called by the trackers; one pair serves any number of runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from raylora.log import get_logger
+from raylora.tracking.address import redacted
+from raylora.tracking.children import Children
+from raylora.tracking.delivery import Delivery
+from raylora.tracking.outbox import Outbox
+from raylora.tracking.spool import Entry
+
+_log = get_logger(__name__)
+
+
+class Lanes:
+    """Files have a lane of their own: an artifact store that fails must not hold up the metrics.
+
+    Args:
+        uri: Tracking URI.
+        mlflow_run_id: MLflow's id of the run.
+        spool_dir: Folder on this machine for what MLflow does not have yet.
+        resume: What somebody types to have the rest sent, such as ``raylora resume NAME``.
+        children: The runs below it, where there are any.
+        gather_s: How long entries wait for company, in seconds; the outbox's own time where absent.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        mlflow_run_id: str,
+        spool_dir: Path,
+        resume: str,
+        children: Children | None = None,
+        gather_s: float | None = None,
+    ) -> None:
+        self.uri, self.mlflow_run_id, self.spool_dir, self.children = uri, mlflow_run_id, spool_dir, children
+        self._resume = resume
+        deliver = [Delivery(uri, mlflow_run_id, children) for _ in range(2)]
+        self._values = Outbox(spool_dir / "values", deliver[0], "metrics", self.shown, gather_s)
+        self._files = Outbox(spool_dir / "files", deliver[1], "artifacts", self.shown, gather_s)
+
+    def put_value(self, entry: Entry) -> None:
+        """Keep a small entry and deliver it soon."""
+        self._values.put(entry)
+
+    def put_files(self, entry: Entry) -> None:
+        """Keep an entry that stands for files and deliver it when there is time."""
+        self._files.put(entry)
+
+    def close(self, timeout_s: float) -> dict[str, int]:
+        """Deliver what is left.
+
+        Args:
+            timeout_s: Longest wait for MLflow in seconds.
+
+        Returns:
+            Number of entries that MLflow did not take, by kind; empty where it has everything.
+        """
+        deadline = time.monotonic() + timeout_s
+        left = {box.what: box.close(max(deadline - time.monotonic(), 0)) for box in (self._values, self._files)}
+        left = {what: number for what, number in left.items() if number}
+        if left:
+            counts = ", ".join(f"{number} entries of {what}" for what, number in left.items())
+            _log.warning(
+                "MLflow did not take %s; they are kept in %s, and `%s` sends them",
+                *(counts, self.spool_dir, self._resume),
+            )
+        else:
+            shutil.rmtree(self.spool_dir, ignore_errors=True)
+        return left
+
+    def shown(self, error: Exception) -> str:
+        """Return an error as it may be logged: without a password."""
+        return redacted(f"{type(error).__name__}: {error}", self.uri)

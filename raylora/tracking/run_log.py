@@ -1,0 +1,150 @@
+"""What can be logged to one MLflow run, whether a training of its own, a sweep or one of a sweep's trials.
+
+In come metrics, inputs and files, out go entries that are on disk at once. Nothing here waits for MLflow. Called by the
+runtime's ledger and the sweep's books.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylora.log import get_logger
+from raylora.tracking.entries import (
+    files_entry,
+    inputs_entry,
+    metrics_entry,
+    params_entry,
+    published_entry,
+    status_entry,
+    tags_entry,
+)
+from raylora.tracking.inputs import DatasetUse
+from raylora.tracking.lanes import Lanes
+from raylora.tracking.spool import Entry
+from raylora.tracking.start import points
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run below the one that the lanes lead to.
+
+    Args:
+        run_id: raylora's own name of it.
+        name: Shown in MLflow.
+    """
+
+    run_id: str
+    name: str
+
+
+class RunLog:
+    """Logs to one MLflow run. No method raises for a failure of MLflow.
+
+    Args:
+        lanes: The ways there.
+        child: Which of the runs below the lanes' own; that one itself where absent.
+    """
+
+    def __init__(self, lanes: Lanes, child: Child | None = None) -> None:
+        self._lanes, self._child = lanes, child
+        # Every entry says whose it is: a later process sends it without having known the trial.
+        self._whose: Entry = {"child": child.run_id, "child_name": child.name} if child else {}
+
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log metrics of one step.
+
+        Args:
+            step: Optimizer step.
+            values: Metric by name.
+        """
+        self._put(metrics_entry(step, values))
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Log what was found out about the run: digests, lineage."""
+        self._put(tags_entry(tags))
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters; one that the run has already stays, since MLflow lets none change."""
+        self._put(params_entry(params))
+
+    def log_inputs(self, datasets: Sequence[DatasetUse]) -> None:
+        """Log the data sets of the run; those already logged are not doubled."""
+        self._put(inputs_entry(datasets))
+
+    def log_status(self, status: str) -> None:
+        """Log how the run stands, in MLflow's word: ``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self._put(status_entry(status))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Log a text as the artifact `name`.
+
+        Args:
+            name: Path among the run's artifacts.
+            text: What it holds.
+        """
+        self._put_files(name, lambda target: target.write_text(text, encoding="utf-8"))
+
+    def log_picture(self, name: str, png_path: Path) -> None:
+        """Log a picture, or another file, as the artifact `name`; it may be deleted or change afterwards.
+
+        Args:
+            name: Path among the run's artifacts.
+            png_path: The picture.
+        """
+        self._put_files(name, lambda target: shutil.copyfile(png_path, target))
+
+    def log_folder(self, path: Path, name: str) -> None:
+        """Log a folder's files as artifacts below `name`; the folder may be deleted or change afterwards.
+
+        Args:
+            path: The folder.
+            name: Folder among the run's artifacts.
+        """
+        self._put_files(name, lambda target: shutil.copytree(path, target))
+
+    def log_published(self, store_uri: str, name: str) -> None:
+        """Log a published folder of a store and its lineage; it is read when it is delivered, so it must stay.
+
+        Args:
+            store_uri: The store that it lies in.
+            name: Its prefix there, and among the run's artifacts.
+        """
+        self._lanes.put_files(published_entry(store_uri, name) | self._whose)
+
+    @property
+    def known_id(self) -> str | None:
+        """MLflow's id of the run; ``None`` while it has given none."""
+        if self._child is None:
+            return self._lanes.mlflow_run_id
+        return self._lanes.children.ids.get(self._child.run_id) if self._lanes.children else None
+
+    def history(self, name: str) -> dict[int, float]:
+        """Return a metric's values by step, as far as MLflow has them; nothing where it does not answer."""
+        if self.known_id is None:
+            return {}
+        try:
+            return points(self._lanes.uri, self.known_id, name)
+        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+            _log.warning("the earlier steps of %s are not at hand: %s", name, self._lanes.shown(error))
+            return {}
+
+    def _put(self, entry: Entry) -> None:
+        self._lanes.put_value(entry | self._whose)
+
+    def _put_files(self, name: str, copy: Callable[[Path], object]) -> None:
+        """Keep a copy until it is delivered: the original may be gone by then."""
+        folder = self._lanes.spool_dir / "copies" / uuid.uuid4().hex
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy(target)
+        except OSError as error:
+            _log.error("not tracked: %s: %s", name, error)
+            return
+        self._lanes.put_files(files_entry(folder) | self._whose)

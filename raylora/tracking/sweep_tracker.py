@@ -1,0 +1,70 @@
+"""The tracker of a sweep: a parent run for it and a child for each trial, by one spool and one delivery.
+
+In comes what happens to trials, out come nested MLflow runs, one for each trial however often the sweep is resumed.
+A trial's run is made when the first of its entries is delivered, so no trial waits for MLflow. Called by the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from raylora.spec.sweep import SweepSpec
+from raylora.tracking.address import tracking_uri
+from raylora.tracking.children import Children
+from raylora.tracking.lanes import Lanes
+from raylora.tracking.new_run import of_sweep
+from raylora.tracking.run_log import Child, RunLog
+from raylora.tracking.start import open_run, reopen_run
+from raylora.tracking.tracker import Tracker
+
+GATHER_S = 5.0
+"""Trials side by side make many entries, each trial's a request of its own: they wait longer for company."""
+
+
+class SweepTracker(Tracker):
+    """Logs one sweep to one MLflow run, and each of its trials to one below it; made by `SweepTracker.begin`."""
+
+    @classmethod
+    def begin(
+        cls,
+        spec: SweepSpec,
+        sweep_id: str,
+        spool_dir: Path,
+        mlflow_run_id: str | None = None,
+        trials: Mapping[str, str] | None = None,
+    ) -> SweepTracker:
+        """Create the MLflow run of a sweep, or go on with it.
+
+        Args:
+            spec: What is searched; its run says where MLflow is.
+            sweep_id: raylora's own name of the sweep.
+            spool_dir: Folder of this sweep on this machine for what MLflow does not have yet; what an earlier process
+                left there is sent first.
+            mlflow_run_id: The run to go on with; created where absent.
+            trials: MLflow's ids of the trials that it has, by raylora's run id.
+
+        Raises:
+            TrackingError: MLflow does not answer or refuses; only before there is a run.
+            InputError: The tracking URI, experiment and artifact URI do not fit together.
+        """
+        tracking = spec.run.tracking
+        uri = tracking_uri(tracking)
+        run = open_run(uri, of_sweep(spec, sweep_id)) if mlflow_run_id is None else reopen_run(uri, mlflow_run_id)
+        children = Children(run.run_id, trials or {})
+        lanes = Lanes(uri, run.run_id, spool_dir, f"raylora resume {sweep_id}", children, GATHER_S)
+        return cls(lanes, run, tracking.system_metrics)
+
+    @property
+    def trial_ids(self) -> Mapping[str, str]:
+        """MLflow's ids of the trials that it has so far, by raylora's run id; does not wait."""
+        return self._lanes.children.ids if self._lanes.children else {}
+
+    def trial(self, run_id: str, name: str) -> RunLog:
+        """Return what logs to one trial's MLflow run, which need not be there yet.
+
+        Args:
+            run_id: raylora's own name of the trial's run.
+            name: Shown in MLflow.
+        """
+        return RunLog(self._lanes, Child(run_id, name))
