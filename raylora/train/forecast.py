@@ -111,7 +111,7 @@ def _time_blocks(
     bank = PackedBank(model, ("", None), device)
     targets = [name for name in match_targets(model, spec) if name.startswith(f"{names[0]}.")]
     for slot in range(num_slots):
-        bank.admit(slot, slot_of(spec), targets)
+        bank.admit(slot, slot_of(soon_started(spec)), targets)
     bank.route([Span(slot, sum(lengths) // num_slots) for slot in range(num_slots)])
     block.train()
 
