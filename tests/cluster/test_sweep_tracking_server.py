@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from raylora.store.blob import open_store
 from raylora.tracking import outbox
 from tests.servers.mlflow import MlflowServer
-from tests.unit.sweep.planted_sweep import SLOTS, PlantedTrial, new_record, open_books, sweep_spec
+from tests.unit.sweep.planted_sweep import SLOTS, PlantedTrial, children, history, new_record, open_books, sweep_spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -25,18 +25,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raylora.tracking.start.PATIENCE_S", 0.5)
     monkeypatch.setattr("raylora.tracking.sweep_tracker.GATHER_S", 0.1)
     monkeypatch.setattr(outbox, "LONGEST_WAIT_S", 1.0)
-
-
-def children(client: MlflowClient, experiment: str, parent: str) -> dict[str, Run]:
-    found = client.search_runs(
-        [client.get_experiment_by_name(experiment).experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
-    )
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
-
-
-def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
 
 def check_whole(client: MlflowClient, run: Run, trial: PlantedTrial) -> None:
@@ -122,14 +110,14 @@ def test_a_sweep_ends_without_mlflow_and_a_resume_sends_the_rest(
     finally:
         mlflow_server.start()
     monkeypatch.setattr("raylora.tracking.tracker.FINISH_TIMEOUT_S", 60.0)
-    trial = PlantedTrial(again, spec, store, 1, step=6)
-    trial.begin()
-    trial.finish()
+    going_on = PlantedTrial(again, spec, store, 1, step=6)
+    going_on.begin()
+    going_on.finish()
     record = again.close("finished")
     client = MlflowClient(mlflow_server.uri)
     runs = children(client, experiment, str(record.mlflow_run_id))
     assert {each.trial_id: each.mlflow_run_id for each in record.trials} == {
         name: run.info.run_id for name, run in runs.items()
     }
-    for trial in (first[0], trial):
+    for trial in (first[0], going_on):
         check_whole(client, runs[f"t{trial.number:03d}"], trial)

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
 from raylora.model.export import FOLDER
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 from raylora.store.runs import run_store
-from raylora.store.sweeps import SweepRecord, new_sweep
+from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep
 from raylora.sweep.books import Books
 from raylora.tracking.inputs import DatasetUse
 from raylora.tracking.lineage import lineage
@@ -116,3 +119,36 @@ class PlantedTrial:
 
     def _tell(self, kind: EventKind, values: dict[str, Any]) -> None:
         self.books.take(Event(kind, self.step, values, self.run_id), pack=self.number // SLOTS)
+
+
+class Sweep:
+    """A sweep under way."""
+
+    def __init__(self, store: Store, spool: Path, spec: SweepSpec, record: SweepRecord | None = None) -> None:
+        self.store, self.spec = store, spec
+        self.books, self.tracker = open_books(store, spec, record or new_record(spec), spool)
+        self.sweep_id = self.books.record.sweep_id
+
+    def trial(self, number: int, step: int = 0) -> PlantedTrial:
+        return PlantedTrial(self.books, self.spec, self.store, number, step)
+
+    def begun(self, number: int, num_steps: int = 0) -> PlantedTrial:
+        trial = self.trial(number)
+        trial.begin()
+        trial.train(num_steps)
+        return trial
+
+    def read(self) -> SweepRecord:
+        return read_sweep(self.store, self.sweep_id)
+
+
+def children(client: MlflowClient, experiment: str, parent: str) -> dict[str, Run]:
+    found = client.search_runs(
+        [client.get_experiment_by_name(experiment).experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
+    )
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]

@@ -9,73 +9,28 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from raylora.errors import StoreError
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.local import FolderStore
-from raylora.store.sweeps import SweepRecord, read_sweep
-from raylora.sweep import books as books_module
+from raylora.store.sweeps import read_sweep
 from raylora.sweep.books import Books
 from raylora.sweep.result import sweep_result
 from raylora.tracking.sweep_tracker import SweepTracker
 from raylora.train.events import Event
-from tests.unit.sweep.planted_sweep import SLOTS, TOKENS, PlantedTrial, new_record, open_books, sweep_spec
+from tests.unit.sweep.planted_sweep import (
+    SLOTS,
+    TOKENS,
+    PlantedTrial,
+    Sweep,
+    children,
+    history,
+    new_record,
+    sweep_spec,
+)
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the module: MLflow takes seconds to make its database."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    monkeypatch.setenv("RAYLORA_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return MlflowClient(f"sqlite:///{home}/mlflow.db")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
-
-
-class Sweep:
-    """A sweep under way."""
-
-    def __init__(self, store: Store, spool: Path, spec: SweepSpec, record: SweepRecord | None = None) -> None:
-        self.store, self.spec = store, spec
-        self.books, self.tracker = open_books(store, spec, record or new_record(spec), spool)
-        self.sweep_id = self.books.record.sweep_id
-
-    def trial(self, number: int, step: int = 0) -> PlantedTrial:
-        return PlantedTrial(self.books, self.spec, self.store, number, step)
-
-    def begun(self, number: int, num_steps: int = 0) -> PlantedTrial:
-        trial = self.trial(number)
-        trial.begin()
-        trial.train(num_steps)
-        return trial
-
-    def read(self) -> SweepRecord:
-        return read_sweep(self.store, self.sweep_id)
-
-
-def children(client: MlflowClient, experiment: str, parent: str) -> dict[str, Run]:
-    found = client.search_runs(
-        [client.get_experiment_by_name(experiment).experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
-    )
-    return {run.info.run_name: run for run in found}
-
-
-def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
 
 def test_every_trial_is_a_child_with_its_knobs_numbers_inputs_and_adapter(
@@ -240,61 +195,6 @@ def test_many_trials_share_two_threads(client: MlflowClient, store: Store, tmp_p
     new = [thread.name for thread in set(threading.enumerate()) - before]
     assert sorted(new) == ["raylora-artifacts", "raylora-metrics"]
     sweep.books.close("interrupted")
-
-
-class CountingStore(FolderStore):
-    """Counts what is written, and can be away."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.num_writes, self.is_away = 0, False
-
-    def write(self, key: str, data: bytes) -> None:
-        self.num_writes += 1
-        if self.is_away:
-            raise StoreError("no route to the store")
-        super().write(key, data)
-
-
-def test_the_record_is_not_written_with_every_event(
-    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(books_module, "WRITE_S", 1e6)
-    store = CountingStore(tmp_path / "store")
-    sweep = Sweep(store, tmp_path / "spool", sweep_spec("writes"))
-    assert store.num_writes == 1
-    trial = sweep.begun(0, 100)
-    assert store.num_writes == 2
-    assert sweep.read().trials[0].steps == 0
-    assert sweep.books.record.trials[0].steps == 100
-    sweep.books._due = 0.0
-    sweep.books.write_if_due()
-    sweep.books._due = 0.0
-    sweep.books.write_if_due()  # nothing is new
-    assert store.num_writes == 3
-    assert sweep.read().trials[0].steps == 100
-    sweep.books.end_trial(trial.run_id, "succeeded")
-    sweep.books.close("finished")
-    assert sweep.read().trials[0].status == "succeeded"
-
-
-def test_a_store_that_is_away_for_a_while_ends_no_sweep(
-    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr(books_module, "WRITE_S", 0.0)
-    monkeypatch.setattr(books_module, "WRITE_SHARE", 1e9)
-    store = CountingStore(tmp_path / "store")
-    sweep = Sweep(store, tmp_path / "spool", sweep_spec("away"))
-    store.is_away = True
-    trial = sweep.begun(0, 4)
-    assert caplog.text.count("the sweep's record cannot be written: no route to the store") == 1
-    store.is_away = False
-    trial.train(2)
-    assert sweep.read().trials[0].steps == 6
-    store.is_away = True
-    with pytest.raises(StoreError):
-        sweep.books.close("finished")
-    assert client.get_run(sweep.tracker.mlflow_run_id).info.status == "FINISHED"
 
 
 def test_lines_of_workers_are_shown_and_a_run_of_nobody_is_an_error(
