@@ -20,6 +20,7 @@ from raylora.cli.look import estimate, inspect, runs
 from raylora.cli.output import err, fail, results_alone, silence_bars, tell_program
 from raylora.cli.report import report
 from raylora.cli.run import resume, train
+from raylora.cli.sweep import sweep
 from raylora.errors import InterruptedRunError, RayloraError
 
 INTERRUPTED = InterruptedRunError.exit_code
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, validate, estimate, train, resume, inspect, runs, report, doctor, schema):
+for command in (init, validate, estimate, train, sweep, resume, inspect, runs, report, doctor, schema):
     app.command()(command)
 
 
@@ -49,7 +50,7 @@ def _options(
 ) -> None:
     log.configure("WARNING" if quiet else "INFO")
     # In a log they are noise, and across the live display of a run they are torn.
-    if not err.is_terminal or context.invoked_subcommand in ("train", "resume"):
+    if not err.is_terminal or context.invoked_subcommand in ("train", "sweep", "resume"):
         silence_bars()
 
 

@@ -45,7 +45,12 @@ def results_alone() -> Iterator[None]:
 
 
 def say(text: str, console: Console = out) -> None:
-    """Print a line as it is, however long: people copy the paths in it, and only a terminal may wrap it."""
+    """Print a line as it is, however long: people copy the paths in it, and only a terminal may wrap it.
+
+    Args:
+        text: The line; markup in it is printed, not obeyed.
+        console: Where it goes: results on standard output, or what is said beside them.
+    """
     console.print(text, markup=False, soft_wrap=True)
 
 

@@ -12,6 +12,11 @@ from raylora.cli.config import read
 from raylora.cli.output import Json, Overrides, print_json
 from raylora.cli.progress import progress_display
 from raylora.cli.summary import print_summary
+from raylora.errors import InputError
+from raylora.store.before_start import before_start
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri
+from raylora.store.sweeps import list_sweeps
 
 
 def train(
@@ -32,10 +37,27 @@ def resume(
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
-    """Go on with a run from its last whole checkpoint, here or (`--set distributed.…`, `--set ray.…`) elsewhere."""
+    """Go on with a run from its last whole checkpoint, here or (`--set distributed.…`, `--set ray.…`) elsewhere.
+
+    Also with a sweep: trials that have ended are kept.
+    """
+    if _is_sweep(run_id, store):
+        from raylora.cli.sweep import follow_sweep
+        from raylora.sweep.launch import resume_sweep
+
+        if set_:
+            raise InputError("--set: a sweep goes on as it was asked for; leave it out, or start a new sweep")
+        follow_sweep(lambda listen: resume_sweep(run_id, store, listen), json_)
+        return
     from raylora.runtime import launch
 
     _follow(lambda listen: launch.resume(run_id, store, listen, set_ or ()), json_)
+
+
+def _is_sweep(name: str, store_uri: str | None) -> bool:
+    with before_start():
+        store = open_store(store_uri or default_store_uri())
+        return any(sweep.sweep_id == name for sweep in list_sweeps(store))
 
 
 def _follow(start: Callable[[Callable[[Any], None]], dict[str, Any]], json_: bool) -> None:

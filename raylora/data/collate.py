@@ -1,6 +1,7 @@
 """Rows become one padded batch of tensors, and the mask that keeps them apart.
 
-Enters: groups of rows (one, or the rows of a bin). Leaves: a Batch. Called by batches; `attention_mask` by the step.
+Enters: groups of rows (one, or the rows of a bin). Leaves: a Batch. Called by batches; `attention_mask` for bases
+that do not attend by rows.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def attention_mask(batch: Batch, dtype: torch.dtype) -> torch.Tensor | None:
     """What the model needs so that no token sees another row's tokens.
 
     Rows that are alone on their line need nothing: padding comes after them, where causal attention never looks.
-    Bins need a mask of their own.
+    Bins need a mask of their own, in a base that does not attend by rows.
 
     Args:
         batch: What goes in.

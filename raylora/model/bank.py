@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from raylora.model.low_rank import Slot
 from raylora.model.route import Span
+from raylora.model.slot import Slot
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Adapter:
     """One adapter in PEFT's format.
 
     Args:
-        tensors: By the names of ``adapter_model.safetensors``, without rank padding.
+        tensors: By the names of ``adapter_model.safetensors``.
         config: The fields of ``adapter_config.json``.
     """
 
@@ -45,7 +45,10 @@ class AdapterBank(Protocol):
         """Forget a slot's adapter."""
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """What trains in a slot, by name."""
+        """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector``."""
+
+    def frozen(self, slot: int) -> list[Tensor]:
+        """What a slot holds beside what trains."""
 
     def route(self, spans: Sequence[Span]) -> None:
         """Say whose tokens the next forward pass holds, and where each slot's training stands.
@@ -60,4 +63,9 @@ class AdapterBank(Protocol):
         """One slot as a PEFT adapter."""
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up tensors that :meth:`export` gave."""
+        """Take up tensors that :meth:`export` gave.
+
+        Args:
+            slot: One whose adapter has the rank and the targets of theirs.
+            tensors: By the names of ``adapter_model.safetensors``.
+        """

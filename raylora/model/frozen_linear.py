@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from raylora.model.product import frozen_product
 from raylora.model.quant import QuantFormat
@@ -54,7 +55,12 @@ class FrozenLinear(nn.Linear):
         return self.weight
 
     def whole(self, held: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weight (O, I) in ``dtype``, from what :attr:`held` gave."""
+        """The weight (O, I) in ``dtype``, from what :attr:`held` gave.
+
+        Args:
+            held: The weight as it lies here, gathered where a strategy cut it.
+            dtype: That of the product.
+        """
         return held
 
     def forward(self, input: Tensor) -> Tensor:
@@ -91,6 +97,7 @@ class QuantLinear(FrozenLinear):
         """The packed row."""
         return self.packed
 
+    @override
     def whole(self, held: Tensor, dtype: torch.dtype) -> Tensor:
         """The row unpacked."""
         return self.format.unpack(held, self.shape, dtype)

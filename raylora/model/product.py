@@ -21,6 +21,11 @@ def frozen_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None
     That is what makes a pack of adapters train to the bits of each adapter alone: rows of all of them share this
     product.
 
+    Args:
+        x_NI: Rows that may belong to several slots; none at all are allowed.
+        weight_OI: The frozen weight, as a view where it is transposed.
+        bias_O: The layer's bias, if it has one.
+
     Shapes:
         x_NI: (N, I). weight_OI: (O, I), any strides. bias_O: (O,) or None. Returns (N, O).
     """
@@ -32,14 +37,25 @@ def frozen_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None
 
 
 def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """``x @ weight.T`` by whichever kernel is faster for its size; shapes as in :func:`frozen_product`."""
+    """``x @ weight.T`` by whichever kernel is faster for its size; shapes as in :func:`frozen_product`.
+
+    Args:
+        x_NI: Rows of one slot.
+        weight_OI: One of its matrices, or a gradient in that place.
+    """
     if _is_large(x_NI, weight_OI):
         return _onednn(x_NI, weight_OI, None)
     return x_NI @ weight_OI.mT
 
 
 def add_product(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> None:
-    """Add ``x @ weight.T`` to a sum in place; shapes as in :func:`frozen_product`."""
+    """Add ``x @ weight.T`` to a sum; shapes as in :func:`frozen_product`.
+
+    Args:
+        sum_NO: (N, O), changed in place.
+        x_NI: As in `product`.
+        weight_OI: As in `product`.
+    """
     if _is_large(x_NI, weight_OI):
         sum_NO.add_(_onednn(x_NI, weight_OI, None))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import regex
 from torch import nn
@@ -53,7 +54,7 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     """
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = _modules(model)
     matched: set[str] = set()
     problems: list[str] = []
     for entry in (asked,) if isinstance(asked, str) else asked:
@@ -86,6 +87,17 @@ def refuse(problems: Sequence[str]) -> None:
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """All linear layers of a model by dotted name, its output head included."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by dotted name; a layer that PEFT has wrapped already stands for itself."""
+    named = dict(model.named_modules())
+    inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
+    return {
+        name: getattr(module, "base_layer", module)
+        for name, module in named.items()
+        if name and not name.startswith(inside)
+    }
 
 
 def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module], is_regex: bool) -> list[str]:
@@ -146,3 +158,17 @@ def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
         f"lora_r: got {r}, above the smaller side of {name} ({layers[name].out_features} x {layers[name].in_features})"
         f"{more}. Allowed for these targets: at most {sides[name]}. Lower lora_r or leave these layers out."
     )
+
+
+def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
+    """Values that a run's adapter trains.
+
+    Args:
+        model: The base, filled or on the meta device.
+        spec: Its rank and targets count.
+
+    Raises:
+        ModelError: The targets match nothing.
+    """
+    layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
+    return sum(spec.lora_r * (layer.in_features + layer.out_features) for layer in layers)

@@ -115,6 +115,15 @@ def check_places(spec: RunSpec) -> None:
         )
 
 
+def num_places(needed: dict[str, float]) -> int:
+    """Workers that the connected cluster can hold now, beside what runs.
+
+    Args:
+        needed: Resources of a worker.
+    """
+    return sum(places(node, needed) for node in ray._private.state.available_resources_per_node().values())
+
+
 def places(node: dict[str, float], needed: dict[str, float]) -> int:
     """Workers that one idle node can hold.
 

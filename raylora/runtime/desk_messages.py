@@ -23,6 +23,7 @@ class Admit:
         spec: What the slot trains.
         run_id: Name in the store of what it leaves behind.
         start_from: URI of the saved slot it goes on from; from the beginning where absent.
+        max_tokens: Tokens after which it has finished, whatever its steps; no limit where absent.
     """
 
     lease: str
@@ -30,6 +31,7 @@ class Admit:
     spec: RunSpec
     run_id: str
     start_from: str | None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

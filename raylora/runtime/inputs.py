@@ -60,7 +60,12 @@ class Inputs:
         return {"base": self.base.digest, "data": self.prepared.report.digest}
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
-        """Where the adapter of a run on these inputs comes from."""
+        """Where the adapter of a run on these inputs comes from.
+
+        Args:
+            spec: A run with the key of the one that opened these inputs.
+            run_id: Its name in the store.
+        """
         return lineage(
             spec,
             run_id=run_id,

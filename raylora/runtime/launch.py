@@ -104,10 +104,10 @@ def resume(
 
 def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen: Listener) -> dict[str, Any]:
     started_at = time.time()
-    checking = _checking(spec)
+    check = checking(spec)
     with ExitStack() as held:
         with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
-            checked = checking.result()
+            checked = check.result()
             store = checked.store
             record = record or new_run(spec)
             tracker = _tracker(spec, record)  # refused here, a run leaves no record
@@ -121,7 +121,7 @@ def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen
     return result
 
 
-def _checking(spec: RunSpec) -> Future[Preflight]:
+def checking(spec: RunSpec) -> Future[Preflight]:
     """Check while Ray starts, in a thread that an interrupted launch does not wait for."""
     future: Future[Preflight] = Future()
 

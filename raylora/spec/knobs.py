@@ -127,7 +127,12 @@ def ends(knob: AnyKnob) -> tuple[tuple[tuple[str | int, ...], Any], ...]:
 
 
 def clip(knob: AnyKnob, value: Any) -> Any:
-    """Return a value moved into a knob's range; PBT multiplies beyond it."""
+    """Return a value moved into a knob's range; PBT multiplies beyond it.
+
+    Args:
+        knob: Where it has no range, the value stays as it is.
+        value: A number, unless the knob is a choice.
+    """
     if isinstance(knob, Choice | Ratio):
         return value
     (_, low), (_, high) = ends(knob)
@@ -135,7 +140,12 @@ def clip(knob: AnyKnob, value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same in YAML: true is not 1, a tuple is a list."""
+    """Whether two values are the same in YAML: true is not 1, a tuple is a list.
+
+    Args:
+        one: A value as YAML or a searcher gives it.
+        other: Another.
+    """
     return _option(one) == _option(other) and isinstance(one, bool) == isinstance(other, bool)
 
 

@@ -93,7 +93,12 @@ def origins_of(document: Document) -> dict[KeyPath, Origin]:
 
 
 def told_in_order(draft: Draft, path: Path) -> SpecError:
-    """Return the error with every problem of a draft, by line."""
+    """Return the error with every problem of a draft, by line.
+
+    Args:
+        draft: With at least one problem; those without a line come first.
+        path: The file that the error names.
+    """
     return SpecError(sorted(draft.problems, key=lambda problem: problem.line or 0), str(path))
 
 

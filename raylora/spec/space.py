@@ -37,7 +37,13 @@ def resolve(space: Mapping[str, AnyKnob], sampled: Mapping[str, Any]) -> dict[st
 
 
 def applies(space: Mapping[str, AnyKnob], sampled: Mapping[str, Any], name: str) -> bool:
-    """Whether a knob is turned: its conditions hold, and what it is a multiple of is turned."""
+    """Whether a knob is turned: its conditions hold, and what it is a multiple of is turned.
+
+    Args:
+        space: Knobs by name.
+        sampled: As in `resolve`.
+        name: Of the knob.
+    """
     knob = space[name]
     if isinstance(knob, Ratio) and not applies(space, sampled, knob.of):
         return False

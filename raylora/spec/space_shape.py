@@ -35,7 +35,12 @@ def flaws(space: Mapping[str, AnyKnob], unread: frozenset[str] = frozenset()) ->
 
 
 def fields_of(name: str, knob: AnyKnob) -> dict[str, KeyPath]:
-    """Return the dotted fields that a knob sets, each with its first place beneath `space`."""
+    """Return the dotted fields that a knob sets, each with its first place beneath `space`.
+
+    Args:
+        name: Of the knob: the field itself, or a free name that starts with `_`.
+        knob: Under a free name, a choice of mappings.
+    """
     if not name.startswith("_"):
         return {name: (name,)}
     found: dict[str, KeyPath] = {}

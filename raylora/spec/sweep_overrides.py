@@ -73,7 +73,12 @@ def _knob(written: str) -> KeyPath | None:
 
 
 def refuse_shadowed(draft: Draft, of_run: Sequence[str]) -> None:
-    """Note the run's overrides that no trial would see, since a knob sets their field."""
+    """Note the run's overrides that no trial would see, since a knob sets their field.
+
+    Args:
+        draft: Of the sweep; takes up the problems.
+        of_run: Overrides as `split_overrides` returned them.
+    """
     space = draft.values.get("space")
     for name in (override.partition("=")[0].strip() for override in of_run):
         if isinstance(space, dict) and space.get(name) is not None:

@@ -82,13 +82,23 @@ class Records(Generic[R]):
         return self.kind.model_validate(named | {"status": "running", "created": now, "updated": now} | fields)
 
     def write(self, store: Store, record: R) -> R:
-        """Write a record with the present time, and return it."""
+        """Write a record with the present time, and return it.
+
+        Args:
+            store: The store of all records.
+            record: As it is to be from now on.
+        """
         record = record.model_copy(update={"updated": datetime.now(UTC)})
         store.write(self._key(self.id_of(record)), record.model_dump_json(indent=1).encode())
         return record
 
     def update(self, store: Store, name: str, **changes: Any) -> R:
         """Change fields of a record and return it.
+
+        Args:
+            store: The store of all records.
+            name: Of the record.
+            changes: New values by field.
 
         Raises:
             TypeError: The record has no such field.
@@ -100,6 +110,10 @@ class Records(Generic[R]):
 
     def read(self, store: Store, name: str) -> R:
         """Return a record.
+
+        Args:
+            store: The store of all records.
+            name: Of the record.
 
         Raises:
             InputError: There is none of that name.
@@ -125,7 +139,12 @@ class Records(Generic[R]):
         return records
 
     def place(self, store: Store, name: str) -> Store:
-        """Return the store of what lies beside a record."""
+        """Return the store of what lies beside a record.
+
+        Args:
+            store: The store of all records.
+            name: Of the record.
+        """
         return store.child(f"{self.folder}/{name}")
 
     def id_of(self, record: R) -> str:

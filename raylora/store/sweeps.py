@@ -150,6 +150,10 @@ def write_sweep(store: Store, record: SweepRecord) -> SweepRecord:
 def read_sweep(store: Store, sweep_id: str) -> SweepRecord:
     """Return a sweep's record.
 
+    Args:
+        store: The store of all sweeps.
+        sweep_id: Name of the sweep.
+
     Raises:
         InputError: There is no such sweep.
         CorruptObjectError: Its record cannot be read.
@@ -163,7 +167,12 @@ def list_sweeps(store: Store) -> list[SweepRecord]:
 
 
 def sweep_store(store: Store, sweep_id: str) -> Store:
-    """Return the sweep's own store, for what lies beside its record."""
+    """Return the sweep's own store, for what lies beside its record.
+
+    Args:
+        store: The store of all sweeps.
+        sweep_id: Name of the sweep.
+    """
     return _SWEEPS.place(store, sweep_id)
 
 

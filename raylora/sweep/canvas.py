@@ -79,17 +79,32 @@ def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Figu
 
 
 def tip(artist: Artist, text: str) -> None:
-    """Let a mark say something where the pointer rests on it."""
+    """Let a mark say something where the pointer rests on it.
+
+    Args:
+        artist: The mark, as matplotlib drew it.
+        text: Plain words, one line or several.
+    """
     artist.set_gid(_TIP + text)
 
 
 def trial_tip(trial: TrialRecord, metric: str) -> str:
-    """Return what a trial's mark says."""
+    """Return what a trial's mark says.
+
+    Args:
+        trial: The trial.
+        metric: Name of the sweep's metric.
+    """
     return f"{trial.trial_id} ({trial.status}): {metric} {number(trial.metric)}\n{config_text(trial.config)}"
 
 
 def colours(trials: tuple[TrialRecord, ...], summary: Summary) -> dict[str, str]:
-    """Return each trial's colour by its id: the winner's repeats, then fifths by rank, then those without a result."""
+    """Return each trial's colour by its id: the winner's repeats, then fifths by rank, then those without a result.
+
+    Args:
+        trials: All of the sweep.
+        summary: What they came to: the winner, and whether more is better.
+    """
     better = summary.asked.better
     ranked = sorted((trial for trial in trials if counts(trial)), key=lambda trial: better(metric_of(trial)))
     shades = {trial.trial_id: RAMP[place * len(RAMP) // len(ranked)] for place, trial in enumerate(ranked)}

@@ -98,7 +98,12 @@ def metric_of(trial: TrialRecord) -> float:
 
 
 def joint_spread(first: Configuration, second: Configuration) -> float | None:
-    """Return the root mean square of two spreads, or the one there is; None where neither was measured."""
+    """Return the root mean square of two spreads, or the one there is; None where neither was measured.
+
+    Args:
+        first: A configuration, repeated or not.
+        second: The one it is compared with.
+    """
     spreads = [each.spread for each in (first, second) if each.spread is not None]
     return math.sqrt(fmean(spread**2 for spread in spreads)) if spreads else None
 

@@ -15,7 +15,12 @@ MAX_LABEL = 22
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a metric or a loss with four digits behind the point, or four in all where that would say nothing."""
+    """Return a metric or a loss with so many digits behind the point, or so many in all where that would say nothing.
+
+    Args:
+        value: The metric; `None`, a dash, where there is none.
+        digits: How many, at least 1.
+    """
     if value is None:
         return "\N{EN DASH}"
     text = f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits}g}"

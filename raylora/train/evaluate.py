@@ -29,13 +29,14 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, f
     totals = {slot: torch.zeros(2, dtype=torch.float64, device=trainee.device) for slot in validation}
     batches = {slot: list(rows.once(ranks.rank, ranks.world_size)) for slot, rows in validation.items()}
     passes = list(zip_longest(*batches.values()))
+    num_idle = trainee.num_passes(len(passes)) - len(passes)
     for together in passes:
         pieces = [Piece(Span(slot), batch) for slot, batch in zip(batches, together, strict=True) if batch is not None]
         for piece, losses_N in zip(pieces, losses_of(trainee, pieces), strict=True):
             totals[piece.span.slot] += torch.tensor(
                 [float(losses_N.sum()), piece.batch.num_label_tokens], device=trainee.device
             )
-    for _ in range(trainee.num_passes(len(passes)) - len(passes)):
+    for _ in range(num_idle):
         idle_losses(trainee)
     trainee.strategy.rest(trainee.model)
     trainee.train_mode(True)

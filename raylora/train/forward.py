@@ -74,7 +74,12 @@ def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
 
 
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The keyword arguments of a model that computes in ``dtype`` for a batch of padded lines."""
+    """The keyword arguments of a model that computes in ``dtype`` for a batch of padded lines.
+
+    Args:
+        batch: Lines of one row, or bins of several.
+        dtype: That of the mask that keeps the rows of a bin apart.
+    """
     inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
     mask = attention_mask(batch, dtype)
     return inputs if mask is None else inputs | {"attention_mask": mask}

@@ -54,6 +54,7 @@ class Member:
         validation: Validation batches, if any.
         hooks: Whom to tell.
         digests: Of base and data.
+        max_tokens: Tokens after which it has finished, whatever its steps.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Member:
         validation: Batches | None,
         hooks: Hooks,
         digests: dict[str, str],
+        max_tokens: int | None = None,
     ) -> None:
+        self._max_tokens = max_tokens
         self._trainee, self.slot, self.spec = trainee, slot, spec
         self._rows, self.validation = rows, validation
         self._hooks, self._digests = hooks, digests
@@ -85,7 +88,12 @@ class Member:
         patience = self.spec.early_stopping_patience
         if patience is not None and self.progress.num_worse >= patience:
             return "early_stopped"
-        return "finished" if self.progress.step >= self.num_steps else None
+        return "finished" if self._is_through else None
+
+    @property
+    def _is_through(self) -> bool:
+        spent = self._max_tokens is not None and self.progress.num_tokens >= self._max_tokens
+        return spent or self.progress.step >= self.num_steps
 
     def share(self) -> Share:
         """This rank's part of the next step."""
@@ -95,6 +103,11 @@ class Member:
 
     def took(self, share: Share, result: StepResult | NonFiniteLossError, seconds: float) -> None:
         """Note what a step did.
+
+        Args:
+            share: What went into it.
+            result: What came out, the same on every rank that shares the slot.
+            seconds: Wall-clock time of the turn, in which other slots may have stepped too.
 
         Raises:
             NonFiniteLossError: The step was none.
@@ -107,14 +120,14 @@ class Member:
         progress.num_tokens += result.num_tokens
         progress.train_loss = result.loss
         progress.train_s += seconds
-        if progress.step % self.spec.logging_steps == 0 or progress.step == self.num_steps:
+        if progress.step % self.spec.logging_steps == 0 or self._is_through:
             self.emit("step", _metrics(result, share.learning_rate, seconds))
 
     @property
     def is_to_report(self) -> bool:
         """Whether the step that it stands at is one of those at which the run is judged."""
         step, every = self.progress.step, self.spec.eval_steps
-        return step in (0, self.num_steps) or (every is not None and step % every == 0)
+        return step == 0 or self._is_through or (every is not None and step % every == 0)
 
     @property
     def is_to_validate(self) -> bool:
@@ -172,7 +185,12 @@ class Member:
         self.emit("checkpoint", {"uri": self.checkpoint_uri})
 
     def emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
-        """Tell of this run; one rank speaks for all."""
+        """Tell of this run; one rank speaks for all.
+
+        Args:
+            kind: Of event.
+            values: What the kind tells.
+        """
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.emit(Event(kind, self.progress.step, values))
 

@@ -42,7 +42,12 @@ def step_all(trainee: Trainee, members: Sequence[Member]) -> Failures:
 
 
 def validate_all(trainee: Trainee, members: Sequence[Member]) -> Failures:
-    """Evaluate members that are due; arguments and returns as in `step_all`."""
+    """Evaluate members that are due.
+
+    Args:
+        trainee: The base and its slots.
+        members: This rank's; every rank calls this equally often.
+    """
     due = [member for member in members if member.is_to_validate]
     losses = evaluate(trainee, {member.slot: member.validation for member in due if member.validation is not None})
     failures: Failures = {}

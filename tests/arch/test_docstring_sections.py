@@ -61,7 +61,7 @@ def raised(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     made = (
         node.exc.func for node in ast.walk(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     )
-    return {name.id for name in made if isinstance(name, ast.Name) and hasattr(errors, name.id)}
+    return {name.id for name in made if isinstance(name, ast.Name) and isinstance(getattr(errors, name.id, None), type)}
 
 
 def argument_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -183,6 +183,9 @@ def passes_on():
     except ModelError as error:
         raise
     raise KeyError("no")
+def joins():
+    """Do."""
+    raise together([])
 '''
     package = plant(tmp_path, {"__init__.py": '"""Package."""', "a.py": text})
     assert without_raises(package) == ["raylora.a.silent", "raylora.a.other"]

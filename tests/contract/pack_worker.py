@@ -18,12 +18,14 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
+from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
-from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, turn
+from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, train_all, turn
+from tests.unit.train.tiny_run import open_rows
 
 UNDER = ("ddp", "fsdp", "zero3")
-ALONE = "alone"
+ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 
 
 def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
@@ -32,9 +34,12 @@ def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
 
 
 def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:
-    """Losses and adapters of all members, in order; one comes late, as a trial into a slot."""
+    """Losses and adapters of all members, in order; one comes late, and widths were tried before all of them."""
     trainee = place_tiny(specs[0], slots_stay_on_ranks)
     ranks, bits = trainee.ranks, checksum(trainee)
+    rows, _ = open_rows(specs[0], folder / "cache")
+    tried = calibrate(trainee, specs[0], rows.step(0, ranks.rank, ranks.world_size)[0], 2)
+    assert set(ranks.gather(tried.num_slots)) == {tried.num_slots}, "ranks would offer different widths"
     mine = [k for k in range(len(specs)) if not slots_stay_on_ranks or k % ranks.world_size == ranks.rank]
     members = {k: admit(trainee, k, specs[k], folder) for k in mine if k != len(specs) - 1}
     for number in range(12):  # more turns than any member has steps: those at their end sit by
@@ -42,9 +47,11 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
             members[len(specs) - 1] = admit(trainee, len(specs) - 1, specs[-1], folder)
         turn(trainee, list(members.values()))
     check_unchanged(trainee, bits)
+    speaks = slots_stay_on_ranks or ranks.rank == 0
     seen = {
         k: {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
         for k, member in members.items()
+        if speaks
     }
     whole = {k: found for of_rank in ranks.gather(seen) for k, found in of_rank.items()}
     return [whole[k] for k in range(len(specs))]
@@ -52,12 +59,20 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
 
 def see_alone(folder: Path) -> None:
     """Every member in a process and a pack of its own."""
-    specs = specs_of(folder, "ddp")
-    keep(folder, ALONE, lambda: [train_pack([spec, spec], folder, False)[0] for spec in specs])
+    keep(folder, ALONE, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
+
+
+def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
+    """One member and nobody else."""
+    trainee = place_tiny(spec)
+    member = admit(trainee, 0, spec, folder)
+    train_all(trainee, [member])
+    return {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
 
 
 def see_together(folder: Path) -> None:
     """Every strategy on the ranks of this group."""
+    keep(folder, ALONE_ON_TWO, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
     for strategy in UNDER:
         for recompute in (False, True):
             specs = specs_of(folder, strategy, gradient_checkpointing=recompute)

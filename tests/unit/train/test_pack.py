@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raylora.train.snapshot import take
 from tests.unit.train.pack_run import (
+    DIGESTS,
     admit,
     assert_same_bits,
     losses_of,
@@ -32,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_eight_together_are_eight_alone(home: Path, base: str):
+def test_members_together_are_members_alone(home: Path, base: str):
     specs = member_specs(home, **BASES[base])
     together = place_tiny(specs[0])
     members = [admit(together, slot, spec, home) for slot, spec in enumerate(specs)]
@@ -43,6 +45,27 @@ def test_eight_together_are_eight_alone(home: Path, base: str):
         train_all(trainee, [alone])
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
+
+
+@pytest.mark.parametrize("base", ["plain", "nf4"])
+def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, base: str):
+    """Out of one pack's checkpoints into another's slots, whatever kind of adapter is there."""
+    specs = member_specs(home, **BASES[base])
+    whole = place_tiny(specs[0])
+    members = [admit(whole, slot, spec, home) for slot, spec in enumerate(specs)]
+    for _ in range(2):
+        turn(whole, members)
+    checkpoints = [take(whole, member.slot, member.progress, DIGESTS) for member in members]
+    train_all(whole, members)
+    other = place_tiny(specs[0])
+    resumed = [admit(other, len(specs) - slot, spec, home) for slot, spec in enumerate(specs)]
+    for member, checkpoint in zip(resumed, checkpoints, strict=True):
+        member.restore(checkpoint)
+    train_all(other, resumed)
+    for member, uninterrupted in zip(resumed, members, strict=True):
+        told = losses_of(member)
+        assert told == losses_of(uninterrupted)[-len(told) :]
+        assert_same_bits(state_of(other, member), state_of(whole, uninterrupted))
 
 
 def test_comings_and_goings_change_no_other_slot(home: Path):

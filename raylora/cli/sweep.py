@@ -1,0 +1,81 @@
+"""``raylora sweep``: many trials at once, a live table of them on a terminal, the winner at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raylora.cli.output import Json, Overrides, err, out, print_json, say
+from raylora.spec.load_sweep import load_sweep
+
+if TYPE_CHECKING:
+    from raylora.store.sweeps import SweepRecord
+    from raylora.sweep.standing import Listener, Standing
+
+
+def sweep(
+    path: Annotated[Path, typer.Argument(help="Sweep file.")],
+    set_: Overrides = None,
+    json_: Json = False,
+) -> None:
+    """Search: many adapters trained at once on shared bases, steered by Ray Tune."""
+    loaded = load_sweep(path, set_ or ())
+    for note in loaded.notes:
+        say(f"note: {note}", err)
+    from raylora.sweep import launch
+
+    follow_sweep(lambda listen: launch.sweep(loaded.spec, listen), json_)
+
+
+def follow_sweep(start: Callable[[Listener], dict[str, Any]], json_: bool) -> None:
+    """Show a sweep while it runs, and its result.
+
+    Args:
+        start: Runs it; is given whom to tell how it stands.
+        json_: Print the result for programs.
+    """
+    from raylora.cli.sweep_display import sweep_display
+
+    last: list[SweepRecord] = []
+    with sweep_display() as show:
+
+        def listen(standing: Standing) -> None:
+            last[:] = [standing.record]
+            show(standing)
+
+        result = start(listen)
+    if json_:
+        print_json(result)
+    else:
+        print_result(last[0], result)
+
+
+def print_result(record: SweepRecord, result: dict[str, Any]) -> None:
+    """Print the trials of a sweep that is over, what they say, and where everything is.
+
+    Args:
+        record: The sweep.
+        result: What ``raylora sweep --json`` prints.
+    """
+    from raylora.cli.trials import print_trials
+    from raylora.sweep.summary import summarise
+    from raylora.sweep.words import config_text, span, verdict
+
+    print_trials(record)
+    for sentence in verdict(summarise(record)):
+        say(sentence)
+    say(f"{len(record.trials)} trials, {result['tokens']:,} tokens trained on, {span(result['wall_s'])}")
+    out.print("where it is", style="italic")
+    places = {
+        "winner": result["best_config"] and f"{result['best_trial']}  {config_text(result['best_config'])}",
+        "adapter": result["best_adapter_uri"],
+        "MLflow run": result["mlflow_run_id"],
+        "open it with": result["mlflow_command"],
+        "report": f"raylora report {record.sweep_id}",
+    }
+    for name, place in places.items():
+        if place:
+            say(f"{name:<14}{place}")

@@ -1,0 +1,161 @@
+"""What the desk knows of a lease and of a pack. In come calls of the desk, under its lock; nothing here waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from raylora.runtime.desk_messages import Admit, Command, Free, Go, Report, Save
+from raylora.spec.run import RunSpec
+
+BEFORE_ANY_STEP = -1
+Held = Free | Admit | Save | Go
+_KINDS = (Free, Admit, Save, Go)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease as it is asked for.
+
+    Args:
+        lease: Its name; no other lease ever has it.
+        trial: Number of its trial.
+        spec: What its slot trains.
+        run_id: Name in the store of what it leaves behind.
+        key: Packs with this key can hold it.
+        start_from: URI of the saved slot it goes on from.
+        max_tokens: Tokens after which it has finished.
+    """
+
+    lease: str
+    trial: int
+    spec: RunSpec
+    run_id: str
+    key: str
+    start_from: str | None = None
+    max_tokens: int | None = None
+
+
+@dataclass
+class Tenant:
+    """A lease and how it stands.
+
+    Args:
+        claim: As asked for.
+        party: All leases of its trial: they get their slots together.
+        pack: Where its slot is.
+        wanted: Whether it was told to go on and has not reported since.
+        saving: Whether it was asked to save and has not answered.
+        told_step: Step of its last report of metrics; what it repeats after a lost pack is told to nobody.
+        saved: URI of its newest saved slot, and the slot's step.
+        returns: Whether it had a slot in a pack that was lost.
+        repeating: Whether it does again what a lost pack had done.
+        report: Its last report, passed on and not yet fetched.
+        ended: Whether it finished or failed.
+    """
+
+    claim: Claim
+    party: tuple[str, ...]
+    pack: int | None = None
+    wanted: bool = False
+    saving: bool = False
+    told_step: int = BEFORE_ANY_STEP
+    returns: bool = False
+    repeating: bool = False
+    saved: tuple[str, int] | None = None
+    report: Report | None = None
+    ended: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for a slot."""
+        return self.pack is None and not self.ended
+
+    def end(self) -> None:
+        """Have no slot any more, for good."""
+        self.pack, self.ended, self.saving, self.wanted = None, True, False, False
+
+    def lose(self) -> None:
+        """Lose the slot; what was done after the last save must be done again."""
+        self.pack, self.returns = None, True
+        self.repeating = self.told_step > (BEFORE_ANY_STEP if self.saved is None else self.saved[1])
+
+    @property
+    def start_from(self) -> str | None:
+        """Where it would start now."""
+        return self.claim.start_from if self.saved is None else self.saved[0]
+
+    def owed(self) -> list[Held]:
+        """What it was told and has not done, as far as a slot at its last report can do it."""
+        lease = self.claim.lease
+        owed: tuple[tuple[bool, Held], ...] = (self.saving, Save(lease)), (self.wanted, Go(lease))
+        return [command for told, command in owed if told]
+
+    def first_commands(self) -> list[Held]:
+        """What a pack that takes it in is told."""
+        claim = self.claim
+        admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from, claim.max_tokens)
+        return [admit, *([Go(claim.lease)] if self.repeating else self.owed())]
+
+
+@dataclass
+class Pack:
+    """A worker group and its slots.
+
+    Args:
+        key: Leases with this key fit.
+        num_slots: Slots.
+        leases: Who has one.
+        away: Whether its worker group was lost and is to come back.
+        settled: Whether its last reports are answered.
+        held: Commands for when all is answered, in order.
+        ready: Commands to fetch.
+    """
+
+    key: str
+    num_slots: int
+    leases: set[str] = field(default_factory=set)
+    away: bool = False
+    settled: bool = True
+    held: list[Held] = field(default_factory=list)
+    ready: list[Command] = field(default_factory=list)
+
+    @property
+    def num_free(self) -> int:
+        """Slots without a lease."""
+        return 0 if self.away else self.num_slots - len(self.leases)
+
+    def hold(self, commands: Iterable[Held]) -> None:
+        """Keep commands until everything that was reported is answered: slots that go on go on together."""
+        self.held.extend(commands)
+
+    def hurry(self, command: Command) -> None:
+        """Hand a command out at once, after those before it; only a `Go` can wait."""
+        self.ready += [held for held in self.held if not isinstance(held, Go)]
+        self.held = [held for held in self.held if isinstance(held, Go)]
+        self.ready.append(command)
+
+    def open(self, in_line: Callable[[str], tuple[int, str]]) -> None:
+        """Hand out what was held: slots are freed, given, and go on, each in trial order.
+
+        Args:
+            in_line: Place of a lease.
+        """
+        self.settled = True
+        in_order: list[Held] = sorted(self.held, key=lambda held: (_KINDS.index(type(held)), in_line(held.lease)))
+        self.ready += in_order
+        self.held = []
+
+    def take(self) -> list[Command]:
+        """Fetch what is handed out."""
+        commands, self.ready = self.ready, []
+        return commands
+
+    def vacate(self, lease: str) -> None:
+        """Take a lease's slot back; commands that did not leave yet are dropped."""
+        self.leases.discard(lease)
+        dropped = [command for command in (*self.held, *self.ready) if getattr(command, "lease", None) == lease]
+        self.held = [command for command in self.held if command not in dropped]
+        self.ready = [command for command in self.ready if command not in dropped]
+        if not any(isinstance(command, Admit) for command in dropped):
+            self.held.append(Free(lease))

@@ -1,0 +1,200 @@
+"""One search from its first trial to its last: Ray Tune's own controller, stepped here, over leases instead of actors.
+
+In come a host with packs to lease from, and a search; out come outcomes in trial order. Everything Tune knows is kept
+in a folder of the store after each trial's end, so that a killed driver's search goes on with finished trials kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.tune import CheckpointConfig, ResumeConfig
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
+
+from raylora.errors import InputError
+from raylora.log import get_logger
+from raylora.runtime.failures import cause, gist, lost_contact
+from raylora.runtime.stopping import StopWish
+from raylora.sweep.host import Host
+from raylora.sweep.lease import Lease
+from raylora.sweep.seats import Seats
+from raylora.sweep.watch import Listener, Watch
+
+log = get_logger(__name__)
+
+PAUSE_PATIENCE_S = 60.0
+"""For packs to save every slot after somebody asked to stop."""
+
+KEEP_S = 15.0
+"""What Tune knows is kept at least this often, for a driver that is killed."""
+
+TrialStatus = Literal["succeeded", "stopped", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What Tune is asked.
+
+    Args:
+        name: Of the folder that keeps what Tune knows.
+        folder: Path or URI of the folder it lies in; Tune's URIs are pyarrow's.
+        space: Tune's domains by knob.
+        num_trials: Configurations drawn; for a grid, times all of it.
+        metric: What trials are judged by.
+        mode: Whether the least or the greatest is best.
+        searcher: Tune's, limited to as many trials at once as it should have.
+        scheduler: Tune's.
+        num_at_once: Trials that have slots at the same time.
+        save_reports: Reports between saves of each trial, for a driver that is killed; 0 for none.
+    """
+
+    name: str
+    folder: str
+    space: Mapping[str, Any]
+    num_trials: int
+    metric: str
+    mode: Literal["min", "max"]
+    searcher: SearchAlgorithm | Searcher
+    scheduler: TrialScheduler
+    num_at_once: int
+    save_reports: int = 0
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How one trial ended.
+
+    Args:
+        number: Of the trial.
+        sampled: What was drawn; after PBT, what it had last.
+        status: ``succeeded`` (trained to its end), ``stopped`` (by the scheduler), ``failed`` or ``cancelled``.
+        result: Its last report: means, ``steps``, ``tokens`` and ``repeats``; empty where there was none.
+        error: Why it failed.
+    """
+
+    number: int
+    sampled: Mapping[str, Any]
+    status: TrialStatus
+    result: Mapping[str, Any]
+    error: str | None
+
+
+def drive(
+    host: ActorHandle[Host],
+    search: Search,
+    stop: StopWish,
+    listen: Listener = lambda event: None,
+    resume: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[TrialOutcome]:
+    """Run a search to its end, or until somebody asks to stop.
+
+    Args:
+        host: Prepared; its packs may open later.
+        search: What Tune is asked.
+        stop: Looked at before each of Tune's steps; running trials are saved first.
+        listen: Told of every trial's start, report and end, in order.
+        resume: Whether to go on with the search of this name: unfinished trials from their last save.
+        meanwhile: Called between Tune's steps, several times a second; what it raises ends the search.
+
+    Raises:
+        InputError: There is nothing of that name to go on with.
+        RunFailedError: The host is lost; what was kept of the search can be resumed.
+    """
+    watch = Watch(listen)
+    seats = Seats(host, search.num_at_once, watch.number_of)
+    controller = _controller(search, watch, seats, resume)
+    watch.serve(controller.get_trials)
+    seats.serve(controller)
+    try:
+        num_ended, kept_at = 0, -math.inf
+        while not controller.is_finished() and not stop.asked:
+            meanwhile()
+            controller.step()
+            if (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S:
+                num_ended, kept_at = ended, time.monotonic()
+                _keep(controller, host)
+        if stop.asked:
+            _pause(controller, seats)
+        _keep(controller, host)
+    except RayError as error:
+        raise lost_contact(error) from error
+    finally:
+        controller.end_experiment_callbacks()
+    numbered = {watch.number_of(trial.trial_id): trial for trial in controller.get_trials()}
+    return [_outcome(number, trial) for number, trial in sorted(numbered.items())]
+
+
+def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> TuneController:
+    """What `tune.run` makes, without its loggers and its progress report, and with our seats."""
+    experiment = Experiment(
+        search.name,
+        Lease,
+        config=dict(search.space),
+        num_samples=search.num_trials,
+        storage_path=search.folder,
+        checkpoint_config=CheckpointConfig(checkpoint_frequency=search.save_reports),
+    )
+    searcher = SearchGenerator(search.searcher) if isinstance(search.searcher, Searcher) else search.searcher
+    public = experiment.public_spec
+    searcher.set_search_properties(search.metric, search.mode, dict(search.space), **public)
+    search.scheduler.set_search_properties(search.metric, search.mode, **public)
+    controller = TuneController(
+        search_alg=searcher,
+        scheduler=search.scheduler,
+        callbacks=[watch],
+        metric=search.metric,
+        storage=experiment.storage,
+        trial_checkpoint_config=experiment.checkpoint_config,
+        resource_manager_factory=lambda: seats,
+        resume_config=ResumeConfig() if resume else None,
+        checkpoint_period=cast("Any", math.inf),  # _keep() looks first whether the trials' failures are their own
+    )
+    if resume and not controller.resumed:
+        raise InputError(f"sweep {search.name}: what is kept of it in {search.folder} cannot be read; start it anew")
+    if not controller.resumed:
+        searcher.add_configurations([experiment])
+        controller.update_max_pending_trials()
+    controller.setup_experiments([experiment], searcher.total_samples)
+    return controller
+
+
+def _keep(controller: TuneController, host: ActorHandle[Host]) -> None:
+    """Keep what Tune knows; not if it thinks that trials failed because the host, and all of them with it, is gone."""
+    ray.get(host.waiting.remote())
+    controller.checkpoint(force=True, wait=True)
+
+
+def _pause(controller: TuneController, seats: Seats) -> None:
+    """Save the trials that run, so that they go on from here when the search is resumed."""
+    seats.close()
+    running = [trial for trial in controller.get_trials() if trial.status == Trial.RUNNING]
+    for trial in running:
+        controller.pause_trial(trial)
+    deadline = time.monotonic() + PAUSE_PATIENCE_S
+    while any(trial.status == Trial.RUNNING for trial in running):
+        if time.monotonic() > deadline:
+            log.warning("a trial was not saved within %.0f s; resumed, it goes on from before", PAUSE_PATIENCE_S)
+            return
+        controller._actor_manager.next(timeout=0.1)
+
+
+def _outcome(number: int, trial: Trial) -> TrialOutcome:
+    result = dict(trial.last_result or {})
+    status: TrialStatus = "cancelled"
+    if trial.status == Trial.ERROR:
+        status = "failed"
+    elif trial.status == Trial.TERMINATED:
+        status = "succeeded" if result.get("finished") else "stopped"
+    error = trial.get_pickled_error() if status == "failed" else None
+    return TrialOutcome(number, dict(trial.config), status, result, None if error is None else gist(cause(error)))

@@ -1,0 +1,175 @@
+"""The packs of a sweep: opened for leases that wait, as far as the cluster has room; closed when others need it.
+
+The first starts before anything is known but what all runs share, so that its workers import while the driver checks.
+Called by the launcher between Tune's steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from raylora.errors import RayloraError
+from raylora.log import get_logger
+from raylora.runtime.cluster import num_places, worker_resources
+from raylora.runtime.mailbox import PackJob
+from raylora.runtime.pack_group import PackGroup
+from raylora.spec.run import RunSpec
+from raylora.sweep.host import Host
+from raylora.train.events import Event
+
+log = get_logger(__name__)
+
+END_PATIENCE_S = 60.0
+"""For workers that were told to end, to check the base and leave."""
+
+
+@dataclass(frozen=True)
+class Berth:
+    """What runs of one key need.
+
+    Args:
+        spec: What they share.
+        num_slots: Runs at once at most.
+        calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
+    """
+
+    spec: RunSpec
+    num_slots: int
+    calibrates: bool
+
+
+class Fleet:
+    """The packs that are there.
+
+    Args:
+        host: Of the leases.
+        report_steps: Optimizer steps of a run between its reports.
+        listen: Told of every event of every run, with the number of its pack.
+    """
+
+    def __init__(self, host: ActorHandle[Host], report_steps: int, listen: Callable[[int, Event], None]) -> None:
+        self._host, self._report_steps, self._listen = host, report_steps, listen
+        self._packs: dict[int, tuple[str, PackGroup]] = {}
+        self._broken: set[str] = set()
+        self._num_opened = 0
+        self._store_uri: str | None = None
+
+    @property
+    def num_opened(self) -> int:
+        """Packs that there were or are."""
+        return self._num_opened
+
+    def start(self, key: str, berth: Berth) -> None:
+        """Start a pack's workers; they load nothing before :meth:`begin`.
+
+        Args:
+            key: Of its runs.
+            berth: What they need.
+        """
+        number, self._num_opened = self._num_opened, self._num_opened + 1
+        group = PackGroup(berth.spec)
+        self._packs[number] = key, group
+        if self._store_uri is not None:
+            self._begin(number, key, berth)
+
+    def begin(self, store_uri: str, berths: Mapping[str, Berth]) -> None:
+        """Let the workers that wait begin.
+
+        Args:
+            store_uri: The store of all runs.
+            berths: By key.
+        """
+        self._store_uri = store_uri
+        for number, (key, _) in self._packs.items():
+            self._begin(number, key, berths[key])
+
+    def tend(self, berths: Mapping[str, Berth]) -> None:
+        """Pass events on, note groups that ended, and open packs for leases that wait.
+
+        Args:
+            berths: By key, of all runs so far.
+        """
+        for number, (key, group) in list(self._packs.items()):
+            is_running = group.running
+            for event in group.events():
+                self._listen(number, event)
+            if not is_running:
+                self._note_end(number, key, group)
+        waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
+        held = self._held() if waiting else {}
+        for key in waiting:
+            self._open(key, berths[key], waiting, held)
+
+    def end(self, berths: Mapping[str, Berth]) -> None:
+        """Tell all packs that no run comes any more, and wait for their end."""
+        ray.get(self._host.close.remote())
+        deadline = time.monotonic() + END_PATIENCE_S
+        while self._packs and time.monotonic() < deadline:
+            self.tend(berths)
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """End all packs, in good order or not."""
+        for _, group in self._packs.values():
+            group.close()
+        self._packs = {}
+
+    def _begin(self, number: int, key: str, berth: Berth) -> None:
+        assert self._store_uri is not None
+        num_workers = berth.spec.distributed.num_workers
+        at_home = berth.num_slots >= num_workers > 1
+        job = PackJob(
+            pack=number,
+            key=key,
+            num_slots=berth.num_slots,
+            spec=berth.spec,
+            store_uri=self._store_uri,
+            desk=self._host,
+            report_steps=self._report_steps,
+            slots_stay_on_ranks=at_home,
+            calibrates=berth.calibrates,
+        )
+        self._packs[number][1].begin(job)
+
+    def _held(self) -> dict[int, int]:
+        return cast("dict[int, int]", ray.get(self._host.held.remote()))
+
+    def _note_end(self, number: int, key: str, group: PackGroup) -> None:
+        """Take leave of a group; where it failed, so do its leases and all that would need another one like it."""
+        try:
+            group.check()
+        except RayloraError as error:
+            log.warning("pack %d: %s", number, error)
+            self._broken.add(key)
+            # It may have failed before it offered a slot: then the desk knows its key alone.
+            ray.get([self._host.lose_pack.remote(number, str(error), False), self._host.refuse.remote(key, str(error))])
+        group.close()
+        del self._packs[number]
+
+    def _open(self, key: str, berth: Berth, waiting: Mapping[str, int], held: Mapping[int, int]) -> None:
+        """Open a pack where those that are starting do not suffice and there is room; else let an idle one make room.
+
+        Args:
+            key: Of the leases that wait.
+            berth: What they need.
+            waiting: Leases without a slot, by key.
+            held: Leases of each pack that is open.
+        """
+        if key in self._broken:
+            return
+        num_starting = sum(of == key and number not in held for number, (of, _) in self._packs.items())
+        if waiting[key] <= num_starting * berth.num_slots:
+            return
+        if num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers:
+            self.start(key, berth)
+            return
+        for number, (of, _) in self._packs.items():
+            if held.get(number) == 0 and of not in waiting:
+                ray.get(self._host.close_pack.remote(number))
+                return

@@ -1,0 +1,257 @@
+"""A sweep's specification becomes finished trials: packs of workers, Ray Tune over their slots, books of all of it.
+
+The driver's side, as `runtime.launch` is for a run. Called by the command line and by ``raylora.api``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack, closing
+from typing import Any, Literal
+
+import ray
+
+from raylora.errors import InterruptedRunError, RunFailedError, StoreError
+from raylora.log import get_logger
+from raylora.runtime.cluster import check_places, cluster
+from raylora.runtime.environment import forwarded
+from raylora.runtime.launch import checking
+from raylora.runtime.stopping import StopWish, stop_wish
+from raylora.spec.run import RunSpec
+from raylora.spec.space import resolve
+from raylora.spec.sweep import SweepSpec
+from raylora.store.before_start import before_start
+from raylora.store.blob import open_store
+from raylora.store.contract import Store
+from raylora.store.home import default_store_uri, home
+from raylora.store.lease import Lease
+from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
+from raylora.sweep.books import Books
+from raylora.sweep.drive import Search, TrialOutcome, drive
+from raylora.sweep.fleet import Berth, Fleet
+from raylora.sweep.host import open_host
+from raylora.sweep.result import sweep_result
+from raylora.sweep.standing import Listener, Standing, next_part
+from raylora.sweep.trials import ALONE, SweepTrials
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.watch import TrialEvent
+from raylora.tracking.sweep_tracker import SweepTracker
+from raylora.train.events import Event
+
+log = get_logger(__name__)
+
+MAX_PACKS, DEFAULT_SLOTS = 64, 8
+TUNE_FOLDER = "tune"
+
+
+def sweep(spec: SweepSpec, listen: Listener = lambda standing: None) -> dict[str, Any]:
+    """Run a sweep to its end.
+
+    Args:
+        spec: As asked.
+        listen: Told how it stands.
+
+    Returns:
+        The result, as ``raylora sweep --json`` prints it.
+
+    Raises:
+        InputError: The sweep cannot be as asked; nothing was trained.
+        RunFailedError: Every trial failed, or the cluster was lost.
+        InterruptedRunError: SIGINT or SIGTERM; slots were saved, unless it came twice.
+    """
+    return _Launch(spec, None, listen).run()
+
+
+def resume_sweep(
+    sweep_id: str, store_uri: str | None = None, listen: Listener = lambda standing: None
+) -> dict[str, Any]:
+    """Go on with a sweep: finished trials are kept, the others go on from their last saves.
+
+    Args:
+        sweep_id: Name of the sweep.
+        store_uri: The store it is in; raylora's home where absent.
+        listen: Told how it stands.
+
+    Returns:
+        The result; of a sweep that has finished already, the one it finished with.
+
+    Raises:
+        InputError: There is no such sweep, or another command is at work on it.
+        RunFailedError: Every trial failed, or the cluster was lost.
+        InterruptedRunError: SIGINT or SIGTERM; slots were saved, unless it came twice.
+    """
+    with before_start():
+        store = open_store(store_uri or default_store_uri())
+        record = read_sweep(store, sweep_id)
+    if record.status == "finished" and record.result is not None:
+        log.info("sweep %s finished at %s; this is its result", sweep_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+        listen(Standing(record, len(record.trials), "finished"))
+        return record.result
+    spec = SweepSpec.model_validate(record.spec)
+    return _Launch(spec, record, listen).run()
+
+
+class _Launch:
+    """One sweep on its way."""
+
+    def __init__(self, spec: SweepSpec, record: SweepRecord | None, listen: Listener) -> None:
+        self._spec, self._is_resumed, self._listen = spec, record is not None, listen
+        self._record = record or new_sweep(spec.model_dump(mode="json"))
+        self._trials = SweepTrials(spec, self._record.sweep_id)
+        self._berths: dict[str, Berth] = {}
+        self._num_slots = _num_slots(spec)
+        self._doing = "starting Ray"
+        self._books: Books | None = None
+        self._started_at = time.time()
+
+    def run(self) -> dict[str, Any]:
+        """From the checks to the result."""
+        run = self._spec.run
+        check = checking(run)
+        self._tell(self._doing)
+        with cluster(run), stop_wish() as stop, ExitStack() as held:
+            check_places(run)
+            host = open_host(self._num_slots, MAX_PACKS)
+            held.callback(ray.kill, host)
+            fleet = Fleet(host, self._spec.report_steps, self._hear)
+            held.callback(fleet.close)
+            first = self._berth(run)
+            fleet.start(first, self._berths[first])
+            self._tell("starting workers")
+            store = check.result().store
+            sweep_id = self._record.sweep_id
+            with before_start():
+                held.enter_context(closing(Lease(sweep_store(store, sweep_id), sweep_id))).take()
+            spool = home() / "spool" / sweep_id
+            known = {trial.run_id: trial.mlflow_run_id for trial in self._record.trials}
+            trials = {run_id: mlflow_id for run_id, mlflow_id in known.items() if run_id and mlflow_id}
+            tracker = SweepTracker.begin(self._spec, sweep_id, spool, self._record.mlflow_run_id, trials)
+            books = self._books = Books(store, self._record, tracker)
+            try:
+                ray.get(host.prepare.remote(forwarded(run.ray.forward_env), self._trials))
+                fleet.begin(store.uri, self._berths)
+                stop.patient = True
+                search = self._search(store)
+                outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
+                self._tell("ending the workers")
+                fleet.end(self._berths)
+                self._settle(outcomes, stop)
+            except BaseException as error:
+                raise self._recorded(error, books, store) from error
+            self._tell("sending the report to MLflow")
+            return self._result(books.close("finished"), store)
+
+    def _is_kept(self, store: Store) -> bool:
+        """Whether there is a search to go on with; one that was cut off before its first trial had a slot is not."""
+        kept = sweep_store(store, self._record.sweep_id).keys(TUNE_FOLDER) if self._is_resumed else []
+        return any("experiment_state" in key for key in kept)
+
+    def _search(self, store: Store) -> Search:
+        spec = self._spec
+        return Search(
+            name=TUNE_FOLDER,
+            folder=sweep_store(store, self._record.sweep_id).uri,
+            space=tune_space(spec.space),
+            num_trials=spec.num_configurations,
+            metric=spec.metric,
+            mode=spec.mode,
+            searcher=tune_searcher(spec, self._num_slots // spec.repeats),
+            scheduler=tune_scheduler(spec),
+            num_at_once=self._num_slots // spec.repeats,
+            save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
+        )
+
+    def _berth(self, spec: RunSpec) -> str:
+        """Note what a run needs; returns its key."""
+        key = self._trials.key(spec)
+        self._berths.setdefault(
+            key, Berth(spec, 1 if key.startswith(ALONE) else self._num_slots, self._spec.slots is None)
+        )
+        return key
+
+    def _tend(self, fleet: Fleet) -> None:
+        fleet.tend(self._berths)
+        self._told().write_if_due()
+
+    def _hear(self, pack: int, event: Event) -> None:
+        """Take what a run told."""
+        if event.kind == "phase":
+            log.debug("pack %d: %s took %.1f s", pack, event.values["name"], event.values["seconds"])
+            self._doing = next_part(event.values["name"])
+        if self._books is not None:  # before, workers tell only how their start went
+            self._books.take(event, pack)
+        self._tell(self._doing)
+
+    def _tell(self, doing: str) -> None:
+        """Say how the sweep stands."""
+        self._doing = doing
+        record = self._record if self._books is None else self._books.record
+        self._listen(Standing(record, self._spec.num_configurations * self._spec.repeats, doing))
+
+    def _note(self, event: TrialEvent) -> None:
+        """Take what happened to a trial, that is, to all of its repeats."""
+        books = self._told()
+        repeats = self._trials.repeats(event.sampled, event.number)
+        if event.kind == "start":
+            config = resolve(self._spec.space, event.sampled)
+            for number, repeat in enumerate(repeats):
+                self._berth(repeat.spec)
+                place = event.number * len(repeats) + number
+                books.begin_trial(place, config, number, repeat.run_id, repeat.spec)
+        for told in event.result.get("repeats", ()) if event.kind == "report" else ():
+            books.report(told["run_id"], told["step"], told)
+            if event.stopped and not event.result["finished"]:
+                books.end_trial(told["run_id"], "stopped")
+        self._tell(self._doing)
+
+    def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
+        """Note how every trial ended.
+
+        Raises:
+            InterruptedRunError: Somebody asked to stop.
+            RunFailedError: No trial came to anything.
+        """
+        if stop.asked:
+            raise InterruptedRunError("interrupted, with the slots that trained saved")
+        for outcome in outcomes:
+            for repeat in self._trials.repeats(outcome.sampled, outcome.number):
+                self._told().end_trial(repeat.run_id, outcome.status, outcome.error)
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        if failed and len(failed) == len(outcomes):
+            raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")
+
+    def _result(self, record: SweepRecord, store: Store) -> dict[str, Any]:
+        result = sweep_result(record) | {
+            "mlflow_command": self._told().how_to_open,
+            "wall_s": time.time() - self._started_at,
+        }
+        write_sweep(store, record.model_copy(update={"result": result}))
+        self._tell("finished")
+        return result
+
+    def _recorded(self, error: BaseException, books: Books, store: Store) -> BaseException:
+        """Note in the sweep's record how it ended without a result; returns what to tell the user."""
+        sweep_id = self._record.sweep_id
+        if isinstance(error, KeyboardInterrupt):
+            error = InterruptedRunError("ended at once, without saving the slots")
+        if isinstance(error, InterruptedRunError):
+            where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
+            error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: raylora resume {sweep_id}{where}")
+        status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+        try:
+            books.close(status, str(error) or type(error).__name__)
+        except StoreError as failure:
+            log.warning("the record of sweep %s does not say so: %s", sweep_id, failure)
+        return error
+
+    def _told(self) -> Books:
+        assert self._books is not None  # events come after the beginning
+        return self._books
+
+
+def _num_slots(spec: SweepSpec) -> int:
+    """Runs at once: whole trials, with all their repeats."""
+    asked = spec.slots or DEFAULT_SLOTS
+    num_trials = min(max(1, asked // spec.repeats), spec.num_configurations)
+    return num_trials * spec.repeats

@@ -1,0 +1,91 @@
+"""What happens to a search's trials, told to whoever listens; and the trials' numbers. Called by Tune's controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from typing_extensions import override
+
+TrialEventKind = Literal["start", "report", "end"]
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """Something that happened to a trial.
+
+    Args:
+        kind: ``start`` (again after a pause), ``report`` or ``end``.
+        number: Of the trial.
+        sampled: What was drawn for it; PBT changes it.
+        result: Its last report: means, ``steps``, ``tokens`` and ``repeats``.
+        stopped: Whether the scheduler had it stopped at this report, or it reached its end.
+    """
+
+    kind: TrialEventKind
+    number: int
+    sampled: Mapping[str, Any]
+    result: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+
+
+Listener = Callable[[TrialEvent], None]
+
+
+class Watch(Callback):
+    """Numbers trials in the order in which the searcher made them, and passes on what happens to them.
+
+    Args:
+        listen: Told in order.
+    """
+
+    def __init__(self, listen: Listener) -> None:
+        self._listen = listen
+        self._numbers: dict[str, int] = {}
+        self._all_trials: Callable[[], Sequence[Trial]] = list
+        self.num_ended = 0
+
+    def serve(self, all_trials: Callable[[], Sequence[Trial]]) -> None:
+        """Note where the trials are; Tune appends to them what the searcher makes."""
+        self._all_trials = all_trials
+
+    def number_of(self, trial_id: str) -> int:
+        """Number of a trial, by Tune's name of it."""
+        if trial_id not in self._numbers:
+            for trial in self._all_trials():
+                self._numbers.setdefault(trial.trial_id, len(self._numbers))
+        return self._numbers[trial_id]
+
+    @override
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._listen(TrialEvent("start", self.number_of(trial.trial_id), trial.config))
+
+    @override
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        number = self.number_of(trial.trial_id)
+        self._listen(TrialEvent("report", number, trial.config, result, bool(result.get("done"))))
+
+    @override
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial)
+
+    @override
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial)
+
+    @override
+    def get_state(self) -> dict[str, Any]:
+        return {"numbers": self._numbers}
+
+    @override
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._numbers = dict(state["numbers"])
+
+    def _end(self, trial: Trial) -> None:
+        self.num_ended += 1
+        self._listen(TrialEvent("end", self.number_of(trial.trial_id), trial.config, trial.last_result or {}))

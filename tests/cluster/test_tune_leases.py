@@ -1,0 +1,213 @@
+"""Ray Tune's searchers and schedulers, unmodified, over slots of packs: they decide what they decide over actors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from raylora.spec.packing import pack_key
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.drive import TrialOutcome
+from raylora.sweep.trials import SweepTrials
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, ray_of_two_cores, stage
+from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    yield from ray_of_two_cores()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as stage_:
+        yield stage_
+
+
+def test_optuna_and_asha_steer_24_trials_on_8_slots(here: Stage):
+    for number in (0, 1):
+        here.open_pack(number, 4)
+    searcher = ConcurrencyLimiter(OptunaSearch(seed=0), 8)
+    outcomes = here.drive(here.search(24, 8, searcher=searcher))
+    assert [outcome.number for outcome in outcomes] == list(range(24))
+    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
+    for outcome in outcomes:
+        steps = [result["steps"] for result in here.reports(outcome.number)]
+        assert steps == list(range(1, len(steps) + 1))
+        assert outcome.result["steps"] == len(steps)
+        assert (outcome.status == "succeeded") == (len(steps) == MAX_STEPS)
+    best = min(outcomes, key=lambda outcome: outcome.result["eval_loss"])
+    assert best.result["repeats"][0]["adapter_uri"] == f"sweep-{best.number}-0/adapter"
+    packs = here.close()
+    assert all(pack.most_slots == 4 and pack.slots == {} for pack in packs.values())
+
+
+@ray.remote(num_cpus=0)
+class Turnstile:
+    """Lets plain trainables report in trial order, and the next one only once the one before is back, or gone."""
+
+    def __init__(self, num_trials: int) -> None:
+        self.live = set(range(num_trials))
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.line: list[int] = []
+        self.out: int | None = None
+
+    async def report(self, number: int) -> None:
+        self.out = None if self.out == number else self.out
+        self.waiting[number] = asyncio.get_running_loop().create_future()
+        self._next()
+        await self.waiting[number]
+
+    async def leave(self, number: int) -> None:
+        self.live.discard(number)
+        self.out = None if self.out == number else self.out
+        self._next()
+
+    def _next(self) -> None:
+        if self.out is None and not self.line and self.waiting.keys() >= self.live:
+            self.line = sorted(self.live)
+        if self.out is None and self.line:
+            self.out = self.line.pop(0)
+            self.waiting.pop(self.out).set_result(None)
+
+
+class Replay(tune.Trainable):
+    """A trial with an actor of its own, whose losses come from the same formula."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.number = int(self.trial_id.split("_")[1])
+        (repeat,) = SimulatedTrials(MAX_STEPS).repeats(config, self.number)
+        self.quality, self.steps = quality(repeat.spec), 0
+        self.turnstile = ray.get_actor("turnstile")
+
+    def step(self) -> dict[str, Any]:
+        ray.get(self.turnstile.report.remote(self.number))
+        self.steps += 1
+        return {
+            "eval_loss": loss(self.quality * self.steps),
+            "steps": self.steps,
+            "done": self.steps == MAX_STEPS,
+        }
+
+    def cleanup(self) -> None:
+        ray.get(self.turnstile.leave.remote(self.number))
+
+
+def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Path):
+    with stage(tmp_path, num_leases=16) as here:
+        here.open_pack(0, 16)
+        packed = here.drive(here.search(16, 16))
+        here.close()
+    turnstile = Turnstile.options(name="turnstile").remote(16)
+    tuner = tune.Tuner(
+        tune.with_resources(Replay, {"CPU": 0.1}),
+        param_space=SPACE,
+        tune_config=tune.TuneConfig(
+            metric="eval_loss",
+            mode="min",
+            num_samples=16,
+            search_alg=BasicVariantGenerator(random_state=0),
+            scheduler=asha(),
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "plain"), verbose=0),
+    )
+    plain = sorted(tuner.fit(), key=lambda result: result.metrics["trial_id"])
+    ray.kill(turnstile)
+    assert [dict(outcome.sampled) for outcome in packed] == [result.config for result in plain]
+    stops = [outcome.result["steps"] for outcome in packed]
+    assert stops == [result.metrics["steps"] for result in plain]
+    assert len(set(stops)) > 2
+    losses = [outcome.result["eval_loss"] for outcome in packed]
+    assert losses == pytest.approx([result.metrics["eval_loss"] for result in plain], rel=1e-12)
+
+
+def made(searcher: str, scheduler: str, num_trials: int, **space: Any) -> SweepSpec:
+    run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
+    asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
+    more = {"budget": {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
+    space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
+    return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
+
+
+def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[TrialOutcome], SimulatedPack]:
+    """What came of a sweep on one pack."""
+    with stage(folder, SweepTrials(sweep, "sweep")) as here:
+        here.open_pack(0, at_once, key=pack_key(sweep.run))
+        search = here.search(
+            sweep.num_configurations,
+            at_once,
+            space=tune_space(sweep.space),
+            searcher=tune_searcher(sweep, at_once),
+            scheduler=tune_scheduler(sweep),
+        )
+        outcomes = here.drive(search)
+        return here, outcomes, here.close()[0]
+
+
+@pytest.mark.parametrize(
+    ("searcher", "scheduler"),
+    [
+        ("optuna", "hyperband"),
+        ("hyperopt", "asha"),
+        ("bohb", "hyperband"),
+        ("random", "hyperband"),
+        ("random", "median"),
+        ("random", "fifo"),
+    ],
+)
+def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler: str):
+    sweep = made(searcher, scheduler, 12, lora_r={"choice": [4, 8, 16]})
+    here, outcomes, pack = ran(sweep, tmp_path, at_once=4)
+    assert len(outcomes) == 12
+    ends = {"succeeded"} if scheduler == "fifo" else {"succeeded", "stopped"}
+    assert {outcome.status for outcome in outcomes} == ends
+    for outcome in outcomes:
+        # Whatever was paused went on from where it was.
+        steps = [result["steps"] for result in here.reports(outcome.number)]
+        assert steps == list(range(1, len(steps) + 1))
+    # Median stopping pauses trials until there are enough to judge by.
+    paused = any(line.startswith("save") for line in pack.log)
+    assert paused == any(admit.start_from for admit in pack.admitted) == (scheduler in ("hyperband", "median"))
+
+
+def test_pbt_clones_the_state_of_a_better_trial(tmp_path: Path):
+    here, outcomes, pack = ran(made("random", "pbt", 4), tmp_path, at_once=4)
+    assert {outcome.status for outcome in outcomes} == {"succeeded"}
+    again = [admit for admit in pack.admitted if admit.start_from]
+    # Trials wait for each other before they are compared: all go on from a saved slot, some from another's.
+    assert any(not Path(admit.start_from).stem.startswith(f"trial{admit.trial}-") for admit in again)
+    for admit in again:
+        step = Path(admit.start_from).stem.rpartition("-")[2]
+        state = json.loads(Path(admit.start_from).read_text())
+        after = [
+            event.result["eval_loss"]
+            for event in here.events
+            if (event.kind, event.number) == ("report", admit.trial)
+            and event.result["steps"] == int(step) + 1
+            and event.sampled["learning_rate"] == admit.spec.learning_rate
+        ]
+        assert after == [loss(state["progress"] + quality(admit.spec))], admit
+
+
+def test_repeats_are_judged_by_their_mean(tmp_path: Path):
+    with stage(tmp_path, SimulatedTrials(MAX_STEPS, num_repeats=2)) as here:
+        here.open_pack(0, 4)
+        outcomes = here.drive(here.search(6, 2))
+        assert here.close()[0].most_slots == 4
+    for outcome in outcomes:
+        one, other = (repeat["eval_loss"] for repeat in outcome.result["repeats"])
+        assert one < other  # the formula's seeds differ
+        assert outcome.result["eval_loss"] == pytest.approx((one + other) / 2)
+        assert outcome.result["eval_loss_std"] == pytest.approx((other - one) / 2**0.5)

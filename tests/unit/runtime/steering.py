@@ -1,0 +1,67 @@
+"""Whoever steers, in a test: it gives orders to a desk in threads of its own, as Tune does through the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from raylora.runtime.desk import Desk
+from raylora.runtime.desk_messages import Report
+from raylora.runtime.desk_state import Claim
+from raylora.spec.run import RunSpec
+
+PATIENCE_S = 30.0
+SPEC = RunSpec.model_validate({"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]})
+
+
+def claim(trial: int, key: str = "all", repeat: int = 0) -> Claim:
+    return Claim(f"lease{trial}-{repeat}", trial, SPEC, f"run{trial}-{repeat}", key)
+
+
+def metrics(trial: int, step: int) -> Report:
+    return Report(f"lease{trial}-0", "metrics", step, {"eval_loss": 1.0, "num_tokens": step})
+
+
+class Steering:
+    """Orders and their answers.
+
+    Args:
+        desk: What is steered.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.pool = ThreadPoolExecutor(32)
+        self.num_orders = 0
+        self.open: list[Future[Any]] = []
+        self.answers: list[Any] = []
+
+    def order(self, call: Callable[[], Any]) -> Future[Any]:
+        def carry_out() -> Any:
+            self.desk.begin_order()
+            return call()
+
+        self.num_orders += 1
+        future = self.pool.submit(carry_out)
+        self.open.append(future)
+        return future
+
+    def lease(self, *claims: Claim) -> None:
+        self.desk.lease(claims)
+
+    def go(self, *leases: str) -> Future[Sequence[Report]]:
+        return self.order(lambda: self.desk.go(leases))
+
+    def settle(self) -> None:
+        """Take in every answer there is, then say so."""
+        self.open = [future for future in self.open if not future.done()]
+        self.desk.settle(self.num_orders, len(self.open))
+
+    def answer(self, future: Future[Any]) -> Any:
+        """Settle, then wait for one answer."""
+        self.settle()
+        return future.result(PATIENCE_S)
+
+    def exchange(self, pack: int, reports: Sequence[Report] = (), wait: bool = False) -> Future[Any]:
+        return self.pool.submit(self.desk.exchange, pack, reports, wait)
