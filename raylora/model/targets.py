@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import regex
 from torch import nn
@@ -146,3 +147,17 @@ def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
         f"lora_r: got {r}, above the smaller side of {name} ({layers[name].out_features} x {layers[name].in_features})"
         f"{more}. Allowed for these targets: at most {sides[name]}. Lower lora_r or leave these layers out."
     )
+
+
+def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
+    """Values that a run's adapter trains.
+
+    Args:
+        model: The base, filled or on the meta device.
+        spec: Its rank and targets count.
+
+    Raises:
+        ModelError: The targets match nothing.
+    """
+    layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
+    return sum(spec.lora_r * (layer.in_features + layer.out_features) for layer in layers)

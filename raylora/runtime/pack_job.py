@@ -21,6 +21,8 @@ from raylora.model.source import resolve_base
 from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, Save
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
+from raylora.runtime.pack_width import pack_width
+from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.home import cache_dir
@@ -56,10 +58,13 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
     trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
     trainee.train_mode(True)
     before = checksum(trainee)
+    pack, start = _Pack(job, mailbox, trainee), time.monotonic()
+    num_slots = pack.width()
+    report("calibrate", time.monotonic() - start)
     if rank == 0:  # workers that were restarted do not know the leases of those before
         ray.get(job.desk.lose_pack.remote(job.pack, "its workers were restarted", True))
-        ray.get(job.desk.open_pack.remote(job.pack, job.key, job.num_slots))
-    _Pack(job, mailbox, trainee).run()
+        ray.get(job.desk.open_pack.remote(job.pack, job.key, num_slots))
+    pack.run()
     check_unchanged(trainee, before)
 
 
@@ -92,6 +97,10 @@ class _Pack:
         self._inputs: dict[str, Inputs] = {}
         self._reports: list[Report] = []
         self._asked_at = 0.0
+
+    def width(self) -> int:
+        """Slots to offer."""
+        return pack_width(self._job, self._trainee, self._inputs_of(self._job.spec))
 
     def run(self) -> None:
         """Obey and train in turns."""
@@ -157,7 +166,7 @@ class _Pack:
     def _member(self, lease: _Lease) -> Member:
         """Open the run's rows, give it its slot, and let it go on from where it was."""
         command, trainee = lease.admit, self._trainee
-        inputs = self._inputs_of(command)
+        inputs = self._inputs_of(command.spec)
         store = run_store(self._stores, command.run_id)
         hooks = WorkerHooks(self._mailbox, store, command.spec.storage.keep_checkpoints, command.run_id)
         trainee.admit(lease.slot, command.spec)
@@ -204,7 +213,7 @@ class _Pack:
     def _finish(self, name: str, member: Member) -> None:
         """Publish the adapter of a run that is through."""
         admit, adapter_uri = self._leases[name].admit, None
-        inputs = self._inputs_of(admit)
+        inputs = self._inputs_of(admit.spec)
         if self._trainee.slot_ranks.rank == 0:
             about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
             adapter = self._trainee.bank.export(member.slot)
@@ -229,11 +238,11 @@ class _Pack:
         """One of the ranks that share a run speaks for it."""
         return reports if self._trainee.slot_ranks.rank == 0 else []
 
-    def _inputs_of(self, command: Admit) -> Inputs:
+    def _inputs_of(self, spec: RunSpec) -> Inputs:
         """Runs that read the same rows open them once."""
-        key = Inputs.key(command.spec)
+        key = Inputs.key(spec)
         if key not in self._inputs:
-            self._inputs[key] = Inputs.open(command.spec)
+            self._inputs[key] = Inputs.open(spec)
         return self._inputs[key]
 
     def _free_slot(self) -> int:

@@ -39,7 +39,12 @@ class Host:
     # Tune's side.
 
     def prepare(self, environment: dict[str, str], trials: Trials) -> None:
-        """Take what leases need, credentials of the store among it, before the first of them."""
+        """Take what leases need, credentials of the store among it, before the first of them.
+
+        Args:
+            environment: Variables for this process, which S3 and others read.
+            trials: How trials are made into runs.
+        """
         os.environ.update(environment)
         self._trials = trials
 
@@ -56,19 +61,38 @@ class Host:
         self._leases[name] = Lease(made_with["config"], made_with["storage"], self._desk, self._trials, number, name)
 
     def order(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a lease, and count it."""
+        """Call a lease, and count it.
+
+        Args:
+            name: Of the lease.
+            method: Of the lease, one whose answer Tune waits for.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
+        """
         self._desk.begin_order()
         return self.ask(name, method, args, kwargs)
 
     def ask(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a lease for something that Tune does not wait for."""
+        """Call a lease for something that Tune does not wait for.
+
+        Args:
+            name: Of the lease; after ``stop`` nobody has it.
+            method: Of the lease.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
+        """
         lease = self._leases[name]
         if method == "stop":
             del self._leases[name]
         return getattr(lease, method)(*args, **kwargs)
 
     def settle(self, num_orders: int, num_open: int) -> None:
-        """See `Desk.settle`."""
+        """See `Desk.settle`.
+
+        Args:
+            num_orders: Orders given since the beginning.
+            num_open: Those of them whose answer is waited for.
+        """
         self._desk.settle(num_orders, num_open)
 
     def waiting(self) -> dict[str, int]:
@@ -86,19 +110,42 @@ class Host:
     # The packs' side.
 
     def open_pack(self, pack: int, key: str, num_slots: int) -> None:
-        """See `Desk.open_pack`."""
+        """See `Desk.open_pack`.
+
+        Args:
+            pack: Its number.
+            key: Leases with this key fit.
+            num_slots: Slots.
+        """
         self._desk.open_pack(pack, key, num_slots)
 
     def exchange(self, pack: int, reports: list[Report], wait: bool) -> list[Command]:
-        """See `Desk.exchange`."""
+        """See `Desk.exchange`.
+
+        Args:
+            pack: Its number.
+            reports: Of this turn, in any order.
+            wait: Whether the pack has nothing to train.
+        """
         return self._desk.exchange(pack, reports, wait)
 
     def lose_pack(self, pack: int, reason: str, again: bool) -> None:
-        """See `Desk.lose_pack`."""
+        """See `Desk.lose_pack`.
+
+        Args:
+            pack: Its number.
+            reason: What to tell of leases that can go on nowhere.
+            again: Whether the group is started once more.
+        """
         self._desk.lose_pack(pack, reason, again)
 
     def refuse(self, key: str, reason: str) -> None:
-        """See `Desk.refuse`."""
+        """See `Desk.refuse`.
+
+        Args:
+            key: Of the pack that will not come.
+            reason: What to tell.
+        """
         self._desk.refuse(key, reason)
 
     def close(self) -> None:

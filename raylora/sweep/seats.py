@@ -89,12 +89,25 @@ class Seats(ResourceManager):
         return _Lessee(self, f"trial{number}-{next(self._serial)}", number, made_with)
 
     def begin(self, name: str, number: int, made_with: dict[str, Any]) -> ray.ObjectRef[Any]:
-        """Send the order to make a lease."""
+        """Send the order to make a lease.
+
+        Args:
+            name: Of the lease.
+            number: Of the trial.
+            made_with: What Tune makes a trainable with.
+        """
         self._num_orders += 1
         return cast("ray.ObjectRef[Any]", self._host.make.remote(name, number, made_with))
 
     def order(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ray.ObjectRef[Any]:
-        """Send an order to a lease."""
+        """Send an order to a lease.
+
+        Args:
+            name: Of the lease.
+            method: Of the lease; those whose answer Tune waits for are counted.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
+        """
         if method in _ORDERS:
             self._num_orders += 1
             return cast("ray.ObjectRef[Any]", self._host.order.remote(name, method, args, kwargs))

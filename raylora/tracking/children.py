@@ -56,7 +56,12 @@ class Children:
             return self.ids[run_id]
 
     def is_gone(self, client: MlflowClient, run_id: str) -> bool:
-        """Return whether somebody deleted a trial's run in MLflow: then the other trials must not wait for it."""
+        """Return whether somebody deleted a trial's run in MLflow: then the other trials must not wait for it.
+
+        Args:
+            client: Of the server that has the sweep's runs.
+            run_id: raylora's name of the trial's run; it has one in MLflow already.
+        """
         try:
             gone = client.get_run(self.ids[run_id]).info.lifecycle_stage == LifecycleStage.DELETED
         except MlflowException as error:

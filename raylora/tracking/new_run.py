@@ -115,7 +115,13 @@ def find_or_create(
 
 
 def log_missing_params(client: MlflowClient, run: Run, wanted: Mapping[str, str]) -> None:
-    """Log the parameters that a run does not have: MLflow refuses to change one."""
+    """Log the parameters that a run does not have: MLflow refuses to change one.
+
+    Args:
+        client: Of the server that has the run.
+        run: As just read, with the parameters that it has.
+        wanted: All that it should have.
+    """
     missing = [Param(name, value) for name, value in wanted.items() if name not in run.data.params]
     for start in range(0, len(missing), PARAMS_PER_REQUEST):
         client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_REQUEST])

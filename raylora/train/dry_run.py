@@ -1,12 +1,12 @@
-"""One micro-batch forward and backward on the meta device: the step's own code, no values, no memory.
+"""One forward and backward pass on the meta device: the step's own code, no values, no memory.
 
-A spec and a base on the meta device enter; the bytes that the step holds leave. Exact for any architecture, since
-nothing of it is written down here. Called by `estimate`.
+Specs of the slots and a base on the meta device enter; the bytes that the step holds leave. Exact for any
+architecture, since nothing of it is written down here. Called by `estimate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What one micro-batch holds beside the base, the adapters and their gradients.
+    """What one pass holds beside the base, the adapters and their gradients.
 
     Args:
         saved_bytes: When the output head starts: what the forward pass keeps for the backward pass.
@@ -49,22 +49,25 @@ class StepBytes:
     backward_bytes: int
 
 
-def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepBytes:
-    """Run one full micro-batch without values: every line `sequence_len` tokens long, every token labelled.
+def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec]) -> StepBytes:
+    """Run one full micro-batch of every slot without values: lines of `sequence_len` tokens, every token labelled.
 
     Args:
         model: From `base_on_meta`, adapters attached; used up.
         bank: The adapters, on the meta device.
-        spec: The run.
+        specs: The runs of the slots, from slot 0; they share a base and `sequence_len`.
 
     Raises:
-        ModelError: The model's forward pass goes by the values of its data.
+        ModelError: The model's forward pass goes by the values of its data, or several slots cannot share it.
     """
+    spec = specs[0]
     model.to(META)  # type: ignore[arg-type]
-    by_rows = attend_by_rows(model, spec.sequence_len) is None
+    why_not = attend_by_rows(model, spec.sequence_len)
+    if why_not and len(specs) > 1:
+        raise ModelError(f"base_model: {why_not}, so it takes the rows of one adapter at a time; train each run alone")
     recompute_activations(model, spec)
     model.train()
-    adapters = list(bank.parameters(0).values())
+    adapters = [parameter for slot in range(len(specs)) for parameter in bank.parameters(slot).values()]
     gradients = [torch.zeros_like(parameter) for parameter in adapters]
     for parameter, gradient in zip(adapters, gradients, strict=True):
         parameter.grad = gradient
@@ -73,13 +76,14 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
     before_loss: list[int] = []
     head: Any = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
-    inputs, labels_BT = _full_batch(model, spec, by_rows)
-    bank.route([Span(0)])
+    inputs, labels_BT = _full_batch(model, specs, why_not is None)
+    counts = [of_slot.micro_batch_size * of_slot.sequence_len for of_slot in specs]
+    bank.route([Span(slot, count) for slot, count in enumerate(counts)])
     try:
         with _attention_without_scores(), live, _Answers():  # type: ignore[no-untyped-call]
             losses_N = loss(inputs, labels_BT)
             loss_bytes = live.lap()
-            losses_N.sum().backward()
+            torch.stack([losses.sum() for losses in losses_N.split(counts)]).sum().backward()
     except (ModelError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
             f"base_model: the forward pass of {type(model).__name__} cannot be run without data "
@@ -90,9 +94,10 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, spec: RunSpec) -> StepByt
     return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())
 
 
-def _full_batch(model: PreTrainedModel, spec: RunSpec, by_rows: bool) -> tuple[dict[str, Any], Tensor]:
+def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> tuple[dict[str, Any], Tensor]:
     """Inputs and labels of full lines, as the step would hand them to the model."""
-    shape = (spec.micro_batch_size, spec.sequence_len)
+    spec = specs[0]
+    shape = (sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)
     ids_BT, labels_BT, positions_BT, segments_BT = (
         torch.empty(shape, dtype=torch.int64, device=META) for _ in range(4)
     )

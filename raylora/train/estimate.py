@@ -1,30 +1,30 @@
 """Trainable parameters and bytes on each rank, predicted from config.json alone.
 
-A spec and a config enter; counts leave. What is counted and how well it held: ``docs/estimate.md``. Called by the
-command line and `api`.
+Specs and a config enter; counts leave. What is counted and how well it held: ``docs/estimate.md``. Called by the
+command line, `api` and the sweep's planner.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from raylora.log import get_logger
 from raylora.model.dtype import compute_dtype
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import base_on_meta, blocks
+from raylora.model.load import base_on_meta
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
+from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
-from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
+from raylora.strategy.shares import Gathered, StrategyKind, piece, strategy_kind
 from raylora.train.build import make_bank, slot_of
 from raylora.train.dry_run import META, StepBytes, dry_run
+from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
 from raylora.train.optim import state_bytes
 
 log = get_logger(__name__)
@@ -110,107 +110,82 @@ def estimate(
         spec: The run.
         config: Of the base.
         world_size: Number of workers; `distributed.num_workers` where absent.
-        device: ``cpu`` or ``cuda``; where absent ``cuda`` if the spec asks for a GPU, or names none and there is one.
+        device: ``cpu`` or ``cuda``; as in `device_of` where absent.
 
     Raises:
         ModelError: The targets match nothing, or the model's forward pass cannot be followed without data.
     """
+    return estimate_pack([spec], config, world_size, device)
+
+
+def estimate_pack(
+    specs: Sequence[RunSpec], config: PretrainedConfig, world_size: int | None = None, device: str | None = None
+) -> Estimate:
+    """Predict a rank that runs several slots over one base, the rows of all of them at once.
+
+    Args:
+        specs: The runs of the slots that each rank holds, at least one; they share a pack key.
+        config: Of the base.
+        world_size: Number of workers; `distributed.num_workers` where absent.
+        device: ``cpu`` or ``cuda``; as in `device_of` where absent.
+
+    Raises:
+        ModelError: As in `estimate`; or the base takes the rows of one slot only.
+    """
+    spec = specs[0]
     place = spec.distributed
     world_size = world_size or place.num_workers
-    wants_gpu = torch.cuda.is_available() if place.gpus_per_worker is None else place.gpus_per_worker == 1
-    device = device or ("cuda" if wants_gpu else "cpu")
-    dtype, kind = _dtype(spec, device), strategy_kind(place)
+    device = device or device_of(place)
+    dtype, kind = dtype_on(spec, device), strategy_kind(place)
     with torch.random.fork_rng(devices=[]):
         model = base_on_meta(config, spec, dtype)
         unreached = warning_of_unreached(model)
         if unreached:
             log.warning("%s", unreached)
         bank = make_bank(model, spec, ("", None), META)
-        bank.admit(0, slot_of(spec), match_targets(model, spec))
-    frozen = list(_frozen(model))
-    whole = _gathered(kind, world_size, model, frozen)
-    num_values = sum(parameter.numel() for parameter in bank.parameters(0).values())
-    step = dry_run(model, bank, spec)
+        for slot, of_slot in enumerate(specs):
+            bank.admit(slot, slot_of(of_slot), match_targets(model, of_slot))
+    frozen = list(frozen_parameters(model))
+    whole = gathered_of(kind, world_size, model, frozen)
+    num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in range(len(specs))]
+    step = dry_run(model, bank, specs)
     ranks = tuple(
-        _rank(spec, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
+        _rank(specs, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
     name = str(dtype).removeprefix("torch.")
-    return Estimate(kind, device, name, num_values, base_parameters, ranks)
+    return Estimate(kind, device, name, sum(num_values), base_parameters, ranks)
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    """One parameter of the base as it is stored.
-
-    Args:
-        name: Dotted.
-        shape: As stored: a packed row has one dimension.
-        itemsize: Bytes of one stored value.
-        num_parameters: Values that it stands for.
-        scales_start: Byte from which its row holds scales; its whole length where it has none.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    itemsize: int
-    num_parameters: int
-    scales_start: int
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
-
-
-def _frozen(model: PreTrainedModel) -> Iterator[_Frozen]:
-    seen: set[nn.Parameter] = set()  # a tied weight is held once
-    for path, module in model.named_modules():
-        for leaf, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            num_parameters, scales_start = parameter.numel(), parameter.numel() * parameter.element_size()
-            if isinstance(module, QuantLinear) and leaf == "packed":
-                num_parameters = math.prod(module.shape)
-                scales_start = module.format.segments(module.shape)["values"]
-            yield _Frozen(
-                f"{path}.{leaf}", tuple(parameter.shape), parameter.element_size(), num_parameters, scales_start
-            )
-
-
-def _gathered(kind: StrategyKind, world_size: int, model: PreTrainedModel, frozen: list[_Frozen]) -> Gathered:
-    by_block = dict.fromkeys(blocks(model), 0)
-    root: list[int] = []
-    for parameter in frozen:
-        block = next((name for name in by_block if parameter.name.startswith(f"{name}.")), None)
-        if block is None:
-            root.append(parameter.num_bytes)
-        else:
-            by_block[block] += parameter.num_bytes
-    return gathered(kind, world_size, list(by_block.values()), sum(root), max(root, default=0))
+def device_of(place: DistributedSpec) -> str:
+    """``cuda`` if the spec asks for a GPU, or names none and there is one; else ``cpu``."""
+    wants_gpu = torch.cuda.is_available() if place.gpus_per_worker is None else place.gpus_per_worker == 1
+    return "cuda" if wants_gpu else "cpu"
 
 
 def _rank(
-    spec: RunSpec,
+    specs: Sequence[RunSpec],
     device: str,
     kind: StrategyKind,
     rank: int,
     world_size: int,
-    frozen: list[_Frozen],
-    num_values: int,
+    frozen: list[Frozen],
+    num_values: Sequence[int],
     whole: Gathered,
     step: StepBytes,
 ) -> RankBytes:
+    spec, num_all = specs[0], sum(num_values)
     base_bytes = scales_bytes = 0
     for parameter in frozen:
         part = piece(kind, parameter.shape, rank, world_size)
         base_bytes += part.num_stored * parameter.itemsize
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
         scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
-    adapters_bytes = gradients_bytes = 4 * num_values
-    optimizer_bytes, made_bytes = state_bytes(spec, num_values, device), 0
+    adapters_bytes = gradients_bytes = 4 * num_all
+    of_slots = zip(specs, num_values, strict=True)
+    optimizer_bytes, made_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots), 0
     if kind in ("zero1", "zero2"):
-        part_values = math.ceil(num_values / (ALIGNMENT * world_size)) * ALIGNMENT
+        part_values = math.ceil(num_all / (ALIGNMENT * world_size)) * ALIGNMENT
         adapters_bytes = 4 * part_values * world_size
         gradients_bytes += 4 * part_values
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
@@ -242,7 +217,8 @@ def _rank(
     )
 
 
-def _dtype(spec: RunSpec, device: str) -> torch.dtype:
+def dtype_on(spec: RunSpec, device: str) -> torch.dtype:
+    """The compute dtype of a run on a device that may be elsewhere."""
     if device == "cuda" and spec.dtype == "auto" and not torch.cuda.is_available():
         return torch.bfloat16  # the GPU is elsewhere; those of the last years have the units
     return compute_dtype(spec, device)

@@ -1,0 +1,39 @@
+"""How many slots a pack offers: those planned, or fewer where this machine is faster with fewer.
+
+A pack's job and its placed base enter; a number of slots leaves, the same on every rank. Called by the pack before it
+opens.
+"""
+
+from __future__ import annotations
+
+import math
+
+from raylora.log import get_logger
+from raylora.runtime.inputs import Inputs
+from raylora.runtime.mailbox import PackJob
+from raylora.train.build import Trainee
+from raylora.train.calibrate import calibrate
+
+log = get_logger(__name__)
+
+
+def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
+    """Try a few widths with the first rows of the data; a collective call.
+
+    Args:
+        job: The pack; its spec is as large as any run that will come.
+        trainee: The placed base, without slots.
+        inputs: Of the pack's spec.
+    """
+    num_ranks = trainee.ranks.world_size if job.slots_stay_on_ranks else 1
+    most = math.ceil(job.num_slots / num_ranks)
+    if most == 1:
+        return job.num_slots
+    rows, _ = inputs.batches(job.spec)
+    batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]
+    found = calibrate(trainee, job.spec, batch, most)
+    num_slots = min(job.num_slots, found.num_slots * num_ranks)
+    if trainee.ranks.rank == 0:
+        rates = ", ".join(f"{width * num_ranks}: {rate:,.0f}" for width, rate in found.tokens_per_s.items())
+        log.info("pack %d: %d of %d slots; tokens/s by slots %s", job.pack, num_slots, job.num_slots, rates)
+    return num_slots

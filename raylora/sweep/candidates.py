@@ -1,0 +1,131 @@
+"""The trials to plan a sweep for, before a searcher has drawn any: a grid's own, the corners of any other space.
+
+A sweep enters; groups of trials that can share a pack leave, each with the largest run that it may hold. Called by
+`plan`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raylora.spec.knobs import AnyKnob, Ratio, ends
+from raylora.spec.packing import pack_key, why_alone
+from raylora.spec.run import RunSpec
+from raylora.spec.space import configurations
+from raylora.spec.space_shape import fields_of
+from raylora.spec.sweep import SweepSpec
+from raylora.spec.trial import trial_spec
+
+SIZELESS = {
+    "lora_alpha",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "warmup_ratio",
+    "decay_ratio",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+}
+"""Fields that change neither which trials go together, nor how long a step takes or what it holds."""
+
+MAX_CORNERS = 2_000
+"""Beyond so many corners of a space, knobs are turned one by one and in pairs."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Trials that can share a pack, or run alone for one reason.
+
+    Args:
+        largest: A run that needs as much as any of them.
+        num_trials: How many; where they are drawn, how many to expect.
+        why_alone: Why they share nothing; None where they do.
+    """
+
+    largest: RunSpec
+    num_trials: int
+    why_alone: str | None
+
+
+def candidates(sweep: SweepSpec, num_values: Callable[[RunSpec], int]) -> list[Candidates]:
+    """Group the trials of a sweep.
+
+    Args:
+        sweep: The sweep.
+        num_values: Trainable values of a run's adapter; asked for each adapter of a group.
+
+    Returns:
+        Groups in the order of the space; at least one.
+    """
+    is_grid = sweep.searcher == "grid"
+    specs = [trial_spec(sweep, drawn) for drawn in (_grid(sweep) if is_grid else _corners(sweep.space))]
+    groups: dict[tuple[str, str | None], list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault((pack_key(spec), why_alone(spec)), []).append(spec)
+    num_trials = sweep.num_configurations * sweep.repeats
+    return [
+        Candidates(_largest(of_group, num_values), max(1, round(num_trials * len(of_group) / len(specs))), reason)
+        for (_, reason), of_group in groups.items()
+    ]
+
+
+def _grid(sweep: SweepSpec) -> Iterator[dict[str, Any]]:
+    return itertools.islice(configurations(sweep.space), sweep.num_configurations)
+
+
+def _corners(space: Mapping[str, AnyKnob]) -> Iterator[dict[str, Any]]:
+    """Yield combinations of choices and of the ends of ranges, of the knobs that count; the others keep one value."""
+    counting = _counting(space)
+    values = {
+        name: [value for _, value in ends(knob)][: None if name in counting else 1]
+        for name, knob in space.items()
+        if not isinstance(knob, Ratio)
+    }
+    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
+    first = list(itertools.islice(combinations, MAX_CORNERS + 1))
+    if len(first) <= MAX_CORNERS:
+        yield from first
+        return
+    start = {name: each[0] for name, each in values.items()}
+    for one, other in itertools.combinations(counting, 2):
+        for pair in itertools.product(values[one], values[other]):
+            yield start | dict(zip((one, other), pair, strict=True))
+
+
+def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
+    """Knobs that set a field which counts, and those that their conditions and multiples name."""
+    found = [name for name, knob in space.items() if not SIZELESS.issuperset(fields_of(name, knob))]
+    for name in found:  # grows while it is walked
+        knob = space[name]
+        others = [*knob.when, *([knob.of] if isinstance(knob, Ratio) else [])]
+        found += [other for other in others if other not in found]
+    return [name for name in space if name in found and not isinstance(space[name], Ratio)]
+
+
+def _largest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> RunSpec:
+    """Put the largest of every field that counts into one run, whether or not a trial has them all."""
+    adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec for spec in specs}
+    adapter = max(adapters.values(), key=num_values)
+    rows_at_once = max(spec.micro_batch_size for spec in specs)
+    num_workers = specs[0].distributed.num_workers
+    num_rows = max(spec.rows_per_step for spec in specs)
+    steps = [spec.max_steps for spec in specs]
+    return specs[0].model_copy(
+        update={
+            "lora_r": adapter.lora_r,
+            "lora_target_modules": adapter.lora_target_modules,
+            "lora_dropout": max(spec.lora_dropout for spec in specs),
+            "micro_batch_size": rows_at_once,
+            "gradient_accumulation_steps": -(-num_rows // (rows_at_once * num_workers)),
+            "sample_packing": any(spec.sample_packing for spec in specs),
+            "max_steps": None if None in steps else max(step for step in steps if step is not None),
+            "num_epochs": max(spec.num_epochs for spec in specs),
+        }
+    )

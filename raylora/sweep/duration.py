@@ -1,0 +1,149 @@
+"""How long a group of trials takes: steps counted, one step predicted on this machine, a start-up for each pack.
+
+Called by `plan`. Nothing is stopped early in a prediction, and nothing travels between workers in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from raylora.errors import ModelError
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.width import Width
+from raylora.train.forecast import StepTime, forecast
+
+START_S = 25.0
+"""Workers started, libraries imported, base loaded and placed: two workers on two cores, a base of 135M values."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The data, as far as a duration depends on it.
+
+    Args:
+        num_rows: Training rows.
+        mean_tokens: Of one of them, after truncation.
+        num_validation_rows: Validation rows.
+    """
+
+    num_rows: int
+    mean_tokens: float
+    num_validation_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Predicted seconds of a group.
+
+    Args:
+        start_s: Start-up; of every trial in turn where they run alone.
+        steps_s: Optimizer steps.
+        evaluations_s: Evaluations.
+        num_steps: Optimizer steps of a trial.
+        tokens_per_s: Of one pack, while it steps.
+        speedup: Over the same trials one at a time on the same workers, start-up not counted.
+    """
+
+    start_s: float
+    steps_s: float
+    evaluations_s: float
+    num_steps: int
+    tokens_per_s: float
+    speedup: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.start_s + self.steps_s + self.evaluations_s
+
+
+def predict_duration(
+    sweep: SweepSpec,
+    spec: RunSpec,
+    waves: float,
+    width: Width,
+    config: PretrainedConfig,
+    rows: Rows | None,
+    device: str,
+    starts_each: bool,
+) -> Duration | str:
+    """Predict how long the packs of a group train.
+
+    Args:
+        sweep: The sweep.
+        spec: The largest run of the group.
+        waves: Trials of one slot, one after the other.
+        width: Of a pack.
+        config: Of the base.
+        rows: Of the data, if they are known.
+        device: ``cpu`` or ``cuda``, which this machine has.
+        starts_each: Whether every trial has workers of its own.
+
+    Returns:
+        The duration, or why there is none.
+    """
+    num_steps = _num_steps(sweep, spec, rows)
+    if num_steps is None:
+        return (
+            "num_epochs says how long a trial is, and rows are counted when the sweep starts; set budget or max_steps"
+        )
+    tokens = round(_tokens_per_row(spec, rows))
+    try:
+        time = forecast(spec, config, width.slots_per_rank, tokens, torch.device(device))
+        alone = time if width.slots_per_rank == 1 else forecast(spec, config, 1, tokens, torch.device(device))
+    except ModelError as error:
+        return str(error)
+    num_ranks = spec.distributed.num_workers
+    step_s = _step_s(spec, time, width.slots_stay_on_ranks)
+    alone_s = _step_s(spec, alone, False)
+    num_evaluations = num_steps // sweep.report_steps + 1
+    lines = (rows.num_validation_rows if rows else 0) / (1 if width.slots_stay_on_ranks else num_ranks)
+    return Duration(
+        start_s=START_S * (waves if starts_each else 1),
+        steps_s=waves * num_steps * step_s,
+        evaluations_s=waves * num_evaluations * math.ceil(lines / spec.micro_batch_size) * time.forward_s,
+        num_steps=num_steps,
+        tokens_per_s=width.num_slots * spec.rows_per_step * tokens / step_s,
+        speedup=width.num_slots * alone_s / step_s,
+    )
+
+
+def makespan_s(parts: Sequence[tuple[float, float]]) -> float:
+    """Seconds of groups that share a cluster, each on its part of it for as long as it takes.
+
+    Args:
+        parts: Seconds of each, and the part of the cluster that it has meanwhile, above 0.
+    """
+    return max(max(seconds for seconds, _ in parts), sum(seconds * part for seconds, part in parts))
+
+
+def _step_s(spec: RunSpec, time: StepTime, stays: bool) -> float:
+    """Seconds of a step: a slot that stays on its worker has all its rows computed there."""
+    num_passes = spec.gradient_accumulation_steps * (spec.distributed.num_workers if stays else 1)
+    return num_passes * time.pass_s + time.update_s
+
+
+def _tokens_per_row(spec: RunSpec, rows: Rows | None) -> float:
+    if rows is None or spec.sample_packing:  # a bin is filled
+        return spec.sequence_len
+    return max(1.0, min(rows.mean_tokens, spec.sequence_len))
+
+
+def _num_steps(sweep: SweepSpec, spec: RunSpec, rows: Rows | None) -> int | None:
+    """Optimizer steps of a trial that is not stopped."""
+    tokens_per_row = _tokens_per_row(spec, rows)
+    limits = []
+    if sweep.budget is not None and sweep.budget.tokens is not None:
+        limits.append(math.ceil(sweep.budget.tokens / (spec.rows_per_step * tokens_per_row)))
+    if spec.max_steps is not None:
+        limits.append(spec.max_steps)
+    elif rows is not None:
+        num_lines = rows.num_rows * rows.mean_tokens / tokens_per_row if spec.sample_packing else rows.num_rows
+        limits.append(spec.num_epochs * math.ceil(num_lines / spec.rows_per_step))
+    return min(limits, default=None)

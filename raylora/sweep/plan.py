@@ -1,0 +1,235 @@
+"""A sweep planned before anything starts: packs, slots, where the slots live, memory, predicted time.
+
+A sweep, what there is to run it on and the bases' configs enter; a plan leaves. Trials are drawn later, so every group
+is planned for the largest run that it may hold. Called by `raylora sweep`, which starts what the plan says, and by
+``--plan``, which prints it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from raylora.model.load import base_on_meta
+from raylora.model.row_attention import attend_by_rows
+from raylora.model.targets import adapter_values
+from raylora.spec.packing import pack_key
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.candidates import Candidates, candidates
+from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration
+from raylora.sweep.offer import Offer
+from raylora.sweep.width import Width, choose_width, usable_bytes
+from raylora.train.estimate import Estimate, estimate_pack
+from raylora.train.pack_memory import PackMemory, SlotBytes
+
+ROUNDING = 1e-9
+"""Of sums of parts of a cluster."""
+
+ConfigOf = Callable[[RunSpec], PretrainedConfig]
+"""Finds the config of a run's base."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that can share a pack, and the packs that they share.
+
+    Args:
+        largest: A run that needs as much as any of them; what they share (base, placement) is in it.
+        num_trials: How many, repeats counted; where they are drawn, how many to expect.
+        num_packs: Packs that run at once, or trials where they run alone.
+        width: Slots of each pack, where they live, and why.
+        why_alone: Why the trials share nothing; None where they do.
+        memory: Predicted for a worker with all its slots filled.
+        slot: What one slot adds between steps.
+        bytes_per_worker: What a worker may hold.
+        duration: Predicted; None where this machine cannot tell, which `why_no_duration` explains.
+        why_no_duration: None where there is one.
+    """
+
+    largest: RunSpec
+    num_trials: int
+    num_packs: int
+    width: Width
+    why_alone: str | None
+    memory: Estimate
+    slot: SlotBytes
+    bytes_per_worker: int
+    duration: Duration | None
+    why_no_duration: str | None
+
+    @property
+    def key(self) -> str:
+        """What is equal for its trials."""
+        return pack_key(self.largest)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a worker has the memory that is predicted."""
+        return self.memory.fits(self.bytes_per_worker)
+
+    def to_json(self) -> dict[str, Any]:
+        """The group as plain values."""
+        return {
+            "key": self.key,
+            "num_trials": self.num_trials,
+            "num_packs": self.num_packs,
+            **asdict(self.width),
+            "why_alone": self.why_alone,
+            "fits": self.fits,
+            "bytes_per_worker": self.bytes_per_worker,
+            "slot_bytes": asdict(self.slot) | {"num_bytes": self.slot.num_bytes},
+            "memory": self.memory.to_json(),
+            "predicted": None if self.duration is None else asdict(self.duration) | {"seconds": self.duration.seconds},
+            "why_not_predicted": self.why_no_duration,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A planned sweep.
+
+    Args:
+        groups: In the order in which they start.
+        predicted_s: Seconds of the whole sweep without early stops; None where a group's are not known.
+        takes_turns: Whether there is no room for all groups at once.
+    """
+
+    groups: tuple[Group, ...]
+    predicted_s: float | None
+    takes_turns: bool
+
+    @property
+    def num_packs(self) -> int:
+        """Packs of all groups that share; those of groups that take turns are not there at once."""
+        return sum(group.num_packs for group in self.groups if group.why_alone is None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {
+            "num_packs": self.num_packs,
+            "predicted_s": self.predicted_s,
+            "takes_turns": self.takes_turns,
+            "groups": [group.to_json() for group in self.groups],
+        }
+
+
+def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows | None = None) -> Plan:
+    """Plan a sweep.
+
+    Args:
+        sweep: The sweep.
+        offer: What there is to run it on.
+        config_of: Finds the config of a run's base, such as `base_config`.
+        rows: Of the data; without them every row counts as full, and epochs have no length.
+
+    Raises:
+        ModelError: A base is none, or the targets match nothing.
+    """
+    models: dict[str, PreTrainedModel] = {}
+
+    def num_values(spec: RunSpec) -> int:
+        key = pack_key(spec)
+        if key not in models:
+            models[key] = _on_meta(spec, config_of(spec))
+        return adapter_values(models[key], spec)
+
+    found = candidates(sweep, num_values)
+    gangs = [max(1, offer.num_workers(worker_needs(each.largest, offer)) // _ranks(each)) for each in found]
+    shared = share_out([each.num_trials for each in found], gangs)
+    groups = tuple(
+        _group(sweep, each, num_packs, offer, config_of(each.largest), rows)
+        for each, num_packs in zip(found, shared, strict=True)
+    )
+    parts = [
+        (group.duration.seconds, group.num_packs / most)
+        for group, most in zip(groups, gangs, strict=True)
+        if group.duration is not None
+    ]
+    used = sum(group.num_packs / most for group, most in zip(groups, gangs, strict=True))
+    return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None, used > 1 + ROUNDING)
+
+
+def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
+    """Resources of one worker of a run, by Ray's names."""
+    place = spec.distributed
+    num_gpus = place.gpus_per_worker
+    if num_gpus is None:
+        num_gpus = 1 if offer.has_gpus else 0
+    needed = {"CPU": place.cpus_per_worker, **(place.resources_per_worker or {})}
+    return needed | ({"GPU": float(num_gpus)} if num_gpus else {})
+
+
+def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]:
+    """Packs of each group that run at once: one at least, and further ones where trials wait most.
+
+    Args:
+        num_trials: Of each group.
+        most_packs: Of each group, if it had the cluster alone.
+    """
+    packs = [1] * len(num_trials)
+    while True:
+        used = sum(number / most for number, most in zip(packs, most_packs, strict=True))
+        open_to = [
+            index
+            for index, most in enumerate(most_packs)
+            if packs[index] < num_trials[index] and used + 1 / most <= 1 + ROUNDING
+        ]
+        if not open_to:
+            return packs
+        packs[max(open_to, key=lambda index: num_trials[index] / packs[index])] += 1
+
+
+def _group(
+    sweep: SweepSpec, found: Candidates, num_packs: int, offer: Offer, config: PretrainedConfig, rows: Rows | None
+) -> Group:
+    spec, needed = found.largest, worker_needs(found.largest, offer)
+    device = "cuda" if needed.get("GPU") else "cpu"
+    memory = PackMemory(spec, partial(estimate_pack, config=config, device=device))
+
+    def room(packs: int) -> int:
+        return usable_bytes(offer.bytes_per_worker(needed, packs * _ranks(found)), device)
+
+    # Packs beside one another share a node's memory: rather fewer of them than none that fits.
+    while num_packs > 1 and not memory.at(1).fits(room(num_packs)):
+        num_packs -= 1
+    why_alone = found.why_alone or _why_one_adapter(spec, config)
+    wanted = 1 if why_alone else math.ceil(found.num_trials / num_packs)
+    why_wanted = why_alone or f"there are {found.num_trials} trials for {num_packs} pack(s)"
+    width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
+    duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
+    if device == "cpu" or torch.cuda.is_available():
+        waves = found.num_trials / (num_packs * width.num_slots)
+        duration = predict_duration(sweep, spec, waves, width, config, rows, device, starts_each=why_alone is not None)
+    return Group(
+        largest=spec,
+        num_trials=found.num_trials,
+        num_packs=num_packs,
+        width=width,
+        why_alone=why_alone,
+        memory=memory.at(width.slots_per_rank),
+        slot=memory.slot,
+        bytes_per_worker=room(num_packs),
+        duration=duration if isinstance(duration, Duration) else None,
+        why_no_duration=duration if isinstance(duration, str) else None,
+    )
+
+
+def _ranks(found: Candidates) -> int:
+    return found.largest.distributed.num_workers
+
+
+def _why_one_adapter(spec: RunSpec, config: PretrainedConfig) -> str | None:
+    """Why a base takes the rows of one adapter at a time; None where it takes those of many."""
+    reason = attend_by_rows(_on_meta(spec, config), spec.sequence_len)
+    return None if reason is None else f"base_model: {reason}, so its rows cannot lie beside those of another adapter"
+
+
+def _on_meta(spec: RunSpec, config: PretrainedConfig) -> PreTrainedModel:
+    return base_on_meta(config, spec, torch.float32)

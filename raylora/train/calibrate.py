@@ -1,0 +1,98 @@
+"""How many slots this machine is fastest with: a few steps of 1, 2, 4, ... slots on the placed base, before any trial.
+
+A placed base, a run and one of its batches enter; a number of slots leaves, and the base is as it was. A plan knows
+what fits; only a measurement knows whether rows side by side are faster than one after the other. Called by the
+runtime's pack on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from raylora.data.collate import Batch
+from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee
+from raylora.train.step import Share, train_step
+
+NEVER_BELOW = 0.97
+"""Of the tokens a second of one slot, what a wider pack must reach."""
+
+RISING = 1.03
+"""A width that is so many times as fast as the one before it has not reached its best."""
+
+MAX_S = 3.0
+"""Longest calibration, as far as steps are foreseen to take twice as long with twice the slots; two widths are always
+tried. What is trained may be short: a calibration may not cost what it saves."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured.
+
+    Args:
+        num_slots: Slots of a rank that are fastest.
+        tokens_per_s: Of all ranks, by the number of a rank's slots.
+    """
+
+    num_slots: int
+    tokens_per_s: dict[int, float]
+
+
+def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Calibration:
+    """Find the fastest number of slots; a collective call with the same answer on every rank.
+
+    Args:
+        trainee: A placed base without slots, in training mode; left so.
+        spec: A run as large as any that will come.
+        batch: This rank's micro-batch, which every slot takes.
+        at_most: Slots of a rank that fit, at least 1; equal on every rank.
+    """
+    ranks = trainee.ranks
+    num_tokens, rates = sum(ranks.gather(batch.num_tokens)), dict[int, float]()
+    start = perf_counter()
+    for width in _widths(at_most):
+        for slot in range(len(trainee.steppers), width):
+            trainee.admit(slot, spec)
+        _step_s(trainee, batch, width)  # makes the state of the new slots
+        seconds = _step_s(trainee, batch, width)
+        if width * num_tokens / seconds < max(rates.values(), default=0.0):  # or somebody else was at work
+            seconds = min(seconds, _step_s(trainee, batch, width))
+        rates[width] = width * num_tokens / seconds
+        passed_s = max(ranks.gather(perf_counter() - start))
+        if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 4 * seconds > MAX_S):
+            break
+    for slot in list(trainee.steppers):
+        trainee.release(slot)
+    return Calibration(best_width(rates, at_most), rates)
+
+
+def best_width(rates: Mapping[int, float], at_most: int) -> int:
+    """The fastest width, or the most where time was up while wider packs were still getting faster.
+
+    Args:
+        rates: Tokens a second by width, in ascending order; width 1 is among them.
+        at_most: Slots that fit.
+    """
+    *_, before, last = [1, *rates]
+    if len(rates) > 1 and rates[last] >= RISING * rates[before]:
+        return at_most
+    return max((width for width in rates if rates[width] >= NEVER_BELOW * rates[1]), key=rates.__getitem__)
+
+
+def _widths(at_most: int) -> list[int]:
+    """1, 2, 4 ... and the most."""
+    return sorted({*(2**power for power in range(at_most.bit_length())), at_most})
+
+
+def _step_s(trainee: Trainee, batch: Batch, width: int) -> float:
+    """Seconds of a step on the slowest rank: the same number on all."""
+    start = perf_counter()
+    train_step(trainee, [Share(slot, 0, 0.0, [batch]) for slot in range(width)])
+    if trainee.device.type == "cuda":
+        torch.cuda.synchronize(trainee.device)
+    slowest: float = max(trainee.ranks.gather(perf_counter() - start))
+    return slowest

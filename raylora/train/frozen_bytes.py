@@ -1,0 +1,82 @@
+"""A frozen base as it is stored, parameter by parameter, and what a rank gathers of it: shapes alone, no weights.
+
+A base on the meta device enters; counts leave. Called by `estimate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from raylora.model.frozen_linear import QuantLinear
+from raylora.model.load import blocks
+from raylora.strategy.shares import Gathered, StrategyKind, gathered
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """One parameter of the base as it is stored.
+
+    Args:
+        name: Dotted.
+        shape: As stored: a packed row has one dimension.
+        itemsize: Bytes of one stored value.
+        num_parameters: Values that it stands for.
+        scales_start: Byte from which its row holds scales; its whole length where it has none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+    num_parameters: int
+    scales_start: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Stored bytes."""
+        return math.prod(self.shape) * self.itemsize
+
+
+def frozen_parameters(model: PreTrainedModel) -> Iterator[Frozen]:
+    """Parameters of a base that do not train, each once.
+
+    Args:
+        model: From `base_on_meta`.
+    """
+    seen: set[nn.Parameter] = set()  # a tied weight is held once
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            num_parameters, scales_start = parameter.numel(), parameter.numel() * parameter.element_size()
+            if isinstance(module, QuantLinear) and leaf == "packed":
+                num_parameters = math.prod(module.shape)
+                scales_start = module.format.segments(module.shape)["values"]
+            yield Frozen(
+                f"{path}.{leaf}", tuple(parameter.shape), parameter.element_size(), num_parameters, scales_start
+            )
+
+
+def gathered_of(kind: StrategyKind, world_size: int, model: PreTrainedModel, frozen: list[Frozen]) -> Gathered:
+    """Whole parameters that a rank holds while it runs.
+
+    Args:
+        kind: Strategy.
+        world_size: Number of workers.
+        model: The base.
+        frozen: Its parameters.
+    """
+    by_block = dict.fromkeys(blocks(model), 0)
+    root: list[int] = []
+    for parameter in frozen:
+        block = next((name for name in by_block if parameter.name.startswith(f"{name}.")), None)
+        if block is None:
+            root.append(parameter.num_bytes)
+        else:
+            by_block[block] += parameter.num_bytes
+    return gathered(kind, world_size, list(by_block.values()), sum(root), max(root, default=0))

@@ -1,0 +1,92 @@
+"""Bytes of a pack by its number of slots: few dry runs, and a straight line where they would take long.
+
+The largest run of a group enters; estimates and the most slots that fit leave. Called by the sweep's planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from raylora.spec.run import RunSpec
+from raylora.train.estimate import Estimate, RankBytes
+
+LINE = (4, 8)
+"""Slots between which growth is taken as the growth of each further slot: chunks of logits have reached their size."""
+
+
+@dataclass(frozen=True)
+class SlotBytes:
+    """What one more slot adds between steps.
+
+    Args:
+        adapter_bytes: The adapter.
+        gradients_bytes: Its gradients.
+        moments_bytes: The optimizer's two means.
+    """
+
+    adapter_bytes: int
+    gradients_bytes: int
+    moments_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """All three."""
+        return self.adapter_bytes + self.gradients_bytes + self.moments_bytes
+
+
+class PackMemory:
+    """Estimates of packs whose slots are all alike.
+
+    Args:
+        spec: The run in every slot.
+        predict: `estimate_pack` on the base and device in question: the runs of a rank's slots enter.
+    """
+
+    def __init__(self, spec: RunSpec, predict: Callable[[list[RunSpec]], Estimate]) -> None:
+        self._spec, self._predict = spec, predict
+        self._known: dict[int, Estimate] = {}
+
+    @property
+    def slot(self) -> SlotBytes:
+        """What one slot holds between steps."""
+        rank = self.at(1).ranks[0]
+        return SlotBytes(rank.adapters_bytes, rank.gradients_bytes, rank.optimizer_bytes)
+
+    def at(self, num_slots: int) -> Estimate:
+        """The estimate of a rank that runs so many slots."""
+        low, high = LINE
+        if num_slots <= high:
+            if num_slots not in self._known:
+                self._known[num_slots] = self._predict([self._spec] * num_slots)
+            return self._known[num_slots]
+        one, other = self.at(low), self.at(high)
+        ranks = tuple(
+            _on_line(first, second, (num_slots - high) / (high - low))
+            for first, second in zip(one.ranks, other.ranks, strict=True)
+        )
+        return replace(other, trainable_parameters=num_slots * self.at(1).trainable_parameters, ranks=ranks)
+
+    def most_slots(self, device_bytes: int, at_most: int) -> int:
+        """The most slots of a rank that fit; 0 where none does.
+
+        Args:
+            device_bytes: What a rank may hold.
+            at_most: Slots wanted.
+        """
+        if self.at(at_most).fits(device_bytes):
+            return at_most
+        fits, too_many = 0, at_most
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self.at(middle).fits(device_bytes):
+                fits = middle
+            else:
+                too_many = middle
+        return fits
+
+
+def _on_line(low: RankBytes, high: RankBytes, beyond: float) -> RankBytes:
+    """The point beyond two others, in units of their distance."""
+    first, second = asdict(low), asdict(high)
+    return RankBytes(**{part: round(second[part] + beyond * (second[part] - first[part])) for part in second})

@@ -1,0 +1,234 @@
+"""Plans of sweeps on machines that are made up: what fits, where slots live, what runs alone, how long it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import BloomConfig, LlamaConfig, PretrainedConfig
+
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.duration import Rows, makespan_s
+from raylora.sweep.offer import Node, Offer, of_nodes, this_machine
+from raylora.sweep.plan import Group, Plan, plan_sweep, share_out
+from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES, usable_bytes
+from raylora.train.estimate import estimate, estimate_pack
+from raylora.train.pack_memory import PackMemory
+
+CONFIG = LlamaConfig(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=256,
+)  # fmt: skip
+RUN = {
+    "base_model": "base",
+    "datasets": [{"path": "rows.jsonl"}],
+    "dtype": "float32",
+    "sequence_len": 32,
+    "lora_r": 4,
+    "val_set_size": 0.1,
+    "distributed": {"gpus_per_worker": 0},
+}
+"""Without steps: time is predicted only where a test gives some."""
+STEPS = {"max_steps": 6}
+RANKS = {"lora_r": {"choice": [4, 8, 16, 32]}}
+GRID_OF_8 = {"lora_r": {"choice": [2, 4, 8, 16]}, "learning_rate": {"choice": [1e-4, 1e-3]}}
+
+
+def sweep(space: dict[str, Any], run: dict[str, Any] | None = None, **fields: Any) -> SweepSpec:
+    return SweepSpec.model_validate({"run": RUN | (run or {}), "space": space, "num_trials": 8} | fields)
+
+
+def grid(space: dict[str, Any], run: dict[str, Any] | None = None, **fields: Any) -> SweepSpec:
+    return sweep(space, run, **{"searcher": "grid", "num_trials": None} | fields)
+
+
+def machine(cores: float = 1, host_bytes: int = 32 * 10**9) -> Offer:
+    return Offer((Node({"CPU": cores}, host_bytes),))
+
+
+def place(**fields: Any) -> dict[str, Any]:
+    return {"distributed": {"gpus_per_worker": 0} | fields}
+
+
+def plan(asked: SweepSpec, offer: Offer, config: PretrainedConfig = CONFIG, rows: Rows | None = None) -> Plan:
+    return plan_sweep(asked, offer, lambda spec: config, rows)
+
+
+def only(found: Plan) -> Group:
+    (group,) = found.groups
+    return group
+
+
+def offered(usable: int) -> int:
+    """What a machine must have free so that a plan may use so much."""
+    return -(-(usable + PROCESS_BYTES["cpu"]) * 100 // round(100 * (1 - KEPT_FREE))) + 1
+
+
+def test_eight_slots_fit() -> None:
+    found = only(plan(grid(GRID_OF_8), machine()))
+    assert (found.num_trials, found.num_packs, found.width.num_slots) == (8, 1, 8)
+    assert found.why_alone is None and found.fits
+    assert found.largest.lora_r == 16
+    alone = estimate(found.largest, CONFIG, device="cpu").ranks[0]
+    assert found.memory.ranks[0].base_bytes == alone.base_bytes
+    assert found.memory.ranks[0].adapters_bytes == 8 * alone.adapters_bytes
+    assert found.slot.num_bytes == 4 * alone.adapters_bytes
+
+
+def test_memory_for_three_slots_only() -> None:
+    asked = grid(GRID_OF_8)
+    largest = only(plan(asked, machine())).largest
+    memory = PackMemory(largest, lambda specs: estimate_pack(specs, CONFIG, device="cpu"))
+    found = only(plan(asked, machine(host_bytes=offered(memory.at(3).peak_bytes))))
+    assert (found.num_packs, found.width.num_slots) == (1, 3)
+    assert found.width.why_so_many.startswith("4 slots")
+    assert found.fits
+    short = only(plan(asked, machine(host_bytes=offered(memory.at(1).peak_bytes - 1000))))
+    assert (short.width.num_slots, short.fits) == (1, False)
+    assert "may not fit" in short.width.why_so_many
+
+
+def test_the_sweeps_slots_cap_a_pack() -> None:
+    found = only(plan(grid(GRID_OF_8, slots=2), machine()))
+    assert (found.width.num_slots, found.width.why_so_many) == (2, "the sweep has slots: 2")
+
+
+def test_slots_stay_on_two_workers_that_shard_the_base() -> None:
+    asked = grid(GRID_OF_8, place(strategy="fsdp", num_workers=2))
+    found = only(plan(asked, machine(cores=2)))
+    assert (found.num_packs, found.width.num_slots, found.width.slots_per_rank) == (1, 8, 4)
+    assert found.width.slots_stay_on_ranks and "no gradient travels" in found.width.why_there
+    whole = estimate(found.largest, CONFIG, world_size=1, device="cpu").ranks[0]
+    assert all(rank.base_bytes < 0.6 * whole.base_bytes for rank in found.memory.ranks)
+    assert found.memory.ranks[0].adapters_bytes == 4 * whole.adapters_bytes
+
+
+def test_fewer_slots_than_workers_are_on_all_of_them() -> None:
+    asked = grid({"lora_r": {"choice": [4, 8]}}, place(num_workers=3))
+    found = only(plan(asked, machine(cores=3)))
+    assert (found.width.num_slots, found.width.slots_per_rank) == (2, 2)
+    assert not found.width.slots_stay_on_ranks and "all-reduce" in found.width.why_there
+
+
+def test_cores_for_several_packs_share_the_trials() -> None:
+    found = only(plan(grid(GRID_OF_8), machine(cores=4)))
+    assert (found.num_packs, found.width.num_slots) == (4, 2)
+    twice = only(plan(grid(GRID_OF_8, repeats=2), machine(cores=4)))
+    assert (twice.num_trials, twice.width.num_slots) == (16, 4)
+
+
+def test_packs_beside_one_another_are_fewer_where_memory_is_short() -> None:
+    asked = grid(GRID_OF_8)
+    one = estimate(only(plan(asked, machine())).largest, CONFIG, device="cpu").peak_bytes
+    found = only(plan(asked, machine(cores=4, host_bytes=2 * offered(one) + 1000)))
+    assert found.num_packs == 2 and found.fits
+
+
+def test_a_grid_of_two_lengths_makes_two_groups() -> None:
+    space = {"sequence_len": {"choice": [16, 32]}, "lora_r": {"choice": [4, 8, 16]}}
+    found = plan(grid(space), machine(cores=2))
+    assert [(group.largest.sequence_len, group.num_trials) for group in found.groups] == [(16, 3), (32, 3)]
+    assert [(group.num_packs, group.width.num_slots) for group in found.groups] == [(1, 3), (1, 3)]
+    assert len({group.key for group in found.groups}) == 2
+    assert not found.takes_turns and plan(grid(space), machine(cores=1)).takes_turns
+    short, long = (group.memory.ranks[0].activations_bytes for group in found.groups)
+    assert short < 0.6 * long
+
+
+def test_what_cannot_be_packed_runs_alone_with_its_reason() -> None:
+    space = {"adapter_bank": {"choice": ["packed", "peft"]}, "lora_r": {"choice": [4, 8]}}
+    packed, alone = plan(grid(space, STEPS), machine(cores=2)).groups
+    assert (packed.why_alone, packed.width.num_slots) == (None, 2)
+    assert alone.why_alone is not None and "adapter_bank: peft" in alone.why_alone
+    assert (alone.num_trials, alone.num_packs, alone.width.num_slots) == (2, 1, 1)
+    assert alone.duration is not None and packed.duration is not None
+    assert alone.duration.start_s == 2 * packed.duration.start_s, "each trial starts workers of its own"
+
+
+def test_a_base_that_takes_one_adapters_rows_at_a_time_trains_runs_alone() -> None:
+    config = BloomConfig(hidden_size=32, n_layer=2, n_head=2, vocab_size=64)
+    found = only(plan(grid(RANKS, {"lora_target_modules": ["query_key_value"]}), machine(), config))
+    assert found.why_alone is not None and "base_model" in found.why_alone
+    assert found.width.num_slots == 1
+
+
+def test_a_space_that_is_drawn_from_is_planned_for_its_worst() -> None:
+    space = {
+        "lora_r": {"int": [2, 32]},
+        "lora_dropout": {"uniform": [0.0, 0.2]},
+        "lora_target_modules": {"choice": [["q_proj"], "all-linear", ["v_proj"]]},
+        "micro_batch_size": {"choice": [1, 2, 4]},
+        "learning_rate": {"loguniform": [1e-5, 1e-2]},
+        "warmup_ratio": {"uniform": [0.0, 0.5], "when": {"micro_batch_size": 2}},
+    }
+    largest = only(plan(sweep(space, {"micro_batch_size": 4}, num_trials=20), machine())).largest
+    assert (largest.lora_r, largest.lora_dropout, largest.micro_batch_size) == (32, 0.2, 4)
+    assert largest.lora_target_modules == "all-linear"
+    assert largest.rows_per_step == 4
+
+
+def test_drawn_lengths_share_the_trials_that_are_to_be_expected() -> None:
+    found = plan(sweep({"sequence_len": {"choice": [8, 16, 32]}, **RANKS}, num_trials=12), machine(cores=3))
+    assert [group.num_trials for group in found.groups] == [4, 4, 4]
+
+
+def test_time_is_predicted_from_steps_and_trials() -> None:
+    rows = Rows(num_rows=40, mean_tokens=10.0, num_validation_rows=4)
+    asked = grid(GRID_OF_8, STEPS, slots=4)
+    found = plan(asked, machine(), rows=rows)
+    time = only(found).duration
+    assert time is not None and time.num_steps == 6
+    assert time.steps_s > 0 and time.evaluations_s > 0 and time.tokens_per_s > 0 and time.speedup > 0
+    assert found.predicted_s == pytest.approx(time.seconds)
+
+
+@pytest.mark.parametrize(
+    ("run", "fields", "rows", "num_steps"),
+    [
+        ({"num_epochs": 2}, {}, Rows(40, 10.0), 2 * 10),
+        ({"micro_batch_size": 2, "sample_packing": True}, {}, Rows(64, 16.0), 16),
+        ({}, {"budget": {"tokens": 400}}, Rows(400, 10.0), 10),
+        (STEPS, {"budget": {"steps": 5}}, None, 5),
+        (STEPS, {}, None, 6),
+        ({}, {"budget": {"tokens": 256}}, None, 2),
+    ],
+)
+def test_steps_of_a_trial(run: dict[str, Any], fields: dict[str, Any], rows: Rows | None, num_steps: int) -> None:
+    time = only(plan(grid(RANKS, {"micro_batch_size": 4} | run, **fields), machine(), rows=rows)).duration
+    assert time is not None and time.num_steps == num_steps
+
+
+def test_epochs_without_counted_rows_have_no_predicted_time() -> None:
+    found = plan(grid(RANKS), machine())
+    assert found.predicted_s is None
+    assert "num_epochs" in (only(found).why_no_duration or "")
+
+
+def test_packs_are_shared_out_where_trials_wait_most() -> None:
+    assert share_out([8, 2], [4, 4]) == [3, 1]
+    assert share_out([1, 1], [4, 4]) == [1, 1], "no pack without a trial"
+    assert share_out([5, 5, 5], [2, 2, 2]) == [1, 1, 1], "more groups than packs take turns"
+    assert share_out([8, 8], [4, 2]) == [2, 1], "packs of two workers take twice the room"
+
+
+def test_groups_one_after_the_other_take_their_sum() -> None:
+    assert makespan_s([(10.0, 0.5), (4.0, 0.5)]) == 10.0
+    assert makespan_s([(10.0, 1.0), (4.0, 1.0)]) == 14.0
+
+
+def test_an_offer_counts_workers_and_their_memory() -> None:
+    alive = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8e9}}
+    offer = of_nodes([alive, {"Alive": False, "Resources": {"CPU": 64.0}}, {**alive, "Resources": {"CPU": 1.0}}])
+    assert len(offer.nodes) == 2
+    assert offer.num_workers({"CPU": 2.0}) == 2
+    assert offer.bytes_per_worker({"CPU": 2.0}, 1) == 8 * 10**9
+    assert offer.bytes_per_worker({"CPU": 2.0}, 2) == 4 * 10**9
+    gpu = Offer((Node({"CPU": 8.0, "GPU": 2.0}, 10**11, 80 * 10**9),))
+    assert gpu.has_gpus and not offer.has_gpus
+    assert gpu.bytes_per_worker({"CPU": 1.0, "GPU": 1.0}, 2) == 80 * 10**9
+    assert usable_bytes(80 * 10**9, "cuda") < 72 * 10**9
+
+
+def test_this_machine_offers_something() -> None:
+    (node,) = this_machine().nodes
+    assert node.resources["CPU"] >= 1 and node.host_bytes > 0

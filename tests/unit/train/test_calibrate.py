@@ -1,0 +1,50 @@
+"""The fastest number of slots: the choice among measured widths, and a base that is as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raylora.train.calibrate import best_width, calibrate
+from raylora.train.integrity import check_unchanged, checksum
+from tests.unit.train.pack_run import admit as admit_member
+from tests.unit.train.pack_run import open_rows, place_tiny, state_of, train_all
+from tests.unit.train.tiny_run import save_materials, tiny_spec
+
+
+@pytest.mark.parametrize(
+    ("rates", "at_most", "chosen"),
+    [
+        ({1: 100.0}, 1, 1),
+        ({1: 100.0, 2: 150.0, 4: 170.0, 8: 180.0}, 8, 8),
+        ({1: 100.0, 2: 150.0, 4: 170.0}, 32, 32),  # time was up, and it was still rising
+        ({1: 100.0, 2: 150.0, 4: 151.0}, 32, 4),  # time was up, and it was not
+        ({1: 100.0, 2: 104.0, 4: 90.0}, 8, 2),
+        ({1: 100.0, 2: 96.0}, 8, 1),
+    ],
+)
+def test_the_width_that_is_fastest_is_chosen(rates: dict[int, float], at_most: int, chosen: int) -> None:
+    assert best_width(rates, at_most) == chosen
+
+
+def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Path) -> None:
+    home = save_materials(tmp_path, 12)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", load_in_4bit=True, max_steps=2)
+    rows, _ = open_rows(spec, home / "cache")
+
+    def trained(calibrated: bool) -> list[float]:
+        trainee = place_tiny(spec)
+        before = checksum(trainee)
+        if calibrated:
+            found = calibrate(trainee, spec, rows.step(0, 0, 1)[0], 3)
+            assert list(found.tokens_per_s)[:2] == [1, 2]
+            assert all(rate > 0 for rate in found.tokens_per_s.values())
+            assert found.num_slots in (1, 2, 3)
+            assert not trainee.steppers
+        member = admit_member(trainee, 0, spec, home)
+        train_all(trainee, [member])
+        check_unchanged(trainee, before)
+        return [float(value.double().sum()) for value in state_of(trainee, member).values()]
+
+    assert trained(calibrated=True) == trained(calibrated=False)

@@ -1,0 +1,101 @@
+"""One base however many slots, growth per slot as predicted, and the straight line that spares the long dry runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
+
+from raylora.errors import ModelError
+from raylora.model.meta import read_config
+from raylora.spec.run import RunSpec
+from raylora.train.estimate import Estimate, estimate, estimate_pack
+from raylora.train.pack_memory import PackMemory
+from tests.unit.train.measured_pack import WIDTHS
+
+REPOSITORY = Path(__file__).parents[3]
+CONFIG = LlamaConfig(
+    hidden_size=192, intermediate_size=520, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=3,
+    vocab_size=2047, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def spec(**fields: Any) -> RunSpec:
+    common = {"base_model": "base", "datasets": [{"path": "rows"}], "sequence_len": 64, "dtype": "float32"}
+    return RunSpec.model_validate(common | fields)
+
+
+def predict(specs: Sequence[RunSpec]) -> Estimate:
+    return estimate_pack(specs, CONFIG, device="cpu")
+
+
+def test_a_pack_of_one_is_a_run_alone() -> None:
+    run = spec(load_in_4bit=True, micro_batch_size=3, lora_dropout=0.1)
+    assert predict([run]) == estimate(run, CONFIG, device="cpu")
+
+
+def test_slots_of_all_kinds_add_up_and_the_base_is_there_once() -> None:
+    runs = [spec(lora_r=4), spec(lora_r=32, lora_target_modules=["q_proj"]), spec(micro_batch_size=3, lora_dropout=0.2)]
+    alone, together = [predict([run]).ranks[0] for run in runs], predict(runs).ranks[0]
+    assert {together.base_bytes} == {each.base_bytes for each in alone}
+    for part in ("adapters_bytes", "gradients_bytes", "optimizer_bytes"):
+        assert getattr(together, part) == sum(getattr(each, part) for each in alone)
+    assert together.activations_bytes > max(each.activations_bytes for each in alone)
+
+
+def test_the_line_meets_what_a_dry_run_counts() -> None:
+    memory = PackMemory(spec(), predict)
+    counted = predict([spec()] * 11)
+    drawn, rank = memory.at(11).ranks[0], counted.ranks[0]
+    assert (drawn.base_bytes, drawn.adapters_bytes) == (rank.base_bytes, rank.adapters_bytes)
+    assert drawn.peak_bytes == pytest.approx(rank.peak_bytes, rel=0.01)
+    assert memory.at(11).trainable_parameters == counted.trainable_parameters
+
+
+def test_the_most_slots_that_fit() -> None:
+    memory = PackMemory(spec(), predict)
+    for wanted in (1, 3, 8, 20):
+        room = memory.at(wanted).peak_bytes
+        assert memory.most_slots(room, 32) == wanted
+        assert memory.most_slots(room - 1, 32) == wanted - 1
+    assert memory.most_slots(memory.at(20).peak_bytes, 5) == 5
+
+
+def test_a_base_that_takes_one_adapters_rows_at_a_time_holds_no_pack() -> None:
+    config = BloomConfig(hidden_size=32, n_layer=2, n_head=2, vocab_size=64)
+    run = spec(lora_target_modules=["query_key_value"])
+    estimate_pack([run], config, device="cpu")
+    with pytest.raises(ModelError, match="train each run alone"):
+        estimate_pack([run, run], config, device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"load_in_4bit": True, "lora_dropout": 0.1}], ids=["plain", "nf4"])
+def test_predicted_is_measured_for_1_4_and_8_slots(fields: dict[str, Any], tmp_path: Path) -> None:
+    LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    run = spec(micro_batch_size=2, lora_r=16, **fields)
+    (tmp_path / "spec.json").write_text(run.model_dump_json())
+    paths = [str(tmp_path / name) for name in ("spec.json", "base", "out.json")]
+    command = [sys.executable, "-m", "tests.unit.train.measured_pack", *paths]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {int(width): bytes_ for width, bytes_ in json.loads((tmp_path / "out.json").read_text()).items()}
+    config = read_config(tmp_path / "base")
+    memory = PackMemory(run, lambda specs: estimate_pack(specs, config, device="cpu"))
+    for width in WIDTHS:
+        rank, held = memory.at(width).ranks[0], found[width]
+        assert held["base_bytes"] == rank.base_bytes == memory.at(1).ranks[0].base_bytes
+        assert rank.peak_bytes == pytest.approx(held["resident_bytes"] + held["step_peak_bytes"], rel=0.1)
+    for fewer, more in pairwise(WIDTHS):
+        grown = (found[more]["resident_bytes"] - found[fewer]["resident_bytes"]) / (more - fewer)
+        assert grown == pytest.approx(memory.slot.num_bytes, rel=0.05)
