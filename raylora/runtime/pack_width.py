@@ -1,4 +1,4 @@
-"""How many slots a pack offers: those planned, or fewer where this machine is faster with fewer.
+"""How many slots a pack offers: those planned, or fewer where the base takes one, or this machine is faster so.
 
 A pack's job and its placed base enter; a number of slots leaves, the same on every rank. Called by the pack before it
 opens.
@@ -22,10 +22,12 @@ def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
 
     Args:
         job: The pack; its spec is as large as any run that will come.
-        trainee: The placed base, without slots.
+        trainee: The placed base, without slots; one that takes one at a time is not tried.
         inputs: Of the pack's spec.
     """
     num_ranks = trainee.ranks.world_size if job.slots_stay_on_ranks else 1
+    if trainee.why_one_slot is not None:  # known only now where a row's length decides
+        return min(job.num_slots, num_ranks)
     most = math.ceil(job.num_slots / num_ranks)
     if most == 1:
         return job.num_slots
