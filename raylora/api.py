@@ -6,8 +6,22 @@ from raylora.model.inspect import inspect_targets
 from raylora.runtime.launch import resume, train
 from raylora.runtime.preflight import preflight
 from raylora.spec.load import load_spec
+from raylora.spec.load_sweep import load_sweep
 from raylora.spec.run import RunSpec
 from raylora.store.runs import list_runs
+from raylora.sweep.launch import resume_sweep, sweep
 from raylora.train.estimate import estimate
 
-__all__ = ["RunSpec", "estimate", "inspect_targets", "list_runs", "load_spec", "preflight", "resume", "train"]
+__all__ = [
+    "RunSpec",
+    "estimate",
+    "inspect_targets",
+    "list_runs",
+    "load_spec",
+    "load_sweep",
+    "preflight",
+    "resume",
+    "resume_sweep",
+    "sweep",
+    "train",
+]

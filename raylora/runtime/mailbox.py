@@ -43,12 +43,13 @@ class PackJob:
     Args:
         pack: Number of the pack, by which the desk knows it.
         key: Runs with this key fit into it.
-        num_slots: Runs at once.
+        num_slots: Runs at once at most.
         spec: What its runs share: base, strategy, workers.
         store_uri: The store of all runs.
         desk: Gives out runs and takes their reports.
         report_steps: Optimizer steps of a run between its reports.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
+        calibrates: Whether it may offer fewer slots, where this machine is faster with fewer.
     """
 
     pack: int
@@ -59,6 +60,7 @@ class PackJob:
     desk: ActorHandle[Any]
     report_steps: int
     slots_stay_on_ranks: bool
+    calibrates: bool
 
 
 class Mailbox:

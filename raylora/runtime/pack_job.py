@@ -100,7 +100,8 @@ class _Pack:
 
     def width(self) -> int:
         """Slots to offer."""
-        return pack_width(self._job, self._trainee, self._inputs_of(self._job.spec))
+        job = self._job
+        return pack_width(job, self._trainee, self._inputs_of(job.spec)) if job.calibrates else job.num_slots
 
     def run(self) -> None:
         """Obey and train in turns."""

@@ -87,6 +87,11 @@ class Books:
         write_sweep(store, self.record)
 
     @property
+    def how_to_open(self) -> str:
+        """The command, or the page, that shows the sweep in MLflow."""
+        return self._tracker.how_to_open
+
+    @property
     def record(self) -> SweepRecord:
         """The sweep as it stands."""
         ids = self._tracker.trial_ids

@@ -35,6 +35,9 @@ log = get_logger(__name__)
 PAUSE_PATIENCE_S = 60.0
 """For packs to save every slot after somebody asked to stop."""
 
+KEEP_S = 15.0
+"""What Tune knows is kept at least this often, for a driver that is killed."""
+
 TrialStatus = Literal["succeeded", "stopped", "failed", "cancelled"]
 
 
@@ -114,12 +117,12 @@ def drive(
     watch.serve(controller.get_trials)
     seats.serve(controller)
     try:
-        num_ended = 0
+        num_ended, kept_at = 0, -math.inf
         while not controller.is_finished() and not stop.asked:
             meanwhile()
             controller.step()
-            if (ended := watch.num_ended) > num_ended:
-                num_ended = ended
+            if (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S:
+                num_ended, kept_at = ended, time.monotonic()
                 _keep(controller, host)
         if stop.asked:
             _pause(controller, seats)

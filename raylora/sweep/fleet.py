@@ -35,11 +35,13 @@ class Berth:
 
     Args:
         spec: What they share.
-        num_slots: Runs at once.
+        num_slots: Runs at once at most.
+        calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
     """
 
     spec: RunSpec
     num_slots: int
+    calibrates: bool
 
 
 class Fleet:
@@ -54,6 +56,7 @@ class Fleet:
     def __init__(self, host: ActorHandle[Host], report_steps: int, listen: Callable[[int, Event], None]) -> None:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
+        self._broken: set[str] = set()
         self._num_opened = 0
         self._store_uri: str | None = None
 
@@ -130,6 +133,7 @@ class Fleet:
             desk=self._host,
             report_steps=self._report_steps,
             slots_stay_on_ranks=at_home,
+            calibrates=berth.calibrates,
         )
         self._packs[number][1].begin(job)
 
@@ -137,15 +141,16 @@ class Fleet:
         return cast("dict[int, int]", ray.get(self._host.held.remote()))
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:
+        """Take leave of a group; where it failed, so do its leases and all that would need another one like it."""
         try:
             group.check()
-            reason = "its pack was closed"
         except RayloraError as error:
-            reason = str(error)
-            log.warning("pack %d: %s", number, reason)
+            log.warning("pack %d: %s", number, error)
+            self._broken.add(key)
+            # It may have failed before it offered a slot: then the desk knows its key alone.
+            ray.get([self._host.lose_pack.remote(number, str(error), False), self._host.refuse.remote(key, str(error))])
         group.close()
         del self._packs[number]
-        ray.get(self._host.lose_pack.remote(number, reason, False))
 
     def _open(self, key: str, berth: Berth, waiting: Mapping[str, int], held: Mapping[int, int]) -> None:
         """Open a pack where those that are starting do not suffice and there is room; else let an idle one make room.
@@ -156,6 +161,8 @@ class Fleet:
             waiting: Leases without a slot, by key.
             held: Leases of each pack that is open.
         """
+        if key in self._broken:
+            return
         num_starting = sum(of == key and number not in held for number, (of, _) in self._packs.items())
         if waiting[key] <= num_starting * berth.num_slots:
             return

@@ -5,8 +5,8 @@ The driver's side, as `runtime.launch` is for a run. Called by the command line 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.fleet import Berth, Fleet
 from raylora.sweep.host import open_host
 from raylora.sweep.result import sweep_result
+from raylora.sweep.standing import Listener, Standing, next_part
 from raylora.sweep.trials import ALONE, SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from raylora.sweep.watch import TrialEvent
@@ -39,14 +40,12 @@ from raylora.tracking.sweep_tracker import SweepTracker
 from raylora.train.events import Event
 
 log = get_logger(__name__)
-Listener = Callable[[SweepRecord], None]
-"""Told how the sweep stands, whenever that changes."""
 
 MAX_PACKS, DEFAULT_SLOTS = 64, 8
 TUNE_FOLDER = "tune"
 
 
-def sweep(spec: SweepSpec, listen: Listener = lambda record: None) -> dict[str, Any]:
+def sweep(spec: SweepSpec, listen: Listener = lambda standing: None) -> dict[str, Any]:
     """Run a sweep to its end.
 
     Args:
@@ -64,7 +63,9 @@ def sweep(spec: SweepSpec, listen: Listener = lambda record: None) -> dict[str, 
     return _Launch(spec, None, listen).run()
 
 
-def resume_sweep(sweep_id: str, store_uri: str | None = None, listen: Listener = lambda record: None) -> dict[str, Any]:
+def resume_sweep(
+    sweep_id: str, store_uri: str | None = None, listen: Listener = lambda standing: None
+) -> dict[str, Any]:
     """Go on with a sweep: finished trials are kept, the others go on from their last saves.
 
     Args:
@@ -85,6 +86,7 @@ def resume_sweep(sweep_id: str, store_uri: str | None = None, listen: Listener =
         record = read_sweep(store, sweep_id)
     if record.status == "finished" and record.result is not None:
         log.info("sweep %s finished at %s; this is its result", sweep_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+        listen(Standing(record, len(record.trials), "finished"))
         return record.result
     spec = SweepSpec.model_validate(record.spec)
     return _Launch(spec, record, listen).run()
@@ -99,6 +101,7 @@ class _Launch:
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths: dict[str, Berth] = {}
         self._num_slots = _num_slots(spec)
+        self._doing = "starting Ray"
         self._books: Books | None = None
         self._started_at = time.time()
 
@@ -106,6 +109,7 @@ class _Launch:
         """From the checks to the result."""
         run = self._spec.run
         check = checking(run)
+        self._tell(self._doing)
         with cluster(run), stop_wish() as stop, ExitStack() as held:
             check_places(run)
             host = open_host(self._num_slots, MAX_PACKS)
@@ -114,6 +118,7 @@ class _Launch:
             held.callback(fleet.close)
             first = self._berth(run)
             fleet.start(first, self._berths[first])
+            self._tell("starting workers")
             store = check.result().store
             sweep_id = self._record.sweep_id
             with before_start():
@@ -128,12 +133,19 @@ class _Launch:
                 fleet.begin(store.uri, self._berths)
                 stop.patient = True
                 search = self._search(store)
-                outcomes = drive(host, search, stop, self._note, self._is_resumed, lambda: self._tend(fleet))
+                outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
+                self._tell("ending the workers")
                 fleet.end(self._berths)
                 self._settle(outcomes, stop)
             except BaseException as error:
                 raise self._recorded(error, books, store) from error
+            self._tell("sending the report to MLflow")
             return self._result(books.close("finished"), store)
+
+    def _is_kept(self, store: Store) -> bool:
+        """Whether there is a search to go on with; one that was cut off before its first trial had a slot is not."""
+        kept = sweep_store(store, self._record.sweep_id).keys(TUNE_FOLDER) if self._is_resumed else []
+        return any("experiment_state" in key for key in kept)
 
     def _search(self, store: Store) -> Search:
         spec = self._spec
@@ -147,12 +159,15 @@ class _Launch:
             searcher=tune_searcher(spec, self._num_slots // spec.repeats),
             scheduler=tune_scheduler(spec),
             num_at_once=self._num_slots // spec.repeats,
+            save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
         )
 
     def _berth(self, spec: RunSpec) -> str:
         """Note what a run needs; returns its key."""
         key = self._trials.key(spec)
-        self._berths.setdefault(key, Berth(spec, 1 if key.startswith(ALONE) else self._num_slots))
+        self._berths.setdefault(
+            key, Berth(spec, 1 if key.startswith(ALONE) else self._num_slots, self._spec.slots is None)
+        )
         return key
 
     def _tend(self, fleet: Fleet) -> None:
@@ -161,9 +176,18 @@ class _Launch:
 
     def _hear(self, pack: int, event: Event) -> None:
         """Take what a run told."""
+        if event.kind == "phase":
+            log.debug("pack %d: %s took %.1f s", pack, event.values["name"], event.values["seconds"])
+            self._doing = next_part(event.values["name"])
         if self._books is not None:  # before, workers tell only how their start went
             self._books.take(event, pack)
-            self._listen(self._books.record)
+        self._tell(self._doing)
+
+    def _tell(self, doing: str) -> None:
+        """Say how the sweep stands."""
+        self._doing = doing
+        record = self._record if self._books is None else self._books.record
+        self._listen(Standing(record, self._spec.num_configurations * self._spec.repeats, doing))
 
     def _note(self, event: TrialEvent) -> None:
         """Take what happened to a trial, that is, to all of its repeats."""
@@ -179,7 +203,7 @@ class _Launch:
             books.report(told["run_id"], told["step"], told)
             if event.stopped and not event.result["finished"]:
                 books.end_trial(told["run_id"], "stopped")
-        self._listen(books.record)
+        self._tell(self._doing)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
         """Note how every trial ended.
@@ -198,8 +222,12 @@ class _Launch:
             raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")
 
     def _result(self, record: SweepRecord, store: Store) -> dict[str, Any]:
-        result = sweep_result(record) | {"wall_s": time.time() - self._started_at}
-        self._listen(write_sweep(store, record.model_copy(update={"result": result})))
+        result = sweep_result(record) | {
+            "mlflow_command": self._told().how_to_open,
+            "wall_s": time.time() - self._started_at,
+        }
+        write_sweep(store, record.model_copy(update={"result": result}))
+        self._tell("finished")
         return result
 
     def _recorded(self, error: BaseException, books: Books, store: Store) -> BaseException:

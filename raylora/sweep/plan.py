@@ -157,7 +157,12 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
 
 
 def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
-    """Resources of one worker of a run, by Ray's names."""
+    """Resources of one worker of a run, by Ray's names.
+
+    Args:
+        spec: The run.
+        offer: Whether it has GPUs decides where the run does not say.
+    """
     place = spec.distributed
     num_gpus = place.gpus_per_worker
     if num_gpus is None:

@@ -71,7 +71,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     gradients = [torch.zeros_like(parameter) for parameter in adapters]
     for parameter, gradient in zip(adapters, gradients, strict=True):
         parameter.grad = gradient
-    live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *gradients])
+    live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *bank.frozen(0), *gradients])
     loss = SupervisedLoss(model)
     before_loss: list[int] = []
     head: Any = model.get_output_embeddings()

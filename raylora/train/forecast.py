@@ -31,7 +31,7 @@ from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
 from raylora.train.build import slot_of
-from raylora.train.optim import AdamWFactory
+from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2
 """How long each part is timed, and how often at least, after one run that does not count."""
@@ -197,7 +197,7 @@ def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device) ->
 def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: torch.device) -> float:
     """Seconds of the updates of all slots."""
     row = {"row": nn.Parameter(torch.zeros(adapter_values(model, spec), device=device))}
-    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, is_shared=False)
+    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row), is_shared=False)
     return num_slots * _timed(lambda: stepper.step(0.0), device)
 
 

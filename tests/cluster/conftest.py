@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,6 +37,40 @@ RUN = {
     "tracking": {"system_metrics": False},
 }
 
+WITHOUT = ("sample_prompts", "sample_max_new_tokens", "save_steps", "max_steps", "eval_steps")
+SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
+    "gradient_accumulation_steps": 1,
+    "lora_dropout": 0.0,
+}
+ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1}
+
+ASHA: dict[str, Any] = {
+    "run": SWEPT,
+    "num_trials": 16,
+    "scheduler": "asha",
+    "budget": {"steps": 8},
+    "report_steps": 1,
+    "grace_period": 1,
+    "reduction_factor": 2,
+    "slots": 8,
+    "space": {
+        "learning_rate": {"loguniform": [1e-4, 3e-2]},
+        "lora_r": {"choice": [4, 8, 16]},
+        "lora_alpha": {"ratio": 2, "of": "lora_r"},
+    },
+}
+"""Two workers that share an NF4 base by FSDP2, and eight slots."""
+
+GRID: dict[str, Any] = {
+    "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK, "save_steps": 4, "lora_dropout": 0.1},
+    "searcher": "grid",
+    "budget": {"steps": 40},
+    "report_steps": 2,
+    "slots": 3,
+    "space": {"learning_rate": {"choice": [1e-3, 1e30, 5e-3, 2e-3]}, "lora_r": {"choice": [8]}},
+}
+"""One worker, three slots; the second trial's loss is not finite after its first steps."""
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,6 +93,14 @@ def whole_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     """A Ray cluster with room for two workers that knows nothing of its drivers' environments."""
     yield from served(RayHead(tmp_path_factory.mktemp("ray-head")))
+
+
+@pytest.fixture(scope="session")
+def whole_grid(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
+    """A grid of which one trial fails, never interrupted and with no checkpoint kept."""
+    command = Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+    (workplace / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    return command, command.run("sweep", "grid.yaml", "--json", "--set", "save_steps=0")
 
 
 @pytest.fixture

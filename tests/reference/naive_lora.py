@@ -54,7 +54,10 @@ def add_naive_lora(model: nn.Module, start: Mapping[str, Tensor], alpha: float) 
 def train_plainly(
     model: nn.Module, steps: Sequence[Sequence[Batch]], rates: Sequence[float], make: Optimizer, max_norm: float
 ) -> tuple[list[float], list[float]]:
-    """Losses and gradient norms of some steps: the mean over a step's labels, clipped, one update."""
+    """Losses and gradient norms of some steps: the mean over a step's labels, clipped, one update.
+
+    A group of the optimizer may have a ``rate``, a multiple of the step's.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, losses, norms = make(trained), [], []
     for batches, rate in zip(steps, rates, strict=True):
@@ -69,6 +72,7 @@ def train_plainly(
             loss.backward()
             losses[-1] += loss.item()
         norms.append(float(nn.utils.clip_grad_norm_(trained, max_norm or float("inf"))))
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("rate", 1.0)
         optimizer.step()
     return losses, norms

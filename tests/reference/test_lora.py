@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,15 +37,17 @@ def spec_of(home: Path, **fields: object) -> RunSpec:
 
 
 def ours(
-    spec: RunSpec, home: Path, optimizer: object = None, times: float = 1
+    spec: RunSpec, home: Path, optimizer: object = None, times: float = 1, rates: Sequence[float] = RATES
 ) -> tuple[Adapter, list[float], list[float], Trainee]:
     """The adapter at the start, and losses and norms of a run."""
     rows, _ = open_rows(spec, home / "cache")
     trainee = build(spec, home / "base", BASE_NAME, CPU)
     if optimizer is not None:
-        trainee.steppers[0] = trainee.strategy.stepper(trainee.bank.parameters(0), optimizer, spec.max_grad_norm)
+        parameters = trainee.bank.parameters(0)
+        one_rate = dict.fromkeys(parameters, 1.0)
+        trainee.steppers[0] = trainee.strategy.stepper(parameters, optimizer, spec.max_grad_norm, one_rate)
     start = trainee.bank.export(0)
-    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(RATES)]
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(rates)]
     return start, [r.loss for r in results], [r.grad_norm for r in results], trainee
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.low_rank import Slot
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
+from raylora.model.slot import Slot
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
 

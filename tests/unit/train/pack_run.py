@@ -19,6 +19,7 @@ from raylora.train.turn import step_all, validate_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
 
 DIGESTS = {"base": "b" * 64, "data": "d" * 64}
+COMMON = {"val_set_size": 6, "eval_steps": 2, "max_steps": 6}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MIXED: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "lora_alpha": 8, "seed": 1, "max_steps": 6},
@@ -31,6 +32,16 @@ MIXED: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 8, "max_steps": 6, "lora_target_modules": ["down_proj"], "lora_dropout": 0.5},
 )
 """Ranks, alphas, targets, rates, schedules, lengths, dropouts, accumulation, seeds and budgets: no two alike."""
+KINDS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 9, "max_steps": 5, "use_dora": True, "lora_dropout": 0.3},
+    {"lora_r": 6, "seed": 10, "use_dora": True, "use_rslora": True, "init_lora_weights": "gaussian"},
+    {"lora_r": 4, "seed": 11, "init_lora_weights": "pissa", "lora_dropout": 0.2, "learning_rate": 1e-3},
+    {"lora_r": 3, "seed": 12, "max_steps": 4, "init_lora_weights": "pissa_niter_4", "use_rslora": True},
+    {"lora_r": 5, "seed": 13, "init_lora_weights": "olora", "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 14, "loraplus_lr_ratio": 4, "max_grad_norm": 0.1},
+    {"lora_r": 8, "seed": 15, "loraplus_lr_ratio": 2, "use_dora": True, "lora_target_modules": ["q_proj", "up_proj"]},
+)
+"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, and some of them together."""
 
 
 class Silent:
@@ -52,8 +63,7 @@ class Silent:
 def member_specs(home: Path, **fields: object) -> list[RunSpec]:
     """The mixed members' specifications, with more fields that all of them share."""
     return [
-        tiny_spec(home / "base", home / "rows.jsonl", **{"val_set_size": 6, "eval_steps": 2, **mixed, **fields})
-        for mixed in MIXED
+        tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in (*MIXED, *KINDS)
     ]
 
 

@@ -1,0 +1,77 @@
+"""Sweeps of the command that are small enough for a test, what comes of them, and what they leave in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from raylora.spec.knobs import Ratio
+from raylora.spec.load_sweep import load_sweep
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.spec.trial import trial_spec
+from raylora.store.blob import open_store
+from raylora.store.sweeps import SweepRecord, list_sweeps
+from raylora.train.evaluate import evaluate
+from tests.cluster.command import Command, Ended
+from tests.unit.train.tiny_run import build_tiny, open_rows
+
+
+def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
+    """Write a sweep's file; returns its name."""
+    (folder / name).write_text(yaml.safe_dump(sweep))
+    return name
+
+
+def whole(ended: Ended) -> dict[str, Any]:
+    """The result of a sweep that came to its end."""
+    assert ended.code == 0, ended.out[-2000:] + ended.err[-3000:]
+    return ended.json
+
+
+def the_record(command: Command) -> SweepRecord:
+    """The only sweep in the command's home."""
+    (record,) = list_sweeps(open_store(str(command.home / "store")))
+    return record
+
+
+def client(command: Command) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
+
+
+def loaded(folder: Path, name: str, overrides: Sequence[str] = ()) -> SweepSpec:
+    return load_sweep(folder / name, overrides).spec
+
+
+def ends(result: dict[str, Any]) -> list[tuple[str, str, int, float | None]]:
+    """How each trial ended."""
+    return [(trial["trial_id"], trial["status"], trial["steps"], trial["metric"]) for trial in result["trials"]]
+
+
+def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:
+    """The run that a trial of a result was."""
+    ratios = [name for name, knob in sweep.space.items() if isinstance(knob, Ratio)]
+    return trial_spec(sweep, {name: value for name, value in trial["config"].items() if name not in ratios})
+
+
+def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:
+    """Loss of a stored adapter on its validation rows, on a base that this process has to itself."""
+    place = spec.distributed.model_copy(update={"strategy": "ddp", "num_workers": 1})
+    trainee = build_tiny(spec.model_copy(update={"distributed": place}))
+    trainee.bank.load(0, load_file(Path(adapter_uri) / "adapter_model.safetensors"))
+    _, validation = open_rows(spec, cache)
+    assert validation is not None
+    return evaluate(trainee, {0: validation})[0]
+
+
+@pytest.fixture
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Paths of the configurations are relative to it."""
+    monkeypatch.chdir(workplace)
+    return workplace

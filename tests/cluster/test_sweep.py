@@ -1,0 +1,290 @@
+"""`raylora sweep` from its file to its result: packs of real workers, Ray Tune over their slots, MLflow, the store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from peft import PeftModel
+from ray import tune
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from raylora.spec.space import resolve
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from tests.cluster.command import Command, Ended
+from tests.cluster.conftest import ASHA, GRID, SWEPT
+from tests.cluster.made_sweeps import (
+    client,
+    in_workplace,
+    loaded,
+    loss_alone,
+    run_of,
+    the_record,
+    whole,
+    write,
+)
+from tests.servers.ray import RayHead
+
+__all__ = ["in_workplace"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+PROMISED = {
+    *("sweep_id", "best_trial", "best_config", "best_metric", "num_trials", "num_packs", "trials", "wall_s", "tokens"),
+}
+OF_EACH_TRIAL = {"trial_id", "config", "metric", "steps", "status", "adapter_uri", "mlflow_run_id"}
+
+
+@pytest.fixture(scope="module")
+def command(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(workplace, tmp_path_factory.mktemp("sweep-home"))
+
+
+@pytest.fixture(scope="module")
+def ended(command: Command) -> Ended:
+    """ASHA over 16 trials, on a Ray of its own."""
+    return command.run("sweep", write(command.folder, "asha.yaml", ASHA), "--json")
+
+
+@pytest.fixture(scope="module")
+def result(ended: Ended) -> dict[str, Any]:
+    return whole(ended)
+
+
+@pytest.fixture(scope="module")
+def succeeded(result: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [trial for trial in result["trials"] if trial["status"] == "succeeded"]
+    assert found
+    return found
+
+
+def test_the_result_has_what_was_promised(result: dict[str, Any], ended: Ended):
+    assert result.keys() >= PROMISED
+    assert (result["num_trials"], result["num_packs"], len(result["trials"])) == (16, 1, 16)
+    assert all(trial.keys() >= OF_EACH_TRIAL for trial in result["trials"])
+    assert {trial["status"] for trial in result["trials"]} == {"succeeded", "stopped"}
+    best = min(result["trials"], key=lambda trial: trial["metric"])
+    assert (best["trial_id"], best["config"], best["metric"]) == (
+        *(result["best_trial"], result["best_config"]),
+        result["best_metric"],
+    )
+    assert result["tokens"] == sum(trial["tokens"] for trial in result["trials"]) > 0
+    assert result["wall_s"] > 0
+    assert "Traceback" not in ended.err
+    assert ended.left_behind == ()
+
+
+def test_finished_trials_took_the_whole_budget_and_only_they(result: dict[str, Any]):
+    for trial in result["trials"]:
+        is_whole = trial["steps"] == ASHA["budget"]["steps"]
+        assert is_whole == (trial["status"] == "succeeded") == (trial["adapter_uri"] is not None), trial
+
+
+def test_each_adapter_has_alone_the_loss_that_was_reported(
+    succeeded: list[dict[str, Any]], in_workplace: Path, tmp_path: Path
+):
+    sweep = loaded(in_workplace, "asha.yaml")
+    for trial in succeeded:
+        alone = loss_alone(run_of(sweep, trial), trial["adapter_uri"], tmp_path)
+        assert alone == pytest.approx(trial["metric"], abs=1e-5), trial["trial_id"]
+
+
+def test_each_adapter_loads_in_peft(succeeded: list[dict[str, Any]], in_workplace: Path):
+    for trial in succeeded:
+        stored = load_file(Path(trial["adapter_uri"]) / "adapter_model.safetensors")
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), trial["adapter_uri"])
+        found = {name.replace(".default", ""): tensor for name, tensor in model.state_dict().items() if "lora_" in name}
+        assert found.keys() == stored.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+        assert model.peft_config["default"].r == trial["config"]["lora_r"]
+
+
+def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result: dict[str, Any]):
+    mlflow = client(command)
+    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
+    runs = {run.info.run_id: run for run in mlflow.search_runs([experiment.experiment_id])}
+    parent = runs.pop(result["mlflow_run_id"])
+    assert parent.info.status == "FINISHED"
+    assert runs.keys() == {trial["mlflow_run_id"] for trial in result["trials"]}
+    for trial in result["trials"]:
+        run = runs[trial["mlflow_run_id"]]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == {"succeeded": "FINISHED", "stopped": "KILLED"}[trial["status"]]
+        assert run.data.metrics["eval_loss"] == pytest.approx(trial["metric"])
+        assert run.data.params["lora_r"] == str(trial["config"]["lora_r"])
+        assert ("raylora.best" in run.data.tags) == (trial["trial_id"] == result["best_trial"])
+        steps = [point.step for point in mlflow.get_metric_history(run.info.run_id, "train_loss")]
+        assert steps == list(range(1, trial["steps"] + 1))
+        artifacts = {file.path for file in mlflow.list_artifacts(run.info.run_id)}
+        assert ("adapter" in artifacts) == (trial["status"] == "succeeded")
+    assert parent.data.tags["raylora.best_trial"] == result["best_trial"]
+    assert json.loads(parent.data.tags["raylora.best_config"]) == result["best_config"]
+    assert "report/index.html" in {file.path for file in mlflow.list_artifacts(parent.info.run_id, "report")}
+
+
+def test_the_record_and_the_report_say_the_same(command: Command, result: dict[str, Any], tmp_path: Path):
+    assert the_record(command).status == "finished"
+    report = command.run("report", result["sweep_id"], "--json", "--out", str(tmp_path / "report")).json
+    assert (report["best_trial"], report["best_config"]) == (result["best_trial"], result["best_config"])
+    assert Path(report["page"]).read_text().startswith("<!")
+    assert command.run("validate", report["winner"], "--spec-only").code == 0
+    again = command.run("resume", result["sweep_id"], "--json")
+    assert again.json == result
+    assert "finished at" in again.err
+
+
+def test_a_trial_ends_where_it_ends_alone(command: Command, succeeded: list[dict[str, Any]], in_workplace: Path):
+    trial = succeeded[0]
+    spec = run_of(loaded(in_workplace, "asha.yaml"), trial)
+    write(in_workplace, "alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
+    alone = whole(command.run("train", "alone.yaml", "--json"))
+    assert alone["eval_loss"] == pytest.approx(trial["metric"], abs=1e-5)
+    assert alone["tokens"] == trial["tokens"]
+
+
+@ray.remote(num_cpus=0)
+class Turnstile:
+    """Lets trainables report in trial order, all that have a place once in a turn, as slots of a pack do."""
+
+    def __init__(self, num_trials: int, num_places: int) -> None:
+        self.num_left, self.num_places = num_trials, num_places
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.line: list[int] = []
+        self.out: int | None = None
+
+    async def report(self, number: int) -> None:
+        self.out = None if self.out == number else self.out
+        self.waiting[number] = asyncio.get_running_loop().create_future()
+        self._next()
+        await self.waiting[number]
+
+    async def leave(self, number: int) -> None:
+        self.num_left -= 1
+        self.out = None if self.out == number else self.out
+        self._next()
+
+    def _next(self) -> None:
+        if self.out is None and not self.line and len(self.waiting) == min(self.num_left, self.num_places):
+            self.line = sorted(self.waiting)
+        if self.out is None and self.line:
+            self.out = self.line.pop(0)
+            self.waiting.pop(self.out).set_result(None)
+
+
+class Replay(tune.Trainable):
+    """A trial with an actor of its own, which tells again what the trial of a pack told; it knows no more than that."""
+
+    def setup(self, config: dict[str, Any], curves: dict[int, dict[int, float]], max_steps: int) -> None:
+        self.number, self.steps = int(self.trial_id.split("_")[1]), 0
+        self.curve, self.max_steps = curves[self.number], max_steps
+        self.turnstile = ray.get_actor("turnstile")
+
+    def step(self) -> dict[str, Any]:
+        ray.get(self.turnstile.report.remote(self.number))
+        self.steps += 1
+        return {"eval_loss": self.curve[self.steps], "steps": self.steps, "done": self.steps == self.max_steps}
+
+    def cleanup(self) -> None:
+        ray.get(self.turnstile.leave.remote(self.number))
+
+
+def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
+    command: Command, result: dict[str, Any], in_workplace: Path, tmp_path: Path
+):
+    sweep = loaded(in_workplace, "asha.yaml")
+    curves = {
+        trial.number: {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
+        for trial in the_record(command).trials
+    }
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        turnstile = Turnstile.options(name="turnstile").remote(16, 8)
+        replay = tune.with_parameters(Replay, curves=curves, max_steps=ASHA["budget"]["steps"])
+        tuner = tune.Tuner(
+            tune.with_resources(replay, {"CPU": 0.125}),
+            param_space=tune_space(sweep.space),
+            tune_config=tune.TuneConfig(
+                metric="eval_loss",
+                mode="min",
+                num_samples=16,
+                max_concurrent_trials=8,
+                search_alg=tune_searcher(sweep, 8),
+                scheduler=tune_scheduler(sweep),
+            ),
+            run_config=tune.RunConfig(storage_path=str(tmp_path / "plain"), verbose=0),
+        )
+        plain = sorted(tuner.fit(), key=lambda each: each.metrics["trial_id"])
+        ray.kill(turnstile)
+    finally:
+        ray.shutdown()
+    assert [each.error for each in plain] == [None] * 16
+    assert [resolve(sweep.space, each.config) for each in plain] == [trial["config"] for trial in result["trials"]]
+    steps = [trial["steps"] for trial in result["trials"]]
+    assert [each.metrics["steps"] for each in plain] == steps
+    assert len(set(steps)) > 2
+    best = min(range(16), key=lambda number: plain[number].metrics["eval_loss"])
+    assert result["best_trial"] == f"t{best:03d}"
+
+
+@pytest.fixture(scope="module")
+def grid(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
+    return whole(whole_grid[1])
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_alone(grid: dict[str, Any]):
+    statuses = {trial["config"]["learning_rate"]: trial["status"] for trial in grid["trials"]}
+    assert statuses == {1e-3: "succeeded", 1e30: "failed", 5e-3: "succeeded", 2e-3: "succeeded"}
+    (failed,) = [trial for trial in grid["trials"] if trial["status"] == "failed"]
+    assert "at step" in failed["error"] and "learning_rate" in failed["error"]
+    assert failed["adapter_uri"] is None
+    assert all(math.isfinite(trial["metric"]) for trial in grid["trials"] if trial is not failed)
+    assert failed["trial_id"] != grid["best_trial"]
+
+
+def test_one_worker_trains_a_slot_bit_for_bit_as_alone(
+    whole_grid: tuple[Command, Ended], grid: dict[str, Any], in_workplace: Path
+):
+    trial = grid["trials"][2]
+    spec = run_of(loaded(in_workplace, "grid.yaml"), trial)
+    write(in_workplace, "grid-alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
+    alone = whole(whole_grid[0].run("train", "grid-alone.yaml", "--json"))
+    assert alone["eval_loss"] == trial["metric"]
+    name = "adapter_model.safetensors"
+    assert (Path(alone["adapter_uri"]) / name).read_bytes() == (Path(trial["adapter_uri"]) / name).read_bytes()
+
+
+def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ray_head: RayHead):
+    space = {
+        "sequence_len": {"choice": [64, 128]},
+        "adapter_bank": {"choice": ["peft", "packed"], "when": {"sequence_len": 128}},
+    }
+    sweep = {"run": SWEPT, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "slots": 2, "space": space}
+    result = whole(on_head.run("sweep", write(on_head.folder, "kinds.yaml", sweep), "--json"))
+    assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * 3
+    assert result["num_packs"] == len({trial["pack"] for trial in result["trials"]}) == 3
+    assert ray_head.census() == {"actors": [], "groups": []}
+
+
+@pytest.mark.parametrize("scheduler", ["hyperband", "pbt"])
+def test_schedulers_that_pause_and_clone_come_to_their_end(on_head: Command, scheduler: str):
+    more = {"hyperband": {"reduction_factor": 2}, "pbt": {"perturbation_interval": 2, "quantile_fraction": 0.5}}
+    sweep = GRID | {"searcher": "random", "scheduler": scheduler, "report_steps": 1} | more[scheduler]
+    sweep |= {"space": {"learning_rate": {"loguniform": [1e-4, 2e-2]}}, "slots": 4}
+    overrides = [word for each in ("num_trials=4", "max_steps=6") for word in ("--set", each)]
+    del sweep["budget"]
+    name = write(on_head.folder, f"{scheduler}.yaml", sweep)
+    result = whole(on_head.run("sweep", name, "--json", *overrides))
+    statuses = [trial["status"] for trial in result["trials"]]
+    assert len(statuses) == 4
+    assert set(statuses) == ({"succeeded", "stopped"} if scheduler == "hyperband" else {"succeeded"})
+    assert max(trial["steps"] for trial in result["trials"]) == 6
+    best = the_record(on_head).trials[int(result["best_trial"][1:])]
+    assert [point.step for point in best.curve] == list(range(1, best.steps + 1))

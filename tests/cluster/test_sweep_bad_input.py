@@ -1,0 +1,46 @@
+"""Sweeps that cannot be: exit code 2 with every problem before anything is trained, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.command import Command
+from tests.cluster.conftest import GRID
+from tests.cluster.test_train_bad_input import SOON_S, refused
+from tests.servers.ray import RayHead
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def asked(command: Command, name: str, **changes: object) -> str:
+    (command.folder / name).write_text(yaml.safe_dump(GRID | changes))
+    return name
+
+
+def test_all_problems_of_a_file_are_told_at_once(workplace: Path, tmp_path: Path):
+    command = Command(workplace, tmp_path / "home")
+    wrong = {"schedular": "asha", "searcher": "greed", "space": {"lora_q": {"choice": [1]}, "lora_r": {"choice": []}}}
+    ended = command.run("sweep", asked(command, "wrong.yaml", **wrong), "--json", timeout_s=SOON_S)
+    refused(command, ended)
+    fields = {problem["field"] for problem in ended.json["error"]["problems"]}
+    assert {"schedular", "searcher"} <= fields
+    assert any("lora_q" in field for field in fields)
+    assert any("lora_r" in field for field in fields)
+
+
+def test_a_store_that_cannot_be_written(on_head: Command, ray_head: RayHead, tmp_path: Path):
+    (tmp_path / "file").touch()
+    name = asked(on_head, "unwritable.yaml")
+    place = f"storage.uri={tmp_path}/file/store"
+    ended = on_head.run("sweep", name, "--json", "--set", place, timeout_s=SOON_S)
+    assert "storage.uri" in refused(on_head, ended)
+    assert ray_head.census() == {"actors": [], "groups": []}
+
+
+def test_a_sweep_that_does_not_exist(workplace: Path, tmp_path: Path):
+    command = Command(workplace, tmp_path / "home")
+    ended = command.run("resume", "20260101-000000-abcdef", "--json", timeout_s=SOON_S)
+    assert "20260101-000000-abcdef" in refused(command, ended)

@@ -1,0 +1,123 @@
+"""Sweeps that are cut off, and workers that are killed: what was done is kept, and the end is that of one undisturbed.
+
+The cluster was there before, and nothing of a sweep is left on it, however the sweep ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.command import Command, Ended, wait_until
+from tests.cluster.made_sweeps import client, ends, the_record, whole
+from tests.servers.ray import RayHead
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+NOTHING = {"actors": [], "groups": []}
+UNDER_WAY = "t001 failed"
+"""Said at the third step, when the others have many to go."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
+    return whole(whole_grid[1])
+
+
+@pytest.fixture(scope="module")
+def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+
+
+@pytest.fixture(scope="module")
+def interrupted(command: Command, undisturbed: dict[str, Any], ray_head: RayHead) -> Ended:
+    """Ctrl-C at a terminal, which reaches every process."""
+    running = command.start("sweep", "grid.yaml", "--json")
+    running.wait_for(UNDER_WAY)
+    running.interrupt()
+    ended = running.end()
+    assert ray_head.census() == NOTHING
+    return ended
+
+
+@pytest.fixture(scope="module")
+def killed(command: Command, interrupted: Ended, ray_head: RayHead) -> Ended:
+    """The driver of the resumed sweep, killed at once when it trains again."""
+    assert interrupted.code == 130, interrupted.err
+    running = command.start("resume", the_record(command).sweep_id, "--json")
+    running.wait_for("training")
+    os.kill(running.process.pid, signal.SIGKILL)
+    ended = running.end()
+    wait_until(lambda: ray_head.census() == NOTHING, 60)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def finished(command: Command, killed: Ended, ray_head: RayHead) -> dict[str, Any]:
+    assert killed.code == -signal.SIGKILL
+    result = whole(command.run("resume", the_record(command).sweep_id, "--json"))
+    assert ray_head.census() == NOTHING
+    return result
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(command: Command, interrupted: Ended):
+    assert interrupted.code == 130, interrupted.err
+    assert f"raylora resume {the_record(command).sweep_id}" in interrupted.error
+    assert "Traceback" not in interrupted.err
+    assert interrupted.left_behind == ()
+
+
+def test_a_sweep_that_was_cut_off_twice_ends_like_one_undisturbed(
+    finished: dict[str, Any], undisturbed: dict[str, Any]
+):
+    assert ends(finished) == ends(undisturbed)
+    assert (finished["best_trial"], finished["best_metric"]) == (undisturbed["best_trial"], undisturbed["best_metric"])
+    assert finished["tokens"] == undisturbed["tokens"]
+    name = "adapter_model.safetensors"
+    for one, other in zip(finished["trials"], undisturbed["trials"], strict=True):
+        if other["adapter_uri"]:
+            assert (Path(one["adapter_uri"]) / name).read_bytes() == (Path(other["adapter_uri"]) / name).read_bytes()
+
+
+def test_it_went_on_from_its_saves_and_kept_its_runs(command: Command, interrupted: Ended, finished: dict[str, Any]):
+    mlflow = client(command)
+    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
+    runs = {run.info.run_id for run in mlflow.search_runs([experiment.experiment_id])}
+    assert runs == {finished["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in finished["trials"])}
+    for trial in finished["trials"]:
+        steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]
+        assert steps == list(range(1, trial["steps"] + 1)), "steps done twice are told once"
+
+
+def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
+    on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
+):
+    ray_head.forget_workers()
+    running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=1")
+    running.wait_for(UNDER_WAY)
+    (pid,) = ray_head.seen_by_workers()
+    assert psutil.Process(pid).is_running()
+    os.kill(pid, signal.SIGKILL)
+    result = whole(running.end())
+    assert len(ray_head.seen_by_workers()) == 2
+    assert ends(result) == ends(undisturbed)
+
+
+def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Command, ray_head: RayHead):
+    ray_head.forget_workers()
+    running = on_head.start("sweep", "grid.yaml", "--json")
+    running.wait_for(UNDER_WAY)
+    (pid,) = ray_head.seen_by_workers()
+    os.kill(pid, signal.SIGKILL)
+    ended = running.end()
+    assert ended.code == 1, ended.err
+    record = the_record(on_head)
+    assert record.status == "failed"
+    assert {trial.status for trial in record.trials} == {"failed"}
+    assert sum("its process died" in str(trial.error) for trial in record.trials) == 3
+    assert ray_head.census() == NOTHING
