@@ -94,7 +94,7 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
     named = dict(model.named_modules())
     inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
     return {
-        name: getattr(module, "base_layer", module)
+        name: cast(nn.Module, getattr(module, "base_layer", module))
         for name, module in named.items()
         if name and not name.startswith(inside)
     }

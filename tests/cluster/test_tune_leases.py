@@ -171,8 +171,9 @@ def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler
     sweep = made(searcher, scheduler, 12, lora_r={"choice": [4, 8, 16]})
     here, outcomes, pack = ran(sweep, tmp_path, at_once=4)
     assert len(outcomes) == 12
-    ends = {"succeeded"} if scheduler == "fifo" else {"succeeded", "stopped"}
-    assert {outcome.status for outcome in outcomes} == ends
+    statuses = {outcome.status for outcome in outcomes}
+    # Optuna without a limit draws one trial ahead: HyperBand's brackets are never full, and stop nobody.
+    assert statuses == {"succeeded"} | (set() if scheduler == "fifo" or searcher == "optuna" else {"stopped"})
     for outcome in outcomes:
         # Whatever was paused went on from where it was.
         steps = [result["steps"] for result in here.reports(outcome.number)]
