@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, Mi
 
 from raylora.errors import ModelError
 from raylora.train.schedule import learning_rate
-from raylora.train.snapshot import take
 from raylora.train.turn import step_all, validate_all
 from tests.reference.naive_lora import add_naive_lora, train_plainly
 from tests.unit.data.small_tokenizer import small_tokenizer
