@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 
 def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
-    """Try a few widths with the first rows of the data; a collective call.
+    """Try a few widths with the first rows of the data, where the job asks for it; a collective call.
 
     Args:
         job: The pack; its spec is as large as any run that will come.
@@ -29,7 +29,7 @@ def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
     if trainee.why_one_slot is not None:  # known only now where a row's length decides
         return min(job.num_slots, num_ranks)
     most = math.ceil(job.num_slots / num_ranks)
-    if most == 1:
+    if most == 1 or not job.calibrates:
         return job.num_slots
     rows, _ = inputs.batches(job.spec)
     batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]
