@@ -29,6 +29,7 @@ from raylora.model.slot import Slot
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.objectives.sft import SupervisedLoss
+from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Stepper, Strategy
@@ -54,7 +55,8 @@ class Trainee:
         device: This rank's.
         ranks: All ranks, which hold the base together.
         slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
-        attends_by_rows: Whether rows go in one after the other, without padding.
+        why_padded: Why rows go in as padded lines, of one slot at a time; ``None`` where they go in one after the
+            other, of any number of slots.
         steppers: What updates each slot.
     """
 
@@ -66,7 +68,7 @@ class Trainee:
     device: torch.device
     ranks: Ranks
     slot_ranks: Ranks
-    attends_by_rows: bool
+    why_padded: str | None
     steppers: dict[int, Stepper] = field(default_factory=dict)
 
     def admit(self, slot: int, spec: RunSpec) -> None:
@@ -77,8 +79,13 @@ class Trainee:
             spec: Of the run that trains there.
 
         Raises:
-            ModelError: The adapter does not fit the base.
+            ModelError: The adapter does not fit the base, or there is one already and no second can train beside it.
         """
+        if self.steppers and (why := self.why_one_slot):
+            raise ModelError(
+                f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
+                "Train each run alone, or one after the other"
+            )
         self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
         make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
         rates = rates_of(spec, parameters)
@@ -86,6 +93,13 @@ class Trainee:
             self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm, rates)
         else:
             self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, rates, is_shared=False)
+
+    @property
+    def why_one_slot(self) -> str | None:
+        """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
+        if self.why_padded is not None:
+            return f"base_model: {self.why_padded}, so it takes the rows of one adapter at a time"
+        return why_alone(self.spec)
 
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
@@ -180,7 +194,7 @@ def place_base(
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
-        by_rows = attend_by_rows(model, spec.sequence_len) is None
+        why_padded = attend_by_rows(model, spec.sequence_len)
         unreached = warning_of_unreached(model)
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
@@ -195,7 +209,7 @@ def place_base(
             # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
             model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
-    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, by_rows)
+    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded)
     _check_share(trainee)
     return trainee
 

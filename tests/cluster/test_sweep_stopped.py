@@ -94,17 +94,26 @@ def test_it_went_on_from_its_saves_and_kept_its_runs(command: Command, interrupt
         assert steps == list(range(1, trial["steps"] + 1)), "steps done twice are told once"
 
 
+def workers(ray_head: RayHead) -> list[int]:
+    """Those that have begun to train, by process id."""
+    return [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
+
+
+def kill_the_worker(ray_head: RayHead) -> None:
+    (pid,) = workers(ray_head)
+    assert psutil.Process(pid).is_running()
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
 ):
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=1")
     running.wait_for(UNDER_WAY)
-    (pid,) = ray_head.seen_by_workers()
-    assert psutil.Process(pid).is_running()
-    os.kill(pid, signal.SIGKILL)
+    kill_the_worker(ray_head)
     result = whole(running.end())
-    assert len(ray_head.seen_by_workers()) == 2
+    assert len(workers(ray_head)) == 2
     assert ends(result) == ends(undisturbed)
 
 
@@ -112,8 +121,7 @@ def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Co
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
-    (pid,) = ray_head.seen_by_workers()
-    os.kill(pid, signal.SIGKILL)
+    kill_the_worker(ray_head)
     ended = running.end()
     assert ended.code == 1, ended.err
     record = the_record(on_head)

@@ -10,16 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
-from transformers import LlamaForCausalLM
 
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import quant_format
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
-from tests.reference.naive_lora import add_naive_lora, train_plainly
+from tests.reference.naive_lora import add_naive_lora, base_of, train_plainly
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
@@ -37,18 +34,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec_of(home: Path, **fields: object) -> RunSpec:
     return tiny_spec(home / "base", home / "rows.jsonl", **{**SETTINGS, **fields})
-
-
-def base_of(spec: RunSpec) -> LlamaForCausalLM:
-    """The base as transformers loads it; where it is to be packed, with the weights that packing leaves."""
-    model = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
-    form = quant_format(spec, torch.float32)
-    if form is not None:
-        for layer in model.model.modules():
-            if isinstance(layer, nn.Linear):
-                shape = (layer.out_features, layer.in_features)
-                layer.weight.data = form.unpack(form.pack(layer.weight.data), shape, torch.float32)
-    return model
 
 
 def ours(

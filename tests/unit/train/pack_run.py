@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from raylora.spec.run import RunSpec
-from raylora.store.checkpoint import Checkpoint
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from raylora.train.build import Trainee, place_base
 from raylora.train.events import Event
 from raylora.train.member import Member
@@ -74,11 +75,28 @@ def place_tiny(spec: RunSpec, slots_stay_on_ranks: bool = False) -> Trainee:
     return trainee
 
 
-def admit(trainee: Trainee, slot: int, spec: RunSpec, home: Path) -> Member:
-    """A member at its start."""
+class Saving(Silent):
+    """Hooks that keep checkpoints as well, in a store."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._store = open_store(str(folder))
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        return save_checkpoint(self._store, checkpoint, keep=2)
+
+
+def admit(
+    trainee: Trainee, slot: int, spec: RunSpec, home: Path, store: Path | None = None, start_from: str | None = None
+) -> Member:
+    """A member at its start, or where a checkpoint was taken; with a store it can be saved."""
     rows, validation = open_rows(spec, home / "cache")
     trainee.admit(slot, spec)
-    return Member(trainee, slot, spec, rows, validation, Silent(), DIGESTS)
+    hooks = Silent() if store is None else Saving(store)
+    member = Member(trainee, slot, spec, rows, validation, hooks, DIGESTS)
+    if start_from is not None:
+        member.restore(load_checkpoint(start_from))
+    return member
 
 
 def turn(trainee: Trainee, members: Sequence[Member]) -> None:
@@ -101,15 +119,15 @@ def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
     return {**adapter, **trainee.steppers[member.slot].state()}
 
 
-def losses_of(member: Member) -> list[float]:
-    """All losses it told of, in order."""
+def losses_of(member: Member, names: Sequence[str] = ("train_loss", "eval_loss", "grad_norm")) -> list[float]:
+    """All that it told of these, in order."""
     hooks = member._hooks
     assert isinstance(hooks, Silent)
-    names = ("train_loss", "eval_loss", "grad_norm")
     return [event.values[name] for event in hooks.events for name in names if name in event.values]
 
 
 def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Equal by the bit, what is not a number included."""
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(found[name].view(torch.int32), tensor.view(torch.int32)), name
