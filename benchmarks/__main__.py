@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-NAMES = ("solo", "workers", "memory", "start")
+NAMES = ("solo", "workers", "memory", "start", "packing", "packing_workers", "slots", "makespan")
 
 
 def main() -> None:
@@ -26,8 +26,9 @@ def main() -> None:
     # Before torch is imported here: this process only conducts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from benchmarks.report import render
-    from benchmarks.results import RESULTS, save
+    from benchmarks.results import RESULTS, load, save
     from benchmarks.rows import real_material, tiny_material
+    from benchmarks.slots_picture import draw_slots
     from benchmarks.turns import REPOSITORY
 
     with TemporaryDirectory(prefix="raylora-benchmarks-") as folder:
@@ -38,11 +39,13 @@ def main() -> None:
                 print(f"== {name}", file=sys.stderr, flush=True)
                 measured = importlib.import_module(f"benchmarks.{name}").measure(material, asked.turns)
                 save(results, name, {"base": material.name, "turns": asked.turns}, measured)
-        text = render(results)
+        text, docs = render(results), Path(folder) if asked.tries else REPOSITORY / "docs"
+        if (slots := load(results, "slots")) is not None:
+            draw_slots(slots["results"], docs / "pictures")
         if asked.tries:
             print(text)
         else:
-            (REPOSITORY / "docs" / "benchmarks.md").write_text(text)
+            (docs / "benchmarks.md").write_text(text)
 
 
 if __name__ == "__main__":

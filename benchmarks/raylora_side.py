@@ -50,15 +50,15 @@ def main(player: Player) -> None:
     step = 0
     while player.wait():
         with _watching(work) as memory:
-            batches = step_batches(work, rows, step, rank)
-            result = train_step(trainee, [Share(0, step, LEARNING_RATE, batches)])[0]
+            share = Share(0, step, LEARNING_RATE, step_batches(work, rows, step, rank))
+            result = train_step(trainee, [share])[0]
             clock = player.stop()
         assert isinstance(result, StepResult)
         player.tell(
             **clock,
             loss=result.loss,
-            num_tokens=sum(batch.num_tokens for batch in batches),
-            flops=step_flops(trainee, batches),
+            num_tokens=sum(batch.num_tokens for batch in share.batches),
+            flops=step_flops(trainee, [share]),
             peak_bytes=memory.peak_bytes if memory else None,
         )
         step += 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.packing import render as gpu_packing
+from benchmarks.report_packs import makespan, packing, packing_workers, slots
 from benchmarks.results import load
+from benchmarks.tables import megabytes, products, spread, table
 
-Row = Sequence[str]
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` from `benchmarks/results/*.json`; how they are measured is in
@@ -25,12 +27,19 @@ def render(results: Path) -> str:
         "workers": ("Two workers that shard a 4-bit base", _workers),
         "memory": ("Peak memory of a rank", _memory),
         "start": ("From the command to the first step", _start),
+        "packing": ("A pack of adapters against each alone", packing),
+        "packing_workers": ("A pack on two workers that shard the base", packing_workers),
+        "slots": ("From 1 slot to 64", slots),
+        "makespan": ("A sweep against Ray Tune with one PEFT trial per actor", makespan),
     }
     parts = [HEAD]
     for name, (title, write) in sections.items():
         result = load(results, name)
         if result is not None:
             parts += [f"## {title}\n", write(result["results"]), _machine(result)]
+    on_gpu = load(results, "gpu_packing")
+    if on_gpu is not None:
+        parts += ["## A pack on a GPU\n", gpu_packing(on_gpu)]
     return "\n".join(parts)
 
 
@@ -40,15 +49,10 @@ def _solo(results: Mapping[str, Any]) -> str:
     for case, result in results["cases"].items():
         parts += [f"### {case.capitalize()}\n", _sides(result)]
     rate = results["cases"]["all tokens"]["of_matrix_products"]
-    rows = [
-        ("the step", _giga(rate["step_flops_per_s"]), ""),
-        ("products of the model's shapes", _giga(rate["model_shapes_flops_per_s"]), _percent(rate["of_model_shapes"])),
-        ("large square products", _giga(rate["large_square_flops_per_s"]), _percent(rate["of_large_square"])),
-    ]
     parts += [
         f"### Against the machine's float32 matrix products\n\n{rate['step_flops'] / 1e9:.1f} GFLOP a step, counted "
-        f"in [flops.py](../benchmarks/flops.py). Goal: {goals['of_matrix_products']:.0%}.\n",
-        _table(("", "GFLOP/s", "the step reaches"), rows),
+        f"in [flops.py](../benchmarks/flops.py). Goal: {goals['of_matrix_products']:.0%} of `torch.mm`.\n",
+        products(rate),
     ]
     return "\n".join(parts)
 
@@ -57,14 +61,14 @@ def _workers(results: Mapping[str, Any]) -> str:
     parts = ["One thread a worker, 2 x 128 tokens on each; tokens/s are those of one of the two.\n"]
     for strategy, result in results.items():
         rows = [
-            (name, ran["strategy"], str(ran["num_ranks"]), _megabytes(ran["base_bytes_per_rank"]))
+            (name, ran["strategy"], str(ran["num_ranks"]), megabytes(*ran["base_bytes_per_rank"]))
             for name, ran in result["ran"].items()
         ]
         rows += [(name, f"does not run: `{error[:300]}`", "", "") for name, error in result["errors"].items()]
         parts += [
             f"### {strategy}\n",
             _sides(result),
-            _table(("side", "what it really ran", "ranks", "base held by each rank, MB"), rows),
+            table(("side", "what it really ran", "ranks", "base held by each rank, MB"), rows),
         ]
     return "\n".join(parts)
 
@@ -79,19 +83,20 @@ def _memory(results: Mapping[str, Any]) -> str:
         above = [peak - first for peak, first in zip(result["train_peak_bytes_per_rank"], start, strict=True)]
         loading = [peak - first for peak, first in zip(result["load_peak_bytes_per_rank"], start, strict=True)]
         predicted = [rank["peak_bytes"] for rank in result["predicted"]["ranks"]]
-        rows.append((name, *map(_megabytes, (result["base_bytes_per_rank"], loading, above, predicted))))
+        figures = (result["base_bytes_per_rank"], loading, above, predicted)
+        rows.append((name, *(megabytes(*sizes) for sizes in figures)))
     head = ("strategy, base", "base held", "peak while loading", "peak while training", "predicted")
     return (
         "MB (10^6 bytes) of each rank above what the process had before loading (interpreter and libraries), freed "
         "blocks given back. A float32 base under ddp and ZeRO-1 and 2 stays mapped from its file and is not in it.\n\n"
-        + _table(head, rows)
+        + table(head, rows)
     )
 
 
 def _start(results: Mapping[str, Any]) -> str:
-    rows = [(name, _spread(seconds)) for name, seconds in results["parts_s"].items()]
-    return "Two workers, NF4, fsdp, from a warm cache; parts of driver and workers overlap.\n\n" + _table(
-        ("part", "s"), [*rows, ("**command to first step**", _spread(results["to_first_step_s"]))]
+    rows = [(name, spread(seconds)) for name, seconds in results["parts_s"].items()]
+    return "Two workers, NF4, fsdp, from a warm cache; parts of driver and workers overlap.\n\n" + table(
+        ("part", "s"), [*rows, ("**command to first step**", spread(results["to_first_step_s"]))]
     )
 
 
@@ -99,35 +104,13 @@ def _sides(result: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            _spread(side["step_s"]),
-            _spread(side["tokens_per_s"]),
-            _spread(result["times_faster_than"][name]) if name in result["times_faster_than"] else "",
+            spread(side["step_s"]),
+            spread(side["tokens_per_s"]),
+            spread(result["times_faster_than"][name]) if name in result["times_faster_than"] else "",
         )
         for name, side in result["sides"].items()
     ]
-    return _table(("side", "s a step", "real tokens/s", "raylora is faster by"), rows)
-
-
-def _table(head: Row, rows: Sequence[Row]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _spread(values: Mapping[str, float], form: str = "{:.2f}") -> str:
-    middle, lowest, highest = (form.format(values[name]) for name in ("median", "lowest", "highest"))
-    return f"{middle} ({lowest} to {highest})"
-
-
-def _giga(rates: Mapping[str, float]) -> str:
-    return _spread({name: rate / 1e9 for name, rate in rates.items()}, "{:.1f}")
-
-
-def _percent(parts: Mapping[str, float]) -> str:
-    return _spread(parts, "{:.0%}")
-
-
-def _megabytes(sizes: Sequence[int]) -> str:
-    return ", ".join(f"{size / 1e6:.1f}" for size in sizes)
+    return table(("side", "s a step", "real tokens/s", "raylora is faster by"), rows)
 
 
 def _machine(result: Mapping[str, Any]) -> str:

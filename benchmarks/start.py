@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import summary
 from benchmarks.rows import BASE_MODEL, DATA, Material
+from benchmarks.summaries import summary
 from benchmarks.turns import REPOSITORY
 
 LIMIT_S = 600
@@ -35,7 +35,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     }
     config = material.folder / "start.yaml"
     config.write_text(json.dumps(fields))  # JSON is YAML
-    runs = [_start(config, material.folder) for _ in range(1 + min(num_turns, 5))][1:]
+    runs = [start_once(config, material.folder) for _ in range(1 + min(num_turns, 5))][1:]
     names = list(dict.fromkeys(name for run in runs for name in run["parts_s"]))
     return {
         "to_first_step_s": summary([run["to_first_step_s"] for run in runs]),
@@ -43,7 +43,16 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     }
 
 
-def _start(config: Path, folder: Path) -> dict[str, Any]:
+def start_once(config: Path, folder: Path) -> dict[str, Any]:
+    """Run `raylora train` to its end, watched.
+
+    Args:
+        config: Of the run.
+        folder: Where it may write.
+
+    Returns:
+        Seconds to the first step, whole and by part.
+    """
     marks_file = folder / "marks.json"
     started_at = time.time()
     env = os.environ | {"RAYLORA_BENCHMARK_MARKS": str(marks_file), "TOKENIZERS_PARALLELISM": "false"}

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from raylora.sweep.plan import Group, Plan
 
 
+SLOWER = 0.97
+"""A predicted speed-up below which a plan warns."""
+
+
 def print_plan(plan: Plan, as_json: bool = False, console: Console = out) -> None:
     """Print a plan.
 
@@ -32,6 +36,8 @@ def print_plan(plan: Plan, as_json: bool = False, console: Console = out) -> Non
     for number, group in enumerate(plan.groups, start=1):
         for line in _reasons(group):
             say(f"{number}: {line}", console)
+    if plan.takes_turns:
+        say("groups take turns: there is no room for the workers of all of them at once", console)
     if plan.predicted_s is None:
         say("predicted: no time, for the reasons above; nothing was started", console)
     else:
@@ -102,6 +108,10 @@ def _reasons(group: Group) -> list[str]:
     found = [f"alone: {group.why_alone}"] if group.why_alone else [f"{width.num_slots} slots: {width.why_so_many}"]
     found += [] if group.why_alone else [f"where they live: {width.why_there}"]
     found += [] if group.fits else [f"memory: {width.why_so_many}"]
+    if group.duration is not None and group.duration.speedup < SLOWER:
+        found += [
+            "so many slots may be slower than trials alone: a pack times fewer when it starts, and keeps the best"
+        ]
     found += [f"no predicted time: {group.why_no_duration}"] if group.why_no_duration else []
     return found
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raylora.cli.output import Json, Overrides, err, out, print_json, say
+from raylora.spec.axolotl_grid import grid_sweep
 from raylora.spec.load_sweep import load_sweep
 
 if TYPE_CHECKING:
@@ -17,14 +18,22 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    path: Annotated[Path, typer.Argument(help="Sweep file.")],
+    path: Annotated[Path, typer.Argument(help="Sweep file; with --grid, a run's file.")],
+    grid: Annotated[Path | None, typer.Option(help="axolotl's grid file over a run's file as SWEEP.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print packs, slots, memory and time; start nothing.")] = False,
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
     """Search: many adapters trained at once on shared bases, steered by Ray Tune."""
-    loaded = load_sweep(path, set_ or ())
+    loaded = load_sweep(path, set_ or ()) if grid is None else grid_sweep(path, grid, set_ or ())
     for note in loaded.notes:
         say(f"note: {note}", err)
+    if plan:
+        from raylora.cli.plan import print_plan
+        from raylora.sweep.plan import plan_here
+
+        print_plan(plan_here(loaded.spec), json_)
+        return
     from raylora.sweep import launch
 
     follow_sweep(lambda listen: launch.sweep(loaded.spec, listen), json_)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from raylora.model.low_rank import Slot
 from raylora.model.route import Span
+from raylora.model.slot import Slot
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class AdapterBank(Protocol):
         """Forget a slot's adapter."""
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """What trains in a slot, by name."""
+        """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector``."""
+
+    def frozen(self, slot: int) -> list[Tensor]:
+        """What a slot holds beside what trains."""
 
     def route(self, spans: Sequence[Span]) -> None:
         """Say whose tokens the next forward pass holds, and where each slot's training stands.

@@ -8,9 +8,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
+from raylora.model.peft_format import MAGNITUDE
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 
@@ -21,22 +23,24 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
 
     Raises:
-        RunFailedError: A tensor is empty, is no matrix, or holds NaN or Inf; nothing should be kept of such an adapter.
+        RunFailedError: A tensor is empty, has another number of dimensions than it should, or holds NaN or Inf;
+            nothing should be kept of such an adapter.
     """
-    broken = [
-        f"{name} {tuple(tensor.shape)}"
-        for name, tensor in adapter.tensors.items()
-        if tensor.ndim != 2 or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
-    ]
+    broken = [f"{name} {tuple(tensor.shape)}" for name, tensor in adapter.tensors.items() if _is_broken(name, tensor)]
     if broken or not adapter.tensors:
         raise RunFailedError(
-            f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, no matrix, or not finite: "
+            f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, of a wrong shape, or not finite: "
             f"{', '.join(broken[:5])}; it was not kept. Lower learning_rate, or set max_grad_norm"
         )
     return {
         "adapter_model.safetensors": safetensors.torch.save(adapter.tensors, {"format": "pt"}),
         "adapter_config.json": json.dumps(adapter.config, indent=2).encode(),
     }
+
+
+def _is_broken(name: str, tensor: Tensor) -> bool:
+    num_dimensions = 1 if name.endswith(MAGNITUDE) else 2
+    return tensor.ndim != num_dimensions or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
 
 
 def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) -> str:

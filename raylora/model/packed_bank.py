@@ -1,4 +1,4 @@
-"""LoRA adapters of any number of slots over one base; a solo run has one."""
+"""Adapters of any kind in any number of slots over one base; a solo run has one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
 from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.low_rank import LowRank, Slot
+from raylora.model.low_rank import LowRank
 from raylora.model.peft_format import adapter_config, short_targets, tensor_name
 from raylora.model.route import Route, Span
+from raylora.model.site import Site, WeightReader
+from raylora.model.slot import Slot
 
 
 class PackedBank:
@@ -22,10 +24,17 @@ class PackedBank:
         model: The base from `base_on_meta`, filled or not, placed or not.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
+        read_weight: Reads a layer's weight for adapters that start from it; ``None`` where layers hold theirs whole.
     """
 
-    def __init__(self, model: nn.Module, base_name: tuple[str, str | None], device: torch.device) -> None:
-        self._model, self._base_name, self._device = model, base_name, device
+    def __init__(
+        self,
+        model: nn.Module,
+        base_name: tuple[str, str | None],
+        device: torch.device,
+        read_weight: WeightReader | None = None,
+    ) -> None:
+        self._model, self._base_name, self._device, self._read_weight = model, base_name, device, read_weight
         self._route = Route()
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
@@ -36,7 +45,7 @@ class PackedBank:
         for name in targets:
             if name not in self._layers:
                 base = cast(FrozenLinear, self._model.get_submodule(name))
-                self._layers[name] = LowRank(name, base, self._route, self._device)
+                self._layers[name] = LowRank(Site(name, base, self._device, self._read_weight), self._route)
             self._layers[name].admit(slot, settings)
         self._targets[slot], self._settings[slot] = list(targets), settings
 
@@ -48,12 +57,16 @@ class PackedBank:
         del self._targets[slot]
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """Both matrices of every target, by ``<module>.lora_A`` and ``<module>.lora_B``."""
-        named: dict[str, nn.Parameter] = {}
-        for layer in self._of(slot):
-            named[f"{layer.name}.lora_A"] = layer.updates[slot].a_RI
-            named[f"{layer.name}.lora_B"] = layer.updates[slot].b_OR
-        return named
+        """What trains at every target, by ``<module>.lora_A`` and so on."""
+        return {
+            f"{layer.name}.{matrix}": parameter
+            for layer in self._of(slot)
+            for matrix, parameter in layer.updates[slot].trained.items()
+        }
+
+    def frozen(self, slot: int) -> list[Tensor]:
+        """What a slot holds beside what trains."""
+        return [tensor for layer in self._of(slot) for tensor in layer.updates[slot].frozen]
 
     def route(self, spans: Sequence[Span]) -> None:
         """Set whose tokens the next forward pass holds."""
@@ -65,24 +78,21 @@ class PackedBank:
 
     def export(self, slot: int) -> Adapter:
         """One slot as a PEFT adapter."""
-        tensors = {}
-        for layer in self._of(slot):
-            update = layer.updates[slot]
-            tensors[tensor_name(layer.name, "lora_A")] = update.a_RI.detach().cpu().clone()
-            tensors[tensor_name(layer.name, "lora_B")] = update.b_OR.detach().cpu().clone()
+        tensors = {
+            tensor_name(layer.name, matrix): tensor.cpu().clone()
+            for layer in self._of(slot)
+            for matrix, tensor in layer.updates[slot].export().items()
+        }
         return Adapter(tensors, self._config(slot))
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Fill one slot from a PEFT adapter of the same rank and targets."""
-        with torch.no_grad():
-            for layer in self._of(slot):
-                update = layer.updates[slot]
-                update.a_RI.copy_(tensors[tensor_name(layer.name, "lora_A")])
-                update.b_OR.copy_(tensors[tensor_name(layer.name, "lora_B")])
+        """Fill one slot from a PEFT adapter of the same kind, rank and targets."""
+        for layer in self._of(slot):
+            update = layer.updates[slot]
+            update.load({matrix: tensors[tensor_name(layer.name, matrix)] for matrix in update.trained})
 
     def _of(self, slot: int) -> list[LowRank]:
         return [self._layers[name] for name in self._targets[slot]]
 
     def _config(self, slot: int) -> dict[str, Any]:
-        settings, targets = self._settings[slot], short_targets(self._model, self._targets[slot])
-        return adapter_config(settings.r, settings.alpha, settings.dropout, targets, self._base_name)
+        return adapter_config(self._settings[slot], short_targets(self._model, self._targets[slot]), self._base_name)

@@ -1,8 +1,9 @@
-"""One LoRA adapter in PEFT's own modules, for whoever wants PEFT's arithmetic to the letter."""
+"""One adapter in PEFT's own modules, for whoever wants PEFT's arithmetic to the letter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -10,10 +11,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
-from raylora.model.low_rank import Slot
-from raylora.model.peft_format import PREFIX, adapter_config, short_targets
+from raylora.model.peft_format import MAGNITUDE, PREFIX, adapter_config, short_targets
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
+from raylora.model.site import WeightReader
+from raylora.model.slot import Slot
 
 ADAPTER = "default"
 
@@ -27,6 +29,7 @@ class PeftBank:
         slot: The adapter's settings.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
+        read_weight: As of the packed bank.
     """
 
     def __init__(
@@ -36,21 +39,37 @@ class PeftBank:
         slot: Slot,
         base_name: tuple[str, str | None],
         device: torch.device,
+        read_weight: WeightReader | None = None,
     ) -> None:
-        self._config = adapter_config(slot.r, slot.alpha, slot.dropout, short_targets(model, targets), base_name)
+        self._config = adapter_config(slot, short_targets(model, targets), base_name)
         config = LoraConfig(
-            r=slot.r, lora_alpha=self._config["lora_alpha"], lora_dropout=slot.dropout, target_modules=list(targets)
+            r=slot.r,
+            lora_alpha=self._config["lora_alpha"],
+            lora_dropout=slot.dropout,
+            target_modules=list(targets),
+            use_rslora=slot.use_rslora,
+            use_dora=slot.use_dora,
+            init_lora_weights=slot.init_lora_weights,  # type: ignore[arg-type]
         )
         self._model = inject_adapter_in_model(config, model, ADAPTER)
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        }
+        self._device, self._read_weight = device, read_weight
         torch.manual_seed(stable_seed("start", slot.seed))
-        for layer in self._layers:
-            for matrix in (layer.lora_A, layer.lora_B):
-                matrix.to_empty(device=device).float()
-            layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)  # type: ignore[no-untyped-call]
+        for layer in self._layers.values():
+            for kind in ("lora_A", "lora_B", MAGNITUDE):
+                getattr(layer, kind).to_empty(device=device).float()
+            layer.reset_lora_parameters(ADAPTER, slot.init_lora_weights)
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
-        """Nothing to do: the one adapter came with the bank, since PEFT's modules must be there before the weights."""
+        """Start DoRA's magnitudes; all else came with the bank, as PEFT's modules must be there before the weights."""
+        if not settings.use_dora or self._device.type == "meta":
+            return
+        for name, layer in self._layers.items():
+            weight_OI = self._read_weight(name) if self._read_weight else layer.get_base_layer().weight.detach().float()
+            with torch.no_grad():
+                layer.lora_magnitude_vector[ADAPTER].weight.copy_(torch.linalg.vector_norm(weight_OI, dim=1))
 
     def release(self, slot: int) -> None:
         """Nothing to do: PEFT's modules stay where they are."""
@@ -59,12 +78,18 @@ class PeftBank:
         """PEFT's matrices by their dotted names."""
         return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
 
+    def frozen(self, slot: int) -> list[Tensor]:
+        """Nothing: PEFT computes norms anew."""
+        return []
+
     def route(self, spans: Sequence[Span]) -> None:
         """Nothing to do: PEFT's dropout draws from torch's generator, which the step seeds."""
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""
-        for layer in self._layers:
+        for layer in self._layers.values():
+            # DoRA asks the layer itself whether it trains.
+            layer.training = training
             layer.lora_dropout.train(training)
 
     def export(self, slot: int) -> Adapter:
@@ -78,4 +103,5 @@ class PeftBank:
         """Fill the adapter from PEFT's tensors."""
         with torch.no_grad():
             for name, parameter in self.parameters(slot).items():
-                parameter.copy_(tensors[PREFIX + name.replace(f".{ADAPTER}.", ".")])
+                saved = PREFIX + name.replace(f".{ADAPTER}.", ".")
+                parameter.copy_(tensors[saved.removesuffix(".weight") if MAGNITUDE in name else saved])

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+
+from raylora.model.slot import Slot
+
+MAGNITUDE = "lora_magnitude_vector"
+"""DoRA's magnitudes, the one tensor of an adapter that is no matrix and has no ``.weight`` after its name."""
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name in ``adapter_model.safetensors``."""
 
 
 def tensor_name(module: str, matrix: str) -> str:
-    """Name of one matrix in ``adapter_model.safetensors``.
+    """Name of one tensor in ``adapter_model.safetensors``.
 
     Args:
         module: Dotted name of the adapted layer.
-        matrix: ``lora_A`` or ``lora_B``.
+        matrix: ``lora_A``, ``lora_B`` or ``lora_magnitude_vector``.
     """
-    return f"{PREFIX}{module}.{matrix}.weight"
+    return f"{PREFIX}{module}.{matrix}" if matrix == MAGNITUDE else f"{PREFIX}{module}.{matrix}.weight"
 
 
 def short_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
@@ -35,19 +41,21 @@ def short_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     return sorted(leaves) if matched == set(targets) else sorted(targets)
 
 
-def adapter_config(
-    r: int, alpha: float, dropout: float, target_modules: Sequence[str], base_name: tuple[str, str | None]
-) -> dict[str, Any]:
-    """The fields of ``adapter_config.json`` of a LoRA.
+def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tuple[str, str | None]) -> dict[str, Any]:
+    """The fields of ``adapter_config.json``.
+
+    An adapter that started from the base is one of twice the rank, its start being the second half, and of the alpha
+    that leaves the scale as it was.
 
     Args:
-        r: Rank.
-        alpha: Scale of the update is ``alpha / r``.
-        dropout: Probability of dropping an input in training.
+        settings: Of the adapter.
         target_modules: As from :func:`short_targets`.
         base_name: Logical id and revision of the base, never a local path.
     """
     name, revision = base_name
+    r, alpha, init = settings.r, settings.alpha, settings.init_lora_weights
+    if settings.starts_from_base:
+        r, alpha, init = 2 * r, alpha * (math.sqrt(2) if settings.use_rslora else 2), True
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -55,13 +63,13 @@ def adapter_config(
         "revision": revision,
         "r": r,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": dropout,
+        "lora_dropout": settings.dropout,
         "target_modules": list(target_modules),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "init_lora_weights": True,
+        "init_lora_weights": init,
         "modules_to_save": None,
-        "use_dora": False,
-        "use_rslora": False,
+        "use_dora": settings.use_dora,
+        "use_rslora": settings.use_rslora,
     }

@@ -54,7 +54,7 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     """
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = _modules(model)
     matched: set[str] = set()
     problems: list[str] = []
     for entry in (asked,) if isinstance(asked, str) else asked:
@@ -87,6 +87,17 @@ def refuse(problems: Sequence[str]) -> None:
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """All linear layers of a model by dotted name, its output head included."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by dotted name; a layer that PEFT has wrapped already stands for itself."""
+    named = dict(model.named_modules())
+    inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
+    return {
+        name: cast(nn.Module, getattr(module, "base_layer", module))
+        for name, module in named.items()
+        if name and not name.startswith(inside)
+    }
 
 
 def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module], is_regex: bool) -> list[str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raylora.runtime.desk_messages import Close, Command, Go, Report, Save
+from raylora.runtime.desk_seating import place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
 
 POLL_S = 10.0
@@ -229,21 +230,25 @@ class Desk:
     def _settled(self) -> bool:
         return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
 
+    def _saving(self) -> bool:
+        """Whether an order to save is not carried out: a trial that is paused has not left before it is."""
+        return any(tenant.saving for tenant in self._tenants.values())
+
     def _advance(self) -> None:
         """Pass reports on until one is an answer; where none is left, fill free slots and hand the commands out."""
-        if self._tell():
-            self._place()
-            if self._tell():
-                for pack in self._packs.values():
-                    pack.open(self._in_line)
+        self._tell()
+        if self._settled():
+            self._untold += place(self._tenants.values(), self._packs, self._refused)
+            self._tell()
+        if self._settled() and not self._saving():
+            for pack in self._packs.values():
+                pack.open(self._in_line)
         self._changed.notify_all()
 
-    def _tell(self) -> bool:
-        """Pass reports on while the desk has settled; returns whether it still has when none is left."""
-        while self._untold and self._settled():
+    def _tell(self) -> None:
+        while self._untold and self._settled() and not self._saving():
             report = self._untold.pop(0)
             self._tenants[report.lease].report = report
-        return self._settled()
 
     def _present(self, leases: Iterable[str]) -> Iterator[Tenant]:
         return (self._tenants[lease] for lease in leases if lease in self._tenants)
@@ -276,35 +281,3 @@ class Desk:
             if report.kind != "metrics":
                 pack.leases.discard(report.lease)
                 tenant.end()
-
-    def _place(self) -> None:
-        """Give free slots to waiting leases, in trial order; none overtakes another that fits the same packs."""
-        full: set[str] = set()
-        for party in self._waiting_parties():
-            key = party[0].claim.key
-            if key in self._refused:
-                for tenant in party:
-                    failure = Report(tenant.claim.lease, "failed", tenant.told_step, {"error": self._refused[key]})
-                    tenant.end()
-                    self._untold.append(failure)
-            elif key not in full and not self._seat(party):
-                full.add(key)
-
-    def _waiting_parties(self) -> list[list[Tenant]]:
-        parties: dict[tuple[str, ...], list[Tenant]] = {}
-        for tenant in self._tenants.values():
-            if tenant.waiting:
-                parties.setdefault(tenant.party, []).append(tenant)
-        return sorted(parties.values(), key=lambda party: party[0].claim.trial)
-
-    def _seat(self, party: list[Tenant]) -> bool:
-        """Give slots to all or to none, in the emptiest packs."""
-        packs = {number: pack for number, pack in self._packs.items() if pack.key == party[0].claim.key}
-        if sum(pack.num_free for pack in packs.values()) < len(party):
-            return False
-        for tenant in party:
-            number, pack = max(packs.items(), key=lambda item: (item[1].num_free, -item[0]))
-            tenant.pack = number
-            pack.leases.add(tenant.claim.lease)
-            pack.hold(tenant.first_commands())
-        return True

@@ -48,6 +48,7 @@ class Tenant:
         saving: Whether it was asked to save and has not answered.
         told_step: Step of its last report of metrics; what it repeats after a lost pack is told to nobody.
         saved: URI of its newest saved slot, and the slot's step.
+        returns: Whether it had a slot in a pack that was lost.
         repeating: Whether it does again what a lost pack had done.
         report: Its last report, passed on and not yet fetched.
         ended: Whether it finished or failed.
@@ -59,6 +60,7 @@ class Tenant:
     wanted: bool = False
     saving: bool = False
     told_step: int = BEFORE_ANY_STEP
+    returns: bool = False
     repeating: bool = False
     saved: tuple[str, int] | None = None
     report: Report | None = None
@@ -75,7 +77,7 @@ class Tenant:
 
     def lose(self) -> None:
         """Lose the slot; what was done after the last save must be done again."""
-        self.pack = None
+        self.pack, self.returns = None, True
         self.repeating = self.told_step > (BEFORE_ANY_STEP if self.saved is None else self.saved[1])
 
     @property

@@ -101,7 +101,7 @@ class _Pack:
     def width(self) -> int:
         """Slots to offer."""
         job = self._job
-        return pack_width(job, self._trainee, self._inputs_of(job.spec)) if job.calibrates else job.num_slots
+        return pack_width(job, self._trainee, self._inputs_of(job.spec))
 
     def run(self) -> None:
         """Obey and train in turns."""

@@ -1,4 +1,4 @@
-"""How many slots a pack offers: those planned, or fewer where this machine is faster with fewer.
+"""How many slots a pack offers: those planned, or fewer where the base takes one, or this machine is faster so.
 
 A pack's job and its placed base enter; a number of slots leaves, the same on every rank. Called by the pack before it
 opens.
@@ -18,16 +18,18 @@ log = get_logger(__name__)
 
 
 def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
-    """Try a few widths with the first rows of the data; a collective call.
+    """Try a few widths with the first rows of the data, where the job asks for it; a collective call.
 
     Args:
         job: The pack; its spec is as large as any run that will come.
-        trainee: The placed base, without slots.
+        trainee: The placed base, without slots; one that takes one at a time is not tried.
         inputs: Of the pack's spec.
     """
     num_ranks = trainee.ranks.world_size if job.slots_stay_on_ranks else 1
+    if trainee.why_one_slot is not None:  # known only now where a row's length decides
+        return min(job.num_slots, num_ranks)
     most = math.ceil(job.num_slots / num_ranks)
-    if most == 1:
+    if most == 1 or not job.calibrates:
         return job.num_slots
     rows, _ = inputs.batches(job.spec)
     batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.spec.fields import Fraction, Part, PositiveFloat, PositiveInt, Text
+from raylora.spec.fields import Flag, Fraction, Part, PositiveFloat, PositiveInt, Text
 
 
 class AdapterFields(Part):
     """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A is what runs."""
 
     adapter: Literal["lora"] = "lora"
-    """Kind of adapter."""
+    """Kind of adapter; `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA and OLoRA of it."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
@@ -23,6 +23,18 @@ class AdapterFields(Part):
 
     lora_alpha: PositiveFloat = 32.0
     """Scale of the update is `lora_alpha / lora_r`; twice the rank is the usual start."""
+
+    use_rslora: Flag = False
+    """Rank-stabilised: the scale is `lora_alpha` over the square root of `lora_r` (rsLoRA)."""
+
+    use_dora: Flag = False
+    """Train a magnitude for each row of the weight beside the low-rank update of its direction (DoRA)."""
+
+    loraplus_lr_ratio: PositiveFloat = 1.0
+    """Learning rate of B, and of DoRA's magnitudes, as a multiple of that of A (LoRA+); 1 for the same."""
+
+    init_lora_weights: Flag | Text = True
+    """How the matrices start: `true` or `gaussian` for A at random and B zero, `pissa` for the principal singular vectors of the weight, `pissa_niter_16` for those found by 16 iterations instead of a whole decomposition, `olora` for its QR decomposition. A start from the weight stands beside a frozen negative one, so that the base stays as it is."""
 
     lora_dropout: Fraction = 0.0
     """Probability of dropping an input of the adapter in training."""

@@ -19,8 +19,7 @@ _SETTLED: Mapping[str, tuple[Any, ...]] = {
     "task_type": ("CAUSAL_LM",),
     "lora_task_type": ("CAUSAL_LM",),
     "bias": ("none",),
-    "init_lora_weights": (True,),
-    "peft_init_lora_weights": (True,),
+    "pissa_convert": (True,),
     "quantization_method": ("bnb", "bitsandbytes"),
     "truncation_mode": ("keep_start",),
     "loss_type": ("nll",),
@@ -61,14 +60,15 @@ _HARMLESS: Mapping[str, str] = {
         dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns ddp
         ddp_find_unused_parameters gc_steps gc_collect_steps disable_tqdm log_level ray_run_name
         include_num_input_tokens_seen include_tokens_per_second""",
+    "no embedding gets an adapter": "loraplus_lr_embedding",
     "a loss that is not finite stops the run": "loss_watchdog_threshold loss_watchdog_patience",
 }
 """Reasons, each with the keys that are read past with a note."""
 
 _UNSUPPORTED: Mapping[str, str] = {
-    "raylora trains plain LoRA; remove it": """
-        use_dora peft_use_dora use_rslora peft_use_rslora loraplus_lr_ratio loraplus_lr_embedding pissa_init
-        pissa_convert use_galore use_apollo use_badam use_llama_pro relora lisa_n_layers unfrozen_parameters
+    "write init_lora_weights: pissa, or pissa_niter_16 for 16 iterations": "pissa_iter",
+    "raylora trains LoRA, rsLoRA, LoRA+ and DoRA; remove it": """
+        use_galore use_apollo use_badam use_llama_pro relora lisa_n_layers unfrozen_parameters
         modules_to_save lora_modules_to_save additional_target exclude_modules rank_pattern alpha_pattern
         lora_rank_pattern lora_alpha_pattern layers_to_transform layers_pattern peft_layers_to_transform
         peft_layers_pattern target_parameters lora_target_parameters lora_bias trainable_token_indices

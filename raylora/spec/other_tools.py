@@ -66,6 +66,11 @@ def _all_linear(value: Any) -> Mapping[str, Any]:
     return {"lora_target_modules": "all-linear"} if _flag(value) else {}
 
 
+def _pissa(value: Any) -> Mapping[str, Any]:
+    """LLaMA-Factory's PiSSA takes 16 iterations unless it is told otherwise."""
+    return {"init_lora_weights": "pissa_niter_16"} if _flag(value) else {}
+
+
 def _loss_on_answers(value: Any) -> Mapping[str, Any]:
     return {"train_on_inputs": not _flag(value)}
 
@@ -161,6 +166,7 @@ RUN_ALIASES: Mapping[str, Alias] = {
         early_stopping_steps="early_stopping_patience",
         ray_num_workers="distributed__num_workers",
     ),
+    "pissa_init": Alias(LLAMA_FACTORY, ("init_lora_weights",), _pissa),
     "quantization_bit": Alias(LLAMA_FACTORY, ("load_in_4bit", "load_in_8bit"), _quantization_bit),
     "lora_target": Alias(LLAMA_FACTORY, ("lora_target_modules",), _targets),
     "disable_gradient_checkpointing": Alias(LLAMA_FACTORY, ("gradient_checkpointing",), _no_checkpointing),
@@ -174,6 +180,9 @@ RUN_ALIASES: Mapping[str, Alias] = {
         mlflow_tracking_uri="tracking__uri",
         mlflow_experiment_name="tracking__experiment",
         mlflow_run_name="run_name",
+        peft_use_dora="use_dora",
+        peft_use_rslora="use_rslora",
+        peft_init_lora_weights="init_lora_weights",
     ),
     "lora_target_linear": Alias(AXOLOTL, ("lora_target_modules",), _all_linear),
     "bfloat16": Alias(AXOLOTL, ("dtype",), _bfloat16),

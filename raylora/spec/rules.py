@@ -11,6 +11,10 @@ import re
 from raylora.errors import Problem
 from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
+from raylora.spec.show import show
+
+STARTS = r"gaussian|olora|pissa(_niter_[1-9]\d{0,3})?"
+"""Values of `init_lora_weights` beside `true`, in PEFT's spelling."""
 
 RULES: list[Rule[RunFields]] = []
 rule = registrar(RULES)
@@ -69,6 +73,43 @@ def _optimizer_under_zero12(run: RunFields) -> str | None:
         return (
             f"got {run.optimizer}; deepspeed stage {place.zero_stage} partitions the state of torch's AdamW only: "
             "use optimizer: adamw_torch, or zero_stage: 3, or strategy: fsdp"
+        )
+    return None
+
+
+@rule("init_lora_weights", "adapter_bank")
+def _start(run: RunFields) -> str | None:
+    """`init_lora_weights` is `true`, `gaussian` or, with `adapter_bank: packed`, `olora`, `pissa` or `pissa_niter_16` and the like."""
+    start = run.init_lora_weights
+    if start is not True and not re.fullmatch(STARTS, str(start)):
+        return f"got {show(start)}; allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16"
+    if run.starts_from_base and run.adapter_bank == "peft":
+        return (
+            f"got {start} with adapter_bank: peft, which takes such a start off the base, and the base is frozen; use "
+            "adapter_bank: packed, or init_lora_weights: true"
+        )
+    return None
+
+
+@rule("use_dora", "init_lora_weights")
+def _dora_or_start(run: RunFields) -> str | None:
+    """`use_dora` does not go with a start from the base's weight (`pissa`, `olora`)."""
+    if run.use_dora and run.starts_from_base:
+        return (
+            f"got true with init_lora_weights: {run.init_lora_weights}; DoRA's magnitudes are those of the whole weight, "
+            "of which such a start takes a part: use init_lora_weights: true, or use_dora: false"
+        )
+    return None
+
+
+@rule("loraplus_lr_ratio", "distributed.strategy", "distributed.zero_stage")
+def _rates_under_zero12(run: RunFields) -> str | None:
+    """DeepSpeed stages 1 and 2 step all parameters at one rate and need `loraplus_lr_ratio: 1`."""
+    place = run.distributed
+    if place.strategy == "deepspeed" and place.zero_stage < 3 and run.loraplus_lr_ratio != 1:
+        return (
+            f"got {run.loraplus_lr_ratio:g}; deepspeed stage {place.zero_stage} steps the adapter as one flat row at one "
+            "learning rate: use zero_stage: 3, strategy: fsdp or ddp, or loraplus_lr_ratio: 1"
         )
     return None
 

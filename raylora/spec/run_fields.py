@@ -34,6 +34,11 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
         return place.strategy == "fsdp" or (place.strategy == "deepspeed" and place.zero_stage == 3)
 
     @property
+    def starts_from_base(self) -> bool:
+        """Whether the adapter starts as a part of the base's weight."""
+        return self.init_lora_weights not in (True, "gaussian")
+
+    @property
     def validates(self) -> bool:
         """Whether the run has validation rows."""
         return bool(self.test_datasets) or self.val_set_size > 0

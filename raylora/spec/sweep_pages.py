@@ -60,6 +60,13 @@ Two trials share a frozen base in one worker group where `base_model`, `base_mod
 `gradient_checkpointing`, `sequence_len`, `chat_template`, `distributed` and `ray` are equal. A trial with
 `adapter_bank: peft`, an optimizer other than `adamw_torch`, or DeepSpeed's stages 1 and 2 runs alone.
 
+The plan gives a pack the most slots that there are trials for, that memory holds for the largest run of the space, and
+that `slots` allows. Where there are at least as many slots as workers, each slot stays on one worker and no gradient
+travels; otherwise every worker computes its part of every slot's rows, with one all-reduce a step. When a pack starts, it
+times steps of 1, 2, 4, ... slots for a few seconds and offers fewer slots where fewer are faster. Predicted times are
+those of one block of the model, timed on the machine that plans, without early stops and without what travels between
+workers.
+
 ## Grid files of axolotl
 
 A file of axolotl's `--sweep` is read as it is: keys with lists of values, and under keys that start with `_` lists of

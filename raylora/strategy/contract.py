@@ -8,12 +8,14 @@ the optimizer alone. Every implementation passes ``tests/contract/test_strategy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+ParameterGroup = dict[str, Any]
+"""Of an optimizer: ``params``, and what the stepper wants to find again in `param_groups`."""
+OptimizerFactory = Callable[[list[ParameterGroup]], torch.optim.Optimizer]
 """Makes the optimizer of the given parameters; the learning rate is set before each step."""
 
 
@@ -65,11 +67,18 @@ class Strategy(Protocol):
     def full(self, parameter: nn.Parameter) -> Tensor:
         """The whole of a placed parameter; a collective call."""
 
-    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
         """Make the stepper of the adapters' parameters.
 
         Args:
             adapters: Parameters by name; each has the slot as its first dimension or belongs to one slot.
             make: Makes the optimizer.
             max_grad_norm: Largest gradient norm; 0 for no clipping.
+            rates: By name, the multiple of the step's learning rate at which a parameter moves.
         """

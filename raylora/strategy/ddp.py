@@ -41,6 +41,12 @@ class Ddp:
         """The whole parameter."""
         return parameter.data
 
-    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
         """One flat all-reduce and one optimizer."""
-        return FlatStepper(adapters, make, max_grad_norm)
+        return FlatStepper(adapters, make, max_grad_norm, rates)

@@ -98,9 +98,15 @@ class Zero3:
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.data.clone()
 
-    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
         """One flat all-reduce and one optimizer: ZeRO never sees the adapters."""
-        return FlatStepper(adapters, make, max_grad_norm)
+        return FlatStepper(adapters, make, max_grad_norm, rates)
 
 
 def _config(zero: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,8 +139,14 @@ class ZeroOptimizer(Ddp):
         if cpu_offload:
             self._zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
 
-    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
-        """DeepSpeed's engine over the adapters alone."""
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
+        """DeepSpeed's engine over the adapters alone; the spec's rules leave one rate to these stages."""
         return EngineStepper(adapters, make, max_grad_norm, self._zero)
 
 
@@ -159,7 +171,9 @@ class EngineStepper:
             "zero_optimization": {**zero, "reduce_bucket_size": sum(p.numel() for p in parameters)},
         }
         holder = nn.ParameterList(parameters)
-        self._engine, zero_optimizer, *_ = deepspeed.initialize(model=holder, optimizer=make(parameters), config=config)
+        self._engine, zero_optimizer, *_ = deepspeed.initialize(
+            model=holder, optimizer=make([{"params": parameters}]), config=config
+        )
         self._zero_optimizer, self._optimizer = zero_optimizer, zero_optimizer.optimizer
         (self._row,) = zero_optimizer.single_partition_of_fp32_groups
 

@@ -1,5 +1,6 @@
 """Adapters as one flat row, whole on every rank: one all-reduce, one norm, one optimizer update a step.
 
+Parameters that move at another multiple of the learning rate lie side by side in the row, a stretch of it for each.
 Used by every strategy that leaves the optimizer alone (ddp, fsdp, zero3).
 """
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from raylora.strategy.contract import OptimizerFactory
 
+RATE = "rate"
+"""Of a parameter group: the multiple of the step's learning rate."""
+
 
 class FlatStepper:
     """Steps parameters that it re-homes as views of one row.
@@ -22,7 +26,8 @@ class FlatStepper:
     Args:
         adapters: Parameters by name, all of one dtype; their data and gradients become views.
         make: Makes the optimizer of the row.
-        max_grad_norm: Largest gradient norm; 0 for no clipping.
+        max_grad_norm: Largest gradient norm, of all parameters together; 0 for no clipping.
+        rates: By name, the multiple of the step's learning rate at which a parameter moves.
         is_shared: Whether all ranks train these parameters, each on rows of its own.
     """
 
@@ -31,19 +36,20 @@ class FlatStepper:
         adapters: Mapping[str, nn.Parameter],
         make: OptimizerFactory,
         max_grad_norm: float,
+        rates: Mapping[str, float],
         is_shared: bool = True,
     ) -> None:
-        self._row = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in adapters.values()]))
-        self._grad = self._row.grad = torch.zeros_like(self._row)
-        self._places: dict[str, tuple[slice, torch.Size]] = {}
+        by_rate = sorted(adapters, key=rates.__getitem__)  # keeps the order within a rate
+        row = torch.cat([adapters[name].detach().reshape(-1) for name in by_rate])
+        self._grad = torch.zeros_like(row)
+        self._stretches: list[_Stretch] = []
         start = 0
-        for name, parameter in adapters.items():
-            end = start + parameter.numel()
-            self._places[name] = slice(start, end), parameter.shape
-            parameter.data = self._part(self._row.data, name)
-            parameter.grad = self._part(self._grad, name)
+        for rate in sorted(set(rates.values())):
+            named = {name: adapters[name] for name in by_rate if rates[name] == rate}
+            end = start + sum(parameter.numel() for parameter in named.values())
+            self._stretches.append(_Stretch(rate, row[start:end], self._grad[start:end], named))
             start = end
-        self._optimizer = make([self._row])
+        self._optimizer = make([{"params": [each.row], RATE: each.rate} for each in self._stretches])
         self._max_grad_norm = max_grad_norm
         self._is_shared = is_shared and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -62,7 +68,7 @@ class FlatStepper:
         if self._max_grad_norm and norm > self._max_grad_norm:
             self._grad.mul_(self._max_grad_norm / (norm + 1e-6))  # torch.nn.utils.clip_grad_norm_'s epsilon
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[RATE]
         if math.isfinite(norm):
             self._optimizer.step()
         self.forget()
@@ -75,33 +81,61 @@ class FlatStepper:
     def state(self) -> dict[str, Tensor]:
         """The moments by ``<moment>.<parameter>``; what belongs to no parameter by its own name.
 
-        The latter are ``step`` (the optimizer's count of steps) and the scales and codes of 8-bit moments.
+        The latter are ``step`` (the optimizer's count of steps) and the scales and codes of 8-bit moments; those of the
+        second stretch and further ones carry its number, as in ``step@1``.
         """
         state: dict[str, Tensor] = {}
-        for moment, value in self._optimizer.state.get(self._row, {}).items():
-            whole = torch.as_tensor(value)
-            if whole.shape == self._row.shape:
-                state |= {f"{moment}.{name}": self._part(whole, name).clone() for name in self._places}
-            else:
-                state[moment] = whole.clone()
+        for number, stretch in enumerate(self._stretches):
+            for moment, value in self._optimizer.state.get(stretch.row, {}).items():
+                whole = torch.as_tensor(value)
+                if whole.shape == stretch.row.shape:
+                    state |= {f"{moment}.{name}": part.clone() for name, part in stretch.parts(whole).items()}
+                else:
+                    state[f"{moment}@{number}" if number else moment] = whole.clone()
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up saved moments."""
+        self._optimizer.state.clear()
+        for number, stretch in enumerate(self._stretches):
+            moments = stretch.moments(state, number)
+            if moments:
+                self._optimizer.state[stretch.row] = moments
+
+
+class _Stretch:
+    """Parameters of one rate as a part of the row.
+
+    Args:
+        rate: Multiple of the learning rate.
+        row: Their part of the row.
+        grad: Their part of its gradient.
+        named: The parameters, in the order of the row; they become views.
+    """
+
+    def __init__(self, rate: float, row: Tensor, grad: Tensor, named: Mapping[str, nn.Parameter]) -> None:
+        self.rate, self.row = rate, nn.Parameter(row)
+        self.row.grad = grad
+        self._shapes = {name: parameter.shape for name, parameter in named.items()}
+        gradients = self.parts(grad)
+        for name, part in self.parts(self.row.data).items():
+            named[name].data, named[name].grad = part, gradients[name]
+
+    def parts(self, row: Tensor) -> dict[str, Tensor]:
+        """Views of a row of this stretch's length by parameter."""
+        pieces = row.split([shape.numel() for shape in self._shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), pieces, strict=True)}
+
+    def moments(self, state: Mapping[str, Tensor], number: int) -> dict[str, Any]:
+        """What of a saved state is this stretch's, as the optimizer keeps it."""
         moments: dict[str, Any] = {}
         for key, value in state.items():
             moment, _, name = key.partition(".")
-            if name:
-                row = moments.setdefault(moment, torch.zeros_like(self._row, dtype=value.dtype))
-                self._part(row, name).copy_(value)
-            elif value.ndim == 0 and not value.is_floating_point():  # bitsandbytes counts its steps as a plain number
-                moments[moment] = int(value)
-            else:
-                moments[moment] = value.to(self._row.device, copy=True)
-        self._optimizer.state.clear()
-        if moments:
-            self._optimizer.state[self._row] = moments
-
-    def _part(self, row: Tensor, name: str) -> Tensor:
-        where, shape = self._places[name]
-        return row[where].view(shape)
+            if name in self._shapes:
+                row = moments.setdefault(moment, torch.zeros_like(self.row, dtype=value.dtype))
+                self.parts(row)[name].copy_(value)
+            elif not name and int((moment.partition("@")[2]) or 0) == number:
+                # bitsandbytes counts its steps as a plain number
+                is_count = value.ndim == 0 and not value.is_floating_point()
+                moments[moment.partition("@")[0]] = int(value) if is_count else value.to(self.row.device, copy=True)
+        return moments

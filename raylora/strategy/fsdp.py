@@ -63,9 +63,15 @@ class Fsdp:
         """All shards joined."""
         return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.data
 
-    def stepper(self, adapters: Mapping[str, nn.Parameter], make: OptimizerFactory, max_grad_norm: float) -> Stepper:
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
         """One flat all-reduce and one optimizer."""
-        return FlatStepper(adapters, make, max_grad_norm)
+        return FlatStepper(adapters, make, max_grad_norm, rates)
 
     def _shard(self, module: nn.Module) -> None:
         adapters: set[nn.Parameter] = {p for p in module.parameters() if p.requires_grad}

@@ -69,18 +69,19 @@ class Fleet:
         """Packs that there were or are."""
         return self._num_opened
 
-    def start(self, key: str, berth: Berth) -> None:
-        """Start a pack's workers; they load nothing before :meth:`begin`.
+    def start(self, key: str, spec: RunSpec) -> int:
+        """Start a pack's workers; they load nothing before they are told to begin.
 
         Args:
             key: Of its runs.
-            berth: What they need.
+            spec: What they share.
+
+        Returns:
+            The pack's number.
         """
         number, self._num_opened = self._num_opened, self._num_opened + 1
-        group = PackGroup(berth.spec)
-        self._packs[number] = key, group
-        if self._store_uri is not None:
-            self._begin(number, key, berth)
+        self._packs[number] = key, PackGroup(spec)
+        return number
 
     def begin(self, store_uri: str, berths: Mapping[str, Berth]) -> None:
         """Let the workers that wait begin.
@@ -180,7 +181,7 @@ class Fleet:
         if waiting[key] <= num_starting * berth.num_slots:
             return
         if num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers:
-            self.start(key, berth)
+            self._begin(self.start(key, berth.spec), key, berth)
             return
         for number, (of, _) in self._packs.items():
             if held.get(number) == 0 and of not in waiting:

@@ -14,6 +14,7 @@ import ray
 
 from raylora.errors import InterruptedRunError, RunFailedError, StoreError
 from raylora.log import get_logger
+from raylora.model.source import base_config
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
 from raylora.runtime.launch import checking
@@ -31,6 +32,8 @@ from raylora.sweep.books import Books
 from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.fleet import Berth, Fleet
 from raylora.sweep.host import open_host
+from raylora.sweep.offer import of_nodes, this_machine
+from raylora.sweep.plan import plan_sweep
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, next_part
 from raylora.sweep.trials import ALONE, SweepTrials
@@ -41,7 +44,7 @@ from raylora.train.events import Event
 
 log = get_logger(__name__)
 
-MAX_PACKS, DEFAULT_SLOTS = 64, 8
+MAX_PACKS, MAX_LEASES = 64, 128
 TUNE_FOLDER = "tune"
 
 
@@ -100,7 +103,8 @@ class _Launch:
         self._record = record or new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths: dict[str, Berth] = {}
-        self._num_slots = _num_slots(spec)
+        self._num_at_once = spec.num_configurations * spec.repeats
+        self._widths: dict[str, int] = {}
         self._doing = "starting Ray"
         self._books: Books | None = None
         self._started_at = time.time()
@@ -112,14 +116,15 @@ class _Launch:
         self._tell(self._doing)
         with cluster(run), stop_wish() as stop, ExitStack() as held:
             check_places(run)
-            host = open_host(self._num_slots, MAX_PACKS)
+            host = open_host(min(self._num_at_once, MAX_LEASES), MAX_PACKS)
             held.callback(ray.kill, host)
             fleet = Fleet(host, self._spec.report_steps, self._hear)
             held.callback(fleet.close)
-            first = self._berth(run)
-            fleet.start(first, self._berths[first])
+            fleet.start(self._trials.key(run), run)
             self._tell("starting workers")
             store = check.result().store
+            self._plan()
+            self._berth(run)
             sweep_id = self._record.sweep_id
             with before_start():
                 held.enter_context(closing(Lease(sweep_store(store, sweep_id), sweep_id))).take()
@@ -156,19 +161,29 @@ class _Launch:
             num_trials=spec.num_configurations,
             metric=spec.metric,
             mode=spec.mode,
-            searcher=tune_searcher(spec, self._num_slots // spec.repeats),
+            searcher=tune_searcher(spec, self._num_at_once // spec.repeats),
             scheduler=tune_scheduler(spec),
-            num_at_once=self._num_slots // spec.repeats,
+            num_at_once=self._num_at_once // spec.repeats,
             save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
         )
 
     def _berth(self, spec: RunSpec) -> str:
         """Note what a run needs; returns its key."""
         key = self._trials.key(spec)
-        self._berths.setdefault(
-            key, Berth(spec, 1 if key.startswith(ALONE) else self._num_slots, self._spec.slots is None)
-        )
+        width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
+        self._berths.setdefault(key, Berth(spec, width, self._spec.slots is None))
         return key
+
+    def _plan(self) -> None:
+        """Find how many runs fit side by side, while the workers start."""
+        spec = self._spec
+        is_elsewhere = len(ray.nodes()) > 1
+        plan = plan_sweep(spec, of_nodes(ray.nodes()) if is_elsewhere else this_machine(), base_config, foretells=False)
+        for group in plan.groups:
+            whole_trials = max(1, group.width.num_slots // spec.repeats) * spec.repeats
+            self._widths[group.key] = 1 if group.why_alone else whole_trials
+        num_slots = sum(self._widths[group.key] * group.num_packs for group in plan.groups)
+        self._num_at_once = max(spec.repeats, min(self._num_at_once, num_slots, MAX_LEASES))
 
     def _tend(self, fleet: Fleet) -> None:
         fleet.tend(self._berths)
@@ -250,10 +265,3 @@ class _Launch:
     def _told(self) -> Books:
         assert self._books is not None  # events come after the beginning
         return self._books
-
-
-def _num_slots(spec: SweepSpec) -> int:
-    """Runs at once: whole trials, with all their repeats."""
-    asked = spec.slots or DEFAULT_SLOTS
-    num_trials = min(max(1, asked // spec.repeats), spec.num_configurations)
-    return num_trials * spec.repeats

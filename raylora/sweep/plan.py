@@ -16,18 +16,25 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from raylora.data.prepare import prepare
 from raylora.model.load import base_on_meta
 from raylora.model.row_attention import attend_by_rows
+from raylora.model.source import base_config, resolve_base
 from raylora.model.targets import adapter_values
 from raylora.spec.packing import pack_key
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
+from raylora.store.before_start import before_start
+from raylora.store.home import cache_dir
 from raylora.sweep.candidates import Candidates, candidates
 from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration
-from raylora.sweep.offer import Offer
+from raylora.sweep.offer import Offer, this_machine
 from raylora.sweep.width import Width, choose_width, usable_bytes
 from raylora.train.estimate import Estimate, estimate_pack
 from raylora.train.pack_memory import PackMemory, SlotBytes
+
+ROUNDING = 1e-9
+"""Of sums of parts of a cluster."""
 
 ConfigOf = Callable[[RunSpec], PretrainedConfig]
 """Finds the config of a run's base."""
@@ -95,14 +102,16 @@ class Plan:
     Args:
         groups: In the order in which they start.
         predicted_s: Seconds of the whole sweep without early stops; None where a group's are not known.
+        takes_turns: Whether there is no room for all groups at once.
     """
 
     groups: tuple[Group, ...]
     predicted_s: float | None
+    takes_turns: bool
 
     @property
     def num_packs(self) -> int:
-        """Packs at once, of all groups that share."""
+        """Packs of all groups that share; those of groups that take turns are not there at once."""
         return sum(group.num_packs for group in self.groups if group.why_alone is None)
 
     def to_json(self) -> dict[str, Any]:
@@ -110,11 +119,14 @@ class Plan:
         return {
             "num_packs": self.num_packs,
             "predicted_s": self.predicted_s,
+            "takes_turns": self.takes_turns,
             "groups": [group.to_json() for group in self.groups],
         }
 
 
-def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows | None = None) -> Plan:
+def plan_sweep(
+    sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows | None = None, foretells: bool = True
+) -> Plan:
     """Plan a sweep.
 
     Args:
@@ -122,6 +134,7 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
         offer: What there is to run it on.
         config_of: Finds the config of a run's base, such as `base_config`.
         rows: Of the data; without them every row counts as full, and epochs have no length.
+        foretells: Whether to predict seconds, which takes some.
 
     Raises:
         ModelError: A base is none, or the targets match nothing.
@@ -138,7 +151,7 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
     gangs = [max(1, offer.num_workers(worker_needs(each.largest, offer)) // _ranks(each)) for each in found]
     shared = share_out([each.num_trials for each in found], gangs)
     groups = tuple(
-        _group(sweep, each, num_packs, offer, config_of(each.largest), rows)
+        _group(sweep, each, num_packs, offer, config_of(each.largest), rows, foretells)
         for each, num_packs in zip(found, shared, strict=True)
     )
     parts = [
@@ -146,11 +159,35 @@ def plan_sweep(sweep: SweepSpec, offer: Offer, config_of: ConfigOf, rows: Rows |
         for group, most in zip(groups, gangs, strict=True)
         if group.duration is not None
     ]
-    return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None)
+    used = sum(group.num_packs / most for group, most in zip(groups, gangs, strict=True))
+    return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None, used > 1 + ROUNDING)
+
+
+def plan_here(sweep: SweepSpec) -> Plan:
+    """Plan a sweep on this machine, with the lengths of its rows.
+
+    Args:
+        sweep: The sweep.
+
+    Raises:
+        ModelError: A base is none, or the targets match nothing.
+        DataError: A dataset cannot be used.
+    """
+    with before_start():
+        base = resolve_base(sweep.run, cache_dir())
+        prepared = prepare(sweep.run, base.path, cache_dir())
+    train, validation = prepared.train, prepared.validation
+    rows = Rows(len(train), float(train.lengths.mean()), len(validation) if validation is not None else 0)
+    return plan_sweep(sweep, this_machine(), base_config, rows)
 
 
 def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
-    """Resources of one worker of a run, by Ray's names."""
+    """Resources of one worker of a run, by Ray's names.
+
+    Args:
+        spec: The run.
+        offer: Whether it has GPUs decides where the run does not say.
+    """
     place = spec.distributed
     num_gpus = place.gpus_per_worker
     if num_gpus is None:
@@ -172,7 +209,7 @@ def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]
         open_to = [
             index
             for index, most in enumerate(most_packs)
-            if packs[index] < num_trials[index] and used + 1 / most <= 1 + 1e-9
+            if packs[index] < num_trials[index] and used + 1 / most <= 1 + ROUNDING
         ]
         if not open_to:
             return packs
@@ -180,7 +217,13 @@ def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]
 
 
 def _group(
-    sweep: SweepSpec, found: Candidates, num_packs: int, offer: Offer, config: PretrainedConfig, rows: Rows | None
+    sweep: SweepSpec,
+    found: Candidates,
+    num_packs: int,
+    offer: Offer,
+    config: PretrainedConfig,
+    rows: Rows | None,
+    foretells: bool,
 ) -> Group:
     spec, needed = found.largest, worker_needs(found.largest, offer)
     device = "cuda" if needed.get("GPU") else "cpu"
@@ -197,7 +240,9 @@ def _group(
     why_wanted = why_alone or f"there are {found.num_trials} trials for {num_packs} pack(s)"
     width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
     duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
-    if device == "cpu" or torch.cuda.is_available():
+    if not foretells:
+        duration = "nobody asked"
+    elif device == "cpu" or torch.cuda.is_available():
         waves = found.num_trials / (num_packs * width.num_slots)
         duration = predict_duration(sweep, spec, waves, width, config, rows, device, starts_each=why_alone is not None)
     return Group(

@@ -54,13 +54,13 @@ class Tracker(RunLog):
         return cls(Lanes(uri, run.run_id, spool_dir, f"raylora resume {run_id}"), run, spec.tracking.system_metrics)
 
     def finish(
-        self, status: Literal["finished", "failed", "interrupted"], timeout_s: float = FINISH_TIMEOUT_S
+        self, status: Literal["finished", "failed", "interrupted"], timeout_s: float | None = None
     ) -> dict[str, int]:
         """Deliver what is left and close the MLflow run.
 
         Args:
             status: How the training ended.
-            timeout_s: Longest wait for MLflow in seconds.
+            timeout_s: Longest wait for MLflow in seconds; `FINISH_TIMEOUT_S` where absent.
 
         Returns:
             Number of entries that MLflow did not take, by kind; empty where it has everything. They stay on disk and
@@ -69,4 +69,4 @@ class Tracker(RunLog):
         if self._sampler:
             self._sampler.stop()
         self.log_status(STATUS[status])
-        return self._lanes.close(timeout_s)
+        return self._lanes.close(FINISH_TIMEOUT_S if timeout_s is None else timeout_s)

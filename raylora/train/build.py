@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -20,19 +20,21 @@ from raylora.errors import ModelError
 from raylora.log import get_logger
 from raylora.model.bank import AdapterBank
 from raylora.model.dtype import compute_dtype
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.low_rank import Slot
+from raylora.model.load import base_on_meta, load_base, read_weight
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
+from raylora.model.site import WeightReader
+from raylora.model.slot import Slot
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.objectives.sft import SupervisedLoss
+from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Stepper, Strategy
 from raylora.strategy.flat import FlatStepper
-from raylora.train.optim import AdamWFactory
+from raylora.train.optim import AdamWFactory, rates_of
 from raylora.train.ranks import Ranks
 
 log = get_logger(__name__)
@@ -53,7 +55,8 @@ class Trainee:
         device: This rank's.
         ranks: All ranks, which hold the base together.
         slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
-        attends_by_rows: Whether rows go in one after the other, without padding.
+        why_padded: Why rows go in as padded lines, of one slot at a time; ``None`` where they go in one after the
+            other, of any number of slots.
         steppers: What updates each slot.
     """
 
@@ -65,7 +68,7 @@ class Trainee:
     device: torch.device
     ranks: Ranks
     slot_ranks: Ranks
-    attends_by_rows: bool
+    why_padded: str | None
     steppers: dict[int, Stepper] = field(default_factory=dict)
 
     def admit(self, slot: int, spec: RunSpec) -> None:
@@ -76,14 +79,27 @@ class Trainee:
             spec: Of the run that trains there.
 
         Raises:
-            ModelError: The adapter does not fit the base.
+            ModelError: The adapter does not fit the base, or there is one already and no second can train beside it.
         """
+        if self.steppers and (why := self.why_one_slot):
+            raise ModelError(
+                f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
+                "Train each run alone, or one after the other"
+            )
         self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
         make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
+        rates = rates_of(spec, parameters)
         if self.slot_ranks == self.ranks:
-            self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm)
+            self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm, rates)
         else:
-            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, is_shared=False)
+            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, rates, is_shared=False)
+
+    @property
+    def why_one_slot(self) -> str | None:
+        """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
+        if self.why_padded is not None:
+            return f"base_model: {self.why_padded}, so it takes the rows of one adapter at a time"
+        return why_alone(self.spec)
 
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
@@ -178,12 +194,13 @@ def place_base(
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
-        by_rows = attend_by_rows(model, spec.sequence_len) is None
+        why_padded = attend_by_rows(model, spec.sequence_len)
         unreached = warning_of_unreached(model)
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
-        bank = make_bank(model, spec, base_name, device)
         strategy = choose_strategy(spec, device)
+        reader = partial(read_weight, model, folder, device) if strategy.shards_base else None
+        bank = make_bank(model, spec, base_name, device, reader)
     with _timed("load, quantize and place", report):
         loss = SupervisedLoss(model)
         load_base(model, folder, device, lambda part: _place(strategy, part, model))
@@ -192,7 +209,7 @@ def place_base(
             # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
             model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
-    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, by_rows)
+    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded)
     _check_share(trainee)
     return trainee
 
@@ -211,7 +228,11 @@ def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:
 
 
 def make_bank(
-    model: PreTrainedModel, spec: RunSpec, base_name: tuple[str, str | None], device: torch.device
+    model: PreTrainedModel,
+    spec: RunSpec,
+    base_name: tuple[str, str | None],
+    device: torch.device,
+    reader: WeightReader | None = None,
 ) -> AdapterBank:
     """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted.
 
@@ -220,17 +241,26 @@ def make_bank(
         spec: `adapter_bank` counts, and for PEFT's bank the adapter, which it takes at once.
         base_name: Logical name and revision of the base.
         device: Where the adapters' parameters live.
+        reader: Reads whole weights of the placed base, for adapters that start from them.
     """
     if spec.adapter_bank == "packed":
-        return PackedBank(model, base_name, device)
+        return PackedBank(model, base_name, device, reader)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
-    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device)
+    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, reader)
+
+
+def soon_started(spec: RunSpec) -> RunSpec:
+    """A run whose steps take as long and whose start is soon made, for whoever times steps: no whole decomposition."""
+    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1"}) if spec.starts_from_base else spec
 
 
 def slot_of(spec: RunSpec) -> Slot:
     """The adapter's settings."""
-    return Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
+    settings = Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
+    return replace(
+        settings, use_rslora=spec.use_rslora, use_dora=spec.use_dora, init_lora_weights=spec.init_lora_weights
+    )
 
 
 def _check_share(trainee: Trainee) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee
+from raylora.train.build import Trainee, soon_started
 from raylora.train.step import Share, train_step
 
 NEVER_BELOW = 0.97
@@ -56,8 +56,11 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
     start = perf_counter()
     for width in _widths(at_most):
         for slot in range(len(trainee.steppers), width):
-            trainee.admit(slot, spec)
+            trainee.admit(slot, soon_started(spec))
+        _step_s(trainee, batch, width)  # makes the state of the new slots
         seconds = _step_s(trainee, batch, width)
+        if width * num_tokens / seconds < max(rates.values(), default=0.0):  # or somebody else was at work
+            seconds = min(seconds, _step_s(trainee, batch, width))
         rates[width] = width * num_tokens / seconds
         passed_s = max(ranks.gather(perf_counter() - start))
         if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 4 * seconds > MAX_S):
@@ -86,12 +89,10 @@ def _widths(at_most: int) -> list[int]:
 
 
 def _step_s(trainee: Trainee, batch: Batch, width: int) -> float:
-    """Seconds of a step on the slowest rank, so the same number on all; the one before it warms up."""
-    for _ in range(2):
-        start = perf_counter()
-        train_step(trainee, [Share(slot, 0, 0.0, [batch]) for slot in range(width)])
-        if trainee.device.type == "cuda":
-            torch.cuda.synchronize(trainee.device)
-        seconds = perf_counter() - start
-    slowest: float = max(trainee.ranks.gather(seconds))
+    """Seconds of a step on the slowest rank: the same number on all."""
+    start = perf_counter()
+    train_step(trainee, [Share(slot, 0, 0.0, [batch]) for slot in range(width)])
+    if trainee.device.type == "cuda":
+        torch.cuda.synchronize(trainee.device)
+    slowest: float = max(trainee.ranks.gather(perf_counter() - start))
     return slowest

@@ -40,7 +40,7 @@ class RankBytes:
     Args:
         base_bytes: The frozen base between steps, scales included.
         quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
-        adapters_bytes: The adapters.
+        adapters_bytes: The adapters, with what they hold and do not train.
         gradients_bytes: Their gradients.
         optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
         activations_bytes: Forward and backward pass, one unpacked weight included.
@@ -147,10 +147,13 @@ def estimate_pack(
             bank.admit(slot, slot_of(of_slot), match_targets(model, of_slot))
     frozen = list(frozen_parameters(model))
     whole = gathered_of(kind, world_size, model, frozen)
-    num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in range(len(specs))]
+    slots = range(len(specs))
+    num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
+    num_beside = sum({id(tensor): tensor.numel() for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
     step = dry_run(model, bank, specs)
     ranks = tuple(
-        _rank(specs, device, kind, rank, world_size, frozen, num_values, whole, step) for rank in range(world_size)
+        _rank(specs, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)
+        for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
     name = str(dtype).removeprefix("torch.")
@@ -170,10 +173,11 @@ def _rank(
     rank: int,
     world_size: int,
     frozen: list[Frozen],
-    num_values: Sequence[int],
+    num_adapter_values: tuple[Sequence[int], int],
     whole: Gathered,
     step: StepBytes,
 ) -> RankBytes:
+    num_values, num_beside = num_adapter_values  # those that train, by slot, and those that stay as they are
     spec, num_all = specs[0], sum(num_values)
     base_bytes = scales_bytes = 0
     for parameter in frozen:
@@ -191,6 +195,7 @@ def _rank(
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
         # The engine makes its gradients in the backward pass and drops them after the step.
         made_bytes = gradients_bytes if spec.gradient_accumulation_steps == 1 else 0
+    adapters_bytes += 4 * num_beside
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes
@@ -218,7 +223,12 @@ def _rank(
 
 
 def dtype_on(spec: RunSpec, device: str) -> torch.dtype:
-    """The compute dtype of a run on a device that may be elsewhere."""
+    """The compute dtype of a run on a device that may be elsewhere.
+
+    Args:
+        spec: The run.
+        device: ``cpu`` or ``cuda``.
+    """
     if device == "cuda" and spec.dtype == "auto" and not torch.cuda.is_available():
         return torch.bfloat16  # the GPU is elsewhere; those of the last years have the units
     return compute_dtype(spec, device)

@@ -30,8 +30,8 @@ from raylora.model.targets import adapter_values, match_targets
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
-from raylora.train.build import slot_of
-from raylora.train.optim import AdamWFactory
+from raylora.train.build import slot_of, soon_started
+from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2
 """How long each part is timed, and how often at least, after one run that does not count."""
@@ -111,7 +111,7 @@ def _time_blocks(
     bank = PackedBank(model, ("", None), device)
     targets = [name for name in match_targets(model, spec) if name.startswith(f"{names[0]}.")]
     for slot in range(num_slots):
-        bank.admit(slot, slot_of(spec), targets)
+        bank.admit(slot, slot_of(soon_started(spec)), targets)
     bank.route([Span(slot, sum(lengths) // num_slots) for slot in range(num_slots)])
     block.train()
 
@@ -197,7 +197,7 @@ def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device) ->
 def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: torch.device) -> float:
     """Seconds of the updates of all slots."""
     row = {"row": nn.Parameter(torch.zeros(adapter_values(model, spec), device=device))}
-    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, is_shared=False)
+    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row), is_shared=False)
     return num_slots * _timed(lambda: stepper.step(0.0), device)
 
 

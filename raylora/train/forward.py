@@ -40,7 +40,7 @@ def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
     Shapes:
         Returns one (labels,) float32 tensor a piece.
     """
-    run = _by_rows if trainee.attends_by_rows else _padded
+    run = _by_rows if trainee.why_padded is None else _padded
     counts = [piece.batch.num_label_tokens for piece in pieces]
     parts: tuple[Tensor, ...] = run(trainee, pieces).split(counts)
     return parts

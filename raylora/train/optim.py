@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 from raylora.log import get_logger
+from raylora.spec.run_fields import RunFields
 from raylora.spec.train import TrainFields
+from raylora.strategy.contract import ParameterGroup
 
 log = get_logger(__name__)
 
@@ -33,7 +35,7 @@ class AdamWFactory:
                 device.type,
             )
 
-    def __call__(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def __call__(self, parameters: list[ParameterGroup]) -> torch.optim.Optimizer:
         """Make the optimizer."""
         spec = self._spec
         betas = (spec.adam_beta1, spec.adam_beta2)
@@ -53,6 +55,20 @@ class AdamWFactory:
             is_paged=spec.optimizer.startswith("paged"),
         )
         return optimizer
+
+
+def rates_of(spec: RunFields, names: Iterable[str]) -> dict[str, float]:
+    """The multiple of the learning rate at which each parameter of an adapter moves.
+
+    As in PEFT, all that is not A moves with B: DoRA's magnitudes too.
+
+    Args:
+        spec: `loraplus_lr_ratio` counts.
+        names: Of the parameters, by either bank.
+
+    Source: LoRA+, https://arxiv.org/abs/2402.12354.
+    """
+    return {name: 1.0 if "lora_A" in name else spec.loraplus_lr_ratio for name in names}
 
 
 def state_bytes(spec: TrainFields, num_values: int, device_type: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,13 @@ from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
 MAX_STEPS = 16
 SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-2), "lora_r": tune.choice([4, 8, 16])}
+
+
+def ray_of_two_cores() -> Iterator[None]:
+    """A Ray on which two packs hold all cores: leases must need none."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
 
 
 @ray.remote(num_cpus=1)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,21 +11,15 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
-from ray._private.state import actors as actor_table
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
-from ray.util.placement_group import placement_group_table
 
-from raylora.errors import RunFailedError
 from raylora.spec.packing import pack_key
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.trials import SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from raylora.sweep.watch import TrialEvent
-from tests.cluster.command import wait_until
-from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, stage
-from tests.servers.ray import REPOSITORY
+from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, ray_of_two_cores, stage
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -37,10 +27,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    # Two cores, and packs that hold both: leases must need none.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+    yield from ray_of_two_cores()
 
 
 @pytest.fixture
@@ -149,7 +136,7 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Pat
 def made(searcher: str, scheduler: str, num_trials: int, **space: Any) -> SweepSpec:
     run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
     asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
-    more = {"budget": {"steps": MAX_STEPS}, "report_steps": 1, "grace_period": None if scheduler == "pbt" else 2}
+    more = {"budget": {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
     space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
     return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
 
@@ -172,7 +159,6 @@ def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[Trial
 @pytest.mark.parametrize(
     ("searcher", "scheduler"),
     [
-        ("optuna", "hyperband"),
         ("hyperopt", "asha"),
         ("bohb", "hyperband"),
         ("random", "hyperband"),
@@ -184,8 +170,8 @@ def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler
     sweep = made(searcher, scheduler, 12, lora_r={"choice": [4, 8, 16]})
     here, outcomes, pack = ran(sweep, tmp_path, at_once=4)
     assert len(outcomes) == 12
-    ends = {"succeeded"} if scheduler == "fifo" else {"succeeded", "stopped"}
-    assert {outcome.status for outcome in outcomes} == ends
+    statuses = {outcome.status for outcome in outcomes}
+    assert statuses == {"succeeded"} | (set() if scheduler == "fifo" else {"stopped"})
     for outcome in outcomes:
         # Whatever was paused went on from where it was.
         steps = [result["steps"] for result in here.reports(outcome.number)]
@@ -224,125 +210,3 @@ def test_repeats_are_judged_by_their_mean(tmp_path: Path):
         assert one < other  # the formula's seeds differ
         assert outcome.result["eval_loss"] == pytest.approx((one + other) / 2)
         assert outcome.result["eval_loss_std"] == pytest.approx((other - one) / 2**0.5)
-
-
-def test_a_failing_slot_fails_alone(here: Stage):
-    here.open_pack(0, 4)
-    space = SPACE | {"lora_dropout": tune.grid_search([0.0, 0.1, 0.95])}
-    outcomes = here.drive(here.search(2, 4, space=space))
-    bad = [outcome for outcome in outcomes if outcome.sampled["lora_dropout"] > 0.5]
-    assert len(outcomes) == 6 and len(bad) == 2
-    assert [(outcome.status, outcome.error) for outcome in bad] == [
-        ("failed", f"trial {outcome.number}: its loss was NaN at step 2") for outcome in bad
-    ]
-    assert all(outcome.status in ("succeeded", "stopped") for outcome in outcomes if outcome not in bad)
-
-
-@pytest.mark.parametrize("save_steps", [0, 3])
-def test_a_lost_pack_changes_nothing_but_the_time(tmp_path: Path, save_steps: int):
-    ends = {}
-    for lost in (False, True):
-        with stage(tmp_path) as here:
-            here.open_pack(0, 4, save_steps=save_steps)
-
-            def listen(event: TrialEvent, here: Stage = here, lost: bool = lost) -> None:
-                here.events.append(event)
-                if lost and len([each for each in here.events if each.kind == "report"]) == 20:
-                    ray.kill(here.actors[0])
-                    ray.get(here.host.lose_pack.remote(0, "killed", True))
-                    here.open_pack(0, 4)
-
-            search = here.search(8, 4, name=f"search-{lost}")
-            ends[lost] = here.drive(search, listen=listen)
-            log = here.close()[0].log
-            assert any(" at " in line for line in log if line.startswith("admit")) == (lost and save_steps > 0)
-    assert [(end.status, end.result["steps"]) for end in ends[True]] == [
-        (end.status, end.result["steps"]) for end in ends[False]
-    ]
-
-
-def test_trials_of_a_pack_that_is_lost_for_good_fail_with_the_reason(here: Stage):
-    here.open_pack(0, 4)
-
-    def listen(event: TrialEvent) -> None:
-        if event.kind == "report" and not here.events:
-            here.events.append(event)
-            ray.get(here.host.lose_pack.remote(0, "rank 1: its process died", False))
-
-    outcomes = here.drive(here.search(6, 4), listen=listen)
-    assert {outcome.error for outcome in outcomes if outcome.status == "failed"} == {
-        f"trial {outcome.number}: rank 1: its process died" for outcome in outcomes if outcome.status == "failed"
-    }
-    assert sum(outcome.status == "failed" for outcome in outcomes) >= 3
-
-
-def test_a_wish_to_stop_saves_and_the_search_goes_on(tmp_path: Path):
-    with stage(tmp_path) as here:
-        here.open_pack(0, 4)
-        undisturbed = here.drive(here.search(8, 4, name="undisturbed"))
-    with stage(tmp_path) as here:
-        here.open_pack(0, 4)
-
-        def listen(event: TrialEvent) -> None:
-            here.events.append(event)
-            here.stop.asked = len(here.events) > 60
-
-        interrupted = here.drive(here.search(8, 4), listen=listen)
-    assert {"cancelled"} < {outcome.status for outcome in interrupted}
-    with stage(tmp_path) as here:
-        here.open_pack(0, 4)
-        resumed = here.drive(here.search(8, 4), resume=True)
-        admitted = here.close()[0].admitted
-    assert [outcome.number for outcome in resumed] == list(range(8))
-    for before, after, without in zip(interrupted, resumed, undisturbed, strict=True):
-        assert after.sampled == without.sampled
-        if before.status != "cancelled":
-            assert (after.status, after.result) == (before.status, before.result)
-            assert before.number not in {admit.trial for admit in admitted}
-    assert any(admit.start_from for admit in admitted)
-    assert {outcome.status for outcome in resumed} == {"succeeded", "stopped"}
-
-
-def test_a_search_goes_on_after_its_driver_was_killed(tmp_path: Path):
-    words = [sys.executable, "-m", "tests.cluster.simulated_packs", str(tmp_path)]
-    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        ended = {int(killed.stdout.readline()) for _ in range(2)}
-        killed.send_signal(signal.SIGKILL)
-    with stage(tmp_path) as here:
-        here.open_pack(0, 4)
-        outcomes = here.drive(here.search(8, 4), resume=True)
-        again = {admit.trial for admit in here.close()[0].admitted}
-    assert [outcome.number for outcome in outcomes] == list(range(8))
-    # The last of them may have ended after what Tune knew was kept.
-    assert len(ended - again) >= 1
-    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
-
-
-def census() -> tuple[list[str], list[str]]:
-    alive = [actor["ActorClassName"] for actor in actor_table().values() if actor["State"] != "DEAD"]
-    groups = [group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
-    return alive, groups
-
-
-def test_nothing_is_left_after_twenty_kills(tmp_path: Path):
-    before = census()
-    for kill in range(20):
-        with stage(tmp_path) as here:
-            here.open_pack(0, 4)
-
-            def listen(event: TrialEvent, here: Stage = here, kill: int = kill) -> None:
-                here.events.append(event)
-                if len(here.events) == 8 + kill:
-                    if kill % 2:
-                        ray.kill(here.host)
-                    else:
-                        here.stop.asked = True
-
-            search = here.search(8, 4, name=f"search-{kill}")
-            if kill % 2:
-                with pytest.raises(RunFailedError):
-                    here.drive(search, listen=listen)
-            else:
-                here.drive(search, listen=listen)
-    wait_until(lambda: census() == before, 60)

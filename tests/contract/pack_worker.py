@@ -18,23 +18,40 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
+from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
-from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, train_all, turn
+from tests.unit.train.pack_run import (
+    KINDS,
+    MIXED,
+    admit,
+    losses_of,
+    member_specs,
+    place_tiny,
+    state_of,
+    train_all,
+    turn,
+)
+from tests.unit.train.tiny_run import open_rows
 
 UNDER = ("ddp", "fsdp", "zero3")
+MEMBERS = (*MIXED[:5], *KINDS[::2])
+"""Of either half: all fifteen under every strategy would take too long."""
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 
 
 def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    return member_specs(folder, load_in_4bit=True, distributed=place, **fields)
+    return member_specs(folder, MEMBERS, load_in_4bit=True, distributed=place, **fields)
 
 
 def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:
-    """Losses and adapters of all members, in order; one comes late, as a trial into a slot."""
+    """Losses and adapters of all members, in order; one comes late, and widths were tried before all of them."""
     trainee = place_tiny(specs[0], slots_stay_on_ranks)
     ranks, bits = trainee.ranks, checksum(trainee)
+    rows, _ = open_rows(specs[0], folder / "cache")
+    tried = calibrate(trainee, specs[0], rows.step(0, ranks.rank, ranks.world_size)[0], 2)
+    assert set(ranks.gather(tried.num_slots)) == {tried.num_slots}, "ranks would offer different widths"
     mine = [k for k in range(len(specs)) if not slots_stay_on_ranks or k % ranks.world_size == ranks.rank]
     members = {k: admit(trainee, k, specs[k], folder) for k in mine if k != len(specs) - 1}
     for number in range(12):  # more turns than any member has steps: those at their end sit by

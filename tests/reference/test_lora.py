@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
-from transformers import LlamaForCausalLM
 
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import quant_format
 from raylora.spec.run import RunSpec
 from raylora.train.build import Trainee, build
-from tests.reference.naive_lora import add_naive_lora, train_plainly
+from tests.reference.naive_lora import add_naive_lora, base_of, train_plainly
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
@@ -38,28 +36,18 @@ def spec_of(home: Path, **fields: object) -> RunSpec:
     return tiny_spec(home / "base", home / "rows.jsonl", **{**SETTINGS, **fields})
 
 
-def base_of(spec: RunSpec) -> LlamaForCausalLM:
-    """The base as transformers loads it; where it is to be packed, with the weights that packing leaves."""
-    model = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
-    form = quant_format(spec, torch.float32)
-    if form is not None:
-        for layer in model.model.modules():
-            if isinstance(layer, nn.Linear):
-                shape = (layer.out_features, layer.in_features)
-                layer.weight.data = form.unpack(form.pack(layer.weight.data), shape, torch.float32)
-    return model
-
-
 def ours(
-    spec: RunSpec, home: Path, optimizer: object = None, times: float = 1
+    spec: RunSpec, home: Path, optimizer: object = None, times: float = 1, rates: Sequence[float] = RATES
 ) -> tuple[Adapter, list[float], list[float], Trainee]:
     """The adapter at the start, and losses and norms of a run."""
     rows, _ = open_rows(spec, home / "cache")
     trainee = build(spec, home / "base", BASE_NAME, CPU)
     if optimizer is not None:
-        trainee.steppers[0] = trainee.strategy.stepper(trainee.bank.parameters(0), optimizer, spec.max_grad_norm)
+        parameters = trainee.bank.parameters(0)
+        one_rate = dict.fromkeys(parameters, 1.0)
+        trainee.steppers[0] = trainee.strategy.stepper(parameters, optimizer, spec.max_grad_norm, one_rate)
     start = trainee.bank.export(0)
-    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(RATES)]
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(rates)]
     return start, [r.loss for r in results], [r.grad_norm for r in results], trainee
 
 

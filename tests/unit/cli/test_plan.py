@@ -56,7 +56,7 @@ def shown(plan: Plan, width: int = 120) -> str:
 
 
 def test_every_figure_is_in_the_table() -> None:
-    text = shown(Plan((group(),), 715.0))
+    text = shown(Plan((group(),), 715.0, False))
     rows = {row[0]: row[1:] for row in cells(text) if len(row) > 1}
     for name, cell in {
         "trials": "24",
@@ -79,20 +79,27 @@ def test_every_figure_is_in_the_table() -> None:
 
 
 def test_what_runs_alone_or_may_not_fit_says_why() -> None:
-    text = shown(Plan((group(), ALONE), None))
+    text = shown(Plan((group(), ALONE), None, True))
     assert "2: alone: adapter_bank: peft holds one adapter" in text
     assert "2: memory: even one slot needs 3.00 GB" in text
     assert "2: no predicted time: num_epochs says how long" in text
     assert "predicted: no time" in text
+    assert "groups take turns" in text
+
+
+def test_a_width_that_is_predicted_to_be_slow_is_told() -> None:
+    slow = group(duration=Duration(25.0, 600.0, 90.0, 12, 345.0, 0.87))
+    assert "slower than trials alone" in shown(Plan((slow,), 715.0, False))
+    assert "slower than trials alone" not in shown(Plan((group(),), 715.0, False))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_figures_are_not_cut_on_a_terminal_of_any_width(width: int) -> None:
-    assert "2,110.0 MB" in shown(Plan((group(), ALONE), 715.0), width)
+    assert "2,110.0 MB" in shown(Plan((group(), ALONE), 715.0, False), width)
 
 
 def test_json_is_one_object_with_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
-    print_plan(Plan((group(), ALONE), 715.0), as_json=True)
+    print_plan(Plan((group(), ALONE), 715.0, False), as_json=True)
     told = json.loads(capfd.readouterr().out)
     assert (told["num_packs"], told["predicted_s"]) == (3, 715.0)
     first, second = told["groups"]

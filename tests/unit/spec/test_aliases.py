@@ -194,6 +194,12 @@ def test_a_trl_file_is_read(tmp_path: Path):
         ("chat_template: tokenizer_default", "chat_template", None),
         ("packing: true\nneat_packing: true", "sample_packing", True),
         ("bf16: true\nfp16: false", "dtype", "bfloat16"),
+        ("peft_use_dora: true", "use_dora", True),
+        ("peft_use_rslora: true", "use_rslora", True),
+        ("peft_init_lora_weights: pissa", "init_lora_weights", "pissa"),
+        ("pissa_init: true\npissa_convert: true", "init_lora_weights", "pissa_niter_16"),
+        ("pissa_init: false", "init_lora_weights", True),
+        ("loraplus_lr_ratio: 16\nloraplus_lr_embedding: 1.0e-6", "loraplus_lr_ratio", 16),
     ],
 )
 def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, value: object):
@@ -223,7 +229,12 @@ def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, va
             "line 3: finetuning_type: got 'full'; a key of another tool of which raylora does only",
         ),
         ("rl: dpo", "line 3: rl: a key of another tool that raylora does not support: raylora does supervised"),
-        ("peft_use_dora: true", "line 3: peft_use_dora: a key of another tool that raylora does not support"),
+        ("pissa_iter: 4", "line 3: pissa_iter: a key of another tool that raylora does not support: write init_lora"),
+        (
+            "pissa_convert: 1.5",
+            "line 3: pissa_convert: got 1.5; a key of another tool of which raylora does only",
+        ),
+        ("use_galore: true", "line 3: use_galore: a key of another tool that raylora does not support"),
         ("deepspeed: zero3.json", "write distributed: {strategy:"),
         ("template: qwen3", "line 3: template: a key of another tool that raylora does not support: templates have no"),
         ("report_to: wandb", "line 3: report_to: got 'wandb'; a key of another tool of which raylora does only: none"),

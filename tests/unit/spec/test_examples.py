@@ -57,7 +57,7 @@ SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 
 def test_there_are_sweeps_to_copy():
-    assert {path.stem for path in SWEEPS} >= {"rank-alpha-targets", "tpe-asha", "pbt"}
+    assert {path.stem for path in SWEEPS} >= {"rank-alpha-targets", "lora-dora-rslora", "tpe-asha", "pbt"}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -16,6 +16,9 @@ BROKEN = {
     "distributed.cpu_offload": "distributed: {cpu_offload: true}",
     "adapter_bank": "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 3}",
     "optimizer": "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+    "init_lora_weights": "init_lora_weights: pissa\nadapter_bank: peft",
+    "use_dora": "use_dora: true\ninit_lora_weights: olora",
+    "loraplus_lr_ratio": "loraplus_lr_ratio: 4\ndistributed: {strategy: deepspeed, zero_stage: 1}",
     "warmup_steps": "warmup_steps: 10\nwarmup_ratio: 0.1",
     "warmup_ratio": "warmup_ratio: 0.95\nlr_scheduler: warmup_stable_decay",
     "test_datasets": "test_datasets: [{path: a}]\nval_set_size: 0.1",
@@ -61,10 +64,21 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "chat_template: templates/chat.jinja",
         "sample_packing: true\nexcess_length_strategy: drop",
         "max_steps: 5\nnum_epochs: 3",
+        "init_lora_weights: true\nadapter_bank: peft\nuse_dora: true",
+        "init_lora_weights: gaussian\nuse_dora: true\nuse_rslora: true\nloraplus_lr_ratio: 16",
+        "init_lora_weights: pissa_niter_16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "loraplus_lr_ratio: 1\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "init_lora_weights: olora\nloraplus_lr_ratio: 2\ndistributed: {strategy: deepspeed, zero_stage: 3}",
     ],
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):
     assert load_text(tmp_path, LEAST + text)
+
+
+@pytest.mark.parametrize("start", ["false", "eva", "pissa_niter_0", "pissa_niter_", "Gaussian"])
+def test_a_start_that_is_none_names_those_there_are(tmp_path: Path, start: str):
+    (problem,) = problems_of(tmp_path, f"{LEAST}init_lora_weights: {start}")
+    assert "allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16" in problem
 
 
 def test_early_stopping_says_all_it_lacks(tmp_path: Path):

@@ -18,6 +18,8 @@ OPTIMIZERS: dict[str, OptimizerFactory] = {
     "bitsandbytes": functools.partial(BitsandbytesAdamW, lr=0.0, optim_bits=32),
     "bitsandbytes-8bit": functools.partial(BitsandbytesAdamW, lr=0.0, optim_bits=8),
 }
+ONE_RATE = {"layer.lora_A": 1.0, "layer.lora_B": 1.0}
+TWO_RATES = {"layer.lora_A": 1.0, "layer.lora_B": 4.0}
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -43,7 +45,7 @@ def run(stepper: FlatStepper, named: dict[str, nn.Parameter], steps: range) -> l
 @pytest.mark.parametrize("max_norm", [0.0, 0.05, 100.0], ids=["unclipped", "clipped", "below"])
 def test_steps_are_those_of_torch(max_norm: float):
     ours, theirs = parameters(), parameters()
-    norms = run(FlatStepper(ours, ADAMW, max_norm), ours, range(5))
+    norms = run(FlatStepper(ours, ADAMW, max_norm, ONE_RATE), ours, range(5))
     optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, weight_decay=0.1)
     for step, norm in enumerate(norms):
         optimizer.zero_grad()
@@ -56,15 +58,33 @@ def test_steps_are_those_of_torch(max_norm: float):
         torch.testing.assert_close(ours[name].data, parameter.data, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rates", [TWO_RATES, {"layer.lora_A": 2.0, "layer.lora_B": 0.5}], ids=["faster", "slower"])
+def test_parameters_of_another_rate_move_by_it(rates: dict[str, float]):
+    """One norm for all, and a rate each."""
+    ours, theirs = parameters(), parameters()
+    norms = run(FlatStepper(ours, ADAMW, 0.05, rates), ours, range(5))
+    groups = [{"params": [parameter], "lr": 1e-2 * rates[name]} for name, parameter in theirs.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.1)
+    for step, norm in enumerate(norms):
+        optimizer.zero_grad()
+        for part in range(2):
+            loss_of(theirs, step, part).backward()
+        assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(theirs.values(), 0.05)), rel=1e-5)
+        optimizer.step()
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name].data, parameter.data, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rates", [ONE_RATE, TWO_RATES], ids=["one rate", "two rates"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_goes_on_bit_for_bit(name: str):
+def test_state_goes_on_bit_for_bit(name: str, rates: dict[str, float]):
     whole = parameters()
-    stepper = FlatStepper(whole, OPTIMIZERS[name], 1.0)
+    stepper = FlatStepper(whole, OPTIMIZERS[name], 1.0, rates)
     run(stepper, whole, range(3))
     state, values = stepper.state(), {key: p.detach().clone() for key, p in whole.items()}
     run(stepper, whole, range(3, 6))
     resumed = parameters()
-    other = FlatStepper(resumed, OPTIMIZERS[name], 1.0)
+    other = FlatStepper(resumed, OPTIMIZERS[name], 1.0, rates)
     run(other, resumed, range(1))  # what was there before is forgotten
     for key, value in values.items():
         resumed[key].data.copy_(value)
@@ -76,7 +96,7 @@ def test_state_goes_on_bit_for_bit(name: str):
 
 def test_state_is_a_copy_by_parameter_and_empty_before_the_first_step():
     named = parameters()
-    stepper = FlatStepper(named, ADAMW, 0.0)
+    stepper = FlatStepper(named, ADAMW, 0.0, ONE_RATE)
     assert stepper.state() == {}
     stepper.load_state({})
     run(stepper, named, range(2))
@@ -89,7 +109,7 @@ def test_state_is_a_copy_by_parameter_and_empty_before_the_first_step():
 
 def test_a_gradient_that_is_not_finite_updates_nothing_and_is_forgotten():
     named = parameters()
-    stepper = FlatStepper(named, ADAMW, 1.0)
+    stepper = FlatStepper(named, ADAMW, 1.0, ONE_RATE)
     run(stepper, named, range(2))
     before, state = {key: p.detach().clone() for key, p in named.items()}, stepper.state()
     stepper.backward(loss_of(named, 2, 0) * float("inf"))

@@ -130,6 +130,7 @@ def test_a_grid_of_two_lengths_makes_two_groups() -> None:
     assert [(group.largest.sequence_len, group.num_trials) for group in found.groups] == [(16, 3), (32, 3)]
     assert [(group.num_packs, group.width.num_slots) for group in found.groups] == [(1, 3), (1, 3)]
     assert len({group.key for group in found.groups}) == 2
+    assert not found.takes_turns and plan(grid(space), machine(cores=1)).takes_turns
     short, long = (group.memory.ranks[0].activations_bytes for group in found.groups)
     assert short < 0.6 * long
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
-
 from raylora.store.sweeps import MAX_CURVE_POINTS, CurvePoint
 from raylora.sweep.trial_book import DENSE_POINTS, TrialBook
 from raylora.train.events import Event
@@ -89,14 +87,12 @@ def test_a_trial_of_an_earlier_process_goes_on():
     assert book.record.curve == (*curve, CurvePoint(4, 120, 2.0))
 
 
-@pytest.mark.parametrize("num_steps", [DENSE_POINTS, 3 * DENSE_POINTS])
-def test_a_long_curve_is_thinned_and_keeps_its_ends(num_steps: int):
-    book = new()
-    for number in range(1, num_steps + 1):
+def test_a_long_curve_is_thinned_and_keeps_its_ends():
+    book, longest = new(), 0
+    for number in range(1, 3 * DENSE_POINTS + 1):
         book.take(step(number, num_tokens=10))
-        if number % DENSE_POINTS == 1:
-            assert len(book.record.curve) <= DENSE_POINTS
+        longest = max(longest, len(book.record.curve))
     curve = book.record.curve
-    assert (curve[0].step, curve[-1][:2]) == (1, (num_steps, 10 * num_steps))
-    assert len(curve) <= DENSE_POINTS
-    assert len(curve) == num_steps or len(curve) <= 2 * MAX_CURVE_POINTS
+    assert longest == DENSE_POINTS
+    assert (curve[0].step, curve[-1][:2]) == (1, (3 * DENSE_POINTS, 30 * DENSE_POINTS))
+    assert len(curve) >= MAX_CURVE_POINTS / 2

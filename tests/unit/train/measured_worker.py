@@ -61,7 +61,7 @@ def main(spec_file: Path, folder: Path, out: Path) -> None:
     step_peak(trainee, 1)  # under ZeRO-3 the second step is the first that gathers ahead
     peak_bytes, resident_bytes = step_peak(trainee, 2), resident()
     moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
-    adapters = trainee.bank.parameters(0).values()
+    adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     mine = {
         "base_bytes": trainee.held_base_bytes,
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from raylora.spec.run import RunSpec
-from raylora.store.checkpoint import Checkpoint
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from raylora.train.build import Trainee, place_base
 from raylora.train.events import Event
 from raylora.train.member import Member
@@ -18,6 +19,7 @@ from raylora.train.turn import step_all, validate_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
 
 DIGESTS = {"base": "b" * 64, "data": "d" * 64}
+COMMON = {"val_set_size": 6, "eval_steps": 2, "max_steps": 6}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MIXED: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "lora_alpha": 8, "seed": 1, "max_steps": 6},
@@ -30,6 +32,16 @@ MIXED: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 8, "max_steps": 6, "lora_target_modules": ["down_proj"], "lora_dropout": 0.5},
 )
 """Ranks, alphas, targets, rates, schedules, lengths, dropouts, accumulation, seeds and budgets: no two alike."""
+KINDS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 9, "max_steps": 5, "use_dora": True, "lora_dropout": 0.3},
+    {"lora_r": 6, "seed": 10, "use_dora": True, "use_rslora": True, "init_lora_weights": "gaussian"},
+    {"lora_r": 4, "seed": 11, "init_lora_weights": "pissa", "lora_dropout": 0.2, "learning_rate": 1e-3},
+    {"lora_r": 3, "seed": 12, "max_steps": 4, "init_lora_weights": "pissa_niter_4", "use_rslora": True},
+    {"lora_r": 5, "seed": 13, "init_lora_weights": "olora", "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 14, "loraplus_lr_ratio": 4, "max_grad_norm": 0.1},
+    {"lora_r": 8, "seed": 15, "loraplus_lr_ratio": 2, "use_dora": True, "lora_target_modules": ["q_proj", "up_proj"]},
+)
+"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, and some of them together."""
 
 
 class Silent:
@@ -48,12 +60,11 @@ class Silent:
         return f"checkpoint of step {checkpoint.step}"
 
 
-def member_specs(home: Path, **fields: object) -> list[RunSpec]:
+def member_specs(
+    home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS), **fields: object
+) -> list[RunSpec]:
     """The mixed members' specifications, with more fields that all of them share."""
-    return [
-        tiny_spec(home / "base", home / "rows.jsonl", **{"val_set_size": 6, "eval_steps": 2, **mixed, **fields})
-        for mixed in MIXED
-    ]
+    return [tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in members]
 
 
 def place_tiny(spec: RunSpec, slots_stay_on_ranks: bool = False) -> Trainee:
@@ -64,11 +75,28 @@ def place_tiny(spec: RunSpec, slots_stay_on_ranks: bool = False) -> Trainee:
     return trainee
 
 
-def admit(trainee: Trainee, slot: int, spec: RunSpec, home: Path) -> Member:
-    """A member at its start."""
+class Saving(Silent):
+    """Hooks that keep checkpoints as well, in a store."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._store = open_store(str(folder))
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        return save_checkpoint(self._store, checkpoint, keep=2)
+
+
+def admit(
+    trainee: Trainee, slot: int, spec: RunSpec, home: Path, store: Path | None = None, start_from: str | None = None
+) -> Member:
+    """A member at its start, or where a checkpoint was taken; with a store it can be saved."""
     rows, validation = open_rows(spec, home / "cache")
     trainee.admit(slot, spec)
-    return Member(trainee, slot, spec, rows, validation, Silent(), DIGESTS)
+    hooks = Silent() if store is None else Saving(store)
+    member = Member(trainee, slot, spec, rows, validation, hooks, DIGESTS)
+    if start_from is not None:
+        member.restore(load_checkpoint(start_from))
+    return member
 
 
 def turn(trainee: Trainee, members: Sequence[Member]) -> None:
@@ -91,15 +119,15 @@ def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
     return {**adapter, **trainee.steppers[member.slot].state()}
 
 
-def losses_of(member: Member) -> list[float]:
-    """All losses it told of, in order."""
+def losses_of(member: Member, names: Sequence[str] = ("train_loss", "eval_loss", "grad_norm")) -> list[float]:
+    """All that it told of these, in order."""
     hooks = member._hooks
     assert isinstance(hooks, Silent)
-    names = ("train_loss", "eval_loss", "grad_norm")
     return [event.values[name] for event in hooks.events for name in names if name in event.values]
 
 
 def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Equal by the bit, what is not a number included."""
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(found[name].view(torch.int32), tensor.view(torch.int32)), name

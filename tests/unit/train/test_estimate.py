@@ -93,6 +93,24 @@ def test_adapters_gradients_and_moments_are_counted_at_their_own_rank() -> None:
     assert (found.adapters_bytes, found.gradients_bytes, found.optimizer_bytes) == (4 * values, 4 * values, 8 * values)
 
 
+def test_every_kind_is_counted() -> None:
+    """DoRA trains a value a row beside the matrices; what starts from the base holds its start beside them."""
+    fields: dict[str, Any] = {"lora_r": 5, "lora_target_modules": ["q_proj", "k_proj"]}
+    matrices, rows = 3 * 5 * (64 + 64 + 64 + 32), 3 * (64 + 32)
+    for kind, num_trained, num_beside in (
+        ({"use_dora": True}, matrices + rows, rows),
+        ({"init_lora_weights": "pissa"}, matrices, matrices),
+        ({"init_lora_weights": "olora"}, matrices, matrices),
+        ({"use_rslora": True, "loraplus_lr_ratio": 4, "init_lora_weights": "gaussian"}, matrices, 0),
+    ):
+        found = predicted(**fields, **kind)
+        assert found.trainable_parameters == num_trained
+        assert found.ranks[0].adapters_bytes == 4 * (num_trained + num_beside)
+        assert found.ranks[0].optimizer_bytes == 8 * num_trained
+    peft = predicted(**fields, adapter_bank="peft", use_dora=True)
+    assert peft.trainable_parameters == matrices + rows
+
+
 def test_shards_of_all_ranks_make_the_whole() -> None:
     whole = rank(load_in_4bit=True)
     for strategy in ("fsdp", "deepspeed"):

@@ -58,8 +58,10 @@ def measured(spec: RunSpec, folder: Path, tmp_path: Path) -> list[dict[str, int]
         {"distributed": {"strategy": "deepspeed", "zero_stage": 2}, "lora_r": 64, "load_in_4bit": True},
         {"distributed": {"strategy": "deepspeed", "zero_stage": 3}, "load_in_4bit": True},
         {"distributed": {"strategy": "deepspeed", "zero_stage": 3}},
+        {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "use_dora": True, "lora_dropout": 0.1},
+        {"distributed": {"strategy": "ddp"}, "lora_r": 64, "init_lora_weights": "pissa_niter_2"},
     ],
-    ids=["ddp-nf4", "fsdp-nf4-bins", "fsdp-checkpointing", "zero1", "zero2-nf4", "zero3-nf4", "zero3"],
+    ids=["ddp-nf4", "fsdp-nf4-bins", "fsdp-checkpointing", "zero1", "zero2-nf4", "zero3-nf4", "zero3", "dora", "pissa"],
 )
 def test_predicted_is_measured(fields: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     place = fields["distributed"] | {"num_workers": 2}

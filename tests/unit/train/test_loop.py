@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import OPTConfig, OPTForCausalLM
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import NonFiniteLossError, StoreError
@@ -22,8 +21,7 @@ from raylora.train.evaluate import evaluate
 from raylora.train.events import Event
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
-from tests.unit.data.small_tokenizer import small_tokenizer
-from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt, tiny_spec
 
 DIGESTS = {"base": "b" * 64, "data": "d" * 64}
 
@@ -108,15 +106,6 @@ def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields
     assert outcome.progress.eval_loss_before == whole.values("eval", "eval_loss")[0]
     for name, tensor in end.bank.export(0).tensors.items():
         assert torch.equal(resumed_end.bank.export(0).tensors[name], tensor), name
-
-
-def save_opt(folder: Path) -> None:
-    """A base whose own dropout is on in training."""
-    torch.manual_seed(0)
-    vocab_size = len(small_tokenizer())
-    shape = {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "dropout": 0.2}
-    OPTForCausalLM(OPTConfig(vocab_size=vocab_size, num_attention_heads=2, **shape)).save_pretrained(folder)
-    small_tokenizer().save_pretrained(folder)
 
 
 def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
+from raylora.errors import ModelError
+from raylora.train.schedule import learning_rate
+from raylora.train.turn import step_all, validate_all
+from tests.reference.naive_lora import add_naive_lora, train_plainly
+from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
     admit,
     assert_same_bits,
@@ -16,7 +24,7 @@ from tests.unit.train.pack_run import (
     train_all,
     turn,
 )
-from tests.unit.train.tiny_run import save_materials
+from tests.unit.train.tiny_run import open_rows, save_materials, tiny_spec
 
 BASES: dict[str, dict[str, object]] = {
     "plain": {},
@@ -31,8 +39,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("pack"), 60)
 
 
+@pytest.fixture(scope="module")
+def padded(home: Path) -> Path:
+    """Beside the base, two whose rows must be padded: an attention of its own, a window shorter than a row may be."""
+    vocab_size = len(small_tokenizer())
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64}
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": vocab_size}
+    torch.manual_seed(0)
+    bloom = BloomConfig(vocab_size=vocab_size, hidden_size=32, n_layer=2, n_head=4)
+    BloomForCausalLM(bloom).save_pretrained(home / "bloom")
+    MistralForCausalLM(MistralConfig(**shape, **heads)).save_pretrained(home / "window")
+    for name in ("bloom", "window"):
+        small_tokenizer().save_pretrained(home / name)
+    return home
+
+
 @pytest.mark.parametrize("base", BASES)
-def test_eight_together_are_eight_alone(home: Path, base: str):
+def test_members_together_are_members_alone(home: Path, base: str):
     specs = member_specs(home, **BASES[base])
     together = place_tiny(specs[0])
     members = [admit(together, slot, spec, home) for slot, spec in enumerate(specs)]
@@ -43,6 +66,33 @@ def test_eight_together_are_eight_alone(home: Path, base: str):
         train_all(trainee, [alone])
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
+
+
+@pytest.mark.parametrize("base", ["plain", pytest.param("nf4", marks=pytest.mark.slow)])
+def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, tmp_path: Path, base: str):
+    """Out of a store into other slots, beside others, with blocks that run again; whatever kind of adapter it is."""
+    specs = member_specs(home, **BASES[base])
+    whole = place_tiny(specs[0])
+    members = [admit(whole, slot, spec, home, tmp_path / f"run{slot}") for slot, spec in enumerate(specs)]
+    for _ in range(2):
+        turn(whole, members)
+    for member in members:
+        member.save()
+    train_all(whole, members)
+    for begin in range(2):  # half of them in one pack, half in another
+        other = place_tiny(member_specs(home, **BASES[f"{base}-recomputed"])[0])
+        newcomer = admit(other, 99, specs[0], home)
+        turn(other, [newcomer])
+        half = members[begin::2]
+        resumed = [
+            admit(other, len(specs) - member.slot, member.spec, home, None, member.checkpoint_uri) for member in half
+        ]
+        train_all(other, [newcomer, *resumed])
+        for member, uninterrupted in zip(resumed, half, strict=True):
+            told = losses_of(member)
+            assert told == losses_of(uninterrupted)[-len(told) :]
+            assert len(losses_of(member, ["train_loss"])) == member.num_steps - 2
+            assert_same_bits(state_of(other, member), state_of(whole, uninterrupted))
 
 
 def test_comings_and_goings_change_no_other_slot(home: Path):
@@ -65,3 +115,121 @@ def test_comings_and_goings_change_no_other_slot(home: Path):
         turn(busy, [fourth, third, watched, second])  # and the order means nothing
     assert losses_of(watched) == losses_of(alone)
     assert_same_bits(state_of(busy, watched), state_of(quiet, alone))
+
+
+def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_path: Path):
+    """What population-based training does: a bad trial takes a good one's weights and moments, and new settings."""
+    spec, changes = member_specs(home)[2], {"learning_rate": 2e-2, "lora_dropout": 0.4}
+    changed = spec.model_copy(update=changes)
+    quiet = place_tiny(spec)
+    undisturbed = admit(quiet, 0, spec, home)
+    train_all(quiet, [undisturbed])
+
+    busy = place_tiny(spec)
+    donor = admit(busy, 0, spec, home, tmp_path)
+    bad = admit(busy, 1, spec.model_copy(update={"seed": 77, "learning_rate": 1e-4}), home)
+    for _ in range(3):
+        turn(busy, [donor, bad])
+    donor.save()
+    at_save = state_of(busy, donor)
+    busy.release(1)
+    clone = admit(busy, 1, changed, home, None, donor.checkpoint_uri)
+    assert clone.progress.step == donor.progress.step == 3
+    assert_same_bits(state_of(busy, clone), at_save)
+    turn(busy, [clone])
+    assert_same_bits(state_of(busy, donor), at_save)
+    train_all(busy, [donor, clone])
+    assert losses_of(donor) == losses_of(undisturbed)
+    assert_same_bits(state_of(busy, donor), state_of(quiet, undisturbed))
+
+    elsewhere = place_tiny(spec)
+    alone = admit(elsewhere, 0, changed, home, None, donor.checkpoint_uri)
+    train_all(elsewhere, [alone])
+    assert losses_of(clone) == losses_of(alone)
+    assert_same_bits(state_of(busy, clone), state_of(elsewhere, alone))
+    assert losses_of(clone, ["learning_rate"]) == [
+        learning_rate(changed, step, changed.max_steps) for step in range(3, changed.max_steps)
+    ]
+    assert losses_of(clone)[1:] != losses_of(donor)[-len(losses_of(clone)) + 1 :]
+
+
+@pytest.mark.parametrize(("base", "matrix"), [("plain", "lora_A"), ("plain", "lora_B"), ("nf4-recomputed", "lora_B")])
+def test_a_slot_that_is_not_a_number_fails_alone(home: Path, base: str, matrix: str):
+    specs = member_specs(home, **BASES[base])[:4]
+    quiet = place_tiny(specs[0])
+    sound = {k: admit(quiet, k, specs[k], home) for k in (0, 2, 3)}
+    train_all(quiet, list(sound.values()))
+
+    trainee = place_tiny(specs[0])
+    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
+    turn(trainee, members)
+    name = next(name for name in trainee.bank.parameters(1) if name.endswith(matrix))  # of the first layer
+    trainee.bank.parameters(1)[name].data[0, 0] = float("nan")
+    before = state_of(trainee, members[1])
+    failures = step_all(trainee, members)
+    assert failures.keys() == {1}
+    rows, _ = open_rows(specs[1], home / "cache")
+    named = sorted(row for batch in rows.step(1, 0, 1) for line in batch.row_ids for row in line)
+    assert f"loss is nan at step 2, in the rows {named};" in str(failures[1])
+    assert f"{home / 'rows.jsonl'}, line {named[0] + 1}" in str(failures[1])
+    assert members[1].progress.step == 1
+    assert_same_bits(state_of(trainee, members[1]), before)
+    assert not validate_all(trainee, [members[0], *members[2:]])
+
+    trainee.release(1)  # and its slot is as good as new
+    again = admit(trainee, 1, specs[1], home)
+    train_all(trainee, [again, members[0], *members[2:]])
+    for k in sound:
+        assert losses_of(members[k]) == losses_of(sound[k])
+        assert_same_bits(state_of(trainee, members[k]), state_of(quiet, sound[k]))
+    alone = admit(quiet, 1, specs[1], home)
+    train_all(quiet, [alone])
+    assert losses_of(again) == losses_of(alone)
+    assert_same_bits(state_of(trainee, again), state_of(quiet, alone))
+
+
+@pytest.mark.parametrize(
+    ("base", "bank", "why"),
+    [
+        ("bloom", "packed", "has an attention of its own, so it takes the rows of one adapter at a time"),
+        ("window", "packed", "has sliding_window: 64, below sequence_len: 128, so it takes the rows of one adapter"),
+        ("base", "peft", "adapter_bank: peft holds one adapter"),
+    ],
+)
+def test_where_one_adapter_trains_a_second_is_refused_before_anything_is_trained(
+    padded: Path, base: str, bank: str, why: str
+):
+    fields = {"adapter_bank": bank, "val_set_size": 6, "max_steps": 6}
+    spec = tiny_spec(padded / base, padded / "rows.jsonl", **fields)
+    trainee = place_tiny(spec)
+    first = admit(trainee, 0, spec, padded)
+    turn(trainee, [first])
+    before = state_of(trainee, first)
+    with pytest.raises(ModelError, match=why) as refused:
+        trainee.admit(1, spec)
+    assert "for slot 1, beside slot 0" in str(refused.value)
+    assert list(trainee.steppers) == [0]
+    assert_same_bits(state_of(trainee, first), before)
+    train_all(trainee, [first])
+    assert losses_of(first, ["train_loss"])[-1] < losses_of(first, ["train_loss"])[0]
+
+
+@pytest.mark.parametrize("base", ["bloom", "window"])
+def test_padded_lines_are_trained_as_a_plain_loop_trains_them(padded: Path, base: str):
+    """One run after the other in the slot, each to the losses of transformers' model with a naive LoRA."""
+    shared = {"max_steps": 4, "lora_target_modules": "all-linear"}
+    specs = [tiny_spec(padded / base, padded / "rows.jsonl", **shared, seed=seed) for seed in (1, 2)]
+    trainee = place_tiny(specs[0])
+    for spec in specs:
+        member = admit(trainee, 0, spec, padded)
+        start = trainee.bank.export(0).tensors
+        train_all(trainee, [member])
+        trainee.release(0)
+        model = AutoModelForCausalLM.from_pretrained(padded / base, dtype=torch.float32)
+        add_naive_lora(model, start, spec.lora_alpha)
+        rows, _ = open_rows(spec, padded / "cache")
+        steps = [rows.step(step, 0, 1) for step in range(4)]
+        rates = [learning_rate(spec, step, 4) for step in range(4)]
+        adamw = partial(torch.optim.AdamW, lr=0.0, weight_decay=spec.weight_decay)
+        wanted, _ = train_plainly(model, steps, rates, adamw, spec.max_grad_norm)
+        assert losses_of(member, ["train_loss"]) == pytest.approx(wanted, abs=1e-5)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from raylora.data.batches import Batches, open_batches
 from raylora.data.collate import Batch
@@ -34,6 +34,16 @@ def save_base(folder: Path, **fields: object) -> Path:
     config = LlamaConfig(**{**shape, **heads, "initializer_range": 0.1, "tie_word_embeddings": False, **fields})
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_opt(folder: Path) -> Path:
+    """Save a base whose own dropout is on in training."""
+    torch.manual_seed(0)
+    vocab_size = len(small_tokenizer())
+    shape = {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "dropout": 0.2}
+    OPTForCausalLM(OPTConfig(vocab_size=vocab_size, num_attention_heads=2, **shape)).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 

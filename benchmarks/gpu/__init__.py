@@ -1,0 +1,1 @@
+"""Benchmarks for a CUDA device, without Ray and without a download."""

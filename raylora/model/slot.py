@@ -1,0 +1,43 @@
+"""The settings of one adapter, as banks and updates take them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One adapter's settings.
+
+    Args:
+        r: Rank, at least 1.
+        alpha: Scale of the update is ``alpha / r``.
+        dropout: Probability of dropping an input, 0 to below 1.
+        seed: Seed of the start and of dropout.
+        use_rslora: Scale by ``alpha / sqrt(r)`` instead.
+        use_dora: Train a magnitude for each row of the weight beside its direction.
+        init_lora_weights: How the matrices start: ``True``, ``gaussian``, ``olora``, ``pissa`` or ``pissa_niter_N``.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    seed: int
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | str = True
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied by.
+
+        Source: LoRA, https://arxiv.org/abs/2106.09685, section 4.1; rsLoRA, https://arxiv.org/abs/2312.03732, theorem
+            3.2.
+        """
+        return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether the start is a part of the base's weight, which has to be taken off it again."""
+        return self.init_lora_weights not in (True, "gaussian")

@@ -1,0 +1,59 @@
+"""Which lease gets which slot: leases and packs enter, both are changed. Called by the desk, under its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from raylora.runtime.desk_messages import Report
+from raylora.runtime.desk_state import Pack, Tenant
+
+
+def place(tenants: Iterable[Tenant], packs: Mapping[int, Pack], refused: Mapping[str, str]) -> list[Report]:
+    """Give free slots to waiting leases, in trial order; none overtakes another that fits the same packs.
+
+    Args:
+        tenants: All leases.
+        packs: All packs.
+        refused: Keys of packs that will not come, and why.
+
+    Returns:
+        Failures of leases that wait for those.
+    """
+    full: set[str] = set()
+    failures: list[Report] = []
+    for party in _waiting_parties(tenants):
+        key = party[0].claim.key
+        if key in refused:
+            failures += [_failed(tenant, refused[key]) for tenant in party]
+        elif key not in full and not _seat(party, packs):
+            full.add(key)
+    return failures
+
+
+def _failed(tenant: Tenant, reason: str) -> Report:
+    tenant.end()
+    return Report(tenant.claim.lease, "failed", tenant.told_step, {"error": reason})
+
+
+def _waiting_parties(tenants: Iterable[Tenant]) -> list[list[Tenant]]:
+    parties: dict[tuple[str, ...], list[Tenant]] = {}
+    for tenant in tenants:
+        if tenant.waiting:
+            parties.setdefault(tenant.party, []).append(tenant)
+    return sorted(parties.values(), key=lambda party: party[0].claim.trial)
+
+
+def _seat(party: list[Tenant], packs: Mapping[int, Pack]) -> bool:
+    """Give slots to all or to none, in the emptiest packs."""
+    fitting = {number: pack for number, pack in packs.items() if pack.key == party[0].claim.key}
+    if sum(pack.num_free for pack in fitting.values()) < len(party):
+        return False
+    for tenant in party:
+        number, pack = max(fitting.items(), key=lambda item: (item[1].num_free, -item[0]))
+        tenant.pack = number
+        pack.leases.add(tenant.claim.lease)
+        if tenant.returns:
+            pack.ready += tenant.first_commands()  # its orders were given long ago
+        else:
+            pack.hold(tenant.first_commands())
+    return True

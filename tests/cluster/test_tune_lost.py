@@ -1,0 +1,156 @@
+"""What happens to a search when slots fail, packs are lost, somebody stops it, or its processes are killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import tune
+from ray._private.state import actors as actor_table
+from ray.util.placement_group import placement_group_table
+
+from raylora.errors import RunFailedError
+from raylora.sweep.watch import TrialEvent
+from tests.cluster.command import wait_until
+from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
+from tests.servers.ray import REPOSITORY
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    yield from ray_of_two_cores()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as stage_:
+        yield stage_
+
+
+def test_a_failing_slot_fails_alone(here: Stage):
+    here.open_pack(0, 4)
+    space = SPACE | {"lora_dropout": tune.grid_search([0.0, 0.1, 0.95])}
+    outcomes = here.drive(here.search(2, 4, space=space))
+    bad = [outcome for outcome in outcomes if outcome.sampled["lora_dropout"] > 0.5]
+    assert len(outcomes) == 6 and len(bad) == 2
+    assert [(outcome.status, outcome.error) for outcome in bad] == [
+        ("failed", f"trial {outcome.number}: its loss was NaN at step 2") for outcome in bad
+    ]
+    assert all(outcome.status in ("succeeded", "stopped") for outcome in outcomes if outcome not in bad)
+
+
+@pytest.mark.parametrize("save_steps", [0, 3])
+def test_a_lost_pack_changes_nothing_but_the_time(tmp_path: Path, save_steps: int):
+    ends = {}
+    for lost in (False, True):
+        with stage(tmp_path) as here:
+            here.open_pack(0, 4, save_steps=save_steps)
+
+            def listen(event: TrialEvent, here: Stage = here, lost: bool = lost) -> None:
+                here.events.append(event)
+                if lost and len([each for each in here.events if each.kind == "report"]) == 20:
+                    ray.kill(here.actors[0])
+                    ray.get(here.host.lose_pack.remote(0, "killed", True))
+                    here.open_pack(0, 4)
+
+            search = here.search(8, 4, name=f"search-{lost}")
+            ends[lost] = here.drive(search, listen=listen)
+            log = here.close()[0].log
+            assert any(" at " in line for line in log if line.startswith("admit")) == (lost and save_steps > 0)
+    assert [(end.status, end.result["steps"]) for end in ends[True]] == [
+        (end.status, end.result["steps"]) for end in ends[False]
+    ]
+
+
+def test_trials_of_a_pack_that_is_lost_for_good_fail_with_the_reason(here: Stage):
+    here.open_pack(0, 4)
+
+    def listen(event: TrialEvent) -> None:
+        if event.kind == "report" and not here.events:
+            here.events.append(event)
+            ray.get(here.host.lose_pack.remote(0, "rank 1: its process died", False))
+
+    outcomes = here.drive(here.search(6, 4), listen=listen)
+    assert {outcome.error for outcome in outcomes if outcome.status == "failed"} == {
+        f"trial {outcome.number}: rank 1: its process died" for outcome in outcomes if outcome.status == "failed"
+    }
+    assert sum(outcome.status == "failed" for outcome in outcomes) >= 3
+
+
+def test_a_wish_to_stop_saves_and_the_search_goes_on(tmp_path: Path):
+    with stage(tmp_path) as here:
+        here.open_pack(0, 4)
+        undisturbed = here.drive(here.search(8, 4, name="undisturbed"))
+    with stage(tmp_path) as here:
+        here.open_pack(0, 4)
+
+        def listen(event: TrialEvent) -> None:
+            here.events.append(event)
+            here.stop.asked = len(here.events) > 60
+
+        interrupted = here.drive(here.search(8, 4), listen=listen)
+    assert {"cancelled"} < {outcome.status for outcome in interrupted}
+    with stage(tmp_path) as here:
+        here.open_pack(0, 4)
+        resumed = here.drive(here.search(8, 4), resume=True)
+        admitted = here.close()[0].admitted
+    assert [outcome.number for outcome in resumed] == list(range(8))
+    for before, after, without in zip(interrupted, resumed, undisturbed, strict=True):
+        assert after.sampled == without.sampled
+        if before.status != "cancelled":
+            assert (after.status, after.result) == (before.status, before.result)
+            assert before.number not in {admit.trial for admit in admitted}
+    assert any(admit.start_from for admit in admitted)
+    assert {outcome.status for outcome in resumed} == {"succeeded", "stopped"}
+
+
+def test_a_search_goes_on_after_its_driver_was_killed(tmp_path: Path):
+    words = [sys.executable, "-m", "tests.cluster.simulated_packs", str(tmp_path)]
+    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        ended = {int(killed.stdout.readline()) for _ in range(2)}
+        killed.send_signal(signal.SIGKILL)
+    with stage(tmp_path) as here:
+        here.open_pack(0, 4)
+        outcomes = here.drive(here.search(8, 4), resume=True)
+        again = {admit.trial for admit in here.close()[0].admitted}
+    assert [outcome.number for outcome in outcomes] == list(range(8))
+    # The last of them may have ended after what Tune knew was kept.
+    assert len(ended - again) >= 1
+    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
+
+
+def census() -> tuple[list[str], list[str]]:
+    alive = [actor["ActorClassName"] for actor in actor_table().values() if actor["State"] != "DEAD"]
+    groups = [group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+    return alive, groups
+
+
+def test_nothing_is_left_after_twenty_kills(tmp_path: Path):
+    before = census()
+    for kill in range(20):
+        with stage(tmp_path) as here:
+            here.open_pack(0, 4)
+
+            def listen(event: TrialEvent, here: Stage = here, kill: int = kill) -> None:
+                here.events.append(event)
+                if len(here.events) == 8 + kill:
+                    if kill % 2:
+                        ray.kill(here.host)
+                    else:
+                        here.stop.asked = True
+
+            search = here.search(8, 4, name=f"search-{kill}")
+            if kill % 2:
+                with pytest.raises(RunFailedError):
+                    here.drive(search, listen=listen)
+            else:
+                here.drive(search, listen=listen)
+    wait_until(lambda: census() == before, 60)
