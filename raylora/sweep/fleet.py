@@ -177,10 +177,10 @@ class Fleet:
         """
         if key in self._broken:
             return
-        num_starting = sum(of == key and number not in held for number, (of, _) in self._packs.items())
-        if waiting[key] <= num_starting * berth.num_slots:
-            return
-        if num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers:
+        starting = [of for number, (of, _) in self._packs.items() if number not in held]
+        # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
+        has_room = not starting and num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
+        if has_room:
             self._begin(self.start(key, berth.spec), key, berth)
             return
         for number, (of, _) in self._packs.items():

@@ -54,6 +54,13 @@ def ends(result: dict[str, Any]) -> list[tuple[str, str, int, float | None]]:
     return [(trial["trial_id"], trial["status"], trial["steps"], trial["metric"]) for trial in result["trials"]]
 
 
+def same_ends(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Assert that all trials ended alike, with losses to 1e-5: with two threads a sum may be taken in another order."""
+    for one, other in zip(ends(found), ends(wanted), strict=True):
+        assert one[:3] == other[:3]
+        assert one[3] == (None if other[3] is None else pytest.approx(other[3], abs=1e-5))
+
+
 def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:
     """The run that a trial of a result was."""
     ratios = [name for name, knob in sweep.space.items() if isinstance(knob, Ratio)]

@@ -26,9 +26,9 @@ class Turnstile:
 
     async def report(self, number: int) -> None:
         self.out = None if self.out == number else self.out
-        self.waiting[number] = asyncio.get_running_loop().create_future()
+        turn = self.waiting[number] = asyncio.get_running_loop().create_future()
         self._next()
-        await self.waiting[number]
+        await turn
 
     async def leave(self, number: int) -> None:
         self.left.discard(number)  # an actor that Tune kept leaves once more
