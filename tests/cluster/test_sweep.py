@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from peft import PeftModel
-from ray import tune
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import ASHA, GRID, SWEPT
 from tests.cluster.made_sweeps import (
@@ -31,6 +26,7 @@ from tests.cluster.made_sweeps import (
     whole,
     write,
 )
+from tests.cluster.plain_tune import told_again
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -149,64 +145,6 @@ def test_a_trial_ends_where_it_ends_alone(command: Command, succeeded: list[dict
     assert alone["tokens"] == trial["tokens"]
 
 
-@ray.remote(num_cpus=0)
-class Turnstile:
-    """Lets trainables report in trial order, all that have a place once in a turn, as slots of a pack do."""
-
-    def __init__(self, num_trials: int, num_places: int) -> None:
-        self.num_left, self.num_places = num_trials, num_places
-        self.waiting: dict[int, asyncio.Future[None]] = {}
-        self.line: list[int] = []
-        self.out: int | None = None
-
-    async def report(self, number: int) -> None:
-        self.out = None if self.out == number else self.out
-        self.waiting[number] = asyncio.get_running_loop().create_future()
-        self._next()
-        await self.waiting[number]
-
-    async def leave(self, number: int) -> None:
-        self.num_left -= 1
-        self.out = None if self.out == number else self.out
-        self._next()
-
-    def _next(self) -> None:
-        if self.out is None and not self.line and len(self.waiting) == min(self.num_left, self.num_places):
-            self.line = sorted(self.waiting)
-        if self.out is None and self.line:
-            self.out = self.line.pop(0)
-            self.waiting.pop(self.out).set_result(None)
-
-
-class Replay(tune.Trainable):
-    """A trial with an actor of its own, which tells again what the trial of a pack told; it knows no more than that."""
-
-    def setup(self, config: dict[str, Any], curves: dict[int, dict[int, float]], max_steps: int) -> None:
-        self.curves, self.max_steps, self.turnstile = curves, max_steps, ray.get_actor("turnstile")
-        self.begin()
-
-    def begin(self) -> None:
-        self.number, self.steps = int(self.trial_id.split("_")[1]), 0
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become another trial; Tune spares itself a process."""
-        self.cleanup()
-        self.begin()
-        return True
-
-    def step(self) -> dict[str, Any]:
-        ray.get(self.turnstile.report.remote(self.number))
-        self.steps += 1
-        return {
-            "eval_loss": self.curves[self.number][self.steps],
-            "steps": self.steps,
-            "done": self.steps == self.max_steps,
-        }
-
-    def cleanup(self) -> None:
-        ray.get(self.turnstile.leave.remote(self.number))
-
-
 def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
     command: Command, result: dict[str, Any], in_workplace: Path, tmp_path: Path
 ):
@@ -215,32 +153,7 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
         trial.number: {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
         for trial in the_record(command).trials
     }
-    # Eight trials at once: one for each core that there seems to be.
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        turnstile = Turnstile.options(name="turnstile").remote(16, 8)
-        replay = tune.with_parameters(Replay, curves=curves, max_steps=ASHA["budget"]["steps"])
-        tuner = tune.Tuner(
-            tune.with_resources(replay, {"CPU": 1}),
-            param_space=tune_space(sweep.space),
-            tune_config=tune.TuneConfig(
-                metric="eval_loss",
-                mode="min",
-                num_samples=16,
-                reuse_actors=True,
-                search_alg=tune_searcher(sweep, 8),
-                scheduler=tune_scheduler(sweep),
-            ),
-            run_config=tune.RunConfig(
-                storage_path=str(tmp_path / "plain"),
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        plain = sorted(tuner.fit(), key=lambda each: each.metrics["trial_id"])
-        ray.kill(turnstile)
-    finally:
-        ray.shutdown()
+    plain = told_again(sweep, curves, 8, tmp_path / "plain")
     assert [each.error for each in plain] == [None] * 16
     assert [resolve(sweep.space, each.config) for each in plain] == [trial["config"] for trial in result["trials"]]
     steps = [trial["steps"] for trial in result["trials"]]

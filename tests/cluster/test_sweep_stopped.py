@@ -20,8 +20,8 @@ from tests.servers.ray import RayHead
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NOTHING = {"actors": [], "groups": []}
-UNDER_WAY = "t001 failed"
-"""Said at the third step, when the others have many to go."""
+UNDER_WAY = "t003 begins"
+"""Said once the second trial has failed, when the others have many steps to go."""
 
 
 @pytest.fixture(scope="module")
