@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from typing_extensions import override
@@ -98,5 +100,7 @@ class Watch(Callback):
 
 def why_failed(trial: Trial) -> str | None:
     """Why a trial failed; None where it did not."""
-    error = trial.get_pickled_error()
+    file = trial.pickled_error_file  # in this driver's own folder, from where Tune copies it to the store later
+    is_here = file is not None and Path(file).exists()
+    error = cloudpickle.loads(Path(file).read_bytes()) if is_here else trial.get_pickled_error()
     return None if error is None else gist(cause(error))

@@ -43,7 +43,8 @@ SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
     "lora_dropout": 0.0,
     "dtype": "float32",  # equal bits are promised in it
 }
-ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1}
+ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1, "cpus_per_worker": 2}
+"""On the cluster of the tests, one pack at a time."""
 
 ASHA: dict[str, Any] = {
     "run": SWEPT,
