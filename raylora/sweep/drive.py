@@ -6,6 +6,7 @@ in a folder of the store after each trial's end, so that a killed driver's searc
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -23,12 +24,12 @@ from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
 from raylora.errors import InputError
 from raylora.log import get_logger
-from raylora.runtime.failures import cause, gist, lost_contact
+from raylora.runtime.failures import lost_contact
 from raylora.runtime.stopping import StopWish
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.seats import Seats
-from raylora.sweep.watch import Listener, Watch
+from raylora.sweep.watch import Listener, Watch, why_failed
 
 log = get_logger(__name__)
 
@@ -111,6 +112,7 @@ def drive(
         InputError: There is nothing of that name to go on with.
         RunFailedError: The host is lost; what was kept of the search can be resumed.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells a failed trial's traceback; we tell why
     watch = Watch(listen)
     seats = Seats(host, search.num_at_once, watch.number_of)
     controller = _controller(search, watch, seats, resume)
@@ -196,5 +198,5 @@ def _outcome(number: int, trial: Trial) -> TrialOutcome:
         status = "failed"
     elif trial.status == Trial.TERMINATED:
         status = "succeeded" if result.get("finished") else "stopped"
-    error = trial.get_pickled_error() if status == "failed" else None
-    return TrialOutcome(number, dict(trial.config), status, result, None if error is None else gist(cause(error)))
+    error = why_failed(trial) if status == "failed" else None
+    return TrialOutcome(number, dict(trial.config), status, result, error)

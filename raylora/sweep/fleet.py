@@ -28,6 +28,9 @@ log = get_logger(__name__)
 END_PATIENCE_S = 60.0
 """For workers that were told to end, to check the base and leave."""
 
+OPEN_PATIENCE_S = 2.0
+"""A lease has its slot in milliseconds where one is free; one that waits longer is worth another pack."""
+
 
 @dataclass(frozen=True)
 class Berth:
@@ -57,6 +60,7 @@ class Fleet:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: set[str] = set()
+        self._waits_since: dict[str, float] = {}
         self._num_opened = 0
         self._store_uri: str | None = None
 
@@ -96,23 +100,24 @@ class Fleet:
         Args:
             berths: By key, of all runs so far.
         """
-        for number, (key, group) in list(self._packs.items()):
-            is_running = group.running
-            for event in group.events():
-                self._listen(number, event)
-            if not is_running:
-                self._note_end(number, key, group)
+        self._hear()
         waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
+        now = time.monotonic()
+        self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
         for key in waiting:
-            self._open(key, berths[key], waiting, held)
+            if now - self._waits_since[key] >= OPEN_PATIENCE_S:
+                self._open(key, berths[key], waiting, held)
 
-    def end(self, berths: Mapping[str, Berth]) -> None:
-        """Tell all packs that no run comes any more, and wait for their end."""
+    def end(self) -> None:
+        """Tell all packs that no run comes any more, and wait for their end; those that only start are cut off."""
         ray.get(self._host.close.remote())
+        held = self._held()
+        for number in [number for number in self._packs if number not in held]:
+            self._packs.pop(number)[1].close()
         deadline = time.monotonic() + END_PATIENCE_S
         while self._packs and time.monotonic() < deadline:
-            self.tend(berths)
+            self._hear()
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -120,6 +125,14 @@ class Fleet:
         for _, group in self._packs.values():
             group.close()
         self._packs = {}
+
+    def _hear(self) -> None:
+        for number, (key, group) in list(self._packs.items()):
+            is_running = group.running
+            for event in group.events():
+                self._listen(number, event)
+            if not is_running:
+                self._note_end(number, key, group)
 
     def _begin(self, number: int, key: str, berth: Berth) -> None:
         assert self._store_uri is not None

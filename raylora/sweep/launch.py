@@ -140,7 +140,7 @@ class _Launch:
                 search = self._search(store)
                 outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
                 self._tell("ending the workers")
-                fleet.end(self._berths)
+                fleet.end()
                 self._settle(outcomes, stop)
             except BaseException as error:
                 raise self._recorded(error, books, store) from error
@@ -216,8 +216,10 @@ class _Launch:
                 books.begin_trial(place, config, number, repeat.run_id, repeat.spec)
         for told in event.result.get("repeats", ()) if event.kind == "report" else ():
             books.report(told["run_id"], told["step"], told)
-            if event.stopped and not event.result["finished"]:
-                books.end_trial(told["run_id"], "stopped")
+            if event.stopped:
+                books.end_trial(told["run_id"], "succeeded" if event.result["finished"] else "stopped")
+        for repeat in repeats if event.error is not None else ():
+            books.end_trial(repeat.run_id, "failed", event.error)
         self._tell(self._doing)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:

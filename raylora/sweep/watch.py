@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from typing_extensions import override
+
+from raylora.runtime.failures import cause, gist
 
 TrialEventKind = Literal["start", "report", "end"]
 
@@ -23,6 +27,7 @@ class TrialEvent:
         sampled: What was drawn for it; PBT changes it.
         result: Its last report: means, ``steps``, ``tokens`` and ``repeats``.
         stopped: Whether the scheduler had it stopped at this report, or it reached its end.
+        error: Why it failed, at its end.
     """
 
     kind: TrialEventKind
@@ -30,6 +35,7 @@ class TrialEvent:
     sampled: Mapping[str, Any]
     result: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
+    error: str | None = None
 
 
 Listener = Callable[[TrialEvent], None]
@@ -88,4 +94,13 @@ class Watch(Callback):
 
     def _end(self, trial: Trial) -> None:
         self.num_ended += 1
-        self._listen(TrialEvent("end", self.number_of(trial.trial_id), trial.config, trial.last_result or {}))
+        number, result = self.number_of(trial.trial_id), trial.last_result or {}
+        self._listen(TrialEvent("end", number, trial.config, result, error=why_failed(trial)))
+
+
+def why_failed(trial: Trial) -> str | None:
+    """Why a trial failed; None where it did not."""
+    file = trial.pickled_error_file  # in this driver's own folder, from where Tune copies it to the store later
+    is_here = file is not None and Path(file).exists()
+    error = cloudpickle.loads(Path(file).read_bytes()) if is_here else trial.get_pickled_error()
+    return None if error is None else gist(cause(error))

@@ -250,6 +250,11 @@ def make_bank(
     return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, reader)
 
 
+def soon_started(spec: RunSpec) -> RunSpec:
+    """A run whose steps take as long and whose start is soon made, for whoever times steps: no whole decomposition."""
+    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1"}) if spec.starts_from_base else spec
+
+
 def slot_of(spec: RunSpec) -> Slot:
     """The adapter's settings."""
     settings = Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)

@@ -15,7 +15,7 @@ import torch
 
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee
+from raylora.train.build import Trainee, soon_started
 from raylora.train.step import Share, train_step
 
 NEVER_BELOW = 0.97
@@ -56,7 +56,7 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
     start = perf_counter()
     for width in _widths(at_most):
         for slot in range(len(trainee.steppers), width):
-            trainee.admit(slot, spec)
+            trainee.admit(slot, soon_started(spec))
         _step_s(trainee, batch, width)  # makes the state of the new slots
         seconds = _step_s(trainee, batch, width)
         if width * num_tokens / seconds < max(rates.values(), default=0.0):  # or somebody else was at work

@@ -71,7 +71,8 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     gradients = [torch.zeros_like(parameter) for parameter in adapters]
     for parameter, gradient in zip(adapters, gradients, strict=True):
         parameter.grad = gradient
-    live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *bank.frozen(0), *gradients])
+    beside = [tensor for slot in range(len(specs)) for tensor in bank.frozen(slot)]
+    live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *beside, *gradients])
     loss = SupervisedLoss(model)
     before_loss: list[int] = []
     head: Any = model.get_output_embeddings()

@@ -149,7 +149,7 @@ def estimate_pack(
     whole = gathered_of(kind, world_size, model, frozen)
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
-    num_beside = sum(tensor.numel() for slot in slots for tensor in bank.frozen(slot))
+    num_beside = sum({id(tensor): tensor.numel() for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
     step = dry_run(model, bank, specs)
     ranks = tuple(
         _rank(specs, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)

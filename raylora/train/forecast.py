@@ -30,7 +30,7 @@ from raylora.model.targets import adapter_values, match_targets
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
-from raylora.train.build import slot_of
+from raylora.train.build import slot_of, soon_started
 from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2
@@ -111,7 +111,7 @@ def _time_blocks(
     bank = PackedBank(model, ("", None), device)
     targets = [name for name in match_targets(model, spec) if name.startswith(f"{names[0]}.")]
     for slot in range(num_slots):
-        bank.admit(slot, slot_of(spec), targets)
+        bank.admit(slot, slot_of(soon_started(spec)), targets)
     bank.route([Span(slot, sum(lengths) // num_slots) for slot in range(num_slots)])
     block.train()
 

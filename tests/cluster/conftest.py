@@ -41,8 +41,10 @@ WITHOUT = ("sample_prompts", "sample_max_new_tokens", "save_steps", "max_steps",
 SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
     "gradient_accumulation_steps": 1,
     "lora_dropout": 0.0,
+    "dtype": "float32",  # equal bits are promised in it
 }
-ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1}
+ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1, "cpus_per_worker": 2}
+"""On the cluster of the tests, one pack at a time."""
 
 ASHA: dict[str, Any] = {
     "run": SWEPT,
@@ -100,7 +102,7 @@ def whole_grid(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.Temp
     """A grid of which one trial fails, never interrupted and with no checkpoint kept."""
     command = Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
     (workplace / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    return command, command.run("sweep", "grid.yaml", "--json", "--set", "save_steps=0")
+    return command, command.run("sweep", "grid.yaml", "--json", "--set", "save_steps=null")
 
 
 @pytest.fixture

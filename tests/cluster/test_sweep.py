@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from peft import PeftModel
-from ray import tune
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import ASHA, GRID, SWEPT
 from tests.cluster.made_sweeps import (
@@ -31,6 +26,7 @@ from tests.cluster.made_sweeps import (
     whole,
     write,
 )
+from tests.cluster.plain_tune import told_again
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -109,14 +105,13 @@ def test_each_adapter_loads_in_peft(succeeded: list[dict[str, Any]], in_workplac
 
 def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result: dict[str, Any]):
     mlflow = client(command)
-    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
-    runs = {run.info.run_id: run for run in mlflow.search_runs([experiment.experiment_id])}
-    parent = runs.pop(result["mlflow_run_id"])
+    parent = mlflow.get_run(result["mlflow_run_id"])
+    children = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    runs = {run.info.run_id: run for run in mlflow.search_runs([parent.info.experiment_id], children)}
     assert parent.info.status == "FINISHED"
     assert runs.keys() == {trial["mlflow_run_id"] for trial in result["trials"]}
     for trial in result["trials"]:
         run = runs[trial["mlflow_run_id"]]
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == {"succeeded": "FINISHED", "stopped": "KILLED"}[trial["status"]]
         assert run.data.metrics["eval_loss"] == pytest.approx(trial["metric"])
         assert run.data.params["lora_r"] == str(trial["config"]["lora_r"])
@@ -127,7 +122,7 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result
         assert ("adapter" in artifacts) == (trial["status"] == "succeeded")
     assert parent.data.tags["raylora.best_trial"] == result["best_trial"]
     assert json.loads(parent.data.tags["raylora.best_config"]) == result["best_config"]
-    assert "report/index.html" in {file.path for file in mlflow.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in {file.path for file in mlflow.list_artifacts(parent.info.run_id, "report")}
 
 
 def test_the_record_and_the_report_say_the_same(command: Command, result: dict[str, Any], tmp_path: Path):
@@ -150,52 +145,6 @@ def test_a_trial_ends_where_it_ends_alone(command: Command, succeeded: list[dict
     assert alone["tokens"] == trial["tokens"]
 
 
-@ray.remote(num_cpus=0)
-class Turnstile:
-    """Lets trainables report in trial order, all that have a place once in a turn, as slots of a pack do."""
-
-    def __init__(self, num_trials: int, num_places: int) -> None:
-        self.num_left, self.num_places = num_trials, num_places
-        self.waiting: dict[int, asyncio.Future[None]] = {}
-        self.line: list[int] = []
-        self.out: int | None = None
-
-    async def report(self, number: int) -> None:
-        self.out = None if self.out == number else self.out
-        self.waiting[number] = asyncio.get_running_loop().create_future()
-        self._next()
-        await self.waiting[number]
-
-    async def leave(self, number: int) -> None:
-        self.num_left -= 1
-        self.out = None if self.out == number else self.out
-        self._next()
-
-    def _next(self) -> None:
-        if self.out is None and not self.line and len(self.waiting) == min(self.num_left, self.num_places):
-            self.line = sorted(self.waiting)
-        if self.out is None and self.line:
-            self.out = self.line.pop(0)
-            self.waiting.pop(self.out).set_result(None)
-
-
-class Replay(tune.Trainable):
-    """A trial with an actor of its own, which tells again what the trial of a pack told; it knows no more than that."""
-
-    def setup(self, config: dict[str, Any], curves: dict[int, dict[int, float]], max_steps: int) -> None:
-        self.number, self.steps = int(self.trial_id.split("_")[1]), 0
-        self.curve, self.max_steps = curves[self.number], max_steps
-        self.turnstile = ray.get_actor("turnstile")
-
-    def step(self) -> dict[str, Any]:
-        ray.get(self.turnstile.report.remote(self.number))
-        self.steps += 1
-        return {"eval_loss": self.curve[self.steps], "steps": self.steps, "done": self.steps == self.max_steps}
-
-    def cleanup(self) -> None:
-        ray.get(self.turnstile.leave.remote(self.number))
-
-
 def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
     command: Command, result: dict[str, Any], in_workplace: Path, tmp_path: Path
 ):
@@ -204,27 +153,7 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
         trial.number: {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
         for trial in the_record(command).trials
     }
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        turnstile = Turnstile.options(name="turnstile").remote(16, 8)
-        replay = tune.with_parameters(Replay, curves=curves, max_steps=ASHA["budget"]["steps"])
-        tuner = tune.Tuner(
-            tune.with_resources(replay, {"CPU": 0.125}),
-            param_space=tune_space(sweep.space),
-            tune_config=tune.TuneConfig(
-                metric="eval_loss",
-                mode="min",
-                num_samples=16,
-                max_concurrent_trials=8,
-                search_alg=tune_searcher(sweep, 8),
-                scheduler=tune_scheduler(sweep),
-            ),
-            run_config=tune.RunConfig(storage_path=str(tmp_path / "plain"), verbose=0),
-        )
-        plain = sorted(tuner.fit(), key=lambda each: each.metrics["trial_id"])
-        ray.kill(turnstile)
-    finally:
-        ray.shutdown()
+    plain = told_again(sweep, curves, 8, tmp_path / "plain")
     assert [each.error for each in plain] == [None] * 16
     assert [resolve(sweep.space, each.config) for each in plain] == [trial["config"] for trial in result["trials"]]
     steps = [trial["steps"] for trial in result["trials"]]

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NOTHING = {"actors": [], "groups": []}
 UNDER_WAY = "t001 failed"
-"""Said at the third step, when the others have many to go."""
+"""Said at the second step, when the others have many to go."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,20 @@ def test_it_went_on_from_its_saves_and_kept_its_runs(command: Command, interrupt
     assert runs == {finished["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in finished["trials"])}
     for trial in finished["trials"]:
         steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]
-        assert steps == list(range(1, trial["steps"] + 1)), "steps done twice are told once"
+        # What a driver told MLflow within its last second, and had not written down, may be told again.
+        assert sorted(set(steps)) == list(range(1, trial["steps"] + 1))
+        assert len(steps) <= trial["steps"] + 4
+
+
+def workers(ray_head: RayHead) -> list[int]:
+    """Those that have begun to train, by process id."""
+    return [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
+
+
+def kill_the_worker(ray_head: RayHead) -> None:
+    (pid,) = workers(ray_head)
+    assert psutil.Process(pid).is_running()
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
@@ -100,11 +113,9 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=1")
     running.wait_for(UNDER_WAY)
-    (pid,) = ray_head.seen_by_workers()
-    assert psutil.Process(pid).is_running()
-    os.kill(pid, signal.SIGKILL)
+    kill_the_worker(ray_head)
     result = whole(running.end())
-    assert len(ray_head.seen_by_workers()) == 2
+    assert len(workers(ray_head)) == 2
     assert ends(result) == ends(undisturbed)
 
 
@@ -112,8 +123,7 @@ def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Co
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
-    (pid,) = ray_head.seen_by_workers()
-    os.kill(pid, signal.SIGKILL)
+    kill_the_worker(ray_head)
     ended = running.end()
     assert ended.code == 1, ended.err
     record = the_record(on_head)

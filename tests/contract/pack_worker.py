@@ -21,16 +21,28 @@ from raylora.spec.run import RunSpec
 from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
-from tests.unit.train.pack_run import admit, losses_of, member_specs, place_tiny, state_of, train_all, turn
+from tests.unit.train.pack_run import (
+    KINDS,
+    MIXED,
+    admit,
+    losses_of,
+    member_specs,
+    place_tiny,
+    state_of,
+    train_all,
+    turn,
+)
 from tests.unit.train.tiny_run import open_rows
 
 UNDER = ("ddp", "fsdp", "zero3")
+MEMBERS = (*MIXED[:5], *KINDS[::2])
+"""Of either half: all fifteen under every strategy would take too long."""
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 
 
 def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    return member_specs(folder, load_in_4bit=True, distributed=place, **fields)
+    return member_specs(folder, MEMBERS, load_in_4bit=True, distributed=place, **fields)
 
 
 def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:

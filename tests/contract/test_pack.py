@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, UNDER, see_alone
+from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, MEMBERS, UNDER, see_alone
 from tests.contract.strategy_group import run_group
-from tests.unit.train.pack_run import MIXED
 from tests.unit.train.tiny_run import save_materials
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,7 +35,7 @@ def test_slots_that_all_ranks_share(seen: Seen, strategy: str, ending: str):
 
 
 def test_two_workers_are_one_process_where_no_dropout_draws_by_rank(seen: Seen):
-    for two, one, fields in zip(seen[ALONE_ON_TWO], seen[ALONE], MIXED, strict=True):
+    for two, one, fields in zip(seen[ALONE_ON_TWO], seen[ALONE], MEMBERS, strict=True):
         if "lora_dropout" not in fields:
             assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
 

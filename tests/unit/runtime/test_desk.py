@@ -120,6 +120,9 @@ def test_save_hurries_and_others_do_not_train_meanwhile(steering: Steering):
     futures[0].result(PATIENCE_S)
     saving = steering.order(lambda: steering.desk.save(["lease0-0"]))
     assert told(turn.result(PATIENCE_S)) == ["Save lease0-0"]
+    steering.settle()
+    with pytest.raises(TimeoutError):  # a trial that is being paused has not left yet
+        futures[1].result(0.5)
     turn = steering.exchange(0, [Report("lease0-0", "saved", 1, {"uri": "there"})])
     assert saving.result(PATIENCE_S) == ["there"]
     steering.order(lambda: steering.desk.free(["lease0-0"])).result(PATIENCE_S)

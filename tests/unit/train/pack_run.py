@@ -60,11 +60,11 @@ class Silent:
         return f"checkpoint of step {checkpoint.step}"
 
 
-def member_specs(home: Path, **fields: object) -> list[RunSpec]:
+def member_specs(
+    home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS), **fields: object
+) -> list[RunSpec]:
     """The mixed members' specifications, with more fields that all of them share."""
-    return [
-        tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in (*MIXED, *KINDS)
-    ]
+    return [tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in members]
 
 
 def place_tiny(spec: RunSpec, slots_stay_on_ranks: bool = False) -> Trainee:
