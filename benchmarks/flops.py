@@ -62,12 +62,12 @@ def _attention_flops(trainee: Trainee, batch: Batch) -> int:
 
 
 def _num_multiplied(trainee: Trainee, batch: Batch) -> int:
-    return sum(_lengths(trainee, batch)) if trainee.attends_by_rows else batch.input_ids_BT.numel()
+    return batch.input_ids_BT.numel() if trainee.why_padded else sum(_lengths(trainee, batch))
 
 
 def _lengths(trainee: Trainee, batch: Batch) -> tuple[int, ...]:
     """Tokens of each stretch within which tokens attend to those before them."""
-    if trainee.attends_by_rows:
+    if not trainee.why_padded:
         return flatten(batch).row_lengths
     lengths: list[int] = []
     for segments_T in batch.segment_ids_BT:

@@ -1,4 +1,4 @@
-"""Bytes of a pack of like slots in one process, as the planner of sweeps predicts them."""
+"""Bytes of a pack of like slots in one process, by the parts that `raylora.train.estimate` predicts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ from transformers import PretrainedConfig
 
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import estimate_pack
-from raylora.train.pack_memory import PackMemory
 
 
-def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, *counts: int) -> dict[str, dict[str, int]]:
-    """Predict packs.
+def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, num_slots: int) -> dict[str, int]:
+    """Predict a pack.
 
     Args:
         spec: The run in every slot.
         config: Of the base.
         device: ``cpu`` or ``cuda``.
-        counts: Slots of each pack, all at work.
+        num_slots: Slots, all at work.
 
     Returns:
-        By the number of slots: the base, what one slot and all of them hold between steps, and the peak.
+        The base, what all slots hold between steps and one of them, and the peak.
     """
-    memory = PackMemory(spec, lambda specs: estimate_pack(specs, config, world_size=1, device=device))
+    rank = estimate_pack([spec] * num_slots, config, world_size=1, device=device).ranks[0]
+    slots_bytes = rank.adapters_bytes + rank.gradients_bytes + rank.optimizer_bytes
     return {
-        str(count): {
-            "base_bytes": memory.at(count).ranks[0].base_bytes,
-            "slot_bytes": memory.slot.num_bytes,
-            "slots_bytes": count * memory.slot.num_bytes,
-            "peak_bytes": memory.at(count).peak_bytes,
-        }
-        for count in counts
+        "base_bytes": rank.base_bytes,
+        "slot_bytes": slots_bytes // num_slots,
+        "slots_bytes": slots_bytes,
+        "peak_bytes": rank.peak_bytes,
     }

@@ -1,4 +1,4 @@
-"""One process: the speed and the memory of a pack of 1 to 64 slots, beside what the planner of sweeps predicts."""
+"""One process: the speed and the memory of a pack of 1 to 64 slots, beside what is predicted from config.json alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         side = enter_raylora(stage, replace(work, watches_memory=True), material.folder, "memory", MODULE)
         memory = side.turn()[0]["counts"]
     of_slot, config = run_spec(replace(work, options={"sequence_len": ROW_TOKENS})), read_config(material.base)
-    predicted = pack_bytes(of_slot, config, "cpu", *COUNTS)
+    predicted = {str(count): pack_bytes(of_slot, config, "cpu", count) for count in COUNTS}
     return {
         "threads": work.num_threads,
         "row_tokens": ROW_TOKENS,

@@ -134,7 +134,7 @@ def _measure(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         cases[case.name] = {
             "goal": case.goal,
             **_compare(trainee, case, asked.turns, start_bytes),
-            "predicted": pack_bytes(of_slot, config, device.type, case.slots)[str(case.slots)],
+            "predicted": pack_bytes(of_slot, config, device.type, case.slots),
         }
     dtype = trainee.model.dtype
     return {

@@ -50,7 +50,7 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
         device: Where weights are made, packed and held.
     """
     model = base_on_meta(config, spec, compute_dtype(spec, device.type))
-    by_rows = attend_by_rows(model, spec.sequence_len) is None
+    why_padded = attend_by_rows(model, spec.sequence_len)
     bank = make_bank(model, spec, ("random", None), device)
     loss = SupervisedLoss(model)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -58,7 +58,7 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
         for leaf, parameter in list(owner.named_parameters(recurse=False)):
             setattr(owner, leaf, nn.Parameter(_made(owner, parameter, generator), requires_grad=False))
     recompute_activations(model, spec)
-    trainee = Trainee(spec, model, bank, choose_strategy(spec, device), loss, device, Ranks(), Ranks(), by_rows)
+    trainee = Trainee(spec, model, bank, choose_strategy(spec, device), loss, device, Ranks(), Ranks(), why_padded)
     trainee.train_mode(True)
     return trainee
 

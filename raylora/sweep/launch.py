@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import ray
 
-from raylora.errors import InterruptedRunError, RunFailedError, StoreError
+from raylora.errors import InputError, InterruptedRunError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.model.source import base_config
 from raylora.runtime.cluster import check_places, cluster
@@ -171,7 +171,8 @@ class _Launch:
         """Note what a run needs; returns its key."""
         key = self._trials.key(spec)
         width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
-        self._berths.setdefault(key, Berth(spec, width, self._spec.slots is None))
+        may_be_fewer = self._spec.slots is None and self._spec.repeats == 1  # a trial's repeats need slots at once
+        self._berths.setdefault(key, Berth(spec, width, may_be_fewer))
         return key
 
     def _plan(self) -> None:
@@ -180,6 +181,12 @@ class _Launch:
         is_elsewhere = len(ray.nodes()) > 1
         plan = plan_sweep(spec, of_nodes(ray.nodes()) if is_elsewhere else this_machine(), base_config, foretells=False)
         for group in plan.groups:
+            if group.width.num_slots < spec.repeats:
+                raise InputError(
+                    f"repeats: the {spec.repeats} runs of a trial train side by side, and there is room for "
+                    f"{group.width.num_slots} ({group.why_alone or group.width.why_so_many}); set repeats: 1, or make "
+                    "room for them"
+                )
             whole_trials = max(1, group.width.num_slots // spec.repeats) * spec.repeats
             self._widths[group.key] = 1 if group.why_alone else whole_trials
         num_slots = sum(self._widths[group.key] * group.num_packs for group in plan.groups)

@@ -40,6 +40,15 @@ def test_a_store_that_cannot_be_written(on_head: Command, ray_head: RayHead, tmp
     assert ray_head.census() == {"actors": [], "groups": []}
 
 
+def test_repeats_that_have_no_room_side_by_side(on_head: Command, ray_head: RayHead):
+    """Each would wait for ever for the other's report."""
+    ended = on_head.run("sweep", asked(on_head, "repeats.yaml", repeats=2), "--json", "--set", "adapter_bank=peft")
+    said = refused(on_head, ended)
+    assert "repeats: the 2 runs of a trial train side by side, and there is room for 1" in said
+    assert "adapter_bank: peft" in said
+    assert ray_head.census() == {"actors": [], "groups": []}
+
+
 def test_a_sweep_that_does_not_exist(workplace: Path, tmp_path: Path):
     command = Command(workplace, tmp_path / "home")
     ended = command.run("resume", "20260101-000000-abcdef", "--json", timeout_s=SOON_S)
