@@ -18,7 +18,7 @@ from ray.train.torch import get_device
 from raylora.errors import RayloraError
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
-from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, Save
+from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, ReportKind, Save
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
 from raylora.runtime.pack_width import pack_width
@@ -223,7 +223,7 @@ class _Pack:
         member.emit("outcome", {**asdict(outcome), "adapter_uri": adapter_uri})
         self._end(name, member, "finished", {**member.metrics, "adapter_uri": adapter_uri})
 
-    def _end(self, name: str, member: Member, kind: str, values: Mapping[str, object]) -> None:
+    def _end(self, name: str, member: Member, kind: ReportKind, values: Mapping[str, object]) -> None:
         self._report(member, name, kind, values)
         self._release(self._leases[name])
 
@@ -232,8 +232,8 @@ class _Pack:
         if lease.slot in self._trainee.steppers:
             self._trainee.release(lease.slot)
 
-    def _report(self, member: Member, name: str, kind: str, values: Mapping[str, object]) -> None:
-        self._reports += self._speaking([Report(name, kind, member.progress.step, values)])  # type: ignore[arg-type]
+    def _report(self, member: Member, name: str, kind: ReportKind, values: Mapping[str, object]) -> None:
+        self._reports += self._speaking([Report(name, kind, member.progress.step, values)])
 
     def _speaking(self, reports: list[Report]) -> list[Report]:
         """One of the ranks that share a run speaks for it."""

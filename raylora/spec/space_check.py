@@ -6,11 +6,11 @@ its rules. `SweepSpec` and `load_sweep.py` ask.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raylora.spec.check import check_fields
+from raylora.spec.corners import corners
 from raylora.spec.draft import Draft
 from raylora.spec.knobs import AnyKnob, Ratio, ends
 from raylora.spec.overlay import overlay
@@ -23,9 +23,6 @@ from raylora.spec.yaml_text import KeyPath
 
 Found = tuple[KeyPath, str]
 """Where in the space something is wrong, and what."""
-
-MAX_TRIED = 2_000
-"""Beyond so many combinations of ends, pairs are tried; the rules read few fields at once."""
 
 
 def space_problems(
@@ -120,18 +117,10 @@ def _combinations(space: Mapping[str, AnyKnob], wrong: set[KeyPath]) -> Iterator
         for name, knob in space.items()
         if not isinstance(knob, Ratio)
     }
-    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
-    first = list(itertools.islice(combinations, MAX_TRIED + 1))
-    if len(first) <= MAX_TRIED:
-        yield from first
-        return
-    start = {name: each[0] for name, each in values.items()}
-    for one, other in itertools.combinations(values, 2):
-        for pair in itertools.product(values[one], values[other]):
-            sampled = start | dict(zip((one, other), pair, strict=True))
-            for name in (one, other):
-                sampled |= _conditions(space, name) if not applies(space, sampled, name) else {}
-            yield sampled
+    for sampled, moved in corners(values, list(values)):
+        for name in moved:
+            sampled |= _conditions(space, name) if not applies(space, sampled, name) else {}
+        yield sampled
 
 
 def _conditions(space: Mapping[str, AnyKnob], name: str) -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
-from raylora.strategy.contract import OptimizerFactory, Stepper
-from raylora.strategy.flat import FlatStepper
+from raylora.strategy.flat import StepsFlat
 
 
-class Ddp:
+class Ddp(StepsFlat):
     """The base replicated; also what a single worker uses."""
 
     name = "ddp"
@@ -40,13 +37,3 @@ class Ddp:
     def full(self, parameter: nn.Parameter) -> Tensor:
         """The whole parameter."""
         return parameter.data
-
-    def stepper(
-        self,
-        adapters: Mapping[str, nn.Parameter],
-        make: OptimizerFactory,
-        max_grad_norm: float,
-        rates: Mapping[str, float],
-    ) -> Stepper:
-        """One flat all-reduce and one optimizer."""
-        return FlatStepper(adapters, make, max_grad_norm, rates)

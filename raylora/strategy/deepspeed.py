@@ -25,7 +25,7 @@ from deepspeed.utils import (
 
 from raylora.strategy.contract import OptimizerFactory, Stepper
 from raylora.strategy.ddp import Ddp
-from raylora.strategy.flat import FlatStepper
+from raylora.strategy.flat import StepsFlat
 from raylora.strategy.shares import LIVE_BLOCKS
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -38,7 +38,7 @@ def _connect() -> None:
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
 
 
-class Zero3:
+class Zero3(StepsFlat):
     """ZeRO-3 over the frozen base alone: parameters are gathered for the module that runs.
 
     Args:
@@ -97,16 +97,6 @@ class Zero3:
         """All partitions joined."""
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.data.clone()
-
-    def stepper(
-        self,
-        adapters: Mapping[str, nn.Parameter],
-        make: OptimizerFactory,
-        max_grad_norm: float,
-        rates: Mapping[str, float],
-    ) -> Stepper:
-        """One flat all-reduce and one optimizer: ZeRO never sees the adapters."""
-        return FlatStepper(adapters, make, max_grad_norm, rates)
 
 
 def _config(zero: Mapping[str, Any]) -> dict[str, Any]:

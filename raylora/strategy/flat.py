@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raylora.strategy.contract import OptimizerFactory
+from raylora.strategy.contract import OptimizerFactory, Stepper
 
 RATE = "rate"
 """Of a parameter group: the multiple of the step's learning rate."""
@@ -139,3 +139,17 @@ class _Stretch:
                 is_count = value.ndim == 0 and not value.is_floating_point()
                 moments[moment.partition("@")[0]] = int(value) if is_count else value.to(self.row.device, copy=True)
         return moments
+
+
+class StepsFlat:
+    """A strategy that leaves the optimizer alone: it never sees the adapters."""
+
+    def stepper(
+        self,
+        adapters: Mapping[str, nn.Parameter],
+        make: OptimizerFactory,
+        max_grad_norm: float,
+        rates: Mapping[str, float],
+    ) -> Stepper:
+        """One flat all-reduce and one optimizer."""
+        return FlatStepper(adapters, make, max_grad_norm, rates)

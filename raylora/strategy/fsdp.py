@@ -5,19 +5,16 @@ Source: torch.distributed.fsdp.fully_shard, https://arxiv.org/abs/2304.11277.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from raylora.strategy.contract import OptimizerFactory, Stepper
-from raylora.strategy.flat import FlatStepper
+from raylora.strategy.flat import StepsFlat
 
 
-class Fsdp:
+class Fsdp(StepsFlat):
     """The base sharded by FSDP2, one group a block and one for the rest.
 
     Args:
@@ -62,16 +59,6 @@ class Fsdp:
     def full(self, parameter: nn.Parameter) -> Tensor:
         """All shards joined."""
         return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.data
-
-    def stepper(
-        self,
-        adapters: Mapping[str, nn.Parameter],
-        make: OptimizerFactory,
-        max_grad_norm: float,
-        rates: Mapping[str, float],
-    ) -> Stepper:
-        """One flat all-reduce and one optimizer."""
-        return FlatStepper(adapters, make, max_grad_norm, rates)
 
     def _shard(self, module: nn.Module) -> None:
         adapters: set[nn.Parameter] = {p for p in module.parameters() if p.requires_grad}

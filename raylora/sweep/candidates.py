@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raylora.spec.corners import corners
 from raylora.spec.knobs import AnyKnob, Ratio, ends
 from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.run import RunSpec
@@ -34,9 +35,6 @@ SIZELESS = {
     "seed",
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""
-
-MAX_CORNERS = 2_000
-"""Beyond so many corners of a space, knobs are turned one by one and in pairs."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +79,14 @@ def _grid(sweep: SweepSpec) -> Iterator[dict[str, Any]]:
 
 
 def _corners(space: Mapping[str, AnyKnob]) -> Iterator[dict[str, Any]]:
-    """Yield combinations of choices and of the ends of ranges, of the knobs that count; the others keep one value."""
+    """Combinations of choices and of the ends of ranges, of the knobs that count; the others keep one value."""
     counting = _counting(space)
     values = {
         name: [value for _, value in ends(knob)][: None if name in counting else 1]
         for name, knob in space.items()
         if not isinstance(knob, Ratio)
     }
-    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
-    first = list(itertools.islice(combinations, MAX_CORNERS + 1))
-    if len(first) <= MAX_CORNERS:
-        yield from first
-        return
-    start = {name: each[0] for name, each in values.items()}
-    for one, other in itertools.combinations(counting, 2):
-        for pair in itertools.product(values[one], values[other]):
-            yield start | dict(zip((one, other), pair, strict=True))
+    return (sampled for sampled, _ in corners(values, counting))
 
 
 def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
