@@ -46,11 +46,14 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
 .PHONY: ip
 
+# Most tests have one thread. In the order in which they are found the long ones, those on Ray, begin first.
+TWO_LANES := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: setup ip ## All tests: at most 20 minutes on 2 cores
-	python -m pytest
+	python -m pytest $(TWO_LANES)
 
 test-fast: setup ## The tests that start no servers: at most 2 minutes
-	python -m pytest -q -m 'not slow and not cluster'
+	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
 
 bench: setup ## Measure against TRL and the machine's own limits
 	python -m benchmarks

@@ -76,11 +76,12 @@ GRID: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a base of three layers, 200 chats and the configuration of a run."""
+    """A folder with a base of three layers, 200 chats, and the files of a run and of a sweep."""
     folder = tmp_path_factory.mktemp("workplace")
     save_base(folder / "base")
     write_chats(folder / "rows.jsonl", 200)
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
+    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
     return folder
 
 
@@ -101,7 +102,6 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
 def whole_grid(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
     """A grid of which one trial fails, never interrupted and with no checkpoint kept."""
     command = Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
-    (workplace / "grid.yaml").write_text(yaml.safe_dump(GRID))
     return command, command.run("sweep", "grid.yaml", "--json", "--set", "save_steps=null")
 
 

@@ -113,3 +113,17 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     result = whole(running.end())
     assert len(workers(ray_head)) == 2
     same_ends(result, undisturbed)
+
+
+def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Command, ray_head: RayHead):
+    ray_head.forget_workers()
+    running = on_head.start("sweep", "grid.yaml", "--json")
+    running.wait_for(UNDER_WAY)
+    kill_the_worker(ray_head)
+    ended = running.end()
+    assert ended.code == 1, ended.err
+    record = the_record(on_head)
+    assert record.status == "failed"
+    assert {trial.status for trial in record.trials} == {"failed"}
+    assert sum("its process died" in str(trial.error) for trial in record.trials) == 3
+    assert ray_head.census() == NOTHING
