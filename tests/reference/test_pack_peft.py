@@ -1,4 +1,4 @@
-"""A pack on a real model, SmolLM2-135M: every slot's losses are those of PEFT's own modules alone, to a 1e-5th part."""
+"""A pack on a real model, SmolLM2-135M: every slot's losses are those of PEFT's own modules alone, to 1e-5."""
 
 from __future__ import annotations
 
@@ -112,7 +112,6 @@ def test_each_slots_losses_are_pefts_alone(home: Path, base: Path, fields: dict[
     train_all(trainee, members)
     for member, spec, start in zip(members, specs, starts, strict=True):
         losses = losses_of(member, ["train_loss"])
-        # Relative, of losses of 2 to 4: up to 4.6e-6 was measured, which is 1.3e-5 absolute and above an absolute 1e-5.
-        assert losses == pytest.approx(peft_alone(spec, start, home), rel=1e-5)
+        assert losses == pytest.approx(peft_alone(spec, start, home), abs=1e-5)
         assert len(losses) == NUM_STEPS
         assert sum(losses[-3:]) < sum(losses[:3]) - 1  # the adapters have learnt: equal losses are no accident

@@ -58,6 +58,16 @@ def test_steps_are_those_of_torch(max_norm: float):
         torch.testing.assert_close(ours[name].data, parameter.data, rtol=1e-5, atol=1e-6)
 
 
+def test_the_norm_of_millions_of_values_is_exact():
+    torch.manual_seed(0)
+    named = {str(number): nn.Parameter(torch.randn(16, 1536)) for number in range(200)}
+    stepper = FlatStepper(named, ADAMW, 0.0, dict.fromkeys(named, 1.0))
+    values = {name: parameter.detach().clone() for name, parameter in named.items()}
+    stepper.backward(sum((parameter**2).sum() for parameter in named.values()) / 2)
+    whole = torch.cat([value.flatten() for value in values.values()]).double()
+    assert stepper.step(0.0) == pytest.approx(float(whole.norm()), rel=1e-6)
+
+
 @pytest.mark.parametrize("rates", [TWO_RATES, {"layer.lora_A": 2.0, "layer.lora_B": 0.5}], ids=["faster", "slower"])
 def test_parameters_of_another_rate_move_by_it(rates: dict[str, float]):
     """One norm for all, and a rate each."""
