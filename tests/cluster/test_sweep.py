@@ -198,18 +198,26 @@ def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ra
     assert ray_head.census() == {"actors": [], "groups": []}
 
 
-@pytest.mark.parametrize("scheduler", ["hyperband", "pbt"])
-def test_schedulers_that_pause_and_clone_come_to_their_end(on_head: Command, scheduler: str):
-    more = {"hyperband": {"reduction_factor": 2}, "pbt": {"perturbation_interval": 2, "quantile_fraction": 0.5}}
-    sweep = GRID | {"searcher": "random", "scheduler": scheduler, "report_steps": 1} | more[scheduler]
+@pytest.mark.parametrize(
+    ("scheduler", "num_trials", "more", "ends"),
+    [
+        # Of eight trials the second of Tune's brackets has three, which are halved once.
+        ("hyperband", 8, {"reduction_factor": 2}, {"succeeded", "stopped"}),
+        ("pbt", 4, {"perturbation_interval": 2, "quantile_fraction": 0.5}, {"succeeded"}),
+    ],
+)
+def test_schedulers_that_pause_and_clone_come_to_their_end(
+    on_head: Command, scheduler: str, num_trials: int, more: dict[str, Any], ends: set[str]
+):
+    sweep = GRID | {"searcher": "random", "scheduler": scheduler, "report_steps": 1} | more
     sweep |= {"space": {"learning_rate": {"loguniform": [1e-4, 2e-2]}}, "slots": 4}
-    overrides = [word for each in ("num_trials=4", "max_steps=6") for word in ("--set", each)]
     del sweep["budget"]
     name = write(on_head.folder, f"{scheduler}.yaml", sweep)
+    overrides = [word for each in (f"num_trials={num_trials}", "max_steps=6") for word in ("--set", each)]
     result = whole(on_head.run("sweep", name, "--json", *overrides))
     statuses = [trial["status"] for trial in result["trials"]]
-    assert len(statuses) == 4
-    assert set(statuses) <= ({"succeeded", "stopped"} if scheduler == "hyperband" else {"succeeded"})
+    assert len(statuses) == num_trials
+    assert set(statuses) == ends
     assert max(trial["steps"] for trial in result["trials"]) == 6
     best = the_record(on_head).trials[int(result["best_trial"][1:])]
     assert [point.step for point in best.curve] == list(range(1, best.steps + 1))
