@@ -1,6 +1,7 @@
 """A sweep's specification becomes finished trials: packs of workers, Ray Tune over their slots, books of all of it.
 
-The driver's side, as `runtime.launch` is for a run. Called by the command line and by ``raylora.api``.
+The driver's side, as `runtime.launch` is for a run. Called by the command line and by ``raylora.api``. What takes
+seconds to import (transformers, MLflow, pictures) is imported where it is used, while the workers start.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack, closing
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
 from raylora.errors import InputError, InterruptedRunError, RunFailedError, StoreError
 from raylora.log import get_logger
-from raylora.model.source import base_config
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
 from raylora.runtime.launch import checking
@@ -28,19 +28,17 @@ from raylora.store.contract import Store
 from raylora.store.home import default_store_uri, home
 from raylora.store.lease import Lease
 from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
-from raylora.sweep.books import Books
-from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.fleet import Berth, Fleet
 from raylora.sweep.host import open_host
-from raylora.sweep.offer import of_nodes, this_machine
-from raylora.sweep.plan import plan_sweep
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, next_part
 from raylora.sweep.trials import ALONE, SweepTrials
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from raylora.sweep.watch import TrialEvent
-from raylora.tracking.sweep_tracker import SweepTracker
 from raylora.train.events import Event
+
+if TYPE_CHECKING:
+    from raylora.sweep.books import Books
+    from raylora.sweep.drive import Search, TrialOutcome
+    from raylora.sweep.watch import TrialEvent
 
 log = get_logger(__name__)
 
@@ -125,6 +123,10 @@ class _Launch:
             store = check.result().store
             self._plan()
             self._berth(run)
+            from raylora.sweep.books import Books
+            from raylora.sweep.drive import drive
+            from raylora.tracking.sweep_tracker import SweepTracker
+
             sweep_id = self._record.sweep_id
             with before_start():
                 held.enter_context(closing(Lease(sweep_store(store, sweep_id), sweep_id))).take()
@@ -153,6 +155,9 @@ class _Launch:
         return any("experiment_state" in key for key in kept)
 
     def _search(self, store: Store) -> Search:
+        from raylora.sweep.drive import Search
+        from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+
         spec = self._spec
         return Search(
             name=TUNE_FOLDER,
@@ -177,6 +182,10 @@ class _Launch:
 
     def _plan(self) -> None:
         """Find how many runs fit side by side, while the workers start."""
+        from raylora.model.source import base_config
+        from raylora.sweep.offer import of_nodes, this_machine
+        from raylora.sweep.plan import plan_sweep
+
         spec = self._spec
         is_elsewhere = len(ray.nodes()) > 1
         plan = plan_sweep(spec, of_nodes(ray.nodes()) if is_elsewhere else this_machine(), base_config, foretells=False)
