@@ -1,4 +1,4 @@
-"""The least time of a sweep beyond one start-up: its floating-point operations at the machine's product rate."""
+"""The least time of a sweep beyond one start-up: its floating-point operations at the rate of known kernels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def floor(
         num_steps: Of a trial.
 
     Returns:
-        The operations, the rate of each kernel, and the seconds at the faster one's.
+        The operations, and by kernel its rate and the seconds at that rate.
     """
     num_of_each_rank = len(space["learning_rate"])
     spec = RunSpec.model_validate(dict(run))
@@ -48,4 +48,8 @@ def floor(
     with Stage() as stage:
         told = enter_gemm(stage, work, material.folder, PASS_TOKENS).turn()[0]["flops_per_s"]
     rates = {kernel: shapes["model_shapes"] for kernel, shapes in told.items()}
-    return {"flops": flops, "flops_per_s": rates, "products_s": flops / max(rates.values())}
+    return {
+        "flops": flops,
+        "flops_per_s": rates,
+        "products_s": {kernel: flops / rate for kernel, rate in rates.items()},
+    }
