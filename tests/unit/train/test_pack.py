@@ -16,6 +16,7 @@ from raylora.train.turn import step_all, validate_all
 from tests.reference.naive_lora import add_naive_lora, train_plainly
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
+    Silent,
     admit,
     assert_same_bits,
     losses_of,
