@@ -40,13 +40,15 @@ def report(
     sentences = verdict(written.summary)
     places = {"page": written.page, **written.pictures} | ({"winner": written.winner} if written.winner else {})
     if json_:
-        best = written.summary.best_trial
+        winner = written.summary.winner
+        best = winner.best if winner else None
         found: dict[str, Any] = {
             "sweep_id": record.sweep_id,
             "status": record.status,
             "best_trial": best.trial_id if best else None,
             "best_config": best.config if best else None,
             "best_metric": best.metric if best else None,
+            "best_mean": winner.mean if winner else None,
             "num_trials": len(record.trials),
             "verdict": sentences,
             "page": str(written.page),

@@ -59,6 +59,23 @@ class Batches:
         """Optimizer steps of the first epochs. With binning, epochs can differ by a few."""
         return sum(self._num_steps(epoch) for epoch in range(num_epochs))
 
+    def num_steps_holding(self, num_tokens: int, at_most: int) -> int:
+        """Fewest optimizer steps whose rows have so many tokens, padding not counted.
+
+        Args:
+            num_tokens: Above 0.
+            at_most: Steps, of as many epochs as they take.
+        """
+        done, epoch = 0, 0
+        while done < at_most:
+            bins = self._epoch(epoch)
+            of_bins = bins.lengths(self._rows.lengths, 0, len(bins))
+            held = np.cumsum(np.add.reduceat(of_bins, np.arange(0, len(bins), self._spec.rows_per_step)))
+            if held[-1] >= num_tokens:
+                return min(at_most, done + 1 + int(np.searchsorted(held, num_tokens)))
+            done, num_tokens, epoch = done + len(held), num_tokens - int(held[-1]), epoch + 1
+        return at_most
+
     def locate(self, step: int) -> tuple[int, int]:
         """Which epoch a step is in, and its number in that epoch; all count from 0."""
         epoch = 0

@@ -74,7 +74,7 @@ class Desk:
         """Let slots train on, and wait until each has reported, or one has failed.
 
         Args:
-            leases: Those of one trial.
+            leases: Those of one trial that have not ended; one that has holds its last report up to its trial.
 
         Returns:
             Reports in the order of ``leases``; fewer where one failed, none where the leases were freed meanwhile.

@@ -13,28 +13,10 @@ from typing import Any
 from raylora.errors import SpecError
 from raylora.spec.aliases import resolve_aliases
 from raylora.spec.draft import Draft, Origin
-from raylora.spec.knob_text import read_knobs
-from raylora.spec.knobs import AnyKnob
-from raylora.spec.load import origins_of, read_document, told_in_order
+from raylora.spec.load import origins_of, read_document
 from raylora.spec.load_sweep import LoadedSweep, finish
 from raylora.spec.show import show
 from raylora.spec.yaml_text import KeyPath, dotted
-
-
-def load_axolotl_grid(path: Path) -> dict[str, AnyKnob]:
-    """Read a grid file as the space of a sweep.
-
-    Args:
-        path: YAML or JSON in UTF-8.
-
-    Raises:
-        SpecError: The file cannot be read or is no grid; carries every problem with its line.
-    """
-    draft = _read(path)
-    knobs = read_knobs(draft)
-    if draft.problems:
-        raise told_in_order(draft, path)
-    return knobs
 
 
 def grid_sweep(run: Path, grid: Path, overrides: Sequence[str] = ()) -> LoadedSweep:

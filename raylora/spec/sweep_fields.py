@@ -25,7 +25,7 @@ class BudgetSpec(Part):
     """Optimizer steps, over which the learning rate runs its schedule; they replace the run's `max_steps`."""
 
     tokens: PositiveInt | None = None
-    """Tokens trained on, padding not counted; the run's own `max_steps` and `num_epochs` may end a trial before."""
+    """Tokens trained on, padding not counted: the step that reaches them is the last, and the learning rate runs its schedule over the steps up to it. The run's own `max_steps` and `num_epochs` may end a trial before."""
 
 
 class SweepFields(Part):
@@ -41,7 +41,7 @@ class SweepFields(Part):
     """Configurations tried; for a grid the first so many of it, all where absent."""
 
     metric: Literal["eval_loss", "train_loss"] = "eval_loss"
-    """What trials are judged by: the loss of validation rows, or of the rows of the last steps."""
+    """What trials are judged by: the loss of validation rows, or of the rows of the last step, which is noisy where steps are small."""
 
     mode: Literal["min", "max"] = "min"
     """Whether the least or the greatest metric is best."""

@@ -34,7 +34,7 @@ space:
 - A knob is named after the field that it sets, dots included (`distributed.num_workers`). A name that starts with `_` is
   free: its choices are mappings of fields that vary together.
 - Every choice, both ends of every range, and their combinations are tried against the run's fields and rules before
-  anything starts.
+  anything starts. A draw between the ends that makes no run is a trial that fails by itself, with the reason.
 - Files to start from are in `sweeps/`. `raylora schema sweep` prints the JSON schema that editors complete from.
 - `--set` reaches the sweep's own fields (`--set num_trials=4`), its knobs (`--set space.lora_r='{choice: [4, 8]}'`;
   `--set space.lora_r=` takes one out) and any field of its run (`--set max_steps=10`, which replaces `budget.steps`).
@@ -44,7 +44,8 @@ space:
 SWEEP_TAIL = """\
 ## What makes trials comparable
 
-- **Budget.** All trials get the same steps or tokens at most, and the learning rate runs its schedule over them.
+- **Budget.** All trials get the same steps or tokens at most, and the learning rate runs its schedule over them. Tokens
+  are counted in whole steps: a trial may exceed them by less than one.
 - **Rows of a step.** A trial with another `micro_batch_size` or `distributed.num_workers` makes up for it by
   accumulation, so that every step takes as many rows as the run's own. Where `gradient_accumulation_steps` is a knob,
   the rows of a step vary on purpose.
@@ -69,7 +70,7 @@ workers.
 
 ## Grid files of axolotl
 
-A file of axolotl's `--sweep` is read as it is: keys with lists of values, and under keys that start with `_` lists of
+`raylora sweep run.yaml --grid grid.yaml` reads a file of axolotl's `--sweep` as it is, over a run's file: keys with lists of values, and under keys that start with `_` lists of
 mappings that vary together. Its keys and values are read as in a run's file.
 
 ## Digest

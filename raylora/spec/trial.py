@@ -33,21 +33,35 @@ def trial_spec(sweep: SweepSpec, sampled: Mapping[str, Any], repeat: int = 0) ->
         InputError: Nothing was drawn for a knob, or its value is none of the knob's.
         SpecError: What was drawn makes no run.
     """
+    return run_of(sweep, resolve(sweep.space, sampled), repeat)
+
+
+def run_of(sweep: SweepSpec, config: Mapping[str, Any], repeat: int = 0) -> RunSpec:
+    """Return the run of one trial from the fields that were set for it, as a sweep's record has them.
+
+    Args:
+        sweep: The sweep.
+        config: Values by dotted field, from `space.resolve`.
+        repeat: As in `trial_spec`.
+
+    Raises:
+        InputError: The fields do not fit the sweep's run.
+        SpecError: They make no run.
+    """
     run = sweep.run
-    overrides = resolve(sweep.space, sampled)
     try:
-        values = overlay(run, overrides)
+        values = overlay(run, config)
     except ValueError as error:
-        raise InputError(f"sampled {show(dict(sampled))}: {error}") from error
+        raise InputError(f"sampled {show(dict(config))}: {error}") from error
     values["seed"] = (int(values.get("seed", run.seed)) + repeat) % SEEDS
     if run.val_set_size > 0 and values["seed"] != run.seed_of_split:
         values["split_seed"] = run.seed_of_split
     if sweep.budget is not None and sweep.budget.steps is not None:
-        asked = values["max_steps"] if "max_steps" in overrides else None
+        asked = values["max_steps"] if "max_steps" in config else None
         values["max_steps"] = min(asked or sweep.budget.steps, sweep.budget.steps)
     values["eval_steps"] = sweep.report_steps if run.validates else None
     draft = Draft(values)
     spec = check(draft)
     if spec is None:
-        raise SpecError(draft.problems, f"a trial with {show(dict(sampled))}")
+        raise SpecError(draft.problems, f"a trial with {show(dict(config))}")
     return spec

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raylora.errors import SpecError
+from raylora.errors import InputError
 from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.spec.trial import run_of
 from raylora.spec.yaml_text import write_yaml
-from raylora.store.sweeps import SweepRecord
+from raylora.store.sweeps import SweepRecord, TrialRecord
 
 Mode = Literal["min", "max"]
 
@@ -41,18 +43,31 @@ def asked_of(record: SweepRecord) -> Asked:
     return Asked(spec.get("metric", "eval_loss"), spec.get("mode", "min"), _base(spec))
 
 
-def run_yaml(base: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return a configuration that `raylora train` runs as it stands; fields at their defaults are left out.
+def run_yaml(record: SweepRecord, trial: TrialRecord) -> str:
+    """Return the run that a trial was, for `raylora train` as it stands; fields at their defaults are left out.
+
+    Workers, Ray, tracking and storage stay those of the sweep, as the trial's own were.
 
     Args:
-        base: Fields that every trial shares.
-        config: The sampled fields of one, dotted.
+        record: The sweep.
+        trial: One of its trials, with its seed.
     """
-    values = with_fields(base, config)
-    # What a version with other fields recorded is shown as it was asked; `raylora validate` says what changed.
-    with suppress(SpecError, ValueError):
-        values = RunSpec.model_validate(values).model_dump(mode="json", exclude_defaults=True)
-    return write_yaml(values)
+    try:
+        sweep = SweepSpec.model_validate(record.spec)
+        spec = run_of(sweep, trial.config, trial.repeat)
+    except (InputError, ValueError):
+        # What a version with other fields recorded is shown as it was asked; `raylora validate` says what changed.
+        asked = write_yaml(with_fields(asked_of(record).base, trial.config))
+        return f"# As it was asked: this version of raylora does not read the sweep any more.\n{asked}"
+    steps = _steps_of_tokens(sweep, spec, trial)
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    if steps is None:
+        return write_yaml(values)
+    # A run has no budget in tokens: it is told by the steps that take them, which the schedule ran over.
+    tokens = _budget(sweep) or 0
+    about = "" if trial.tokens >= tokens else "about "
+    ready = write_yaml(values | {"max_steps": steps})
+    return f"# max_steps: {about}the steps of budget: {{tokens: {tokens}}}\n{ready}"
 
 
 def with_fields(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,3 +104,17 @@ def _base(spec: Mapping[str, Any]) -> dict[str, Any]:
     validates = base.get("val_set_size") or base.get("test_datasets")
     report_steps = spec.get("report_steps") if validates else None
     return base | ({"max_steps": steps} if steps else {}) | ({"eval_steps": report_steps} if report_steps else {})
+
+
+def _budget(sweep: SweepSpec) -> int | None:
+    return None if sweep.budget is None else sweep.budget.tokens
+
+
+def _steps_of_tokens(sweep: SweepSpec, spec: RunSpec, trial: TrialRecord) -> int | None:
+    """Steps over which a budget in tokens had the trial run; None where there is none, or its run ended before."""
+    budget = _budget(sweep)
+    ended_before = trial.status == "succeeded" and spec.early_stopping_patience is None
+    if budget is None or not trial.tokens or (trial.tokens < budget and ended_before):
+        return None
+    steps = trial.steps if trial.tokens >= budget else math.ceil(budget * trial.steps / trial.tokens)
+    return min(steps, spec.max_steps or steps)

@@ -102,7 +102,9 @@ class Books:
         )
         return self._record.model_copy(update={"trials": numbered})
 
-    def begin_trial(self, number: int, config: Mapping[str, Any], repeat: int, run_id: str, spec: RunSpec) -> None:
+    def begin_trial(
+        self, number: int, config: Mapping[str, Any], repeat: int, run_id: str, spec: RunSpec | None
+    ) -> None:
         """Note that a trial has a slot: for the first time, after a pause, or again in a sweep that is resumed.
 
         Args:
@@ -110,7 +112,7 @@ class Books:
             config: Fields of the run that were sampled, dotted, after ratios were applied; PBT changes them.
             repeat: Which repeat of the same configuration, from 0.
             run_id: Its run in the store.
-            spec: Its resolved run.
+            spec: Its resolved run; None where what was sampled makes none, which is told when it fails.
         """
         shelf = self._shelves.get(run_id)
         if shelf is None:
@@ -125,10 +127,12 @@ class Books:
         shelf.mlflow.log_status("RUNNING")
         if not told:
             shelf.mlflow.log_params(flat_params(config))
-            about = {"trial_id": shelf.book.record.trial_id, "repeat": str(repeat), "spec_digest": spec.digest}
+            about = {"trial_id": shelf.book.record.trial_id, "repeat": str(repeat)}
             about["config"] = json.dumps(dict(config), ensure_ascii=False)  # parameters cannot follow PBT
+            if spec is not None:
+                about["spec_digest"] = spec.digest
+                shelf.mlflow.log_text(SPEC_FILE, spec_text(spec))
             shelf.mlflow.log_tags(_tags(about))
-            shelf.mlflow.log_text(SPEC_FILE, spec_text(spec))
         self._changed()
 
     def take(self, event: Event, pack: int | None = None) -> None:

@@ -223,20 +223,28 @@ class _Launch:
     def _note(self, event: TrialEvent) -> None:
         """Take what happened to a trial, that is, to all of its repeats."""
         books = self._told()
-        repeats = self._trials.repeats(event.sampled, event.number)
         if event.kind == "start":
-            config = resolve(self._spec.space, event.sampled)
-            for number, repeat in enumerate(repeats):
-                self._berth(repeat.spec)
-                place = event.number * len(repeats) + number
-                books.begin_trial(place, config, number, repeat.run_id, repeat.spec)
+            self._begin(event)
         for told in event.result.get("repeats", ()) if event.kind == "report" else ():
             books.report(told["run_id"], told["step"], told)
             if event.stopped:
-                books.end_trial(told["run_id"], "succeeded" if event.result["finished"] else "stopped")
-        for repeat in repeats if event.error is not None else ():
-            books.end_trial(repeat.run_id, "failed", event.error)
+                books.end_trial(told["run_id"], "succeeded" if told["finished"] else "stopped")
+        for run_id in self._trials.run_ids(event.number) if event.error is not None else ():
+            books.end_trial(run_id, "failed", event.error)
         self._tell(self._doing)
+
+    def _begin(self, event: TrialEvent) -> None:
+        """Enter a trial's repeats in the books; of a draw that makes no run, too, which its lease then fails with."""
+        config = resolve(self._spec.space, event.sampled)
+        try:
+            specs: list[RunSpec | None] = [each.spec for each in self._trials.repeats(event.sampled, event.number)]
+        except InputError as error:
+            log.debug("trial %d: %s", event.number, error)
+            specs = [None] * self._spec.repeats
+        for repeat, (spec, run_id) in enumerate(zip(specs, self._trials.run_ids(event.number), strict=True)):
+            if spec is not None:
+                self._berth(spec)
+            self._told().begin_trial(event.number * self._spec.repeats + repeat, config, repeat, run_id, spec)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
         """Note how every trial ended.
@@ -248,8 +256,10 @@ class _Launch:
         if stop.asked:
             raise InterruptedRunError("interrupted, with the slots that trained saved")
         for outcome in outcomes:
-            for repeat in self._trials.repeats(outcome.sampled, outcome.number):
-                self._told().end_trial(repeat.run_id, outcome.status, outcome.error)
+            through = {told["run_id"] for told in outcome.result.get("repeats", ()) if told["finished"]}
+            for run_id in self._trials.run_ids(outcome.number):
+                is_through = outcome.status == "stopped" and run_id in through
+                self._told().end_trial(run_id, "succeeded" if is_through else outcome.status, outcome.error)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         if failed and len(failed) == len(outcomes):
             raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")

@@ -18,7 +18,7 @@ from ray.tune import Trainable
 from ray.tune.result import DONE
 from typing_extensions import override
 
-from raylora.errors import RunFailedError
+from raylora.errors import InputError, RunFailedError
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Report
 from raylora.runtime.desk_state import Claim
@@ -54,6 +54,9 @@ class Trials(Protocol):
         Args:
             sampled: What was drawn.
             number: Of the trial, from 0.
+
+        Raises:
+            InputError: What was drawn makes no run.
         """
 
 
@@ -79,63 +82,86 @@ class Lease(Trainable):
         name: str,
     ) -> None:
         self._desk, self._trials, self._number, self._name = desk, trials, number, name
-        self._leases: list[str] = []
+        self._leases: dict[int, str] = {}
         super().__init__(config, storage)
 
     @override
     def setup(self, config: dict[str, Any]) -> None:
-        self._repeats = self._trials.repeats(config, self._number)
-        self._start_from: Sequence[str | None] = [None] * len(self._repeats)
+        self._sampled = config
+        self._repeats: Sequence[Repeat] = ()
+        self._start_from: dict[int, str | None] = {}
+        self._told: dict[int, dict[str, Any]] = {}
 
     @override
     def step(self) -> dict[str, Any]:
         if not self._leases:
-            # Not in setup: only now is it known that nothing will be loaded first.
-            claims = [
-                Claim(f"{self._name}-{index}", self._number, each.spec, each.run_id, each.key, start, each.max_tokens)
-                for index, (each, start) in enumerate(zip(self._repeats, self._start_from, strict=True))
-            ]
-            self._leases = [claim.lease for claim in claims]
-            self._desk.lease(claims)
-        return self._result(self._desk.go(self._leases))
+            # Not in setup: only now is it known that nothing will be loaded first; and a draw that makes no run is then
+            # a trial that fails, and no process that cannot start.
+            self._lease()
+        return self._result(self._desk.go([self._leases[index] for index in self._going]))
 
     @override
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        uris = self._desk.save(self._leases) if self._leases else self._start_from
-        Path(checkpoint_dir, SLOTS).write_text(json.dumps(list(uris)), encoding="utf-8")
+        leases = self._leases
+        starts = self._start_from | dict(zip(leases, self._desk.save(list(leases.values())), strict=False))
+        finished = {index: told for index, told in self._told.items() if told["finished"]}
+        kept = {"start_from": list(starts.items()), "finished": list(finished.items())}
+        Path(checkpoint_dir, SLOTS).write_text(json.dumps(kept), encoding="utf-8")
 
     @override
     def load_checkpoint(self, checkpoint: Any) -> None:
         self.cleanup()
-        self._start_from = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
+        kept = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
+        self._start_from, self._told = dict(kept["start_from"]), dict(kept["finished"])
 
     @override
     def cleanup(self) -> None:
-        self._desk.free(self._leases)
-        self._leases = []
+        self._desk.free(list(self._leases.values()))
+        self._leases = {}
+
+    @property
+    def _going(self) -> list[int]:
+        """Places of the repeats that are not through; one that is has no slot any more, and its last values count."""
+        return [index for index in range(len(self._repeats)) if not self._told.get(index, {}).get("finished")]
+
+    def _lease(self) -> None:
+        try:
+            self._repeats = self._trials.repeats(self._sampled, self._number)
+        except InputError as error:
+            raise RunFailedError(f"trial {self._number}: {' '.join(str(error).split())}") from error
+        # What PBT clones has another trial's run, whose end is not this one's.
+        own = {index: each.run_id for index, each in enumerate(self._repeats)}
+        self._told = {index: told for index, told in self._told.items() if told["run_id"] == own[index]}
+        self._leases = {index: f"{self._name}-{index}" for index in self._going}
+        claims = []
+        for index, lease in self._leases.items():
+            each, start = self._repeats[index], self._start_from.get(index)
+            claims.append(Claim(lease, self._number, each.spec, each.run_id, each.key, start, each.max_tokens))
+        self._desk.lease(claims)
 
     def _result(self, reports: Sequence[Report]) -> dict[str, Any]:
+        places = {lease: index for index, lease in self._leases.items()}
         for report in reports:
             if report.kind == "failed":
-                which = f" under seed {self._spec_of(report).seed}" if len(self._repeats) > 1 else ""
+                seed = self._repeats[places[report.lease]].spec.seed
+                which = f" under seed {seed}" if len(self._repeats) > 1 else ""
                 raise RunFailedError(f"trial {self._number}{which}: {report.values['error']}")
         if not reports:
             return {DONE: True}  # freed while it waited: Tune has stopped the trial and hears this no more
-        told = [dict(report.values) | {"run_id": self._run_id_of(report), "step": report.step} for report in reports]
+        for report in reports:
+            index = places[report.lease]
+            about = {"run_id": self._repeats[index].run_id, "step": report.step, "finished": report.kind == "finished"}
+            self._told[index] = dict(report.values) | about
+        told = [self._told[index] for index in range(len(self._repeats))]
+        is_over = all(values["finished"] for values in told)
         return {
             **_means(told),
-            "steps": max(report.step for report in reports),
+            "steps": max(values["step"] for values in told),
             "tokens": round(statistics.fmean(values["num_tokens"] for values in told)),
             "repeats": told,
-            "finished": all(report.kind == "finished" for report in reports),
-            DONE: any(report.kind == "finished" for report in reports),
+            "finished": is_over,
+            DONE: is_over,
         }
-
-    def _spec_of(self, report: Report) -> RunSpec:
-        return self._repeats[self._leases.index(report.lease)].spec
-
-    def _run_id_of(self, report: Report) -> str:
-        return self._repeats[self._leases.index(report.lease)].run_id
 
 
 def _means(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:

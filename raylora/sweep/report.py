@@ -82,7 +82,7 @@ def _ready(record: SweepRecord, summary: Summary) -> str | None:
     if winner is None:
         return None
     found = f"{summary.asked.metric} {winner.mean:.6g}, trial {winner.best.trial_id} of sweep {record.sweep_id}"
-    return f"# {found}\n{run_yaml(summary.asked.base, winner.config)}"
+    return f"# {found}\n{run_yaml(record, winner.best)}"
 
 
 def _page(record: SweepRecord, summary: Summary, pictures: Sequence[Picture], ready: str | None) -> str:

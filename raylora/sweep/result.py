@@ -11,12 +11,14 @@ from raylora.sweep.summary import summarise
 def sweep_result(record: SweepRecord) -> dict[str, Any]:
     """Return the result of a sweep, over or not.
 
-    The best trial is the one with the best metric; of configurations with repeats, the report compares the means.
+    The best trial is of the configuration with the best mean over its repeats, and of those the one with the best
+    metric: ``best_metric`` is that one's own, ``best_mean`` the mean that decided; the same without repeats.
 
     Args:
         record: The sweep. ``wall_s`` is from its first to its last record, a pause before a resume included.
     """
-    best = summarise(record).best_trial
+    winner = summarise(record).winner
+    best = winner.best if winner else None
     return {
         "sweep_id": record.sweep_id,
         "status": record.status,
@@ -24,6 +26,7 @@ def sweep_result(record: SweepRecord) -> dict[str, Any]:
         "best_trial": best.trial_id if best else None,
         "best_config": best.config if best else None,
         "best_metric": best.metric if best else None,
+        "best_mean": winner.mean if winner else None,
         "best_adapter_uri": best.adapter_uri if best else None,
         "num_trials": len(record.trials),
         "num_packs": len({trial.pack for trial in record.trials} - {None}),

@@ -47,7 +47,8 @@ class Summary:
 
     Args:
         asked: Metric and mode.
-        best_trial: The trial with the best metric; None where none has a result.
+        luckiest: The trial with the best metric of all, whatever the repeats of its configuration say; None where none
+            has a result.
         ranking: Configurations with a result, the best mean first.
         level: How many of them cannot be told from the first: it, and those whose lag lies within the spread.
         effects: Every knob that was varied.
@@ -55,7 +56,7 @@ class Summary:
     """
 
     asked: Asked
-    best_trial: TrialRecord | None
+    luckiest: TrialRecord | None
     ranking: tuple[Configuration, ...]
     level: int
     effects: tuple[KnobEffect, ...]
@@ -65,6 +66,11 @@ class Summary:
     def winner(self) -> Configuration | None:
         """The configuration with the best mean."""
         return self.ranking[0] if self.ranking else None
+
+    @property
+    def best_trial(self) -> TrialRecord | None:
+        """Of the configuration with the best mean, the repeat with the best metric; the one rule of who has won."""
+        return self.winner.best if self.winner else None
 
 
 def summarise(record: SweepRecord) -> Summary:
@@ -78,7 +84,7 @@ def summarise(record: SweepRecord) -> Summary:
     ranking = _ranking(record.trials, asked)
     return Summary(
         asked=asked,
-        best_trial=_best(counted, asked) if counted else None,
+        luckiest=_best(counted, asked) if counted else None,
         ranking=ranking,
         level=sum(_level(ranking[0], other) for other in ranking),
         effects=knob_effects(counted),

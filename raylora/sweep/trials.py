@@ -34,14 +34,25 @@ class SweepTrials:
         Args:
             sampled: What was drawn.
             number: Of the trial, from 0.
-        """
-        return [self._repeat(sampled, number, repeat) for repeat in range(self.sweep.repeats)]
 
-    def _repeat(self, sampled: Mapping[str, Any], number: int, repeat: int) -> Repeat:
+        Raises:
+            InputError: What was drawn makes no run.
+        """
+        return [self._repeat(sampled, repeat, run_id) for repeat, run_id in enumerate(self.run_ids(number))]
+
+    def run_ids(self, number: int) -> list[str]:
+        """Names of the runs of one trial, whether or not what was drawn makes runs.
+
+        Args:
+            number: Of the trial, from 0.
+        """
+        name, repeats = f"{self.sweep_id}-{number:03d}", self.sweep.repeats
+        return [f"{name}-{repeat}" for repeat in range(repeats)] if repeats > 1 else [name]
+
+    def _repeat(self, sampled: Mapping[str, Any], repeat: int, run_id: str) -> Repeat:
         spec = trial_spec(self.sweep, sampled, repeat)
-        name = f"{self.sweep_id}-{number:03d}" + (f"-{repeat}" if self.sweep.repeats > 1 else "")
         budget = self.sweep.budget
-        return Repeat(spec, name, self.key(spec), None if budget is None else budget.tokens)
+        return Repeat(spec, run_id, self.key(spec), None if budget is None else budget.tokens)
 
     @staticmethod
     def key(spec: RunSpec) -> str:

@@ -110,7 +110,7 @@ def verdict(summary: Summary) -> list[str]:
             f"its {len(first.counted)} repeats spread by {number(first.spread)}"
         )
     sentences = [f"{found}.", *_lead(summary)]
-    lucky = summary.best_trial
+    lucky = summary.luckiest
     if lucky is not None and lucky not in first.counted:
         sentences.append(
             f"{lucky.trial_id} alone reached {number(metric_of(lucky))}, but the mean of its configuration's repeats "

@@ -54,7 +54,7 @@ class Member:
         validation: Validation batches, if any.
         hooks: Whom to tell.
         digests: Of base and data.
-        max_tokens: Tokens after which it has finished, whatever its steps.
+        max_tokens: Tokens after which it has finished; the step that reaches them is its last, and its schedule's.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class Member:
         digests: dict[str, str],
         max_tokens: int | None = None,
     ) -> None:
-        self._max_tokens = max_tokens
         self._trainee, self.slot, self.spec = trainee, slot, spec
         self._rows, self.validation = rows, validation
         self._hooks, self._digests = hooks, digests
         self.progress = Progress()
         self.checkpoint_uri, self._saved_step = "", -1
         self._good_uri = ""  # of the newest checkpoint whose weights gave a finite loss
-        self.num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
+        num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
+        self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -92,8 +92,7 @@ class Member:
 
     @property
     def _is_through(self) -> bool:
-        spent = self._max_tokens is not None and self.progress.num_tokens >= self._max_tokens
-        return spent or self.progress.step >= self.num_steps
+        return self.progress.step >= self.num_steps
 
     def share(self) -> Share:
         """This rank's part of the next step."""

@@ -61,14 +61,9 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
     """Let a slot go on from a checkpoint; called on every rank that shares it.
 
     Args:
-        trainee: What is trained.
+        trainee: Built for the same spec; any world size.
         slot: Which; admitted with the adapter's settings.
         checkpoint: From :func:`take`, of any slot.
-        digests: Of base and data.
-
-    Args:
-        trainee: Built for the same spec; any world size.
-        checkpoint: What to take up.
         digests: Of base and data, as this run found them.
 
     Raises:

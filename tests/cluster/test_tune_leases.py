@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
@@ -133,10 +134,13 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Pat
     assert losses == pytest.approx([result.metrics["eval_loss"] for result in plain], rel=1e-12)
 
 
-def made(searcher: str, scheduler: str, num_trials: int, **space: Any) -> SweepSpec:
+def made(
+    searcher: str, scheduler: str, num_trials: int, budget: dict[str, int] | None = None, **space: Any
+) -> SweepSpec:
     run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
+    run |= {"micro_batch_size": 1, "gradient_accumulation_steps": 4}
     asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
-    more = {"budget": {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
+    more = {"budget": budget or {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
     space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
     return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
 
@@ -210,3 +214,51 @@ def test_repeats_are_judged_by_their_mean(tmp_path: Path):
         assert one < other  # the formula's seeds differ
         assert outcome.result["eval_loss"] == pytest.approx((one + other) / 2)
         assert outcome.result["eval_loss_std"] == pytest.approx((other - one) / 2**0.5)
+
+
+def test_a_trial_is_done_when_all_its_repeats_are(tmp_path: Path):
+    with stage(tmp_path, SimulatedTrials(4, num_repeats=2, more_steps=2)) as here:
+        here.open_pack(0, 4)
+        outcomes = here.drive(here.search(3, 2, scheduler=FIFOScheduler()))
+        here.close()
+    for outcome in outcomes:
+        assert outcome.status == "succeeded"
+        reports = here.reports(outcome.number)
+        assert [result["steps"] for result in reports] == [1, 2, 3, 4, 5, 6]
+        assert [result["done"] for result in reports] == [False] * 5 + [True]
+        first, second = outcome.result["repeats"]
+        assert (first["step"], second["step"]) == (4, 6)
+        assert first["adapter_uri"] and second["adapter_uri"]
+        assert first == reports[3]["repeats"][0], "the seed that was through keeps its values"
+        assert outcome.result["eval_loss"] == pytest.approx((first["eval_loss"] + second["eval_loss"]) / 2)
+
+
+def test_a_draw_that_makes_no_run_fails_alone(tmp_path: Path):
+    """The ends of the range divide the four rows of a step; three do not."""
+    _, outcomes, _ = ran(made("random", "fifo", 8, micro_batch_size={"int": [1, 4]}), tmp_path, at_once=4)
+    drawn = [outcome.sampled["micro_batch_size"] for outcome in outcomes]
+    assert {3} < set(drawn)
+    for size, outcome in zip(drawn, outcomes, strict=True):
+        assert outcome.status == ("failed" if size == 3 else "succeeded")
+        assert size != 3 or "does not divide the rows of the run's steps, 4" in (outcome.error or "")
+
+
+def test_a_budget_in_tokens_ends_trials_and_is_what_asha_counts(tmp_path: Path):
+    """A simulated step takes 64 tokens; none of the trials has a number of steps to end at."""
+    here, outcomes, _ = ran(made("random", "asha", 12, budget={"tokens": 64 * 8}), tmp_path, at_once=4)
+    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
+    for outcome in outcomes:
+        assert (outcome.status == "succeeded") == (outcome.result["tokens"] == 64 * 8)
+        assert here.reports(outcome.number)[0]["tokens"] == 64
+
+
+def test_asha_stops_the_low_ones_where_more_is_better(here: Stage):
+    here.open_pack(0, 8)
+    outcomes = here.drive(here.search(16, 8, mode="max"))
+    # The formula's losses fall at every step, so that the greatest at one rung are the slowest.
+    speed = {o.number: quality(SimulatedTrials(MAX_STEPS).repeats(o.sampled, o.number)[0].spec) for o in outcomes}
+    ended = [speed[outcome.number] for outcome in outcomes if outcome.status == "succeeded"]
+    stopped = [speed[outcome.number] for outcome in outcomes if outcome.status == "stopped"]
+    assert min(speed.values()) in ended and max(speed.values()) in stopped
+    assert sum(ended) / len(ended) < sum(stopped) / len(stopped)
+    here.close()

@@ -12,6 +12,7 @@ from raylora.cli.trials import TrialsTable, print_trials
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.sweeps import SweepRecord, write_sweep
+from raylora.sweep.summary import summarise
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.test_tables import cells
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial
@@ -33,7 +34,10 @@ def test_a_report_as_json(raylora: Raylora, tmp_path: Path):
     record = write_sweep(open_store(str(tmp_path / "store")), large_sweep(8, repeats=2))
     told = raylora("report", record.sweep_id, "--store", tmp_path / "store", "--out", tmp_path / "out", "--json")
     assert told.code == 0, told.err
-    best = min((each for each in record.trials if each.metric is not None), key=lambda each: each.metric or 0)
+    winner = summarise(record).winner
+    assert winner is not None and len(winner.counted) == 2
+    best = min(winner.counted, key=lambda each: each.metric or 0)
+    assert told.json["best_mean"] == winner.mean
     assert told.json["sweep_id"] == record.sweep_id
     assert (told.json["best_trial"], told.json["best_metric"]) == (best.trial_id, best.metric)
     assert told.json["best_config"] == best.config

@@ -137,3 +137,14 @@ def test_padding_is_the_tokenizers():
     tokenizer = small_tokenizer()
     batch = open_batches(run_spec(sequence_len=16, micro_batch_size=2), tokenizer, made_rows([4, 9])).step(0, 0, 1)[0]
     assert batch.input_ids_BT[batch.segment_ids_BT == 0].unique().tolist() == [tokenizer.pad_token_id]
+
+
+@settings(max_examples=50)
+@given(lengths=LENGTHS, shape=SHAPES, num_tokens=st.integers(1, 400), at_most=st.integers(1, 30))
+def test_steps_that_hold_so_many_tokens(lengths: list[int], shape: dict[str, object], num_tokens: int, at_most: int):
+    batches = batches_of(lengths, **shape)
+    seen, step = 0, 0
+    while seen < num_tokens and step < at_most:
+        seen += sum(batch.num_tokens for rank in range(2) for batch in batches.step(step, rank, 2))
+        step += 1
+    assert batches.num_steps_holding(num_tokens, at_most) == step

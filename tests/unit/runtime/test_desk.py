@@ -214,3 +214,21 @@ def test_a_lost_group_that_still_asks_is_told_to_end(steering: Steering):
     started(steering, 1)
     steering.desk.lose_pack(0, "its node was lost", again=True)
     assert steering.exchange(0, [metrics(0, 1)]).result(PATIENCE_S) == [Close()]
+
+
+def test_repeats_go_on_when_one_of_them_has_finished(steering: Steering):
+    steering.desk.open_pack(0, "all", 2)
+    steering.lease(claim(0, repeat=0), claim(0, repeat=1))
+    both = steering.go("lease0-0", "lease0-1")
+    steering.settle()
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S))[2:] == ["Go lease0-0", "Go lease0-1"]
+    first = [Report("lease0-0", "finished", 3, {"num_tokens": 3}), Report("lease0-1", "metrics", 3, {"num_tokens": 2})]
+    turn = steering.exchange(0, first, wait=True)
+    assert steering.answer(both) == first
+    other = steering.go("lease0-1")
+    steering.settle()
+    assert told(turn.result(PATIENCE_S)) == ["Go lease0-1"]
+    last = Report("lease0-1", "finished", 4, {"num_tokens": 3})
+    steering.exchange(0, [last], wait=True)
+    assert steering.answer(other) == [last]
+    assert steering.desk.held() == {0: 0}

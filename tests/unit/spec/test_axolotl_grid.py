@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.axolotl_grid import grid_sweep, load_axolotl_grid
+from raylora.spec.axolotl_grid import grid_sweep
 from raylora.spec.space import configurations, resolve
 from tests.unit.spec.specs import LEAST
 
@@ -40,7 +40,7 @@ def test_values_are_combined_and_those_of_a_mapping_stay_together(tmp_path: Path
 
 def test_json_and_a_bare_list_are_read(tmp_path: Path):
     rows = [{"lora_r": 8}, {"lora_r": 16, "lora_alpha": 1}]
-    space = load_axolotl_grid(written(tmp_path, "grid.json", json.dumps(rows)))
+    space = grid_sweep(run_in(tmp_path), written(tmp_path, "grid.json", json.dumps(rows))).spec.space
     assert [resolve(space, sampled) for sampled in configurations(space)] == rows
 
 
@@ -69,4 +69,4 @@ def test_what_is_wrong_is_told_with_the_grids_lines(tmp_path: Path):
 
 def test_a_file_that_is_no_grid_says_so(tmp_path: Path):
     with pytest.raises(SpecError, match="got 3; a grid file has keys with lists of values"):
-        load_axolotl_grid(written(tmp_path, "grid.yaml", "3"))
+        grid_sweep(run_in(tmp_path), written(tmp_path, "grid.yaml", "3"))

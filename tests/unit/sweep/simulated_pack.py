@@ -38,17 +38,19 @@ class SimulatedTrials:
         max_steps: Of every run.
         num_repeats: Seeds of each configuration.
         key_field: The field that decides which packs fit.
+        more_steps: So many more steps has each seed than the one before.
     """
 
     max_steps: int
     num_repeats: int = 1
     key_field: str | None = None
+    more_steps: int = 0
 
     def repeats(self, sampled: Mapping[str, Any], number: int) -> Sequence[Repeat]:
         specs = [
             RunSpec.model_validate(
-                {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "max_steps": self.max_steps}
-                | {"seed": seed}
+                {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]}
+                | {"seed": seed, "max_steps": self.max_steps + self.more_steps * seed}
                 | dict(sampled)
             )
             for seed in range(self.num_repeats)
@@ -145,7 +147,8 @@ class SimulatedPack:
         if spec.lora_dropout > BAD_DROPOUT and slot.step > 1:
             del self.slots[lease]
             return Report(lease, "failed", slot.step, {"error": "its loss was NaN at step 2"})
-        if slot.step >= (spec.max_steps or 0):
+        is_spent = slot.admit.max_tokens is not None and values["num_tokens"] >= slot.admit.max_tokens
+        if is_spent or slot.step >= (spec.max_steps or math.inf):
             del self.slots[lease]
             return Report(lease, "finished", slot.step, values | {"adapter_uri": f"{slot.admit.run_id}/adapter"})
         return Report(lease, "metrics", slot.step, values)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from raylora.spec.load import load_spec
 from raylora.spec.run import RunSpec
+from raylora.spec.space import resolve
+from raylora.spec.sweep import SweepSpec
+from raylora.spec.trial import trial_spec
 from raylora.sweep.asked import asked_of, run_yaml, with_fields
-from tests.unit.sweep.made_sweeps import BASE, sweep
-
-CONFIG = {"lora_r": 4, "lora_alpha": 8.0, "lora_target_modules": ["q_proj"], "distributed.num_workers": 2}
+from tests.unit.sweep.made_sweeps import BASE, sweep, trial
 
 
 def test_fields_are_set_by_their_dotted_names_and_the_base_stays():
@@ -19,12 +23,55 @@ def test_fields_are_set_by_their_dotted_names_and_the_base_stays():
     assert base == {"a": {"b": 1, "c": 2}, "rows": [{"path": "x"}], "gone": 1, "none": None}
 
 
-def test_the_configuration_of_a_trial_runs_as_it_stands(tmp_path: Path):
-    (tmp_path / "winner.yaml").write_text(run_yaml(RunSpec.model_validate(BASE).model_dump(mode="json"), CONFIG))
-    loaded = load_spec(tmp_path / "winner.yaml")
-    assert loaded.spec == RunSpec.model_validate(with_fields(BASE, CONFIG))
-    assert (loaded.spec.lora_r, loaded.spec.distributed.num_workers) == (4, 2)
-    assert "adam_beta1" not in (tmp_path / "winner.yaml").read_text()
+def asked(space: dict[str, Any], run: dict[str, Any] | None = None, **fields: Any) -> SweepSpec:
+    return SweepSpec.model_validate({"run": BASE | (run or {}), "space": space, "num_trials": 4} | fields)
+
+
+def written(folder: Path, spec: SweepSpec, sampled: dict[str, Any], **fields: Any) -> tuple[RunSpec, str]:
+    """The winner's file of a trial, read as `raylora train` reads it, and its text."""
+    record = sweep([]).model_copy(update={"spec": spec.model_dump(mode="json")})
+    text = run_yaml(record, trial(0, 1.0, config=resolve(spec.space, sampled), **fields))
+    (folder / "winner.yaml").write_text(text)
+    return load_spec(folder / "winner.yaml").spec, text
+
+
+@pytest.mark.parametrize(
+    ("space", "sampled", "fields"),
+    [
+        ({"lora_r": {"choice": [4]}, "lora_alpha": {"ratio": 2, "of": "lora_r"}}, {"lora_r": 4}, {}),
+        ({"lora_target_modules": {"choice": [["q_proj"]]}}, {"lora_target_modules": ["q_proj"]}, {}),
+        ({"micro_batch_size": {"choice": [2]}}, {"micro_batch_size": 2}, {}),
+        ({"distributed.num_workers": {"choice": [2]}}, {"distributed.num_workers": 2}, {}),
+        ({"seed": {"choice": [7]}}, {"seed": 7}, {}),
+        ({"lora_r": {"choice": [4]}}, {"lora_r": 4}, {"repeats": 3, "repeat": 2}),
+        ({"max_steps": {"choice": [50]}}, {"max_steps": 50}, {"budget": {"steps": 20}, "report_steps": 3}),
+    ],
+)
+def test_the_winners_file_is_the_run_that_the_trial_was(
+    tmp_path: Path, space: dict[str, Any], sampled: dict[str, Any], fields: dict[str, Any]
+):
+    repeat = fields.pop("repeat", 0)
+    spec = asked(space, {"micro_batch_size": 1, "gradient_accumulation_steps": 4}, **fields)
+    run, text = written(tmp_path, spec, sampled, repeat=repeat)
+    assert run == trial_spec(spec, sampled, repeat)
+    assert run.rows_per_step == 4
+    assert "adam_beta1" not in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        ({"steps": 12, "tokens": 1010}, 12),
+        ({"steps": 6, "tokens": 500, "status": "stopped"}, 12),
+        ({"steps": 80, "tokens": 900}, 80),
+    ],
+    ids=["ended by its tokens", "stopped half-way", "ended by its own steps"],
+)
+def test_a_budget_in_tokens_is_told_by_the_steps_that_take_them(tmp_path: Path, fields: dict[str, Any], steps: int):
+    spec = asked({"lora_r": {"choice": [4]}}, budget={"tokens": 1000})
+    run, text = written(tmp_path, spec, {"lora_r": 4}, **fields)
+    assert run == trial_spec(spec, {"lora_r": 4}).model_copy(update={"max_steps": steps})
+    assert ("budget: {tokens: 1000}" in text) == (steps == 12)
 
 
 def test_the_sweeps_budget_is_the_runs():
@@ -36,4 +83,5 @@ def test_the_sweeps_budget_is_the_runs():
 
 
 def test_fields_of_another_version_are_shown_as_they_were_asked():
-    assert "of_the_future: 1" in run_yaml(BASE | {"of_the_future": 1}, {"lora_r": 4})
+    text = run_yaml(sweep([], run=BASE | {"of_the_future": 1}), trial(0, 1.0, config={"lora_r": 4}))
+    assert "of_the_future: 1" in text and "lora_r: 4" in text and text.startswith("# As it was asked")

@@ -40,6 +40,18 @@ def test_the_greatest_is_best_where_that_was_asked():
     assert sweep_result(sweep([trial(0, 1.0), trial(1, 2.0)], mode="max"))["best_trial"] == "t001"
 
 
+def test_of_repeats_the_best_mean_wins_and_names_its_best_seed():
+    metrics = {0: (1.0, 1.4), 1: (0.9, 1.8)}
+    trials = [
+        trial(2 * rank + repeat, metric, config={"lora_r": rank}, repeat=repeat)
+        for rank, both in metrics.items()
+        for repeat, metric in enumerate(both)
+    ]
+    result = sweep_result(sweep(trials))
+    assert (result["best_trial"], result["best_metric"], result["best_mean"]) == ("t000", 1.0, 1.2)
+    assert result["best_config"] == {"lora_r": 0}
+
+
 def test_a_sweep_without_a_result_has_no_best():
     result = sweep_result(sweep([trial(0, None, status="failed", error="NaN")]))
     assert (result["best_trial"], result["best_config"], result["best_metric"]) == (None, None, None)

@@ -40,7 +40,7 @@ def order(summary: Summary) -> list[str]:
     return [each.config["lr_scheduler"] for each in summary.ranking]
 
 
-def test_the_best_mean_wins_and_the_best_trial_is_named():
+def test_the_best_mean_wins_and_its_best_trial_is_named():
     summary = summarise(sweep(repeated(a=[1.0, 1.2, 1.4], b=[0.9, 1.8], c=[None, 1.3])))
     assert order(summary) == ["a", "c", "b"]
     first = summary.ranking[0]
@@ -48,8 +48,8 @@ def test_the_best_mean_wins_and_the_best_trial_is_named():
     assert summary.ranking[1].spread is None
     assert [t.trial_id for t in summary.ranking[1].trials] == ["t005", "t006"]
     assert [t.trial_id for t in summary.ranking[1].counted] == ["t006"]
-    assert summary.best_trial is not None
-    assert summary.best_trial.trial_id == "t003"
+    assert summary.best_trial is not None and summary.luckiest is not None
+    assert (summary.best_trial.trial_id, summary.luckiest.trial_id) == ("t000", "t003")
     assert any("t003 alone reached 0.9000" in sentence for sentence in verdict(summary))
 
 
@@ -73,7 +73,7 @@ def test_failed_and_cancelled_trials_do_not_count():
 
 def test_no_result_is_no_winner():
     summary = summarise(sweep([trial(0, status="failed")]))
-    assert (summary.winner, summary.best_trial, summary.level, summary.front) == (None, None, 0, ())
+    assert (summary.winner, summary.best_trial, summary.luckiest, summary.level) == (None, None, None, 0)
     assert verdict(summary) == ["No trial reached a value of eval_loss, so there is no best configuration."]
     assert summarise(sweep([])).ranking == ()
 

@@ -10,11 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
 from raylora.errors import ModelError
+from raylora.train.member import Member
 from raylora.train.schedule import learning_rate
 from raylora.train.turn import step_all, validate_all
 from tests.reference.naive_lora import add_naive_lora, train_plainly
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
+    Silent,
     admit,
     assert_same_bits,
     losses_of,
@@ -115,6 +117,23 @@ def test_comings_and_goings_change_no_other_slot(home: Path):
         turn(busy, [fourth, third, watched, second])  # and the order means nothing
     assert losses_of(watched) == losses_of(alone)
     assert_same_bits(state_of(busy, watched), state_of(quiet, alone))
+
+
+def test_a_budget_in_tokens_ends_a_run_and_its_schedule(home: Path):
+    (spec,) = member_specs(home, [{"max_steps": 6, "lr_scheduler": "cosine"}])
+    trainee = place_tiny(spec)
+    whole = admit(trainee, 0, spec, home)
+    tokens = []
+    while whole.ending is None:
+        turn(trainee, [whole])
+        tokens.append(whole.progress.num_tokens)
+    trainee.release(0)
+    trainee.admit(0, spec)
+    rows, validation = open_rows(spec, home / "cache")
+    member = Member(trainee, 0, spec, rows, validation, Silent(), {}, max_tokens=tokens[2] - 1)
+    train_all(trainee, [member])
+    assert (member.ending, member.progress.step, member.progress.num_tokens) == ("finished", 3, tokens[2])
+    assert losses_of(member, ["learning_rate"]) == [learning_rate(spec, step, 3) for step in range(3)]
 
 
 def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_path: Path):

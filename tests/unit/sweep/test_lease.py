@@ -1,0 +1,65 @@
+"""A lease beside a real desk and a simulated pack: what it keeps when its trial is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylora.runtime.desk import Desk
+from raylora.sweep.lease import Lease
+from tests.unit.runtime.steering import Steering
+from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
+
+TRIALS = SimulatedTrials(2, num_repeats=2, more_steps=2)
+
+
+@pytest.fixture
+def steering(tmp_path: Path) -> Iterator[Steering]:
+    steering = Steering(Desk())
+    steering.desk.open_pack(0, "all", 2)
+    pack = SimulatedPack(0, tmp_path)
+    running = steering.pool.submit(pack.run, steering.desk.exchange)
+    yield steering
+    steering.desk.close()
+    assert running.result(30)
+    steering.pool.shutdown(wait=True)
+
+
+def new_lease(steering: Steering, name: str) -> Lease:
+    return Lease({"learning_rate": 1e-3}, None, steering.desk, TRIALS, 0, name)
+
+
+def test_a_repeat_that_was_through_before_a_pause_does_not_train_again(steering: Steering, tmp_path: Path):
+    lease = new_lease(steering, "before")
+    for _ in range(3):
+        result = steering.answer(steering.order(lease.step))
+    assert [told["finished"] for told in result["repeats"]] == [True, False]
+    assert not result["done"]
+    steering.answer(steering.order(lambda: lease.save_checkpoint(str(tmp_path))))
+    lease.cleanup()
+
+    again = new_lease(steering, "after")
+    again.load_checkpoint(str(tmp_path))
+    last = steering.answer(steering.order(again.step))
+    assert [told["step"] for told in last["repeats"]] == [2, 4]
+    assert last["repeats"][0] == result["repeats"][0]
+    assert last["done"] and last["finished"]
+    again.cleanup()
+
+
+def test_what_was_cloned_does_not_end_with_the_run_it_was_cloned_from(steering: Steering, tmp_path: Path):
+    donor = new_lease(steering, "donor")
+    for _ in range(4):
+        result = steering.answer(steering.order(donor.step))
+    assert result["done"]
+    steering.answer(steering.order(lambda: donor.save_checkpoint(str(tmp_path))))
+    donor.cleanup()
+    clone = Lease({"learning_rate": 1e-3}, None, steering.desk, TRIALS, 1, "clone")
+    clone.load_checkpoint(str(tmp_path))
+    assert {told["run_id"] for told in steering.answer(steering.order(clone.step))["repeats"]} == {
+        "sweep-1-0",
+        "sweep-1-1",
+    }
+    clone.cleanup()
