@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from typing_extensions import override
 from raylora.errors import RunFailedError
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Report
-from raylora.runtime.desk_state import Claim
+from raylora.runtime.desk_state import BEFORE_ANY_STEP, Claim
 from raylora.spec.run import RunSpec
 
 SLOTS = "slots.json"
@@ -67,6 +67,8 @@ class Lease(Trainable):
         trials: Makes runs of configurations.
         number: Of the trial.
         name: No other Lease has it: a trial that is paused and goes on is a new one.
+        told: Of a trial of an earlier process, the step of each run's last report that Tune knows: what comes up to
+            there is not told again, and what was reported after it is.
     """
 
     def __init__(
@@ -77,23 +79,26 @@ class Lease(Trainable):
         trials: Trials,
         number: int,
         name: str,
+        told: Mapping[str, int] | None = None,
     ) -> None:
-        self._desk, self._trials, self._number, self._name = desk, trials, number, name
+        self._desk, self._trials, self._number, self._name, self._told = desk, trials, number, name, told
         self._leases: list[str] = []
         super().__init__(config, storage)
 
     @override
     def setup(self, config: dict[str, Any]) -> None:
         self._repeats = self._trials.repeats(config, self._number)
-        self._start_from: Sequence[str | None] = [None] * len(self._repeats)
+        self._slots: list[dict[str, Any]] = [
+            {"run_id": each.run_id, "uri": None, "report": None} for each in self._repeats
+        ]
 
     @override
     def step(self) -> dict[str, Any]:
         if not self._leases:
             # Not in setup: only now is it known that nothing will be loaded first.
             claims = [
-                Claim(f"{self._name}-{index}", self._number, each.spec, each.run_id, each.key, start, each.max_tokens)
-                for index, (each, start) in enumerate(zip(self._repeats, self._start_from, strict=True))
+                self._claim(f"{self._name}-{index}", each, slot)
+                for index, (each, slot) in enumerate(zip(self._repeats, self._slots, strict=True))
             ]
             self._leases = [claim.lease for claim in claims]
             self._desk.lease(claims)
@@ -101,18 +106,42 @@ class Lease(Trainable):
 
     @override
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        uris = self._desk.save(self._leases) if self._leases else self._start_from
-        Path(checkpoint_dir, SLOTS).write_text(json.dumps(list(uris)), encoding="utf-8")
+        slots = self._slots
+        if self._leases:
+            uris, reports = self._desk.save(self._leases), self._desk.last_reports(self._leases)
+            slots = [
+                {"run_id": each.run_id, "uri": uri, "report": report and asdict(report)}
+                for each, uri, report in zip(self._repeats, uris, reports, strict=True)
+            ]
+        Path(checkpoint_dir, SLOTS).write_text(json.dumps(slots), encoding="utf-8")
 
     @override
     def load_checkpoint(self, checkpoint: Any) -> None:
         self.cleanup()
-        self._start_from = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
+        self._slots = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
 
     @override
     def cleanup(self) -> None:
         self._desk.free(self._leases)
         self._leases = []
+
+    def _claim(self, lease: str, repeat: Repeat, slot: Mapping[str, Any]) -> Claim:
+        told_step, untold = BEFORE_ANY_STEP, None
+        if self._told is not None and slot["run_id"] == repeat.run_id:  # not another trial's save, as PBT hands out
+            told_step = self._told.get(repeat.run_id, BEFORE_ANY_STEP)
+            if slot["report"] is not None and slot["report"]["step"] > told_step:
+                untold = Report(**slot["report"] | {"lease": lease})
+        return Claim(
+            lease=lease,
+            trial=self._number,
+            spec=repeat.spec,
+            run_id=repeat.run_id,
+            key=repeat.key,
+            start_from=slot["uri"],
+            max_tokens=repeat.max_tokens,
+            told_step=told_step,
+            untold=untold,
+        )
 
     def _result(self, reports: Sequence[Report]) -> dict[str, Any]:
         for report in reports:
