@@ -6,7 +6,7 @@ The driver's side, as `runtime.launch` is for a run. Called by the command line 
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any, Literal
 
@@ -107,7 +107,6 @@ class _Launch:
         self._widths: dict[str, int] = {}
         self._doing = "starting Ray"
         self._books: Books | None = None
-        self._started_at = time.time()
 
     def run(self) -> dict[str, Any]:
         """From the checks to the result."""
@@ -118,7 +117,8 @@ class _Launch:
             check_places(run)
             host = open_host(min(self._num_at_once, MAX_LEASES), MAX_PACKS)
             held.callback(ray.kill, host)
-            fleet = Fleet(host, self._spec.report_steps, self._hear)
+            packs = [trial.pack for trial in self._record.trials if trial.pack is not None]
+            fleet = Fleet(host, self._spec.report_steps, self._hear, max(packs, default=-1) + 1)
             held.callback(fleet.close)
             fleet.start(self._trials.key(run), run)
             self._tell("starting workers")
@@ -138,7 +138,8 @@ class _Launch:
                 fleet.begin(store.uri, self._berths)
                 stop.patient = True
                 search = self._search(store)
-                outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
+                is_kept = self._is_kept(store)
+                outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet), books.write)
                 self._tell("ending the workers")
                 fleet.end()
                 self._settle(outcomes, stop)
@@ -216,18 +217,26 @@ class _Launch:
         books = self._told()
         repeats = self._trials.repeats(event.sampled, event.number)
         if event.kind == "start":
-            config = resolve(self._spec.space, event.sampled)
-            for number, repeat in enumerate(repeats):
-                self._berth(repeat.spec)
-                place = event.number * len(repeats) + number
-                books.begin_trial(place, config, number, repeat.run_id, repeat.spec)
+            self._begin(event.sampled, event.number)
         for told in event.result.get("repeats", ()) if event.kind == "report" else ():
             books.report(told["run_id"], told["step"], told)
             if event.stopped:
                 books.end_trial(told["run_id"], "succeeded" if event.result["finished"] else "stopped")
-        for repeat in repeats if event.error is not None else ():
-            books.end_trial(repeat.run_id, "failed", event.error)
+        if event.error is not None:
+            self._begin(event.sampled, event.number, only_unknown=True)
+            for repeat in repeats:
+                books.end_trial(repeat.run_id, "failed", event.error)
         self._tell(self._doing)
+
+    def _begin(self, sampled: Mapping[str, Any], number: int, only_unknown: bool = False) -> None:
+        """Note that a trial begins, or that it was there where the books have never heard of it."""
+        books, config = self._told(), resolve(self._spec.space, sampled)
+        repeats = self._trials.repeats(sampled, number)
+        for which, repeat in enumerate(repeats):
+            if only_unknown and books.knows(repeat.run_id):
+                continue
+            self._berth(repeat.spec)
+            books.begin_trial(number * len(repeats) + which, config, which, repeat.run_id, repeat.spec)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
         """Note how every trial ended.
@@ -239,6 +248,10 @@ class _Launch:
         if stop.asked:
             raise InterruptedRunError("interrupted, with the slots that trained saved")
         for outcome in outcomes:
+            # What a driver that was killed had kept of its trials may be more than it had written down.
+            self._begin(outcome.sampled, outcome.number, only_unknown=True)
+            for told in outcome.result.get("repeats", ()):
+                self._told().report(told["run_id"], told["step"], told)
             for repeat in self._trials.repeats(outcome.sampled, outcome.number):
                 self._told().end_trial(repeat.run_id, outcome.status, outcome.error)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -246,10 +259,7 @@ class _Launch:
             raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")
 
     def _result(self, record: SweepRecord, store: Store) -> dict[str, Any]:
-        result = sweep_result(record) | {
-            "mlflow_command": self._told().how_to_open,
-            "wall_s": time.time() - self._started_at,
-        }
+        result = sweep_result(record) | {"mlflow_command": self._told().how_to_open}
         write_sweep(store, record.model_copy(update={"result": result}))
         self._tell("finished")
         return result
