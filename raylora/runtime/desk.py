@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from raylora.runtime.desk_messages import Close, Command, Go, Report, Save
+from raylora.runtime.desk_messages import Close, Command, Go, Halt, Report, Save
 from raylora.runtime.desk_seating import place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
 
@@ -39,6 +39,7 @@ class Desk:
         self._unanswered: list[Callable[[], bool]] = []
         self._num_orders = 0
         self._said: tuple[int, int] | None = None
+        self._halted = False
 
     # The side of the trials.
 
@@ -81,7 +82,7 @@ class Desk:
         """
         with self._change():
             for tenant in self._present(leases):
-                if not (tenant.ended or tenant.report or tenant.wanted):
+                if not (tenant.ended or tenant.report or tenant.wanted or tenant.untold):
                     tenant.wanted = True
                     if tenant.pack is not None and not tenant.repeating:
                         self._packs[tenant.pack].hold([Go(tenant.claim.lease)])
@@ -100,12 +101,29 @@ class Desk:
         """
         with self._change():
             for tenant in self._present(leases):
-                if tenant.pack is not None and not tenant.saving:
+                if tenant.pack is not None and not (tenant.saving or (self._halted and tenant.repeating)):
                     tenant.saving = True
                     if not tenant.repeating:
                         self._packs[tenant.pack].hurry(Save(tenant.claim.lease))
             self._wait_for_answer(lambda: not any(tenant.saving for tenant in self._present(leases)))
             return [tenant.start_from for tenant in self._present(leases)]
+
+    def last_reports(self, leases: Sequence[str]) -> list[Report | None]:
+        """Return what slots that were just saved reported last, told or not; ``None`` where that was before."""
+        with self._changed:
+            return [tenant.last_report for tenant in self._present(leases)]
+
+    def halt(self) -> None:
+        """Tell no report any more and let no slot train on; what is saved now can go on in another process."""
+        with self._change():
+            self._halted = True
+            for pack in self._packs.values():
+                pack.hurry(Halt())
+
+    def settled(self) -> bool:
+        """Whether whoever steers has taken in all it was told, and waits."""
+        with self._changed:  # it may be held already
+            return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
 
     def free(self, leases: Sequence[str]) -> None:
         """Give slots up; names of leases that are gone are passed over."""
@@ -227,9 +245,6 @@ class Desk:
         self._wait(answered)
         self._unanswered.remove(answered)
 
-    def _settled(self) -> bool:
-        return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
-
     def _saving(self) -> bool:
         """Whether an order to save is not carried out: a trial that is paused has not left before it is."""
         return any(tenant.saving for tenant in self._tenants.values())
@@ -237,16 +252,16 @@ class Desk:
     def _advance(self) -> None:
         """Pass reports on until one is an answer; where none is left, fill free slots and hand the commands out."""
         self._tell()
-        if self._settled():
+        if self.settled() and not self._halted:
             self._untold += place(self._tenants.values(), self._packs, self._refused)
             self._tell()
-        if self._settled() and not self._saving():
+        if self.settled() and not self._saving() and not self._halted:
             for pack in self._packs.values():
                 pack.open(self._in_line)
         self._changed.notify_all()
 
     def _tell(self) -> None:
-        while self._untold and self._settled() and not self._saving():
+        while self._untold and self.settled() and not self._saving() and not self._halted:
             report = self._untold.pop(0)
             self._tenants[report.lease].report = report
 
@@ -275,7 +290,7 @@ class Desk:
             tenant.repeating = report.step < tenant.told_step
             pack.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()
         else:
-            tenant.wanted, tenant.told_step = False, report.step
+            tenant.wanted, tenant.told_step, tenant.last = False, report.step, report
             pack.settled = False
             self._untold.append(report)
             if report.kind != "metrics":

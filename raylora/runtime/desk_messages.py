@@ -56,11 +56,16 @@ class Free:
 
 
 @dataclass(frozen=True)
+class Halt:
+    """Train no further, whoever was told to go: saves follow, and are to find all slots at the same turn."""
+
+
+@dataclass(frozen=True)
 class Close:
     """No further leases come: end."""
 
 
-Command = Admit | Go | Save | Free | Close
+Command = Admit | Go | Save | Free | Halt | Close
 ReportKind = Literal["metrics", "saved", "finished", "failed"]
 
 

@@ -17,8 +17,9 @@ def place(tenants: Iterable[Tenant], packs: Mapping[int, Pack], refused: Mapping
         refused: Keys of packs that will not come, and why.
 
     Returns:
-        Failures of leases that wait for those.
+        Failures of leases that wait for those, and reports that an earlier process did not get to hear.
     """
+    tenants = list(tenants)
     full: set[str] = set()
     failures: list[Report] = []
     for party in _waiting_parties(tenants):
@@ -27,12 +28,22 @@ def place(tenants: Iterable[Tenant], packs: Mapping[int, Pack], refused: Mapping
             failures += [_failed(tenant, refused[key]) for tenant in party]
         elif key not in full and not _seat(party, packs):
             full.add(key)
-    return failures
+    return failures + _untold(tenants)
 
 
 def _failed(tenant: Tenant, reason: str) -> Report:
     tenant.end()
     return Report(tenant.claim.lease, "failed", tenant.told_step, {"error": reason})
+
+
+def _untold(tenants: Iterable[Tenant]) -> list[Report]:
+    """Reports of leases that have their slots, or need none any more, in trial order."""
+    reports: list[Report] = []
+    for tenant in sorted(tenants, key=lambda tenant: (tenant.claim.trial, tenant.claim.lease)):
+        if tenant.untold is not None and not tenant.waiting:
+            reports.append(tenant.untold)
+            tenant.told_step, tenant.untold = tenant.untold.step, None
+    return reports
 
 
 def _waiting_parties(tenants: Iterable[Tenant]) -> list[list[Tenant]]:

@@ -25,6 +25,8 @@ class Claim:
         key: Packs with this key can hold it.
         start_from: URI of the saved slot it goes on from.
         max_tokens: Tokens after which it has finished.
+        told_step: Step of its last report that an earlier process told; no report up to there is told again.
+        untold: The report after that, which the slot had given and nobody has heard.
     """
 
     lease: str
@@ -34,6 +36,8 @@ class Claim:
     key: str
     start_from: str | None = None
     max_tokens: int | None = None
+    told_step: int = BEFORE_ANY_STEP
+    untold: Report | None = None
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Tenant:
         repeating: Whether it does again what a lost pack had done.
         report: Its last report, passed on and not yet fetched.
         ended: Whether it finished or failed.
+        untold: The report of its claim, until it is passed on.
+        last: Its last report, passed on or not.
     """
 
     claim: Claim
@@ -65,6 +71,12 @@ class Tenant:
     saved: tuple[str, int] | None = None
     report: Report | None = None
     ended: bool = False
+    untold: Report | None = None
+    last: Report | None = None
+
+    def __post_init__(self) -> None:
+        self.told_step, self.untold, self.last = self.claim.told_step, self.claim.untold, self.claim.untold
+        self.ended = self.untold is not None and self.untold.kind != "metrics"
 
     @property
     def waiting(self) -> bool:
@@ -79,6 +91,12 @@ class Tenant:
         """Lose the slot; what was done after the last save must be done again."""
         self.pack, self.returns = None, True
         self.repeating = self.told_step > (BEFORE_ANY_STEP if self.saved is None else self.saved[1])
+
+    @property
+    def last_report(self) -> Report | None:
+        """Its last report, if that is where its newest save stands: what comes after is reported anew."""
+        is_saved = self.saved is not None and self.last is not None and self.saved[1] == self.last.step
+        return self.last if self.ended or self.untold or is_saved else None
 
     @property
     def start_from(self) -> str | None:

@@ -18,13 +18,13 @@ from ray.train.torch import get_device
 from raylora.errors import RayloraError
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
-from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, ReportKind, Save
+from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
 from raylora.runtime.pack_width import pack_width
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import load_checkpoint
+from raylora.store.checkpoint import load_checkpoint_or_oldest
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, place_base
@@ -142,6 +142,9 @@ class _Pack:
                 self._admit(command)
             case Go(lease) if lease in self._leases:
                 self._leases[lease].is_going = True
+            case Halt():
+                for each in self._leases.values():
+                    each.is_going = False
             case Save(lease) if lease in self._leases:
                 if member := self._leases[lease].member:
                     member.save()
@@ -174,7 +177,9 @@ class _Pack:
         rows, validation = inputs.batches(command.spec)
         member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests, command.max_tokens)
         if command.start_from is not None:
-            member.restore(load_checkpoint(command.start_from))
+            checkpoint = load_checkpoint_or_oldest(command.start_from)
+            if checkpoint is not None:
+                member.restore(checkpoint)
         placed = {
             "strategy": trainee.strategy.name,
             "device": trainee.device.type,

@@ -118,6 +118,30 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return _load(open_store(match[1]), int(match[2]))
 
 
+def load_checkpoint_or_oldest(uri: str) -> Checkpoint | None:
+    """Return the checkpoint at a URI, or where it was deleted to make room the oldest that the run still has.
+
+    Whoever was killed may remember one that is gone. Of those that are there, the oldest leaves the least untold.
+
+    Args:
+        uri: As `save_checkpoint` gave it.
+
+    Returns:
+        The checkpoint; ``None`` if the run has none, so that it begins anew.
+
+    Raises:
+        CorruptObjectError: It is not what was written.
+        InputError: The URI names no checkpoint.
+    """
+    try:
+        return load_checkpoint(uri)
+    except MissingObjectError:
+        store = open_store(uri.rpartition(f"/{FOLDER}/")[0])
+        steps = _complete_steps(store)
+    _log.warning("%s is gone; its run goes on from %s", uri, f"step {steps[0]}" if steps else "its beginning")
+    return _load(store, steps[0]) if steps else None
+
+
 def _load(store: Store, step: int) -> Checkpoint:
     prefix = _prefix(step)
     manifest = read_manifest(store, prefix)

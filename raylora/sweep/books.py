@@ -168,6 +168,14 @@ class Books:
         self._keep_adapter(shelf, run_id, values.get("adapter_uri"))
         self._changed()
 
+    def knows(self, run_id: str) -> bool:
+        """Whether a trial has begun, in this process or an earlier one.
+
+        Args:
+            run_id: The trial's run.
+        """
+        return run_id in self._shelves
+
     def pause_trial(self, run_id: str) -> None:
         """Note that a trial gave its slot up and is to go on later."""
         self._shelves[run_id].book.update(status="paused")
@@ -187,6 +195,11 @@ class Books:
             shelf.mlflow.log_tags(_tags({"error": error}))
         shelf.mlflow.log_status(MLFLOW_STATUS[status])
         self._changed()
+
+    def write(self) -> None:
+        """Write the record where something changed: what is kept next is not to know more of trials than it."""
+        if self._is_changed:
+            self._write()
 
     def write_if_due(self) -> None:
         """Write the record where something changed and the last time is long enough ago."""

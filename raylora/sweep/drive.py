@@ -28,6 +28,7 @@ from raylora.runtime.failures import lost_contact
 from raylora.runtime.stopping import StopWish
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
+from raylora.sweep.scheduler_state import Standing, note, recall, standing
 from raylora.sweep.seats import Seats
 from raylora.sweep.watch import Listener, Watch, why_failed
 
@@ -97,6 +98,7 @@ def drive(
     listen: Listener = lambda event: None,
     resume: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
+    write_record: Callable[[], None] = lambda: None,
 ) -> list[TrialOutcome]:
     """Run a search to its end, or until somebody asks to stop.
 
@@ -107,6 +109,7 @@ def drive(
         listen: Told of every trial's start, report and end, in order.
         resume: Whether to go on with the search of this name: unfinished trials from their last save.
         meanwhile: Called between Tune's steps, several times a second; what it raises ends the search.
+        write_record: Called before what Tune knows is kept: whoever was told of trials should not know less.
 
     Raises:
         InputError: There is nothing of that name to go on with.
@@ -118,17 +121,26 @@ def drive(
     controller = _controller(search, watch, seats, resume)
     watch.serve(controller.get_trials)
     seats.serve(controller)
+
+    def keep(stood: Standing) -> None:
+        ray.get(
+            host.waiting.remote()
+        )  # not if Tune thinks that trials failed because the host, and all with it, is gone
+        write_record()
+        note(controller, stood)
+        controller.checkpoint(force=True, wait=True)
+
     try:
         num_ended, kept_at = 0, -math.inf
         while not controller.is_finished() and not stop.asked:
             meanwhile()
             controller.step()
-            if (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S:
+            is_due = (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S
+            # Tune forgets what it has decided about a trial that is being saved.
+            if is_due and not any(trial.is_saving for trial in controller.get_live_trials()):
                 num_ended, kept_at = ended, time.monotonic()
-                _keep(controller, host)
-        if stop.asked:
-            _pause(controller, seats)
-        _keep(controller, host)
+                keep(standing(controller))
+        keep(_paused(controller, seats, host) if stop.asked else standing(controller))
     except RayError as error:
         raise lost_contact(error) from error
     finally:
@@ -160,9 +172,9 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
         trial_checkpoint_config=experiment.checkpoint_config,
         resource_manager_factory=lambda: seats,
         resume_config=ResumeConfig() if resume else None,
-        checkpoint_period=cast("Any", math.inf),  # _keep() looks first whether the trials' failures are their own
+        checkpoint_period=cast("Any", math.inf),  # drive() looks first whether the trials' failures are their own
     )
-    if resume and not controller.resumed:
+    if resume and not (controller.resumed and recall(controller)):
         raise InputError(f"sweep {search.name}: what is kept of it in {search.folder} cannot be read; start it anew")
     if not controller.resumed:
         searcher.add_configurations([experiment])
@@ -171,24 +183,33 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
     return controller
 
 
-def _keep(controller: TuneController, host: ActorHandle[Host]) -> None:
-    """Keep what Tune knows; not if it thinks that trials failed because the host, and all of them with it, is gone."""
-    ray.get(host.waiting.remote())
-    controller.checkpoint(force=True, wait=True)
+def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -> Standing:
+    """Save the trials that run, so that they go on from here when the search is resumed.
 
-
-def _pause(controller: TuneController, seats: Seats) -> None:
-    """Save the trials that run, so that they go on from here when the search is resumed."""
+    Returns:
+        How trials stood before, when Tune had taken in all that it was told.
+    """
     seats.close()
+    ray.get(host.halt.remote())
+    deadline = time.monotonic() + PAUSE_PATIENCE_S
+    while not (controller.is_finished() or _is_at_rest(controller, host)) and time.monotonic() < deadline:
+        controller.step()
+    stood = standing(controller)
     running = [trial for trial in controller.get_trials() if trial.status == Trial.RUNNING]
     for trial in running:
         controller.pause_trial(trial)
-    deadline = time.monotonic() + PAUSE_PATIENCE_S
     while any(trial.status == Trial.RUNNING for trial in running):
         if time.monotonic() > deadline:
             log.warning("a trial was not saved within %.0f s; resumed, it goes on from before", PAUSE_PATIENCE_S)
-            return
+            break
         controller._actor_manager.next(timeout=0.1)
+    return stood
+
+
+def _is_at_rest(controller: TuneController, host: ActorHandle[Host]) -> bool:
+    """Whether there is nothing that Tune was told and has not decided upon."""
+    is_saving = any(trial.is_saving for trial in controller.get_live_trials())
+    return not is_saving and bool(ray.get(host.settled.remote()))
 
 
 def _outcome(number: int, trial: Trial) -> TrialOutcome:

@@ -54,20 +54,18 @@ class Fleet:
         host: Of the leases.
         report_steps: Optimizer steps of a run between its reports.
         listen: Told of every event of every run, with the number of its pack.
+        first: Number of its first pack; a sweep that goes on has had others.
     """
 
-    def __init__(self, host: ActorHandle[Host], report_steps: int, listen: Callable[[int, Event], None]) -> None:
+    def __init__(
+        self, host: ActorHandle[Host], report_steps: int, listen: Callable[[int, Event], None], first: int = 0
+    ) -> None:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: set[str] = set()
         self._waits_since: dict[str, float] = {}
-        self._num_opened = 0
+        self._next = first
         self._store_uri: str | None = None
-
-    @property
-    def num_opened(self) -> int:
-        """Packs that there were or are."""
-        return self._num_opened
 
     def start(self, key: str, spec: RunSpec) -> int:
         """Start a pack's workers; they load nothing before they are told to begin.
@@ -79,7 +77,7 @@ class Fleet:
         Returns:
             The pack's number.
         """
-        number, self._num_opened = self._num_opened, self._num_opened + 1
+        number, self._next = self._next, self._next + 1
         self._packs[number] = key, PackGroup(spec)
         return number
 

@@ -48,17 +48,19 @@ class Host:
         os.environ.update(environment)
         self._trials = trials
 
-    def make(self, name: str, number: int, made_with: dict[str, Any]) -> None:
+    def make(self, name: str, number: int, made_with: dict[str, Any], heard: dict[str, int] | None) -> None:
         """Make the lease of a trial.
 
         Args:
             name: Of the lease.
             number: Of the trial.
             made_with: What Tune makes a trainable with.
+            heard: See `Lease`.
         """
         self._desk.begin_order()
         assert self._trials is not None  # prepare() comes first
-        self._leases[name] = Lease(made_with["config"], made_with["storage"], self._desk, self._trials, number, name)
+        config, storage = made_with["config"], made_with["storage"]
+        self._leases[name] = Lease(config, storage, self._desk, self._trials, number, name, heard)
 
     def order(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a lease, and count it.
@@ -94,6 +96,14 @@ class Host:
             num_open: Those of them whose answer is waited for.
         """
         self._desk.settle(num_orders, num_open)
+
+    def halt(self) -> None:
+        """See `Desk.halt`."""
+        self._desk.halt()
+
+    def settled(self) -> bool:
+        """See `Desk.settled`."""
+        return self._desk.settled()
 
     def waiting(self) -> dict[str, int]:
         """See `Desk.waiting`."""

@@ -7,7 +7,7 @@ seconds to import (transformers, MLflow, pictures) is imported where it is used,
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,7 +105,6 @@ class _Launch:
         self._widths: dict[str, int] = {}
         self._doing = "starting Ray"
         self._books: Books | None = None
-        self._started_at = time.time()
 
     def run(self) -> dict[str, Any]:
         """From the checks to the result."""
@@ -116,7 +115,8 @@ class _Launch:
             check_places(run)
             host = open_host(min(self._num_at_once, MAX_LEASES), MAX_PACKS)
             held.callback(ray.kill, host)
-            fleet = Fleet(host, self._spec.report_steps, self._hear)
+            packs = [trial.pack for trial in self._record.trials if trial.pack is not None]
+            fleet = Fleet(host, self._spec.report_steps, self._hear, max(packs, default=-1) + 1)
             held.callback(fleet.close)
             fleet.start(self._trials.key(run), run)
             self._tell("starting workers")
@@ -140,7 +140,8 @@ class _Launch:
                 fleet.begin(store.uri, self._berths)
                 stop.patient = True
                 search = self._search(store)
-                outcomes = drive(host, search, stop, self._note, self._is_kept(store), lambda: self._tend(fleet))
+                is_kept = self._is_kept(store)
+                outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet), books.write)
                 self._tell("ending the workers")
                 fleet.end()
                 self._settle(outcomes, stop)
@@ -224,27 +225,31 @@ class _Launch:
         """Take what happened to a trial, that is, to all of its repeats."""
         books = self._told()
         if event.kind == "start":
-            self._begin(event)
+            self._begin(event.sampled, event.number)
         for told in event.result.get("repeats", ()) if event.kind == "report" else ():
             books.report(told["run_id"], told["step"], told)
             if event.stopped:
                 books.end_trial(told["run_id"], "succeeded" if told["finished"] else "stopped")
-        for run_id in self._trials.run_ids(event.number) if event.error is not None else ():
-            books.end_trial(run_id, "failed", event.error)
+        if event.error is not None:
+            self._begin(event.sampled, event.number, only_unknown=True)
+            for run_id in self._trials.run_ids(event.number):
+                books.end_trial(run_id, "failed", event.error)
         self._tell(self._doing)
 
-    def _begin(self, event: TrialEvent) -> None:
+    def _begin(self, sampled: Mapping[str, Any], number: int, only_unknown: bool = False) -> None:
         """Enter a trial's repeats in the books; of a draw that makes no run, too, which its lease then fails with."""
-        config = resolve(self._spec.space, event.sampled)
+        books, config = self._told(), resolve(self._spec.space, sampled)
         try:
-            specs: list[RunSpec | None] = [each.spec for each in self._trials.repeats(event.sampled, event.number)]
+            specs: list[RunSpec | None] = [each.spec for each in self._trials.repeats(sampled, number)]
         except InputError as error:
-            log.debug("trial %d: %s", event.number, error)
+            log.debug("trial %d: %s", number, error)
             specs = [None] * self._spec.repeats
-        for repeat, (spec, run_id) in enumerate(zip(specs, self._trials.run_ids(event.number), strict=True)):
+        for repeat, (spec, run_id) in enumerate(zip(specs, self._trials.run_ids(number), strict=True)):
+            if only_unknown and books.knows(run_id):
+                continue
             if spec is not None:
                 self._berth(spec)
-            self._told().begin_trial(event.number * self._spec.repeats + repeat, config, repeat, run_id, spec)
+            books.begin_trial(number * self._spec.repeats + repeat, config, repeat, run_id, spec)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
         """Note how every trial ended.
@@ -256,7 +261,12 @@ class _Launch:
         if stop.asked:
             raise InterruptedRunError("interrupted, with the slots that trained saved")
         for outcome in outcomes:
-            through = {told["run_id"] for told in outcome.result.get("repeats", ()) if told["finished"]}
+            # What a driver that was killed had kept of its trials may be more than it had written down.
+            self._begin(outcome.sampled, outcome.number, only_unknown=True)
+            repeats = outcome.result.get("repeats", ())
+            for told in repeats:
+                self._told().report(told["run_id"], told["step"], told)
+            through = {told["run_id"] for told in repeats if told["finished"]}
             for run_id in self._trials.run_ids(outcome.number):
                 is_through = outcome.status == "stopped" and run_id in through
                 self._told().end_trial(run_id, "succeeded" if is_through else outcome.status, outcome.error)
@@ -265,10 +275,7 @@ class _Launch:
             raise RunFailedError(f"all {len(failed)} trials failed, the first with: {failed[0].error}")
 
     def _result(self, record: SweepRecord, store: Store) -> dict[str, Any]:
-        result = sweep_result(record) | {
-            "mlflow_command": self._told().how_to_open,
-            "wall_s": time.time() - self._started_at,
-        }
+        result = sweep_result(record) | {"mlflow_command": self._told().how_to_open}
         write_sweep(store, record.model_copy(update={"result": result}))
         self._tell("finished")
         return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from typing_extensions import override
 from raylora.errors import InputError, RunFailedError
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Report
-from raylora.runtime.desk_state import Claim
+from raylora.runtime.desk_state import BEFORE_ANY_STEP, Claim
 from raylora.spec.run import RunSpec
 
 SLOTS = "slots.json"
@@ -70,6 +70,8 @@ class Lease(Trainable):
         trials: Makes runs of configurations.
         number: Of the trial.
         name: No other Lease has it: a trial that is paused and goes on is a new one.
+        heard: Of a trial of an earlier process, the step of each run's last report that Tune knows: what comes up to
+            there is not told again, and what was reported after it is.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class Lease(Trainable):
         trials: Trials,
         number: int,
         name: str,
+        heard: Mapping[str, int] | None = None,
     ) -> None:
-        self._desk, self._trials, self._number, self._name = desk, trials, number, name
+        self._desk, self._trials, self._number, self._name, self._heard = desk, trials, number, name, heard
         self._leases: dict[int, str] = {}
         super().__init__(config, storage)
 
@@ -89,7 +92,7 @@ class Lease(Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self._sampled = config
         self._repeats: Sequence[Repeat] = ()
-        self._start_from: dict[int, str | None] = {}
+        self._slots: list[dict[str, Any]] = []
         self._told: dict[int, dict[str, Any]] = {}
 
     @override
@@ -102,17 +105,18 @@ class Lease(Trainable):
 
     @override
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        leases = self._leases
-        starts = self._start_from | dict(zip(leases, self._desk.save(list(leases.values())), strict=False))
-        finished = {index: told for index, told in self._told.items() if told["finished"]}
-        kept = {"start_from": list(starts.items()), "finished": list(finished.items())}
-        Path(checkpoint_dir, SLOTS).write_text(json.dumps(kept), encoding="utf-8")
+        names = list(self._leases.values())
+        for index, uri, report in zip(
+            self._leases, self._desk.save(names), self._desk.last_reports(names), strict=False
+        ):
+            run_id = self._repeats[index].run_id
+            self._slots[index] = {"run_id": run_id, "uri": uri, "report": report and asdict(report)}
+        Path(checkpoint_dir, SLOTS).write_text(json.dumps(self._slots), encoding="utf-8")
 
     @override
     def load_checkpoint(self, checkpoint: Any) -> None:
         self.cleanup()
-        kept = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
-        self._start_from, self._told = dict(kept["start_from"]), dict(kept["finished"])
+        self._slots = json.loads(Path(checkpoint, SLOTS).read_text(encoding="utf-8"))
 
     @override
     def cleanup(self) -> None:
@@ -129,15 +133,42 @@ class Lease(Trainable):
             self._repeats = self._trials.repeats(self._sampled, self._number)
         except InputError as error:
             raise RunFailedError(f"trial {self._number}: {' '.join(str(error).split())}") from error
-        # What PBT clones has another trial's run, whose end is not this one's.
-        own = {index: each.run_id for index, each in enumerate(self._repeats)}
-        self._told = {index: told for index, told in self._told.items() if told["run_id"] == own[index]}
+        self._slots = self._slots or [{"run_id": each.run_id, "uri": None, "report": None} for each in self._repeats]
+        kept = [self._kept(index) for index in range(len(self._repeats))]
+        self._told = {
+            index: self._values(index, report)
+            for index, report in enumerate(kept)
+            if report is not None and report.kind == "finished" and not self._is_untold(index, report)
+        }
         self._leases = {index: f"{self._name}-{index}" for index in self._going}
-        claims = []
-        for index, lease in self._leases.items():
-            each, start = self._repeats[index], self._start_from.get(index)
-            claims.append(Claim(lease, self._number, each.spec, each.run_id, each.key, start, each.max_tokens))
-        self._desk.lease(claims)
+        self._desk.lease([self._claim(index, lease, kept[index]) for index, lease in self._leases.items()])
+
+    def _kept(self, index: int) -> Report | None:
+        """The report that was saved with a repeat; PBT hands out another trial's, whose end is not its own."""
+        slot = self._slots[index]
+        is_own = slot["run_id"] == self._repeats[index].run_id
+        return Report(**slot["report"] | {"lease": f"{self._name}-{index}"}) if is_own and slot["report"] else None
+
+    def _is_untold(self, index: int, report: Report) -> bool:
+        """Whether an earlier process had it and told nobody."""
+        run_id = self._repeats[index].run_id
+        return self._heard is not None and report.step > self._heard.get(run_id, BEFORE_ANY_STEP)
+
+    def _claim(self, index: int, lease: str, kept: Report | None) -> Claim:
+        repeat, slot = self._repeats[index], self._slots[index]
+        is_own = slot["run_id"] == repeat.run_id
+        heard = self._heard.get(repeat.run_id, BEFORE_ANY_STEP) if self._heard and is_own else BEFORE_ANY_STEP
+        return Claim(
+            lease=lease,
+            trial=self._number,
+            spec=repeat.spec,
+            run_id=repeat.run_id,
+            key=repeat.key,
+            start_from=slot["uri"],
+            max_tokens=repeat.max_tokens,
+            told_step=heard,
+            untold=kept if kept is not None and self._is_untold(index, kept) else None,
+        )
 
     def _result(self, reports: Sequence[Report]) -> dict[str, Any]:
         places = {lease: index for index, lease in self._leases.items()}
@@ -149,9 +180,7 @@ class Lease(Trainable):
         if not reports:
             return {DONE: True}  # freed while it waited: Tune has stopped the trial and hears this no more
         for report in reports:
-            index = places[report.lease]
-            about = {"run_id": self._repeats[index].run_id, "step": report.step, "finished": report.kind == "finished"}
-            self._told[index] = dict(report.values) | about
+            self._told[places[report.lease]] = self._values(places[report.lease], report)
         told = [self._told[index] for index in range(len(self._repeats))]
         is_over = all(values["finished"] for values in told)
         return {
@@ -162,6 +191,11 @@ class Lease(Trainable):
             "finished": is_over,
             DONE: is_over,
         }
+
+    def _values(self, index: int, report: Report) -> dict[str, Any]:
+        """What a report tells Tune of one repeat."""
+        about = {"run_id": self._repeats[index].run_id, "step": report.step, "finished": report.kind == "finished"}
+        return dict(report.values) | about
 
 
 def _means(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:

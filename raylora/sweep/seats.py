@@ -39,10 +39,14 @@ class Seats(ResourceManager):
         self._serial = itertools.count()
         self._said: tuple[int, int] | None = None
         self._controller: TuneController | None = None
+        self._heard: dict[str, dict[str, int]] = {}
 
     def serve(self, controller: TuneController) -> None:
-        """Note the controller that asks."""
+        """Note the controller that asks; and, of a search that goes on, what it was told before."""
         self._controller = controller
+        for trial in controller.get_trials():  # of a new search there are none yet
+            told = (trial.last_result or {}).get("repeats", ())
+            self._heard[trial.trial_id] = {each["run_id"]: each["step"] for each in told}
 
     def close(self) -> None:
         """Give no seat any more."""
@@ -85,19 +89,25 @@ class Seats(ResourceManager):
 
     def make(self, made_with: dict[str, Any]) -> _Lessee:
         """Make a trainable in the host."""
-        number = self._number_of(made_with["config"][TRIAL_INFO].trial_id)
-        return _Lessee(self, f"trial{number}-{next(self._serial)}", number, made_with)
+        trial_id = made_with["config"][TRIAL_INFO].trial_id
+        number = self._number_of(trial_id)
+        # Once only: later it may go on from another trial's save.
+        heard = self._heard.pop(trial_id, None)
+        return _Lessee(self, f"trial{number}-{next(self._serial)}", number, made_with, heard)
 
-    def begin(self, name: str, number: int, made_with: dict[str, Any]) -> ray.ObjectRef[Any]:
+    def begin(
+        self, name: str, number: int, made_with: dict[str, Any], heard: dict[str, int] | None
+    ) -> ray.ObjectRef[Any]:
         """Send the order to make a lease.
 
         Args:
             name: Of the lease.
             number: Of the trial.
             made_with: What Tune makes a trainable with.
+            heard: Of a trial of an earlier process, the step of each run's last report that Tune knows.
         """
         self._num_orders += 1
-        return cast("ray.ObjectRef[Any]", self._host.make.remote(name, number, made_with))
+        return cast("ray.ObjectRef[Any]", self._host.make.remote(name, number, made_with, heard))
 
     def order(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ray.ObjectRef[Any]:
         """Send an order to a lease.
@@ -148,9 +158,11 @@ class _Seat(AcquiredResources):
 class _Lessee:
     """A lease in the host, called as a Ray actor is: its methods' `remote` return futures."""
 
-    def __init__(self, seats: Seats, name: str, number: int, made_with: dict[str, Any]) -> None:
+    def __init__(
+        self, seats: Seats, name: str, number: int, made_with: dict[str, Any], heard: dict[str, int] | None
+    ) -> None:
         self._seats, self._name = seats, name
-        self.__ray_ready__ = _Method(lambda: seats.begin(name, number, made_with))
+        self.__ray_ready__ = _Method(lambda: seats.begin(name, number, made_with, heard))
 
     def __getattr__(self, method: str) -> _Method:
         if method.startswith("__"):

@@ -18,8 +18,10 @@ from ray.tune.search import BasicVariantGenerator
 
 from raylora.runtime.desk_messages import Command, Report
 from raylora.runtime.stopping import StopWish
+from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.host import open_host
+from raylora.sweep.tune_space import tune_scheduler
 from raylora.sweep.watch import TrialEvent
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
@@ -123,7 +125,18 @@ def asha() -> AsyncHyperBandScheduler:
     return AsyncHyperBandScheduler(time_attr="steps", max_t=MAX_STEPS, grace_period=2, reduction_factor=2)
 
 
-def main(folder: Path) -> None:
+def made(
+    searcher: str, scheduler: str, num_trials: int, budget: dict[str, int] | None = None, **space: Any
+) -> SweepSpec:
+    run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
+    run |= {"micro_batch_size": 1, "gradient_accumulation_steps": 4}
+    asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
+    more = {"budget": budget or {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
+    space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
+    return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
+
+
+def main(folder: Path, scheduler: str) -> None:
     """Run a slow search, and say which trials have ended; for a test that kills it."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     with stage(folder) as here:
@@ -133,8 +146,9 @@ def main(folder: Path) -> None:
             if event.kind == "end":
                 print(event.number, flush=True)
 
-        here.drive(here.search(8, 4, save_reports=1), listen=listen)
+        search = here.search(8, 4, scheduler=tune_scheduler(made("random", scheduler, 8)), save_reports=1)
+        here.drive(search, listen=listen)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -20,7 +20,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.trials import SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, ray_of_two_cores, stage
+from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, made, ray_of_two_cores, stage
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -132,17 +132,6 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Pat
     assert len(set(stops)) > 2
     losses = [outcome.result["eval_loss"] for outcome in packed]
     assert losses == pytest.approx([result.metrics["eval_loss"] for result in plain], rel=1e-12)
-
-
-def made(
-    searcher: str, scheduler: str, num_trials: int, budget: dict[str, int] | None = None, **space: Any
-) -> SweepSpec:
-    run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
-    run |= {"micro_batch_size": 1, "gradient_accumulation_steps": 4}
-    asked = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials}
-    more = {"budget": budget or {"steps": MAX_STEPS}, "report_steps": 1, "reduction_factor": 2}
-    space = {"learning_rate": {"loguniform": [1e-5, 1e-2]}} | space
-    return SweepSpec.model_validate({"run": run, "space": space} | asked | more)
 
 
 def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[TrialOutcome], SimulatedPack]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from raylora.errors import RunFailedError
 from raylora.sweep.watch import TrialEvent
 from tests.cluster.command import wait_until
 from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
-from tests.servers.ray import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -109,22 +105,6 @@ def test_a_wish_to_stop_saves_and_the_search_goes_on(tmp_path: Path):
             assert before.number not in {admit.trial for admit in admitted}
     assert any(admit.start_from for admit in admitted)
     assert {outcome.status for outcome in resumed} == {"succeeded", "stopped"}
-
-
-def test_a_search_goes_on_after_its_driver_was_killed(tmp_path: Path):
-    words = [sys.executable, "-m", "tests.cluster.simulated_packs", str(tmp_path)]
-    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        ended = {int(killed.stdout.readline()) for _ in range(2)}
-        killed.send_signal(signal.SIGKILL)
-    with stage(tmp_path) as here:
-        here.open_pack(0, 4)
-        outcomes = here.drive(here.search(8, 4), resume=True)
-        again = {admit.trial for admit in here.close()[0].admitted}
-    assert [outcome.number for outcome in outcomes] == list(range(8))
-    # The last of them may have ended after what Tune knew was kept.
-    assert len(ended - again) >= 1
-    assert {outcome.status for outcome in outcomes} == {"succeeded", "stopped"}
 
 
 def census() -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ import torch
 
 from raylora.errors import CorruptObjectError, StoreError
 from raylora.store.blob import Store, open_store
-from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_oldest, load_latest, save_checkpoint
 from raylora.store.local import FolderStore
 from raylora.store.manifest import publish
 from tests.unit.store.test_manifest import FailingStore, PowerCut
@@ -168,3 +168,25 @@ def test_state_that_json_would_change_is_refused(store: Store, state: dict[objec
 def test_state_is_read_as_json(store: Store):
     uri = save_checkpoint(store, at_step(1), keep=1)
     assert json.loads(Path(uri, "state.json").read_text()) == at_step(1).state
+
+
+def test_a_checkpoint_that_made_room_is_replaced_by_the_oldest_there_is(store: Store, caplog: pytest.LogCaptureFixture):
+    uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10, 15)]
+    assert load_checkpoint_or_oldest(uris[1]).step == 10
+    assert caplog.text == ""
+    store.write("checkpoints/step-00000002/state.safetensors", b"half")
+    assert load_checkpoint_or_oldest(uris[0]).step == 10
+    assert f"{uris[0]} is gone; its run goes on from step 10" in caplog.text
+
+
+def test_a_checkpoint_that_is_gone_with_all_others_is_none(store: Store):
+    uri = save_checkpoint(store, at_step(5), keep=1)
+    store.delete("checkpoints")
+    assert load_checkpoint_or_oldest(uri) is None
+
+
+def test_a_named_checkpoint_that_is_corrupt_is_not_passed_over(store: Store):
+    uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10)]
+    damage(store, 10)
+    with pytest.raises(CorruptObjectError):
+        load_checkpoint_or_oldest(uris[1])

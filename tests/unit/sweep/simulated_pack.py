@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Report, Save
+from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, Save
 from raylora.spec.run import RunSpec
 from raylora.sweep.lease import Repeat
 
@@ -114,8 +114,11 @@ class SimulatedPack:
                 self.most_slots = max(self.most_slots, len(self.slots))
             case Go():
                 self.slots[command.lease].goes = True
+            case Halt():
+                for each in self.slots.values():
+                    each.goes = False
             case Save():
-                return [self.save(command.lease)]
+                return [self.save(command.lease)] if command.lease in self.slots else []
             case Free():
                 self.slots.pop(command.lease, None)
         return []

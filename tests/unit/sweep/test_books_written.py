@@ -8,9 +8,12 @@ import pytest
 from mlflow import MlflowClient
 
 from raylora.errors import StoreError
+from raylora.runtime.stopping import StopWish
 from raylora.store.local import FolderStore
 from raylora.sweep import books as books_module
-from tests.unit.sweep.planted_sweep import Sweep, sweep_spec
+from raylora.sweep.drive import TrialOutcome
+from raylora.sweep.launch import _Launch
+from tests.unit.sweep.planted_sweep import Sweep, open_books, sweep_spec
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +71,40 @@ def test_a_store_that_is_away_for_a_while_ends_no_sweep(
     with pytest.raises(StoreError):
         sweep.books.close("finished")
     assert client.get_run(sweep.tracker.mlflow_run_id).info.status == "FINISHED"
+
+
+def test_the_record_is_written_when_asked_for_if_there_is_news(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(books_module, "WRITE_S", 1e6)
+    store = CountingStore(tmp_path / "store")
+    sweep = Sweep(store, tmp_path / "spool", sweep_spec("asked"))
+    trial = sweep.begun(0, 4)
+    assert sweep.read().trials[0].steps == 0
+    for _ in range(2):
+        sweep.books.write()
+    assert store.num_writes == 3
+    assert sweep.read().trials[0].steps == 4
+    assert sweep.books.knows(trial.run_id) and not sweep.books.knows("another")
+
+
+def test_what_the_record_lacks_of_a_trial_comes_from_how_it_ended(client: MlflowClient, tmp_path: Path):
+    """As after a driver was killed between keeping a trial's end and writing of it."""
+    store, spec = FolderStore(tmp_path / "store"), sweep_spec("settled", repeats=2)
+    launch = _Launch(spec, None, lambda standing: None)
+    launch._books, _ = open_books(store, spec, launch._record, tmp_path / "spool")
+    sampled = {"lora_r": 8, "learning_rate": 1e-4}
+    repeats = launch._trials.repeats(sampled, 3)
+    launch._widths = {repeats[0].key: 2}
+    launch._books.begin_trial(6, sampled, 0, repeats[0].run_id, repeats[0].spec)  # of the other nothing is known
+    told = [
+        {"run_id": repeat.run_id, "step": 6, "eval_loss": loss, "num_tokens": 192, "adapter_uri": f"{loss}/adapter"}
+        for repeat, loss in zip(repeats, (1.25, 1.5), strict=True)
+    ]
+    launch._settle([TrialOutcome(3, sampled, "succeeded", {"repeats": told, "finished": True}, None)], StopWish())
+    trials = launch._books.close("finished").trials
+    assert [(trial.trial_id, trial.status, trial.steps, trial.tokens) for trial in trials] == [
+        ("t006", "succeeded", 6, 192),
+        ("t007", "succeeded", 6, 192),
+    ]
+    assert [(trial.metric, trial.adapter_uri) for trial in trials] == [(1.25, "1.25/adapter"), (1.5, "1.5/adapter")]
