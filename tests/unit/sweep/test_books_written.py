@@ -98,7 +98,10 @@ def test_what_the_record_lacks_of_a_trial_comes_from_how_it_ended(client: Mlflow
     launch._widths = {repeats[0].key: 2}
     launch._books.begin_trial(6, sampled, 0, repeats[0].run_id, repeats[0].spec)  # of the other nothing is known
     told = [
-        {"run_id": repeat.run_id, "step": 6, "eval_loss": loss, "num_tokens": 192, "adapter_uri": f"{loss}/adapter"}
+        {
+            **{"run_id": repeat.run_id, "step": 6, "eval_loss": loss, "num_tokens": 192, "finished": True},
+            "adapter_uri": f"{loss}/adapter",
+        }
         for repeat, loss in zip(repeats, (1.25, 1.5), strict=True)
     ]
     launch._settle([TrialOutcome(3, sampled, "succeeded", {"repeats": told, "finished": True}, None)], StopWish())
