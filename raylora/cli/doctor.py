@@ -1,4 +1,4 @@
-"""The command ``doctor``: what of this machine works, tried rather than guessed."""
+"""The command ``doctor``: what of this machine works, tried where that starts nothing."""
 
 from __future__ import annotations
 

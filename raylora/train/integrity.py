@@ -1,4 +1,4 @@
-"""Proof that training left the base alone."""
+"""A check that training left the base alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def check_unchanged(trainee: Trainee, before: list[int]) -> None:
         before: What `checksum` returned then.
 
     Raises:
-        RunFailedError: A sum differs: something wrote to the base. Only words that changed places would stay unseen.
+        RunFailedError: A sum differs: something wrote to the base. Changes within a parameter that cancel out stay
+            unseen.
     """
     changed = sum(a != b for a, b in zip(before, checksum(trainee), strict=True))
     if changed:

@@ -89,7 +89,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
     """The run, never interrupted, on a Ray of its own."""
     command = Command(workplace, tmp_path_factory.mktemp("home"))
-    return command, command.run("train", "run.yaml", "--json")
+    return command, command.run("train", "run.yaml", "--json", "--set", "tracking.system_metrics=true")
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,7 @@ def test_mlflow_has_the_results_numbers(mlflow_run: Run, result: dict[str, Any])
     assert mlflow_run.data.metrics["eval_loss"] == pytest.approx(result["eval_loss"])
     assert mlflow_run.data.params["lora_r"] == str(RUN["lora_r"])
     assert mlflow_run.data.params["distributed.strategy"] == "fsdp"
+    assert any(name.startswith("system/cpu") for name in mlflow_run.data.metrics)
 
 
 def test_mlflow_has_the_data(mlflow_run: Run):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
-from raylora.cli.progress import LiveDisplay, PlainDisplay
+from raylora.cli import progress
+from raylora.cli.progress import PlainDisplay
 from raylora.train.events import Event
 
 STEP = {"train_loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0, "num_tokens": 100.0, "tokens_per_s": 1234.0}
@@ -25,17 +26,14 @@ def test_plain_lines_survive_restarted_workers(capsys: pytest.CaptureFixture[str
     assert all("ETA" in line for line in lines if line.startswith("step 2"))
 
 
-def test_the_live_line_shows_the_step_and_others_stay_above():
+def test_the_live_line_shows_step_loss_speed_and_time_left(monkeypatch: pytest.MonkeyPatch):
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120, highlight=False)
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TextColumn("{task.fields[numbers]}"))
-    with Progress(*columns, console=console, auto_refresh=False) as bars:
-        display = LiveDisplay(bars)
+    monkeypatch.setattr(progress, "err", Console(file=screen, force_terminal=True, width=120, highlight=False))
+    with progress.progress_display() as display:
         display.show(Event("start", 0, {"num_steps": 4}))
-        display.show(Event("step", 3, STEP))
+        for step in (1, 2, 3):
+            display.show(Event("step", step, STEP))
         display.show(Event("eval", 3, {"eval_loss": 1.25}))
-        bars.refresh()
     seen = screen.getvalue()
     assert "validation loss 1.2500 after step 3" in seen
-    assert "loss 2.500" in seen
-    assert "1,234 tokens/s" in seen
+    assert re.search(r"training.*3/4.*loss 2\.500 · 1,234 tokens/s.*\d:\d\d:\d\d", seen)
