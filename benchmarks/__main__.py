@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-NAMES = ("solo", "workers", "memory", "start", "packing", "packing_workers", "slots", "makespan")
+NAMES = ("demo", "solo", "workers", "memory", "start", "packing", "packing_workers", "slots", "makespan")
 
 
 def main() -> None:

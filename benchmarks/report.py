@@ -24,6 +24,7 @@ that is missed is missed, is said in decisions [5](decisions/0005-where-a-step-g
 def render(results: Path) -> str:
     """The document, from the results that are there."""
     sections: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+        "demo": ("`make demo`", _demo),
         "solo": ("One process against TRL", _solo),
         "workers": ("Two workers that shard a 4-bit base", _workers),
         "memory": ("Peak memory of a rank", _memory),
@@ -42,6 +43,22 @@ def render(results: Path) -> str:
     if on_gpu is not None:
         parts += ["## A pack on a GPU\n", gpu_packing(on_gpu)]
     return "\n".join(parts)
+
+
+def _demo(results: Mapping[str, Any]) -> str:
+    goals = results["goals"]
+    rows = [
+        ("wall clock, s", f"{results['wall_s']:.0f}", f"at most {goals['wall_s']:.0f}"),
+        ("validation loss falls by", f"{results['loss_falls_by']:.1%}", f"at least {goals['loss_falls_by']:.0%}"),
+        ("validation loss", f"{results['eval_loss_before']:.4f} to {results['eval_loss']:.4f}", ""),
+        ("tokens/s", f"{results['tokens_per_s']:,.0f}", ""),
+        ("base per rank, MB", megabytes(*results["base_bytes_per_rank"]), ""),
+        ("trainable parameters", f"{results['trainable_parameters']:,}", ""),
+    ]
+    return (
+        "`raylora train examples/quickstart.yaml` on what is installed, in an empty home: two workers, NF4, fsdp.\n\n"
+        + table(("", "measured", "goal"), rows)
+    )
 
 
 def _solo(results: Mapping[str, Any]) -> str:

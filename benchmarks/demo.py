@@ -1,0 +1,41 @@
+"""What `make demo` does once all is installed: the command on its own configuration, in an empty home, to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+from benchmarks.rows import DATA, Material
+from benchmarks.turns import REPOSITORY
+
+CONFIG = REPOSITORY / "examples" / "quickstart.yaml"
+GOALS = {"wall_s": 360.0, "loss_falls_by": 0.25}
+LIMIT_S = 1200
+TOLD = ("eval_loss_before", "eval_loss", "tokens_per_s", "tokens", "trainable_parameters", "base_bytes_per_rank")
+
+
+def measure(material: Material, num_turns: int) -> dict[str, Any]:
+    """Run it once.
+
+    Args:
+        material: Only its folder is used: the base is the demo's own.
+        num_turns: Passed over.
+    """
+    del num_turns
+    assert DATA.exists()  # the conductor has made it
+    env = os.environ | {"RAYLORA_HOME": str(material.folder / "home")}
+    env.pop("OMP_NUM_THREADS", None)  # the conductor's own
+    command = [sys.executable, "-c", "from raylora.cli.app import main; main()", "train", str(CONFIG), "--json"]
+    start = perf_counter()
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
+    wall_s, told = perf_counter() - start, json.loads(done.stdout)
+    return {
+        "goals": GOALS,
+        "wall_s": wall_s,
+        "loss_falls_by": 1 - told["eval_loss"] / told["eval_loss_before"],
+        **{name: told[name] for name in TOLD},
+    }
