@@ -213,14 +213,15 @@ class Desk:
                 self._refused[lost.key] = reason
 
     def refuse(self, key: str, reason: str) -> None:
-        """Fail the leases that wait for a pack that will not come.
+        """Fail the leases that wait for a pack that will not come, unless another that they fit is open.
 
         Args:
             key: Of the pack.
             reason: What to tell.
         """
         with self._change():
-            self._refused[key] = reason
+            if all(pack.key != key for pack in self._packs.values()):
+                self._refused[key] = reason
 
     def close(self) -> None:
         """Tell every pack to end."""

@@ -147,8 +147,7 @@ class _Pack:
                     each.is_going = False
             case Save(lease) if lease in self._leases:
                 if member := self._leases[lease].member:
-                    member.save()
-                    self._report(member, lease, "saved", {"uri": member.checkpoint_uri})
+                    self._save(lease, member)
             case Free(lease) if lease in self._leases:
                 self._release(self._leases.pop(lease))
 
@@ -210,20 +209,36 @@ class _Pack:
                 self._tell(name, member)
 
     def _tell(self, name: str, member: Member) -> None:
-        if member.is_to_save:
-            member.save()
-            self._report(member, name, "saved", {"uri": member.checkpoint_uri})
+        if member.is_to_save and not self._save(name, member):
+            return
         if member.is_to_report or member.progress.step % self._job.report_steps == 0:
             self._report(member, name, "metrics", member.metrics)
 
+    def _save(self, name: str, member: Member) -> bool:
+        """Keep a checkpoint; where the store takes none, the run fails, and no other does."""
+        try:
+            member.save()
+        except RayloraError as error:
+            self._end(name, member, "failed", {"error": str(error)})
+            return False
+        self._report(member, name, "saved", {"uri": member.checkpoint_uri})
+        return True
+
     def _finish(self, name: str, member: Member) -> None:
         """Publish the adapter of a run that is through."""
-        admit, adapter_uri = self._leases[name].admit, None
-        inputs = self._inputs_of(admit.spec)
-        if self._trainee.slot_ranks.rank == 0:
+        admit = self._leases[name].admit
+
+        def publish() -> str:
+            inputs = self._inputs_of(admit.spec)
             about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
             adapter = self._trainee.bank.export(member.slot)
-            adapter_uri = publish_adapter(run_store(self._stores, admit.run_id), adapter, about)
+            return publish_adapter(run_store(self._stores, admit.run_id), adapter, about)
+
+        try:
+            adapter_uri = self._trainee.slot_ranks.store(publish)
+        except RayloraError as error:
+            self._end(name, member, "failed", {"error": str(error)})
+            return
         outcome = Outcome(member.ending or "finished", member.progress, member.checkpoint_uri, [])
         member.emit("outcome", {**asdict(outcome), "adapter_uri": adapter_uri})
         self._end(name, member, "finished", {**member.metrics, "adapter_uri": adapter_uri})

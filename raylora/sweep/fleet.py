@@ -62,7 +62,7 @@ class Fleet:
     ) -> None:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
-        self._broken: set[str] = set()
+        self._broken: dict[str, str] = {}
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._store_uri: str | None = None
@@ -153,12 +153,12 @@ class Fleet:
         return cast("dict[int, int]", ray.get(self._host.held.remote()))
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:
-        """Take leave of a group; where it failed, so do its leases and all that would need another one like it."""
+        """Take leave of a group; where it failed, its leases go on in another like it, or fail."""
         try:
             group.check()
         except RayloraError as error:
             log.warning("pack %d: %s", number, error)
-            self._broken.add(key)
+            self._broken[key] = str(error)
             # It may have failed before it offered a slot: then the desk knows its key alone.
             ray.get([self._host.lose_pack.remote(number, str(error), False), self._host.refuse.remote(key, str(error))])
         group.close()
@@ -174,6 +174,8 @@ class Fleet:
             held: Leases of each pack that is open.
         """
         if key in self._broken:
+            if all(of != key for of, _ in self._packs.values()):  # the last of them was closed since
+                ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
         starting = [of for number, (of, _) in self._packs.items() if number not in held]
         # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.

@@ -103,6 +103,7 @@ class _Launch:
         self._berths: dict[str, Berth] = {}
         self._num_at_once = spec.num_configurations * spec.repeats
         self._widths: dict[str, int] = {}
+        self._largest: dict[str, RunSpec] = {}
         self._doing = "starting Ray"
         self._books: Books | None = None
 
@@ -178,7 +179,7 @@ class _Launch:
         key = self._trials.key(spec)
         width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
         may_be_fewer = self._spec.slots is None and self._spec.repeats == 1  # a trial's repeats need slots at once
-        self._berths.setdefault(key, Berth(spec, width, may_be_fewer))
+        self._berths.setdefault(key, Berth(self._largest.get(key, spec), width, may_be_fewer))
         return key
 
     def _plan(self) -> None:
@@ -190,6 +191,7 @@ class _Launch:
         spec = self._spec
         is_elsewhere = len(ray.nodes()) > 1
         plan = plan_sweep(spec, of_nodes(ray.nodes()) if is_elsewhere else this_machine(), base_config, foretells=False)
+        num_slots = 0
         for group in plan.groups:
             if group.width.num_slots < spec.repeats:
                 raise InputError(
@@ -198,8 +200,11 @@ class _Launch:
                     "room for them"
                 )
             whole_trials = max(1, group.width.num_slots // spec.repeats) * spec.repeats
-            self._widths[group.key] = 1 if group.why_alone else whole_trials
-        num_slots = sum(self._widths[group.key] * group.num_packs for group in plan.groups)
+            num_slots += (1 if group.why_alone else whole_trials) * group.num_packs
+            if group.why_alone is None:
+                self._widths[group.key], self._largest[group.key] = whole_trials, group.largest
+            else:
+                self._widths.setdefault(group.key, 1)  # a group that shares may have the same key
         self._num_at_once = max(spec.repeats, min(self._num_at_once, num_slots, MAX_LEASES))
 
     def _tend(self, fleet: Fleet) -> None:

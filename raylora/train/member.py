@@ -172,13 +172,17 @@ class Member:
         return bool(self.spec.save_steps) and self.progress.step % (self.spec.save_steps or 1) == 0
 
     def save(self) -> None:
-        """Keep a checkpoint of this moment, unless there is one."""
+        """Keep a checkpoint of this moment, unless there is one; a collective call.
+
+        Raises:
+            StoreError: It cannot be kept; on every rank.
+        """
         if self._saved_step == self.progress.step:
             return
         ranks = self._trainee.slot_ranks
         checkpoint = take(self._trainee, self.slot, self.progress, self._digests)
-        uris = ranks.gather(self._hooks.save(checkpoint) if ranks.rank == 0 else None)
-        self.checkpoint_uri, self._saved_step = uris[0], self.progress.step
+        self.checkpoint_uri = ranks.store(lambda: self._hooks.save(checkpoint))
+        self._saved_step = self.progress.step
         if self.spec.storage.keep_checkpoints == 1:
             self._good_uri = ""  # deleted to make room
         self.emit("checkpoint", {"uri": self.checkpoint_uri})

@@ -1,12 +1,15 @@
-"""The workers of a run as the training core sees them: a rank, a world size, four collective calls."""
+"""The workers of a run as the training core sees them: a rank, a world size, five collective calls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+
+from raylora.errors import RayloraError, StoreError
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,23 @@ class Ranks:
             values = [None] * self.world_size
             dist.all_gather_object(values, value)
         return values
+
+    def store(self, write: Callable[[], str]) -> str:
+        """Let rank 0 write to a store; every rank gets the URI, or fails as rank 0 does, so that none waits for it.
+
+        Args:
+            write: Writes, and returns where.
+
+        Raises:
+            StoreError: It could not be written; on every rank.
+        """
+        uri, error = "", None
+        if self.rank == 0:
+            try:
+                uri = write()
+            except RayloraError as failure:
+                error = str(failure)
+        uri, error = self.gather((uri, error))[0]
+        if error is not None:
+            raise StoreError(error)
+        return uri

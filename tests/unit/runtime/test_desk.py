@@ -210,6 +210,23 @@ def test_leases_that_can_go_on_nowhere_fail_with_the_reason(steering: Steering):
     assert steering.desk.waiting() == {}
 
 
+def test_leases_of_a_lost_pack_go_on_in_another_that_is_open(steering: Steering):
+    futures = started(steering, 1)
+    steering.desk.open_pack(1, "all", 2)
+    steering.desk.lose_pack(0, "killed", again=False)
+    steering.desk.refuse("all", "killed")
+    steering.settle()
+    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    steering.lease(claim(1))
+    steering.go("lease1-0")
+    steering.settle()
+    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease1-0", "Go lease1-0"]
+    assert not futures[0].done()
+    steering.desk.lose_pack(1, "killed too", again=False)
+    (report,) = steering.answer(futures[0])
+    assert (report.kind, report.values) == ("failed", {"error": "killed too"})
+
+
 def test_a_lost_group_that_still_asks_is_told_to_end(steering: Steering):
     started(steering, 1)
     steering.desk.lose_pack(0, "its node was lost", again=True)

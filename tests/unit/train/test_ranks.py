@@ -1,0 +1,17 @@
+"""A store that takes nothing, as the ranks of a run hear of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylora.errors import RunFailedError, StoreError
+from raylora.train.ranks import Ranks
+
+
+def test_what_keeps_rank_0_from_writing_is_told_as_an_error_of_the_store():
+    def write() -> str:
+        raise RunFailedError("the disk is full")
+
+    assert Ranks().store(lambda: "s3://bucket/run") == "s3://bucket/run"
+    with pytest.raises(StoreError, match="the disk is full"):
+        Ranks().store(write)
