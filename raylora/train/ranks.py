@@ -59,13 +59,14 @@ class Ranks:
         Raises:
             StoreError: It could not be written; on every rank.
         """
-        uri, error = "", None
+        written: tuple[str, str | None] = ("", None)
         if self.rank == 0:
             try:
-                uri = write()
+                written = write(), None
             except RayloraError as failure:
-                error = str(failure)
-        uri, error = self.gather((uri, error))[0]
+                written = "", str(failure)
+        written = self.gather(written)[0]
+        uri, error = written
         if error is not None:
             raise StoreError(error)
         return uri
