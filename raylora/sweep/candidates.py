@@ -1,6 +1,6 @@
 """The trials to plan a sweep for, before a searcher has drawn any: a grid's own, the corners of any other space.
 
-A sweep enters; groups of trials that can share a pack leave, each with the largest run that it may hold. Called by
+A sweep enters; groups of trials that can share a pack leave, each with the largest runs that it may hold. Called by
 `plan`.
 """
 
@@ -36,18 +36,21 @@ SIZELESS = {
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""
 
+KIND = ("use_dora", "use_rslora", "init_lora_weights")
+"""Fields that say what an adapter is beside its rank; they belong together."""
+
 
 @dataclass(frozen=True)
 class Candidates:
     """Trials that can share a pack, or run alone for one reason.
 
     Args:
-        largest: A run that needs as much as any of them.
+        by_kind: For each adapter kind among them, a run that needs as much as any if it is of that kind.
         num_trials: How many; where they are drawn, how many to expect.
         why_alone: Why they share nothing; None where they do.
     """
 
-    largest: RunSpec
+    by_kind: tuple[RunSpec, ...]
     num_trials: int
     why_alone: str | None
 
@@ -69,7 +72,7 @@ def candidates(sweep: SweepSpec, num_values: Callable[[RunSpec], int]) -> list[C
         groups.setdefault((pack_key(spec), why_alone(spec)), []).append(spec)
     num_trials = sweep.num_configurations * sweep.repeats
     return [
-        Candidates(_largest(of_group, num_values), max(1, round(num_trials * len(of_group) / len(specs))), reason)
+        Candidates(_by_kind(of_group, num_values), max(1, round(num_trials * len(of_group) / len(specs))), reason)
         for (_, reason), of_group in groups.items()
     ]
 
@@ -97,6 +100,14 @@ def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
         others = [*knob.when, *([knob.of] if isinstance(knob, Ratio) else [])]
         found += [other for other in others if other not in found]
     return [name for name in space if name in found and not isinstance(space[name], Ratio)]
+
+
+def _by_kind(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> tuple[RunSpec, ...]:
+    """The largest run in each kind that there is: which of them holds most, an estimate must tell."""
+    largest = _largest(specs, num_values)
+    kinds = [{name: getattr(spec, name) for name in KIND} for spec in specs]
+    distinct = [kind for place, kind in enumerate(kinds) if kind not in kinds[:place]]
+    return tuple(largest.model_copy(update=kind) for kind in distinct)
 
 
 def _largest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> RunSpec:

@@ -148,10 +148,10 @@ def plan_sweep(
         return adapter_values(models[key], spec)
 
     found = candidates(sweep, num_values)
-    gangs = [max(1, offer.num_workers(worker_needs(each.largest, offer)) // _ranks(each)) for each in found]
+    gangs = [max(1, offer.num_workers(worker_needs(each.by_kind[0], offer)) // _ranks(each)) for each in found]
     shared = share_out([each.num_trials for each in found], gangs)
     groups = tuple(
-        _group(sweep, each, num_packs, offer, config_of(each.largest), rows, foretells)
+        _group(sweep, each, num_packs, offer, config_of(each.by_kind[0]), rows, foretells)
         for each, num_packs in zip(found, shared, strict=True)
     )
     parts = [
@@ -225,9 +225,11 @@ def _group(
     rows: Rows | None,
     foretells: bool,
 ) -> Group:
-    spec, needed = found.largest, worker_needs(found.largest, offer)
+    needed = worker_needs(found.by_kind[0], offer)
     device = "cuda" if needed.get("GPU") else "cpu"
-    memory = PackMemory(spec, partial(estimate_pack, config=config, device=device))
+    predict = partial(estimate_pack, config=config, device=device)
+    kinds = [(spec, PackMemory(spec, predict)) for spec in found.by_kind]
+    spec, memory = max(kinds, key=lambda kind: kind[1].at(1).peak_bytes)
 
     def room(packs: int) -> int:
         return usable_bytes(offer.bytes_per_worker(needed, packs * _ranks(found)), device)
@@ -260,7 +262,7 @@ def _group(
 
 
 def _ranks(found: Candidates) -> int:
-    return found.largest.distributed.num_workers
+    return found.by_kind[0].distributed.num_workers
 
 
 def _why_one_adapter(spec: RunSpec, config: PretrainedConfig) -> str | None:

@@ -75,6 +75,26 @@ def test_eight_slots_fit() -> None:
     assert found.slot.num_bytes == 4 * alone.adapters_bytes
 
 
+@pytest.mark.parametrize(
+    ("kinds", "largest"),
+    [
+        ([{"use_dora": False}, {"use_dora": True}], {"use_dora": True}),
+        ([{"init_lora_weights": True}, {"init_lora_weights": "pissa"}], {"init_lora_weights": "pissa"}),
+    ],
+)
+@pytest.mark.parametrize("is_last", [True, False])
+def test_memory_is_planned_for_the_kind_that_holds_most(
+    kinds: list[dict[str, Any]], largest: dict[str, Any], is_last: bool
+) -> None:
+    space = {"_kind": {"choice": kinds if is_last else kinds[::-1]}, "lora_r": {"choice": [4, 8]}}
+    found = only(plan(grid(space), machine()))
+    assert {name: getattr(found.largest, name) for name in largest} == largest
+    others = [found.largest.model_copy(update=kind) for kind in kinds]
+    peaks = [estimate(spec, CONFIG, device="cpu").peak_bytes for spec in others]
+    assert len(set(peaks)) == 2
+    assert estimate(found.largest, CONFIG, device="cpu").peak_bytes == max(peaks)
+
+
 def test_memory_for_three_slots_only() -> None:
     asked = grid(GRID_OF_8)
     largest = only(plan(asked, machine())).largest
