@@ -135,6 +135,7 @@ def drive(
         while not controller.is_finished() and not stop.asked:
             meanwhile()
             controller.step()
+            watch.tell_pauses()
             is_due = (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S
             # Tune forgets what it has decided about a trial that is being saved.
             if is_due and not any(trial.is_saving for trial in controller.get_live_trials()):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import ray
@@ -20,6 +19,7 @@ from raylora.runtime.cluster import num_places, worker_resources
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
+from raylora.sweep.berths import Berth
 from raylora.sweep.host import Host
 from raylora.train.events import Event
 
@@ -30,21 +30,6 @@ END_PATIENCE_S = 60.0
 
 OPEN_PATIENCE_S = 2.0
 """A lease has its slot in milliseconds where one is free; one that waits longer is worth another pack."""
-
-
-@dataclass(frozen=True)
-class Berth:
-    """What runs of one key need.
-
-    Args:
-        spec: What they share.
-        num_slots: Runs at once at most.
-        calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
-    """
-
-    spec: RunSpec
-    num_slots: int
-    calibrates: bool
 
 
 class Fleet:

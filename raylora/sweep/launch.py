@@ -28,11 +28,12 @@ from raylora.store.contract import Store
 from raylora.store.home import default_store_uri, home
 from raylora.store.lease import Lease
 from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
-from raylora.sweep.fleet import Berth, Fleet
+from raylora.sweep.berths import Berths
+from raylora.sweep.fleet import Fleet
 from raylora.sweep.host import open_host
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, next_part
-from raylora.sweep.trials import ALONE, SweepTrials
+from raylora.sweep.trials import SweepTrials
 from raylora.train.events import Event
 
 if TYPE_CHECKING:
@@ -100,10 +101,7 @@ class _Launch:
         self._spec, self._is_resumed, self._listen = spec, record is not None, listen
         self._record = record or new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
-        self._berths: dict[str, Berth] = {}
-        self._num_at_once = spec.num_configurations * spec.repeats
-        self._widths: dict[str, int] = {}
-        self._largest: dict[str, RunSpec] = {}
+        self._berths = Berths(spec, self._trials, MAX_LEASES)
         self._doing = "starting Ray"
         self._books: Books | None = None
 
@@ -114,7 +112,7 @@ class _Launch:
         self._tell(self._doing)
         with cluster(run), stop_wish() as stop, ExitStack() as held:
             check_places(run)
-            host = open_host(min(self._num_at_once, MAX_LEASES), MAX_PACKS)
+            host = open_host(self._berths.num_at_once, MAX_PACKS)
             held.callback(ray.kill, host)
             packs = [trial.pack for trial in self._record.trials if trial.pack is not None]
             fleet = Fleet(host, self._spec.report_steps, self._hear, max(packs, default=-1) + 1)
@@ -122,8 +120,8 @@ class _Launch:
             fleet.start(self._trials.key(run), run)
             self._tell("starting workers")
             store = check.result().store
-            self._plan()
-            self._berth(run)
+            self._berths.plan()
+            self._berths.note(run)
             from raylora.sweep.books import Books
             from raylora.sweep.drive import drive
             from raylora.tracking.sweep_tracker import SweepTracker
@@ -138,7 +136,7 @@ class _Launch:
             books = self._books = Books(store, self._record, tracker)
             try:
                 ray.get(host.prepare.remote(forwarded(run.ray.forward_env), self._trials))
-                fleet.begin(store.uri, self._berths)
+                fleet.begin(store.uri, self._berths.by_key)
                 stop.patient = True
                 search = self._search(store)
                 is_kept = self._is_kept(store)
@@ -168,47 +166,14 @@ class _Launch:
             num_trials=spec.num_configurations,
             metric=spec.metric,
             mode=spec.mode,
-            searcher=tune_searcher(spec, self._num_at_once // spec.repeats),
+            searcher=tune_searcher(spec, self._berths.num_at_once // spec.repeats),
             scheduler=tune_scheduler(spec),
-            num_at_once=self._num_at_once // spec.repeats,
+            num_at_once=self._berths.num_at_once // spec.repeats,
             save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
         )
 
-    def _berth(self, spec: RunSpec) -> str:
-        """Note what a run needs; returns its key."""
-        key = self._trials.key(spec)
-        width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
-        may_be_fewer = self._spec.slots is None and self._spec.repeats == 1  # a trial's repeats need slots at once
-        self._berths.setdefault(key, Berth(self._largest.get(key, spec), width, may_be_fewer))
-        return key
-
-    def _plan(self) -> None:
-        """Find how many runs fit side by side, while the workers start."""
-        from raylora.model.source import base_config
-        from raylora.sweep.offer import of_nodes, this_machine
-        from raylora.sweep.plan import plan_sweep
-
-        spec = self._spec
-        is_elsewhere = len(ray.nodes()) > 1
-        plan = plan_sweep(spec, of_nodes(ray.nodes()) if is_elsewhere else this_machine(), base_config, foretells=False)
-        num_slots = 0
-        for group in plan.groups:
-            if group.width.num_slots < spec.repeats:
-                raise InputError(
-                    f"repeats: the {spec.repeats} runs of a trial train side by side, and there is room for "
-                    f"{group.width.num_slots} ({group.why_alone or group.width.why_so_many}); set repeats: 1, or make "
-                    "room for them"
-                )
-            whole_trials = max(1, group.width.num_slots // spec.repeats) * spec.repeats
-            num_slots += (1 if group.why_alone else whole_trials) * group.num_packs
-            if group.why_alone is None:
-                self._widths[group.key], self._largest[group.key] = whole_trials, group.largest
-            else:
-                self._widths.setdefault(group.key, 1)  # a group that shares may have the same key
-        self._num_at_once = max(spec.repeats, min(self._num_at_once, num_slots, MAX_LEASES))
-
     def _tend(self, fleet: Fleet) -> None:
-        fleet.tend(self._berths)
+        fleet.tend(self._berths.by_key)
         self._told().write_if_due()
 
     def _hear(self, pack: int, event: Event) -> None:
@@ -235,6 +200,8 @@ class _Launch:
             books.report(told["run_id"], told["step"], told)
             if event.stopped:
                 books.end_trial(told["run_id"], "succeeded" if told["finished"] else "stopped")
+        for run_id in self._trials.run_ids(event.number) if event.kind == "pause" else ():
+            books.pause_trial(run_id)
         if event.error is not None:
             self._begin(event.sampled, event.number, only_unknown=True)
             for run_id in self._trials.run_ids(event.number):
@@ -253,7 +220,7 @@ class _Launch:
             if only_unknown and books.knows(run_id):
                 continue
             if spec is not None:
-                self._berth(spec)
+                self._berths.note(spec)
             books.begin_trial(number * self._spec.repeats + repeat, config, repeat, run_id, spec)
 
     def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from raylora.runtime.failures import cause, gist
 
-TrialEventKind = Literal["start", "report", "end"]
+TrialEventKind = Literal["start", "report", "pause", "end"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrialEvent:
     """Something that happened to a trial.
 
     Args:
-        kind: ``start`` (again after a pause), ``report`` or ``end``.
+        kind: ``start`` (again after a pause), ``report``, ``pause`` or ``end``.
         number: Of the trial.
         sampled: What was drawn for it; PBT changes it.
         result: Its last report: means, ``steps``, ``tokens`` and ``repeats``.
@@ -52,6 +52,7 @@ class Watch(Callback):
         self._listen = listen
         self._numbers: dict[str, int] = {}
         self._all_trials: Callable[[], Sequence[Trial]] = list
+        self._paused: set[str] = set()
         self.num_ended = 0
 
     def serve(self, all_trials: Callable[[], Sequence[Trial]]) -> None:
@@ -64,6 +65,14 @@ class Watch(Callback):
             for trial in self._all_trials():
                 self._numbers.setdefault(trial.trial_id, len(self._numbers))
         return self._numbers[trial_id]
+
+    def tell_pauses(self) -> None:
+        """Tell which trials have given their slots up and are to go on later: Tune calls nobody for that."""
+        paused = [trial for trial in self._all_trials() if trial.status == Trial.PAUSED]
+        for trial in paused:
+            if trial.trial_id not in self._paused:
+                self._listen(TrialEvent("pause", self.number_of(trial.trial_id), trial.config))
+        self._paused = {trial.trial_id for trial in paused}
 
     @override
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -171,6 +171,7 @@ def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler
         assert steps == list(range(1, len(steps) + 1))
     # Median stopping pauses trials until there are enough to judge by.
     paused = any(line.startswith("save") for line in pack.log)
+    assert paused == any(event.kind == "pause" for event in here.events)
     assert paused == any(admit.start_from for admit in pack.admitted) == (scheduler in ("hyperband", "median"))
 
 
