@@ -49,7 +49,7 @@ ip:
 # Most tests have one thread. In the order in which they are found the long ones, those on Ray, begin first.
 TWO_LANES := -n 2 --dist loadgroup --no-loadscope-reorder
 
-test: setup ip ## All tests: at most 20 minutes on 2 cores
+test: setup ip ## All tests: 25 to 30 minutes on 2 cores
 	python -m pytest $(TWO_LANES)
 
 test-fast: setup ## The tests that start no servers: at most 2 minutes
