@@ -32,18 +32,6 @@ settings.register_profile("raylora", deadline=None, derandomize=True)
 settings.load_profile("raylora")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files go whole to one of the processes that `make test` runs, and so do all tests of sweeps, and all of runs.
-
-    What they share (a server, a run that ended) is made once, and not two of the same kind start Ray at a time.
-    """
-    for item in items:
-        group = item.path.stem
-        if item.get_closest_marker("cluster"):
-            group = "sweeps on Ray" if group.startswith(("test_sweep", "test_tune")) else "runs on Ray"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def served(server: Server) -> Iterator[Server]:
     server.start()
     yield server
