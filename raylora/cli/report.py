@@ -40,8 +40,7 @@ def report(
     sentences = verdict(written.summary)
     places = {"page": written.page, **written.pictures} | ({"winner": written.winner} if written.winner else {})
     if json_:
-        winner = written.summary.winner
-        best = winner.best if winner else None
+        best, winner = written.summary.best_trial, written.summary.winner
         found: dict[str, Any] = {
             "sweep_id": record.sweep_id,
             "status": record.status,

@@ -123,9 +123,8 @@ def drive(
     seats.serve(controller)
 
     def keep(stood: Standing) -> None:
-        ray.get(
-            host.waiting.remote()
-        )  # not if Tune thinks that trials failed because the host, and all with it, is gone
+        # Raises where Tune thinks that trials failed because the host, and all with it, is gone.
+        ray.get(host.waiting.remote())
         write_record()
         note(controller, stood)
         controller.checkpoint(force=True, wait=True)

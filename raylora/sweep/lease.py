@@ -145,28 +145,30 @@ class Lease(Trainable):
 
     def _kept(self, index: int) -> Report | None:
         """The report that was saved with a repeat; PBT hands out another trial's, whose end is not its own."""
-        slot = self._slots[index]
-        is_own = slot["run_id"] == self._repeats[index].run_id
-        return Report(**slot["report"] | {"lease": f"{self._name}-{index}"}) if is_own and slot["report"] else None
+        report = self._slots[index]["report"] if self._is_own(index) else None
+        return Report(**report | {"lease": f"{self._name}-{index}"}) if report else None
+
+    def _is_own(self, index: int) -> bool:
+        return bool(self._slots[index]["run_id"] == self._repeats[index].run_id)
+
+    def _heard_step(self, index: int) -> int:
+        return (self._heard or {}).get(self._repeats[index].run_id, BEFORE_ANY_STEP)
 
     def _is_untold(self, index: int, report: Report) -> bool:
         """Whether an earlier process had it and told nobody."""
-        run_id = self._repeats[index].run_id
-        return self._heard is not None and report.step > self._heard.get(run_id, BEFORE_ANY_STEP)
+        return self._heard is not None and report.step > self._heard_step(index)
 
     def _claim(self, index: int, lease: str, kept: Report | None) -> Claim:
-        repeat, slot = self._repeats[index], self._slots[index]
-        is_own = slot["run_id"] == repeat.run_id
-        heard = self._heard.get(repeat.run_id, BEFORE_ANY_STEP) if self._heard and is_own else BEFORE_ANY_STEP
+        repeat = self._repeats[index]
         return Claim(
             lease=lease,
             trial=self._number,
             spec=repeat.spec,
             run_id=repeat.run_id,
             key=repeat.key,
-            start_from=slot["uri"],
+            start_from=self._slots[index]["uri"],
             max_tokens=repeat.max_tokens,
-            told_step=heard,
+            told_step=self._heard_step(index) if self._is_own(index) else BEFORE_ANY_STEP,
             untold=kept if kept is not None and self._is_untold(index, kept) else None,
         )
 

@@ -17,8 +17,8 @@ def sweep_result(record: SweepRecord) -> dict[str, Any]:
     Args:
         record: The sweep. ``wall_s`` is from its first to its last record, a pause before a resume included.
     """
-    winner = summarise(record).winner
-    best = winner.best if winner else None
+    summary = summarise(record)
+    best, winner = summary.best_trial, summary.winner
     return {
         "sweep_id": record.sweep_id,
         "status": record.status,

@@ -17,7 +17,9 @@ import numpy as np
 from ray import cloudpickle
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.experiment.trial import _FutureTrainingResult  # type: ignore[attr-defined]  # Ray Train's own
+
+# Ray Train's own class, which only the runtime's room may import; Tune holds it here without offering it.
+from ray.tune.experiment.trial import _FutureTrainingResult  # type: ignore[attr-defined]
 from ray.tune.schedulers import TrialScheduler
 
 KEPT = "_raylora_kept"
@@ -25,7 +27,6 @@ KEPT = "_raylora_kept"
 
 GONE = ""
 """Instead of a save that was under way: whoever waited for it has asked again, or asks again."""
-
 
 Standing = dict[str, str]
 """Status of each trial, by Tune's name of it, in the order in which they were made."""
@@ -56,7 +57,7 @@ def note(controller: TuneController, stood: Standing) -> None:
         "stood": stood,
         "chance": (random.getstate(), np.random.get_state()),
     }
-    _Pickler(file).dump(state)  # type: ignore[no-untyped-call]  # ray has no types for it
+    _Pickler(file).dump(state)
     vars(controller)[KEPT] = base64.b85encode(zlib.compress(file.getvalue(), 1)).decode()
 
 
