@@ -14,9 +14,11 @@ from raylora.spec.sweep import SweepSpec
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 
 
-@ray.remote(num_cpus=0)
 class Turnstile:
-    """Lets trainables report in trial order, all that have a place once in a turn, as slots of a pack do."""
+    """Lets trainables report in trial order, all that have a place once in a turn, as slots of a pack do.
+
+    The first of those that are left have the places, whoever comes first: in which order Tune starts trials is luck.
+    """
 
     def __init__(self, num_trials: int, num_places: int) -> None:
         self.left, self.num_places = set(range(num_trials)), num_places
@@ -31,13 +33,14 @@ class Turnstile:
         await turn
 
     async def leave(self, number: int) -> None:
-        self.left.discard(number)  # an actor that Tune kept leaves once more
+        self.left.discard(number)
         self.out = None if self.out == number else self.out
         self._next()
 
     def _next(self) -> None:
-        if self.out is None and not self.line and len(self.waiting) == min(len(self.left), self.num_places):
-            self.line = sorted(self.waiting)
+        placed = sorted(self.left)[: self.num_places]
+        if self.out is None and not self.line and self.waiting.keys() >= set(placed):
+            self.line = placed
         if self.out is None and self.line:
             self.out = self.line.pop(0)
             self.waiting.pop(self.out).set_result(None)
@@ -48,16 +51,7 @@ class Replay(tune.Trainable):
 
     def setup(self, config: dict[str, Any], curves: dict[int, dict[int, float]], max_steps: int) -> None:
         self.curves, self.max_steps, self.turnstile = curves, max_steps, ray.get_actor("turnstile")
-        self.begin()
-
-    def begin(self) -> None:
         self.number, self.steps = int(self.trial_id.split("_")[1]), 0
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become another trial; Tune spares itself a process."""
-        self.cleanup()
-        self.begin()
-        return True
 
     def step(self) -> dict[str, Any]:
         ray.get(self.turnstile.report.remote(self.number))
@@ -81,10 +75,10 @@ def told_again(sweep: SweepSpec, curves: dict[int, dict[int, float]], at_once: i
         at_once: Trials that train at the same time.
         folder: For what Tune writes.
     """
-    # One trial for each core that there seems to be.
-    ray.init(num_cpus=at_once, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # As many cores, it seems, as trials: all of them come, and the turnstile alone says who has a place.
+    ray.init(num_cpus=len(curves), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        turnstile = Turnstile.options(name="turnstile").remote(len(curves), at_once)
+        turnstile = ray.remote(num_cpus=0)(Turnstile).options(name="turnstile").remote(len(curves), at_once)
         replay = tune.with_parameters(Replay, curves=curves, max_steps=sweep.max_t)
         tuner = tune.Tuner(
             tune.with_resources(replay, {"CPU": 1}),
@@ -93,7 +87,6 @@ def told_again(sweep: SweepSpec, curves: dict[int, dict[int, float]], at_once: i
                 metric=sweep.metric,
                 mode=sweep.mode,
                 num_samples=len(curves),
-                reuse_actors=True,
                 search_alg=tune_searcher(sweep, at_once),
                 scheduler=tune_scheduler(sweep),
             ),
