@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.callback import RayTrainCallback
@@ -32,6 +33,9 @@ from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
 
+LOOK_S = "0.5"
+"""Time between Ray Train's looks whether workers have ended. Its own two seconds are waited for at the end of each."""
+
 START_PATIENCE_S = 30.0
 """Ray Train's controller is a process that must start before it can be told to end."""
 
@@ -49,6 +53,7 @@ class Group:
     """
 
     def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
+        os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, LOOK_S)
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         self._trainer = _Trainer(

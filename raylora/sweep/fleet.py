@@ -6,6 +6,7 @@ Called by the launcher between Tune's steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -24,6 +25,9 @@ from raylora.sweep.host import Host
 from raylora.train.events import Event
 
 log = get_logger(__name__)
+
+TEND_S = 0.1
+"""Time between two looks at the packs: Tune steps for each report of a turn, and the packs wait until all are answered."""
 
 END_PATIENCE_S = 60.0
 """For workers that were told to end, to check the base and leave."""
@@ -50,6 +54,7 @@ class Fleet:
         self._broken: dict[str, str] = {}
         self._waits_since: dict[str, float] = {}
         self._next = first
+        self._tended_at = -math.inf
         self._store_uri: str | None = None
 
     def start(self, key: str, spec: RunSpec) -> int:
@@ -78,14 +83,17 @@ class Fleet:
             self._begin(number, key, berths[key])
 
     def tend(self, berths: Mapping[str, Berth]) -> None:
-        """Pass events on, note groups that ended, and open packs for leases that wait.
+        """Pass events on, note groups that ended, and open packs for leases that wait; not oftener than it is worth.
 
         Args:
             berths: By key, of all runs so far.
         """
+        now = time.monotonic()
+        if now < self._tended_at + TEND_S:
+            return
+        self._tended_at = now
         self._hear()
         waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
-        now = time.monotonic()
         self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
         for key in waiting:
