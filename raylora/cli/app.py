@@ -6,6 +6,7 @@ command that needs them, so that ``--help`` and ``validate --spec-only`` answer 
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import traceback
@@ -70,6 +71,7 @@ def main() -> None:
         code = fail(InterruptedRunError("interrupted"))
     except Exception as error:  # the edge: what is no error of ours is a usage error of the parser's, or a bug
         code = _foreign(error)
+    gc.freeze()  # Python would take torch, Ray and MLflow apart object by object, which takes seconds
     sys.exit(code or 0)
 
 

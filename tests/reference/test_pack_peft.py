@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import inspect
 import json
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,14 +70,6 @@ def base(home: Path) -> Path:
     return resolve_base(spec, home / "bases").path
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[float]:
     """Losses of PEFT's modules on transformers' model under torch's AdamW, from a slot's start."""
     config = LoraConfig(
@@ -104,7 +95,13 @@ def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[floa
 @pytest.mark.parametrize("fields", [{}, {"load_in_4bit": True}], ids=["float32", "nf4"])
 def test_each_slots_losses_are_pefts_alone(home: Path, base: Path, fields: dict[str, object]):
     # A loss of all tokens: a mean over few of them would tell more of float32's last digits than of the adapters.
-    shared = {"max_steps": NUM_STEPS, "chat_template": BARE_CHAT, "train_on_inputs": True, "lora_dropout": 0.0}
+    shared = {
+        "max_steps": NUM_STEPS,
+        "micro_batch_size": 1,
+        "chat_template": BARE_CHAT,
+        "train_on_inputs": True,
+        "lora_dropout": 0.0,
+    }
     specs = [tiny_spec(base, home / "rows.jsonl", **{**shared, **fields, **slot}) for slot in SLOTS]
     trainee = place_tiny(specs[0])
     members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
