@@ -1,7 +1,7 @@
 """One search from its first trial to its last: Ray Tune's own controller, stepped here, over leases instead of actors.
 
 In come a host with packs to lease from, and a search; out come outcomes in trial order. Everything Tune knows is kept
-in a folder of the store after each trial's end, so that a killed driver's search goes on with finished trials kept.
+in a folder of the store after trials' ends, so that a killed driver's search goes on with finished trials kept.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ PAUSE_PATIENCE_S = 60.0
 
 KEEP_S = 15.0
 """What Tune knows is kept at least this often, for a driver that is killed."""
+
+KEEP_SHARE = 0.1
+"""After a trial's end it is kept at once, unless keeping would take more than this part of the driver's time."""
 
 TrialStatus = Literal["succeeded", "stopped", "failed", "cancelled"]
 
@@ -122,24 +125,27 @@ def drive(
     watch.serve(controller.get_trials)
     seats.serve(controller)
 
-    def keep(stood: Standing) -> None:
+    def keep(stood: Standing) -> float:
+        began = time.monotonic()
         # Raises where Tune thinks that trials failed because the host, and all with it, is gone.
         ray.get(host.waiting.remote())
         write_record()
         note(controller, stood)
         controller.checkpoint(force=True, wait=True)
+        return time.monotonic() - began
 
     try:
-        num_ended, kept_at = 0, -math.inf
+        num_ended, kept_at, took_s = 0, -math.inf, 0.0
         while not controller.is_finished() and not stop.asked:
             meanwhile()
             controller.step()
             watch.tell_pauses()
-            is_due = (ended := watch.num_ended) > num_ended or time.monotonic() - kept_at > KEEP_S
+            wait_s = took_s / KEEP_SHARE if (ended := watch.num_ended) > num_ended else KEEP_S
+            is_due = time.monotonic() - kept_at > wait_s
             # Tune forgets what it has decided about a trial that is being saved.
             if is_due and not any(trial.is_saving for trial in controller.get_live_trials()):
+                took_s = keep(standing(controller))
                 num_ended, kept_at = ended, time.monotonic()
-                keep(standing(controller))
         keep(_paused(controller, seats, host) if stop.asked else standing(controller))
     except RayError as error:
         raise lost_contact(error) from error
