@@ -13,8 +13,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.callback import RayTrainCallback
@@ -54,6 +55,7 @@ class Group:
 
     def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
         os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, LOOK_S)
+        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")  # a process of its own, whose word nobody asks for
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         self._trainer = _Trainer(
@@ -117,15 +119,17 @@ class Group:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves out Ray Train's keeper of placement groups: it is no driver's, so a run that is cut off leaves it behind.
+    """Leaves out two of Ray Train's own helpers, each a process.
 
-    Ray itself removes the placement groups of a driver that has ended.
+    Its keeper of placement groups is no driver's, so a run that is cut off leaves it behind; Ray itself removes the
+    placement groups of a driver that has ended. Its manager of Ray's data sets has none to manage here.
     """
 
     @override
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        left_out = PlacementGroupCleanerCallback, DatasetsCallback
+        return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
 class _Introduction(ControllerCallback):
