@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,11 @@ import typer
 
 from raylora.cli.output import Json, Overrides, err, out, print_json, say
 from raylora.errors import InputError
-from raylora.spec.load import LoadedSpec, load_spec
+from raylora.spec.file_kind import is_sweeps
+from raylora.spec.load import LoadedSpec, load_spec, read_document
+from raylora.spec.load_sweep import load_sweep
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
 
 
 def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
@@ -21,9 +26,27 @@ def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
         overrides: ``KEY=VALUE`` texts of ``--set``.
     """
     loaded = load_spec(path, overrides or ())
-    for note in loaded.notes:
-        say(f"note: {note}", err)
+    tell_notes(loaded.notes)
     return loaded
+
+
+def tell_notes(notes: Sequence[str]) -> None:
+    """Print on stderr what a file was read as.
+
+    Args:
+        notes: Of the loaded file.
+    """
+    for note in notes:
+        say(f"note: {note}", err)
+
+
+def _read_either(path: Path, overrides: list[str] | None) -> RunSpec | SweepSpec:
+    """Load the configuration of a run or of a sweep, whichever the file holds."""
+    if not is_sweeps(read_document(path).values):
+        return read(path, overrides).spec
+    loaded = load_sweep(path, overrides or ())
+    tell_notes(loaded.notes)
+    return loaded.spec
 
 
 def init(
@@ -51,20 +74,20 @@ def init(
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="Configuration file.")],
+    path: Annotated[Path, typer.Argument(help="Configuration file of a run or a sweep.")],
     set_: Overrides = None,
     spec_only: Annotated[bool, typer.Option("--spec-only", help="Check the file alone, not what it names.")] = False,
     json_: Json = False,
 ) -> None:
-    """Check a run before it starts: the file, storage, the base, the targets and every row."""
-    spec = read(path, set_).spec
+    """Check a run, or the run of a sweep, before it starts: the file, storage, the base, the targets and every row."""
+    spec = _read_either(path, set_)
     result: dict[str, object] = {"valid": True, "spec_digest": spec.digest}
     if not spec_only:
         from dataclasses import asdict
 
         from raylora.runtime.preflight import preflight
 
-        checked = preflight(spec)
+        checked = preflight(spec.run if isinstance(spec, SweepSpec) else spec)
         result |= {
             "base": {"name": checked.base.name, "digest": checked.base.digest},
             "num_targets": len(checked.targets),
@@ -75,6 +98,8 @@ def validate(
         print_json(result)
         return
     say(f"{path} is valid")
+    if isinstance(spec, SweepSpec):
+        say(f"  a sweep of {spec.num_configurations * spec.repeats:,} trials; next: raylora sweep {path} --plan")
     if not spec_only:
         report = checked.prepared.report
         for source in (*report.train, *report.validation):

@@ -18,6 +18,7 @@ from raylora.errors import Problem, SpecError
 from raylora.spec.aliases import resolve_aliases, spellings
 from raylora.spec.check import check_run, note_errors
 from raylora.spec.draft import Draft, Origin
+from raylora.spec.file_kind import refuse_runs, refuse_sweeps
 from raylora.spec.knob_text import read_knobs
 from raylora.spec.knobs import AnyKnob
 from raylora.spec.load import read_draft, told_in_order
@@ -59,7 +60,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> LoadedSweep:
     Raises:
         SpecError: A file cannot be read or says something wrong; carries every problem with its line.
     """
-    return finish(read_draft(path), overrides, path)
+    draft = read_draft(path)
+    refuse_runs(draft.values, path)
+    return finish(draft, overrides, path)
 
 
 def finish(draft: Draft, overrides: Sequence[str], path: Path) -> LoadedSweep:
@@ -138,7 +141,9 @@ class _RunDraft:
             return None
         self.file = written
         try:
-            return read_draft(Path(written))
+            draft = read_draft(Path(written))
+            refuse_sweeps(draft.values, Path(written))
+            return draft
         except SpecError as error:
             self.sweep.problems += [self.told(problem) for problem in error.problems]
             return None

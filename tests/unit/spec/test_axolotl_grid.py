@@ -70,3 +70,17 @@ def test_what_is_wrong_is_told_with_the_grids_lines(tmp_path: Path):
 def test_a_file_that_is_no_grid_says_so(tmp_path: Path):
     with pytest.raises(SpecError, match="got 3; a grid file has keys with lists of values"):
         grid_sweep(run_in(tmp_path), written(tmp_path, "grid.yaml", "3"))
+
+
+def test_files_of_another_kind_are_told_as_such(tmp_path: Path):
+    run, grid = run_in(tmp_path), written(tmp_path, "grid.yaml", GRID)
+    sweep = written(tmp_path, "sweep.yaml", f"run: {run}\nspace: {{lora_r: {{choice: [4, 8]}}}}\n")
+    for words, command in (
+        ((grid, run), f"raylora sweep {run} --grid GRID"),
+        ((run, sweep), f"raylora sweep {sweep} --plan"),
+        ((sweep, grid), f"raylora sweep {sweep} --plan"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            grid_sweep(*words)
+        (problem,) = caught.value.problems
+        assert command in problem.message
