@@ -17,14 +17,16 @@ from typer.main import get_command
 from raylora import __version__, log
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
-from raylora.cli.look import estimate, inspect, runs
+from raylora.cli.look import estimate, inspect
 from raylora.cli.output import err, fail, results_alone, silence_bars, tell_program
 from raylora.cli.report import report
 from raylora.cli.run import resume, train
+from raylora.cli.runs import runs
 from raylora.cli.sweep import sweep
 from raylora.errors import InterruptedRunError, RayloraError
 
 INTERRUPTED = InterruptedRunError.exit_code
+QUIET = ("--quiet", "-q")
 
 app = typer.Typer(
     help="Fine-tune language models with LoRA adapters over a sharded, quantized base on Ray.",
@@ -47,7 +49,7 @@ def _version(asked: bool) -> None:
 def _options(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+    quiet: bool = typer.Option(False, *QUIET, help="Only warnings and errors on stderr."),
 ) -> None:
     log.configure("WARNING" if quiet else "INFO")
     # In a log they are noise, and across the live display of a run they are torn.
@@ -62,7 +64,7 @@ def main() -> None:
     command = get_command(app)
     try:
         with results_alone():
-            code = command.main(prog_name="raylora", standalone_mode=False)
+            code = command.main(_words(), prog_name="raylora", standalone_mode=False)
         if code == INTERRUPTED:  # the parser's answer to Ctrl-C, where no run had begun
             code = fail(InterruptedRunError("interrupted"))
     except RayloraError as error:
@@ -73,6 +75,13 @@ def main() -> None:
         code = _foreign(error)
     gc.freeze()  # Python would take torch, Ray and MLflow apart object by object, which takes seconds
     sys.exit(code or 0)
+
+
+def _words() -> list[str]:
+    """What was typed; ``--quiet`` is every command's and may stand anywhere."""
+    words = sys.argv[1:]
+    others = [word for word in words if word not in QUIET]
+    return others if len(others) == len(words) else [QUIET[0], *others]
 
 
 def _foreign(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""Commands that only look: ``estimate``, ``inspect`` and ``runs``."""
+"""Commands that only look at a configuration: ``estimate`` and ``inspect``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from raylora.cli.config import read
 from raylora.cli.estimate_table import print_estimate
-from raylora.cli.output import Json, Overrides, out, print_json, say
+from raylora.cli.output import Json, Overrides, out, print_json
 
 
 def inspect(
@@ -68,41 +68,6 @@ def estimate(
     print_estimate(predicted)
     if fits is not None:
         out.print(f"[green]fits[/] {device_gb:g} GB" if fits else f"[red]does not fit[/] {device_gb:g} GB")
-
-
-def runs(
-    store: Annotated[str | None, typer.Option(help="Store to list; raylora's home where absent.")] = None,
-    json_: Json = False,
-) -> None:
-    """List runs, newest first."""
-    from raylora.store.before_start import before_start
-    from raylora.store.blob import open_store
-    from raylora.store.home import default_store_uri
-    from raylora.store.runs import FOLDER, list_runs
-
-    with before_start():
-        opened = open_store(store or default_store_uri())
-        if store:  # raylora's own home may still be without one
-            opened.check_there()
-        records = list_runs(opened)
-    if json_:
-        print_json({"runs": [record.model_dump(mode="json") for record in records]})
-        return
-    table = _table("run", "status", "created", "base", "validation loss", "adapter")
-    for record in records:
-        result = record.result or {}
-        loss = result.get("eval_loss")
-        table.add_row(
-            record.run_id,
-            record.status,
-            f"{record.created:%Y-%m-%d %H:%M}",
-            record.spec.get("base_model", ""),
-            f"{loss:.4f}" if loss is not None else "",
-            "yes" if result.get("adapter_uri") else "",
-        )
-    out.print(table)
-    if records:
-        say(f"adapters: {opened.uri_of(FOLDER)}/RUN/adapter")
 
 
 def _table(first: str, *others: str) -> Table:

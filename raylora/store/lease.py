@@ -2,7 +2,7 @@
 
 Enters: the run's own store. Leaves: a `Lease` that is held, or a refusal that names who holds it. A process of this
 machine is asked for; one elsewhere is watched for as long as three of its signs of life take, by nobody's clock but
-one's own. Nothing has to be cleaned up after a driver that was killed. Called by the launcher.
+one's own. Nothing has to be cleaned up after a driver that was killed. Called by the launcher, and by whoever lists.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from raylora.store.process import Process, here, lives
 KEY = "driver.json"
 BEAT_S = 5.0
 WATCH_S = 3 * BEAT_S + 1.0
+SILENT_S = 300.0
+"""Age of a driver's last sign of life after which a list, which does not watch, calls it gone: clocks differ less."""
 
 _TAKEN: set[str] = set()
 """Tokens of this process's own leases, which its number does not tell from those it could not give back."""
@@ -41,6 +43,9 @@ class Holder(BaseModel):
 
     process: Process
     """The driver."""
+
+    beaten_at: float | None = None
+    """Unix time of the last sign of life, in seconds by the driver's clock."""
 
 
 class Lease:
@@ -136,11 +141,34 @@ class Lease:
                 _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
 
     def _write(self) -> None:
-        self._mine = self._mine.model_copy(update={"num_beats": self._mine.num_beats + 1})
+        beat = {"num_beats": self._mine.num_beats + 1, "beaten_at": time.time()}
+        self._mine = self._mine.model_copy(update=beat)
         self._store.write(KEY, self._mine.model_dump_json().encode())
 
     def _holder(self) -> Holder | None:
-        try:
-            return Holder.model_validate_json(self._store.read(KEY))
-        except (MissingObjectError, ValidationError):
-            return None
+        return _holder(self._store)
+
+
+def is_deserted(store: Store) -> bool:
+    """Tell at once, without watching, that nobody works on a run any more; where it cannot be told, somebody does.
+
+    Args:
+        store: The run's own store.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    holder = _holder(store)
+    if holder is None:
+        return True
+    known = lives(holder.process)
+    if known is not None:
+        return not known
+    return holder.beaten_at is not None and time.time() - holder.beaten_at > SILENT_S
+
+
+def _holder(store: Store) -> Holder | None:
+    try:
+        return Holder.model_validate_json(store.read(KEY))
+    except (MissingObjectError, ValidationError):
+        return None

@@ -37,9 +37,10 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
+                log.info("making %s, once", what)
                 started_s = time.monotonic()
                 _build(folder, build)
-                log.info("made %s in %.1f s, once; kept in %s", what, time.monotonic() - started_s, folder)
+                log.info("made %s in %.1f s; kept in %s", what, time.monotonic() - started_s, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise StoreError(
             f"{what}: {folder} could not be made ({error}). Check the free space and the rights of that disk, or "

@@ -17,8 +17,11 @@ from raylora import __version__
 from raylora.errors import CorruptObjectError, InputError, MissingObjectError
 from raylora.log import get_logger
 from raylora.store.contract import Store
+from raylora.store.lease import is_deserted
 
 Status = Literal["running", "finished", "failed", "interrupted"]
+Standing = Literal["running", "finished", "failed", "interrupted", "lost"]
+"""A status, or `lost`: it says `running`, but its driver is gone."""
 
 _log = get_logger(__name__)
 
@@ -137,6 +140,22 @@ class Records(Generic[R]):
             except CorruptObjectError as error:
                 _log.warning("%s", error)
         return records
+
+    def standing(self, store: Store, record: R) -> Standing:
+        """Return how a record stands, its driver looked for.
+
+        Args:
+            store: The store of all records.
+            record: As it was read.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        name = self.id_of(record)
+        if record.status != "running" or not is_deserted(self.place(store, name)):
+            return record.status
+        now = self.read(store, name).status  # it may have ended since it was read
+        return "lost" if now == "running" else now
 
     def place(self, store: Store, name: str) -> Store:
         """Return the store of what lies beside a record.

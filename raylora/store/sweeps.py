@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from raylora.store.contract import Store
-from raylora.store.records import Record, Records
+from raylora.store.records import Record, Records, Standing
 from raylora.store.records import Status as SweepStatus
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "list_sweeps",
     "new_sweep",
     "read_sweep",
+    "sweep_standing",
     "sweep_store",
     "write_sweep",
 ]
@@ -110,6 +111,11 @@ class TrialRecord(BaseModel):
     pack: int | None = None
     """Number of the pack it was trained in; None where it was trained alone."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended; one that is cancelled goes on when its sweep is resumed."""
+        return self.status in ("succeeded", "stopped", "failed")
+
 
 class SweepRecord(Record):
     """How one sweep stands."""
@@ -164,6 +170,16 @@ def read_sweep(store: Store, sweep_id: str) -> SweepRecord:
 def list_sweeps(store: Store) -> list[SweepRecord]:
     """Return all sweeps, newest first; records that cannot be read are passed over with a warning."""
     return _SWEEPS.all(store)
+
+
+def sweep_standing(store: Store, record: SweepRecord) -> Standing:
+    """Return how a sweep stands; one that says `running` and whose driver is gone is `lost`.
+
+    Args:
+        store: The store of all sweeps.
+        record: As it was read.
+    """
+    return _SWEEPS.standing(store, record)
 
 
 def sweep_store(store: Store, sweep_id: str) -> Store:

@@ -62,12 +62,12 @@ def test_estimate_says_whether_a_device_is_large_enough(raylora: Raylora, run_ya
 
 def test_runs_of_an_empty_home_are_none(raylora: Raylora):
     told = raylora("runs", "--json")
-    assert (told.code, told.json) == (0, {"runs": []})
+    assert (told.code, told.json) == (0, {"runs": [], "sweeps": []})
 
 
 def test_runs_of_a_store_without_any_are_none(raylora: Raylora, tmp_path: Path):
     told = raylora("runs", "--store", tmp_path, "--json")
-    assert (told.code, told.json) == (0, {"runs": []})
+    assert (told.code, told.json) == (0, {"runs": [], "sweeps": []})
 
 
 def test_doctor_tries_every_part(raylora: Raylora):
@@ -82,7 +82,7 @@ def test_doctor_tries_every_part(raylora: Raylora):
 def test_what_others_print_goes_to_standard_error(raylora: Raylora, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raylora.store.runs.list_runs", lambda store: print("(raylet) a worker died") or [])
     told = raylora("runs", "--json")
-    assert told.json == {"runs": []}
+    assert told.json == {"runs": [], "sweeps": []}
     assert "(raylet)" in told.err
 
 
