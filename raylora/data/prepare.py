@@ -136,8 +136,6 @@ class _Tokenisation:
         """Tokenise some sources, and keep the rows that can be used."""
         each = [TokenisedRows.of([source], [tokens_table(self._tokens(source))]) for source in sources]
         reports = tuple(report_source(source, rows) for source, rows in zip(sources, each, strict=True))
-        for report in reports:
-            _log.info("%s", report)
         whole = TokenisedRows.of(sources, [table for rows in each for table in rows.tables])
         kept = whole.select(np.isin(whole.column("fate"), (Fate.KEPT, Fate.TRUNCATED)))
         if not len(kept):

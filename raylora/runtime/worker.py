@@ -33,7 +33,6 @@ def work(config: dict[str, Any]) -> None:
     logger = logging.getLogger(ROOT)
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     logger.addHandler(MailboxHandler(mailbox, rank))
-    logging.getLogger(f"{ROOT}.data").setLevel(logging.WARNING)  # the driver has counted the rows already
     # Only now: transformers and the stores read the environment when they are imported.
     import torch
 

@@ -11,10 +11,7 @@ from rich.console import Console
 
 from raylora.cli.summary import print_summary
 from raylora.runtime.checkup import CHECKS
-from raylora.spec.run import RunSpec
-from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
-from raylora.store.runs import new_run, update_run, write_run
 from tests.unit.cli.conftest import Raylora
 
 RESULT = {
@@ -118,29 +115,14 @@ def test_the_checkup(raylora: Raylora):
     assert set(shown.values()) <= {"ok", "limited", "missing"}
 
 
-def test_the_runs(raylora: Raylora):
-    store = open_store(default_store_uri())
-    spec = RunSpec(base_model="org/model", datasets=[{"path": "rows"}])
-    done, begun = (write_run(store, new_run(spec)) for _ in range(2))
-    update_run(store, done.run_id, status="finished", result={"eval_loss": 1.25, "adapter_uri": "/there/adapter"})
-    rows = {row[0]: row[1:] for row in cells(raylora("runs").out) if row}
-    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", "org/model", "1.2500", "yes"]
-    assert f"adapters: {store.uri}/runs/RUN/adapter" in rows
-    assert rows[begun.run_id][0] == begun.status
-    assert rows[begun.run_id][2:] == ["org/model"]
-
-
-def test_a_narrow_terminal_breaks_no_path_of_the_runs_and_the_checks(
+def test_a_narrow_terminal_breaks_no_path_of_the_checks(
     raylora: Raylora, run_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    store = open_store(default_store_uri())
-    write_run(store, new_run(RunSpec(base_model="org/model", datasets=[{"path": "rows"}])))
-    for console in ("raylora.cli.look.out", "raylora.cli.config.out", "raylora.cli.output.out"):
+    for console in ("raylora.cli.config.out", "raylora.cli.output.out"):
         monkeypatch.setattr(f"{console}._width", 30)
-    assert f"adapters: {store.uri}/runs/RUN/adapter\n" in raylora("runs").out
     told = raylora("validate", run_yaml).out
     assert f"{run_yaml} is valid\n" in told
-    assert f"  store {store.uri} can be written\n" in told
+    assert f"  store {default_store_uri()} can be written\n" in told
 
 
 def test_a_configuration_that_is_valid(raylora: Raylora, run_yaml: Path):
@@ -150,3 +132,19 @@ def test_a_configuration_that_is_valid(raylora: Raylora, run_yaml: Path):
     assert "rows: 32 to train on, 8 to validate on" in told.out
     assert f"store {checked['store']} can be written" in told.out
     assert raylora("validate", run_yaml, "--spec-only").out.splitlines() == [f"{run_yaml} is valid"]
+
+
+def test_what_became_of_the_rows_is_told_once(raylora: Raylora, run_yaml: Path):
+    told = raylora("validate", run_yaml)
+    assert len([line for line in (told.out + told.err).splitlines() if "40 of 40 rows" in line]) == 1
+
+
+def test_a_sweep_that_is_valid(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"run: {run_yaml}\nnum_trials: 3\nrepeats: 2\nspace: {{lora_r: {{choice: [4, 8]}}}}\n")
+    told = raylora("validate", path, "--set", "max_steps=20")
+    assert told.code == 0, told.err
+    assert told.out.startswith(f"{path} is valid\n  a sweep of 6 trials; next: raylora sweep {path} --plan\n")
+    assert "rows: 32 to train on, 8 to validate on" in told.out
+    assert raylora("validate", path, "--spec-only", "--json").json["valid"] is True
+    assert "num_trialz" in raylora("validate", path, "--set", "num_trialz=4", "--json").json["error"]["message"]
