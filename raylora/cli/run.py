@@ -13,6 +13,7 @@ from raylora.cli.output import Json, Overrides, print_json
 from raylora.cli.progress import progress_display
 from raylora.cli.summary import print_summary
 from raylora.errors import InputError
+from raylora.runtime.first_look import first_look
 from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
@@ -26,6 +27,7 @@ def train(
 ) -> None:
     """Fine-tune: workers on Ray, the adapter in the store, the run in MLflow."""
     spec = read(path, set_).spec
+    first_look(spec)
     from raylora.runtime import launch
 
     _follow(lambda listen: launch.train(spec, listen), json_)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raylora.cli.output import Json, Overrides, err, out, print_json, say
+from raylora.cli.config import tell_notes
+from raylora.cli.output import Json, Overrides, out, print_json, say
+from raylora.errors import InterruptedRunError
+from raylora.runtime.first_look import first_look
 from raylora.spec.axolotl_grid import grid_sweep
 from raylora.spec.load_sweep import load_sweep
 
@@ -26,14 +29,14 @@ def sweep(
 ) -> None:
     """Search: many adapters trained at once on shared bases, steered by Ray Tune."""
     loaded = load_sweep(path, set_ or ()) if grid is None else grid_sweep(path, grid, set_ or ())
-    for note in loaded.notes:
-        say(f"note: {note}", err)
+    tell_notes(loaded.notes)
     if plan:
         from raylora.cli.plan import print_plan
         from raylora.sweep.plan import plan_here
 
         print_plan(plan_here(loaded.spec), json_)
         return
+    first_look(loaded.spec.run)
     from raylora.sweep import launch
 
     follow_sweep(lambda listen: launch.sweep(loaded.spec, listen), json_)
@@ -49,17 +52,31 @@ def follow_sweep(start: Callable[[Listener], dict[str, Any]], json_: bool) -> No
     from raylora.cli.sweep_display import sweep_display
 
     last: list[SweepRecord] = []
-    with sweep_display() as show:
+    try:
+        with sweep_display() as show:
 
-        def listen(standing: Standing) -> None:
-            last[:] = [standing.record]
-            show(standing)
+            def listen(standing: Standing) -> None:
+                last[:] = [standing.record]
+                show(standing)
 
-        result = start(listen)
-    if json_:
-        print_json(result)
-    else:
-        print_result(last[0], result)
+            result = start(listen)
+        if json_:
+            print_json(result)
+        else:
+            print_result(last[0], result)
+    except KeyboardInterrupt:
+        if last and last[0].status == "finished":  # what was interrupted is the end of the command, not the sweep
+            raise InterruptedRunError(_has_finished(last[0])) from None
+        raise
+
+
+def _has_finished(record: SweepRecord) -> str:
+    uri = record.spec["run"].get("storage", {}).get("uri")
+    name = record.sweep_id + (f" --store {uri}" if uri else "")
+    return (
+        f"sweep {record.sweep_id} has finished; its result is shown by: raylora resume {name}; "
+        f"its page is written by: raylora report {name}"
+    )
 
 
 def print_result(record: SweepRecord, result: dict[str, Any]) -> None:

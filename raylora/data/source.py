@@ -91,6 +91,19 @@ def open_source(spec: DatasetSpec, downloads: Path) -> Source:
     return Source(spec, _digest(files), tuple(files))
 
 
+def look_here(spec: DatasetSpec) -> None:
+    """Find out at once whether a dataset of this machine is there; one of a bucket or of the hub is left alone.
+
+    Args:
+        spec: The dataset.
+
+    Raises:
+        DataError: Nothing is there, or its format is not known.
+    """
+    if "://" not in spec.path and not _is_hub_id(spec.path):
+        local_files(spec.path)
+
+
 def _is_hub_id(path: str) -> bool:
     has_ending = os.path.splitext(path)[1].lower() in FORMATS
     return bool(_HUB_ID.fullmatch(path)) and not has_ending and not os.path.exists(path)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from raylora.log import ROOT
+from raylora.runtime.first_look import first_look
+from raylora.spec.run import RunSpec
 from raylora.store.runs import FOLDER, RECORD
 from tests.unit.cli.conftest import Raylora
 from tests.unit.store.disks import close, mounted
@@ -173,6 +178,36 @@ def test_what_lies_beyond_the_file_is_told_at_once(raylora: Raylora, run_yaml: P
     for setting in ("lora_target_modules=[q_prj]", f"base_model={tmp_path}/gone.gguf"):
         expected = [*tracking, *storage, *told("--set", setting), *rows]
         assert told(*settings, "--set", setting) == ["several problems", *(f"  {line}" for line in expected)]
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_files_that_are_not_there_are_told_together_before_ray_is_loaded(
+    raylora: Raylora, run_yaml: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("raylora.runtime.launch", "raylora.sweep.launch"):
+        monkeypatch.setitem(sys.modules, module, None)  # to import it is an error
+    values = yaml.safe_load(run_yaml.read_text())
+    values |= {"base_model": str(tmp_path / "gone.gguf"), "datasets": [{"path": "gone.jsonl"}, {"path": "go/*.jsonl"}]}
+    run_yaml.write_text(yaml.safe_dump(values | {"max_steps": 10}))
+    (tmp_path / "sweep.yaml").write_text(f"run: {run_yaml}\nnum_trials: 2\nspace: {{lora_r: {{choice: [4, 8]}}}}\n")
+    told = raylora(command, run_yaml if command == "train" else tmp_path / "sweep.yaml", "--json")
+    assert told.code == 2, told.err
+    for name in ("gone.gguf", "gone.jsonl", "go/*.jsonl"):
+        assert name in told.json["error"]["message"]
+
+
+def test_a_bucket_and_the_hub_are_not_asked_at_first():
+    first_look(RunSpec(base_model="s3://bucket/base", datasets=[{"path": "s3://bucket/rows.jsonl"}]))
+    first_look(RunSpec(base_model="owner/name", datasets=[{"path": "owner/rows"}]))
+
+
+@pytest.mark.parametrize("word", ["--quiet", "-q"])
+def test_quiet_is_taken_wherever_it_stands(raylora: Raylora, run_yaml: Path, word: str):
+    for words in ((word, "validate", run_yaml), ("validate", word, run_yaml), ("validate", run_yaml, word)):
+        assert raylora(*words, "--spec-only").code == 0
+        assert logging.getLogger(ROOT).level == logging.WARNING
+    raylora("validate", run_yaml, "--spec-only")
+    assert logging.getLogger(ROOT).level == logging.INFO
 
 
 def test_datasets_that_are_not_there_are_told_at_once(raylora: Raylora, run_yaml: Path, tmp_path: Path):
