@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from raylora.cli.output import err, say
+from raylora.train.start_parts import next_part
 
 if TYPE_CHECKING:
     from raylora.train.events import Event
@@ -51,8 +52,8 @@ class LiveDisplay:
         """Move the line, or print what stays above it."""
         values = event.values
         match event.kind:
-            case "phase":
-                self._bars.update(self._task, numbers=f"{values['name']} {values['seconds']:.1f} s")
+            case "doing" | "phase":
+                self._bars.update(self._task, numbers=_doing(event))
             case "start":
                 self._bars.reset(self._task, total=values["num_steps"], completed=event.step)
                 self._bars.update(self._task, description="training", numbers="validating and sampling first")
@@ -83,8 +84,9 @@ class PlainDisplay:
             )
         else:
             text = _line(event)
-        if text:
-            say(text, err)
+        for line in (text, _doing(event) if event.kind in ("doing", "phase") else ""):
+            if line:
+                say(line, err)
 
     def _time_left(self, step: int) -> str:
         now = time.monotonic()
@@ -93,6 +95,11 @@ class PlainDisplay:
             return ""
         seconds = (now - self._first_time) / (step - self._first_step) * (self._num_steps - step)
         return f" ETA {seconds:.0f} s"
+
+
+def _doing(event: Event) -> str:
+    """What goes on from an event on, before the first step; empty where the event says nothing of it."""
+    return str(event.values["what"]) if event.kind == "doing" else next_part(event.values["name"])
 
 
 def _line(event: Event) -> str:

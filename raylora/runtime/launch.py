@@ -105,8 +105,10 @@ def resume(
 def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen: Listener) -> dict[str, Any]:
     started_at = time.time()
     check = checking(spec)
+    listen(_doing("starting Ray; checking storage, the base and the rows"))
     with ExitStack() as held:
         with cluster(spec), stop_wish() as stop, _workers(spec) as (group, mailbox):
+            listen(_doing("starting workers"))
             checked = check.result()
             store = checked.store
             record = record or new_run(spec)
@@ -121,6 +123,10 @@ def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen
     return result
 
 
+def _doing(what: str) -> Event:
+    return Event("doing", 0, {"what": what})
+
+
 def checking(spec: RunSpec) -> Future[Preflight]:
     """Check while Ray starts, in a thread that an interrupted launch does not wait for."""
     future: Future[Preflight] = Future()
@@ -132,7 +138,10 @@ def checking(spec: RunSpec) -> Future[Preflight]:
             from raylora.runtime.preflight import preflight
 
             del ledger
-            future.set_result(preflight(spec))
+            found = preflight(spec)
+            for source in (*found.prepared.report.train, *found.prepared.report.validation):
+                log.info("%s", source)
+            future.set_result(found)
         except BaseException as error:  # raised again by result(), in the launcher's thread
             future.set_exception(error)
 

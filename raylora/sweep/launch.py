@@ -32,7 +32,7 @@ from raylora.sweep.berths import Berths
 from raylora.sweep.fleet import Fleet
 from raylora.sweep.host import open_host
 from raylora.sweep.result import sweep_result
-from raylora.sweep.standing import Listener, Standing, next_part
+from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
 from raylora.sweep.trials import SweepTrials
 from raylora.train.events import Event
 
@@ -99,7 +99,7 @@ class _Launch:
 
     def __init__(self, spec: SweepSpec, record: SweepRecord | None, listen: Listener) -> None:
         self._spec, self._is_resumed, self._listen = spec, record is not None, listen
-        self._record = record or new_sweep(spec.model_dump(mode="json"))
+        self._record = awaited(record) if record else new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths = Berths(spec, self._trials, MAX_LEASES)
         self._doing = "starting Ray"
@@ -180,7 +180,7 @@ class _Launch:
         """Take what a run told."""
         if event.kind == "phase":
             log.debug("pack %d: %s took %.1f s", pack, event.values["name"], event.values["seconds"])
-            self._doing = next_part(event.values["name"])
+            self._doing = next_of_pack(event.values["name"])
         if self._books is not None:  # before, workers tell only how their start went
             self._books.take(event, pack)
         self._tell(self._doing)

@@ -6,15 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raylora.store.sweeps import SweepRecord
-
-_NEXT = {
-    "start workers": "workers import torch and transformers",
-    "import": "workers wait for the driver's checks",
-    "wait for the driver's checks": "workers look at the base",
-    "describe": "workers load, quantize and place the base",
-    "load, quantize and place": "workers measure how many slots are fastest",
-}
-"""What workers do after each part of their start."""
+from raylora.train.start_parts import next_part
 
 
 @dataclass(frozen=True)
@@ -34,17 +26,29 @@ class Standing:
     @property
     def num_over(self) -> int:
         """Trials that have ended."""
-        return sum(trial.status not in ("running", "paused") for trial in self.record.trials)
+        return sum(trial.is_over for trial in self.record.trials)
 
 
 Listener = Callable[[Standing], None]
 """Told how the sweep stands, whenever that changes."""
 
 
-def next_part(part: str) -> str:
-    """Say what workers do after a part of their start.
+def awaited(record: SweepRecord) -> SweepRecord:
+    """Return a sweep that goes on as it stands before it does: trials that an earlier process left open wait.
+
+    Args:
+        record: As that process left it.
+    """
+    trials = (trial if trial.is_over else trial.model_copy(update={"status": "paused"}) for trial in record.trials)
+    return record.model_copy(update={"trials": tuple(trials)})
+
+
+def next_of_pack(part: str) -> str:
+    """Say what the workers of a pack do after a part of their start.
 
     Args:
         part: Its name, as a ``phase`` event has it.
     """
-    return _NEXT.get(part, "training")
+    if part == "load, quantize and place":
+        return "workers measure how many slots are fastest"
+    return next_part(part) or "training"

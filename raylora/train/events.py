@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from raylora.store.checkpoint import Checkpoint
 
-EventKind = Literal["phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
+EventKind = Literal["doing", "phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Event:
     """Something that happened on rank 0.
 
     Args:
-        kind: ``phase`` (a part of the start and its seconds), ``log`` (a line of a worker), ``placed`` (bytes of the
-            base on each rank, data sets, lineage), ``start`` (steps to do), ``step``, ``eval``, ``samples``,
-            ``checkpoint`` or ``outcome`` (how it ended).
+        kind: ``doing`` (what the launcher begins, before there are workers), ``phase`` (a part of the start and its
+            seconds), ``log`` (a line of a worker), ``placed`` (bytes of the base on each rank, data sets, lineage),
+            ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or ``outcome`` (how it ended).
         step: Optimizer steps done.
         values: What is told.
         run_id: Which run of the workers it is about; filled in on the way out, empty where it is about all of them.

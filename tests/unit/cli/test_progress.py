@@ -37,3 +37,34 @@ def test_the_live_line_shows_step_loss_speed_and_time_left(monkeypatch: pytest.M
     seen = screen.getvalue()
     assert "validation loss 1.2500 after step 3" in seen
     assert re.search(r"training.*3/4.*loss 2\.500 · 1,234 tokens/s.*\d:\d\d:\d\d", seen)
+
+
+START = (
+    Event("doing", 0, {"what": "starting workers"}),
+    Event("phase", 0, {"name": "wait for the driver's checks", "seconds": 1.0}),
+    Event("phase", 0, {"name": "describe", "seconds": 2.0}),
+    Event("phase", 0, {"name": "load, quantize and place", "seconds": 3.0}),
+)
+
+
+def test_plain_lines_say_what_goes_on_before_it_is_over(capsys: pytest.CaptureFixture[str]):
+    display = PlainDisplay()
+    for event in START:
+        display.show(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "starting workers",
+        "wait for the driver's checks: 1.0 s",
+        "workers look at the base",
+        "describe: 2.0 s",
+        "workers load, quantize and place the base",
+        "load, quantize and place: 3.0 s",
+    ]
+
+
+@pytest.mark.parametrize(("event", "words"), [(START[0], "starting workers"), (START[1], "workers look at the base")])
+def test_the_live_line_says_what_goes_on(monkeypatch: pytest.MonkeyPatch, event: Event, words: str):
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "err", Console(file=screen, force_terminal=True, width=120, highlight=False))
+    with progress.progress_display() as display:
+        display.show(event)
+    assert words in screen.getvalue()

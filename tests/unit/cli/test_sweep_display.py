@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from raylora.cli.sweep import print_result
+from raylora.cli.sweep import follow_sweep, print_result
 from raylora.cli.sweep_display import MAX_ROWS, SweepLines, SweepPicture
+from raylora.errors import InterruptedRunError
+from raylora.store.sweeps import SweepStatus
 from raylora.sweep.result import sweep_result
-from raylora.sweep.standing import Standing, next_part
+from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial
 
 
@@ -51,7 +54,7 @@ def test_the_picture_fits_the_screen(height: int):
 def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]):
     lines = SweepLines()
     begun = trial(1, None, status="running", config={"lora_r": 8}, steps=0)
-    lines.show(Standing(sweep([]), 2, next_part("import")))
+    lines.show(Standing(sweep([]), 2, next_of_pack("import")))
     for _ in range(2):
         lines.show(Standing(sweep([begun]), 2, "training"))
     over = trial(0, None, status="failed", error="loss is nan\nat step 3")
@@ -73,6 +76,36 @@ def test_lines_of_a_sweep_that_goes_on_pass_over_what_is_old(capsys: pytest.Capt
     lines.show(Standing(sweep([trial(0, 1.5), trial(1, 2.5, status="running", steps=4)]), 2, "starting Ray"))
     said = capsys.readouterr().err.splitlines()[1:]
     assert said == ["starting Ray", "t001 goes on after step 4: lora_r=8"]
+
+
+def test_a_sweep_that_goes_on_waits_for_what_is_not_over():
+    picture = SweepPicture()
+    left = [trial(0, 1.5), trial(1, 2.5, status="cancelled"), trial(2, 3.5, status="running")]
+    assert Standing(sweep(left), 3, "training").num_over == 1
+    picture.show(Standing(awaited(sweep(left)), 3, "starting Ray"))
+    lines = drawn(picture)
+    assert "1/3 trials over" in lines[1]
+    shown = {name: line for line in lines for name in ("t000", "t001", "t002") if f"│ {name}" in line}
+    assert "succeeded" in shown["t000"]
+    assert all("paused" in shown[name] for name in ("t001", "t002"))
+
+
+@pytest.mark.parametrize("status", ["finished", "running"])
+def test_an_interrupt_after_the_end_says_where_the_result_is(monkeypatch: pytest.MonkeyPatch, status: SweepStatus):
+    record = sweep([trial(0, 1.5)]).model_copy(update={"status": status})
+
+    def interrupted(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    def start(listen: Listener) -> dict[str, Any]:
+        listen(Standing(record, 1, "finished"))
+        return {}
+
+    monkeypatch.setattr("raylora.cli.sweep.print_result", interrupted)
+    with pytest.raises(InterruptedRunError if status == "finished" else KeyboardInterrupt) as told:
+        follow_sweep(start, json_=False)
+    for command in ("resume", "report") if status == "finished" else ():
+        assert f"raylora {command} {record.sweep_id}" in str(told.value)
 
 
 def test_the_end_says_where_everything_is(capsys: pytest.CaptureFixture[str]):
