@@ -48,6 +48,9 @@ def follow_sweep(start: Callable[[Listener], dict[str, Any]], json_: bool) -> No
     Args:
         start: Runs it; is given whom to tell how it stands.
         json_: Print the result for programs.
+
+    Raises:
+        InterruptedRunError: Ctrl-C after the sweep had finished; says what shows its result.
     """
     from raylora.cli.sweep_display import sweep_display
 
