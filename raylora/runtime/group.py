@@ -55,7 +55,7 @@ class Group:
 
     def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
         os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, LOOK_S)
-        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")  # a process of its own, whose word nobody asks for
+        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")  # a process whose word nobody asks for
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         self._trainer = _Trainer(

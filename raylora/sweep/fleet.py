@@ -27,7 +27,7 @@ from raylora.train.events import Event
 log = get_logger(__name__)
 
 TEND_S = 0.1
-"""Time between two looks at the packs: Tune steps for each report of a turn, and the packs wait until all are answered."""
+"""Time between two looks at the packs: Tune steps once for each report of a turn, and the packs wait for the last."""
 
 END_PATIENCE_S = 60.0
 """For workers that were told to end, to check the base and leave."""
