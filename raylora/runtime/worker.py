@@ -14,6 +14,7 @@ import ray
 import ray.train
 
 from raylora.log import ROOT
+from raylora.runtime.allocator import keep_freed_memory
 from raylora.runtime.mailbox import Job, MailboxHandler, PackJob
 
 
@@ -29,6 +30,7 @@ def work(config: dict[str, Any]) -> None:
     if os.path.isdir(config["folder"]):
         os.chdir(config["folder"])
     os.environ.update(ray.get(mailbox.environment.remote()))
+    keep_freed_memory()
     rank = int(ray.train.get_context().get_world_rank())
     logger = logging.getLogger(ROOT)
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
