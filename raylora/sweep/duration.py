@@ -30,11 +30,13 @@ class Rows:
         num_rows: Training rows.
         mean_tokens: Of one of them, after truncation.
         num_validation_rows: Validation rows.
+        mean_validation_tokens: Of one of them, after truncation.
     """
 
     num_rows: int
     mean_tokens: float
     num_validation_rows: int = 0
+    mean_validation_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Duration:
         evaluations_s: Evaluations.
         num_steps: Optimizer steps of a trial.
         tokens_per_s: Of one pack, while it steps.
-        speedup: Over the same trials one at a time on the same workers, start-up not counted.
+        speedup: Of steps, over the same trials one at a time on the same workers. Neither start-ups nor the gathering
+            of a sharded base are in it, both of which a pack has once where trials alone have them each.
+        one_by_one_s: Seconds of the same trials one at a time on the same workers, each with a start-up of its own.
     """
 
     start_s: float
@@ -56,6 +60,7 @@ class Duration:
     num_steps: int
     tokens_per_s: float
     speedup: float
+    one_by_one_s: float
 
     @property
     def seconds(self) -> float:
@@ -66,7 +71,8 @@ class Duration:
 def predict_duration(
     sweep: SweepSpec,
     spec: RunSpec,
-    waves: float,
+    num_trials: int,
+    num_packs: int,
     width: Width,
     config: PretrainedConfig,
     rows: Rows | None,
@@ -78,7 +84,8 @@ def predict_duration(
     Args:
         sweep: The sweep.
         spec: The largest run of the group.
-        waves: Trials of one slot, one after the other.
+        num_trials: Of the group.
+        num_packs: At once.
         width: Of a pack.
         config: Of the base.
         rows: Of the data, if they are known.
@@ -99,18 +106,20 @@ def predict_duration(
         alone = time if width.slots_per_rank == 1 else forecast(spec, config, 1, tokens, torch.device(device))
     except ModelError as error:
         return str(error)
-    num_ranks = spec.distributed.num_workers
-    step_s = _step_s(spec, time, width.slots_stay_on_ranks)
-    alone_s = _step_s(spec, alone, False)
-    num_evaluations = num_steps // sweep.report_steps + 1
-    lines = (rows.num_validation_rows if rows else 0) / (1 if width.slots_stay_on_ranks else num_ranks)
+    waves = num_trials / (num_packs * width.num_slots)  # trials of one slot, one after the other
+    step_s, alone_s = _step_s(spec, time, width.slots_stay_on_ranks), _step_s(spec, alone, False)
+    num_evaluations = math.ceil(num_steps / sweep.report_steps) + 1  # one before the first step
+    lines = _validation_lines(rows, tokens)
+    evaluation_s = _evaluation_s(spec, time, lines, width.slots_stay_on_ranks)
+    evaluation_alone_s = _evaluation_s(spec, alone, lines, False)
     return Duration(
         start_s=START_S * (waves if starts_each else 1),
         steps_s=waves * num_steps * step_s,
-        evaluations_s=waves * num_evaluations * math.ceil(lines / spec.micro_batch_size) * time.forward_s,
+        evaluations_s=waves * num_evaluations * evaluation_s,
         num_steps=num_steps,
         tokens_per_s=width.num_slots * spec.rows_per_step * tokens / step_s,
         speedup=width.num_slots * alone_s / step_s,
+        one_by_one_s=num_trials / num_packs * (START_S + num_steps * alone_s + num_evaluations * evaluation_alone_s),
     )
 
 
@@ -129,10 +138,21 @@ def _step_s(spec: RunSpec, time: StepTime, stays: bool) -> float:
     return num_passes * time.pass_s + time.update_s
 
 
+def _evaluation_s(spec: RunSpec, time: StepTime, num_lines: float, stays: bool) -> float:
+    """Seconds of an evaluation: a slot that stays on its worker has all its lines computed there."""
+    mine = num_lines / (1 if stays else spec.distributed.num_workers)
+    return math.ceil(mine / spec.micro_batch_size) * time.forward_s
+
+
 def _tokens_per_row(spec: RunSpec, rows: Rows | None) -> float:
     if rows is None or spec.sample_packing:  # a bin is filled
         return spec.sequence_len
     return max(1.0, min(rows.mean_tokens, spec.sequence_len))
+
+
+def _validation_lines(rows: Rows | None, tokens_per_line: int) -> float:
+    """Validation rows, counted in lines of a micro-batch: binned or short ones are fewer lines than rows."""
+    return 0.0 if rows is None else rows.num_validation_rows * rows.mean_validation_tokens / tokens_per_line
 
 
 def _num_steps(sweep: SweepSpec, spec: RunSpec, rows: Rows | None) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -177,7 +177,11 @@ def plan_here(sweep: SweepSpec) -> Plan:
         base = resolve_base(sweep.run, cache_dir())
         prepared = prepare(sweep.run, base.path, cache_dir())
     train, validation = prepared.train, prepared.validation
-    rows = Rows(len(train), float(train.lengths.mean()), len(validation) if validation is not None else 0)
+    rows = Rows(len(train), float(train.lengths.mean()))
+    if validation is not None:
+        rows = replace(
+            rows, num_validation_rows=len(validation), mean_validation_tokens=float(validation.lengths.mean())
+        )
     return plan_sweep(sweep, this_machine(), base_config, rows)
 
 
@@ -239,14 +243,16 @@ def _group(
         num_packs -= 1
     why_alone = found.why_alone or _why_one_adapter(spec, config)
     wanted = 1 if why_alone else math.ceil(found.num_trials / num_packs)
-    why_wanted = why_alone or f"there are {found.num_trials} trials for {num_packs} pack(s)"
+    all_there_are = f"the {found.num_trials} trials are shared out over {num_packs} packs"
+    why_wanted = why_alone or (all_there_are if num_packs > 1 else "the sweep has no more")
     width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
     duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
     if not foretells:
         duration = "nobody asked"
     elif device == "cpu" or torch.cuda.is_available():
-        waves = found.num_trials / (num_packs * width.num_slots)
-        duration = predict_duration(sweep, spec, waves, width, config, rows, device, starts_each=why_alone is not None)
+        duration = predict_duration(
+            sweep, spec, found.num_trials, num_packs, width, config, rows, device, starts_each=why_alone is not None
+        )
     return Group(
         largest=spec,
         num_trials=found.num_trials,

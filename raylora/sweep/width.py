@@ -67,12 +67,12 @@ def choose_width(
     num_slots = min(asked, max(1, fitting) * (num_ranks if stays else 1))
     if not fitting:
         needed = memory.at(1).peak_bytes
-        why = f"even one slot needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
+        why = f"even one trial needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
     elif num_slots < asked:
         needed = memory.at(fitting + 1).peak_bytes
-        why = f"{fitting + 1} slots on a worker need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
+        why = f"{fitting + 1} trials on a worker would need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
     elif asked < wanted:
-        why = f"the sweep has slots: {cap}"
+        why = f"the sweep sets slots: {cap}"
     else:
         why = why_wanted
     return Width(num_slots, min(per_rank, max(1, fitting)), stays, why, _why_there(spec, asked))
@@ -81,17 +81,14 @@ def choose_width(
 def _why_there(spec: RunSpec, asked: int) -> str:
     num_ranks = spec.distributed.num_workers
     if num_ranks == 1:
-        return "one worker holds the base and all slots"
+        return "one worker holds the base and trains all trials of a pack"
     if asked < num_ranks:
         return (
-            f"fewer slots than the {num_ranks} workers: each worker computes its part of every slot's rows, and one "
-            "all-reduce a step sums the adapters' gradients"
+            f"fewer trials at once than the {num_ranks} workers: each worker computes its part of every trial's rows, "
+            "and one all-reduce a step sums the adapters' gradients"
         )
-    base = "gather the sharded base once for all slots" if spec.shards_base else "hold the base each"
-    return (
-        f"at least as many slots as the {num_ranks} workers, which {base}: a slot stays on its worker, and no gradient "
-        "travels"
-    )
+    base = "gather the sharded base once for all trials" if spec.shards_base else "hold the base each"
+    return f"each trial trains on one of the {num_ranks} workers, which {base}; no gradient travels"
 
 
 def _gb(num_bytes: int) -> str:

@@ -27,12 +27,12 @@ def group(**fields: object) -> Group:
         "largest": run,
         "num_trials": 24,
         "num_packs": 3,
-        "width": Width(8, 8, False, "there are 24 trials for 3 pack(s)", "one worker holds the base and all slots"),
+        "width": Width(8, 8, False, "the 24 trials are shared out over 3 packs", "one worker holds the base"),
         "why_alone": None,
         "memory": Estimate("ddp", "cpu", "float32", 100, 1000, (RANK,)),
         "slot": SlotBytes(10 * MB, 11 * MB, 20 * MB),
         "bytes_per_worker": 9000 * MB,
-        "duration": Duration(25.0, 600.0, 90.0, 12, 345.0, 1.37),
+        "duration": Duration(25.0, 600.0, 90.0, 12, 345.0, 1.37, 2400.0),
         "why_no_duration": None,
     }
     return Group(**{**given, **fields})  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def group(**fields: object) -> Group:
 ALONE = group(
     num_packs=1,
     num_trials=2,
-    width=Width(1, 1, False, "even one slot needs 3.00 GB", "one worker holds the base and all slots"),
+    width=Width(1, 1, False, "even one trial needs 3.00 GB", "one worker holds the base"),
     why_alone="adapter_bank: peft holds one adapter",
     bytes_per_worker=1000 * MB,
     duration=None,
@@ -61,41 +61,50 @@ def test_every_figure_is_in_the_table() -> None:
     for name, cell in {
         "trials": "24",
         "packs at once": "3",
-        "slots of a pack": "8",
+        "trials at once in a pack": "8",
         "sequence_len": "192",
         "a worker's base": "168.0 MB",
-        "each slot more": "41.0 MB",
-        "activations of all slots": "1,255.0 MB",
-        "peak, all slots filled": "2,110.0 MB",
+        "each trial more": "41.0 MB",
+        "activations of its trials": "1,255.0 MB",
+        "peak, all at once": "2,110.0 MB",
         "memory allowed": "9,000.0 MB",
-        "predicted steps": "10 min",
+        "steps of a trial": "12",
+        "predicted training": "10 min",
         "predicted tokens/s of a pack": "345",
-        "predicted over trials alone": "1.37x",
+        "one trial after the other": "40 min",
     }.items():
         assert rows[name] == [cell]
     assert "gathered from others" not in rows
-    assert "1: 8 slots: there are 24 trials for 3 pack(s)" in text
+    assert "a pack is one group of workers" in text
+    assert "group 1: 8 trials at once in a pack: the 24 trials are shared out over 3 packs" in text
     assert "predicted: 12 min for the sweep" in text and "Nothing was started" in text
 
 
 def test_what_runs_alone_or_may_not_fit_says_why() -> None:
     text = shown(Plan((group(), ALONE), None, True))
-    assert "2: alone: adapter_bank: peft holds one adapter" in text
-    assert "2: memory: even one slot needs 3.00 GB" in text
-    assert "2: no predicted time: num_epochs says how long" in text
+    assert "group 2: each trial runs alone: adapter_bank: peft holds one adapter" in text
+    assert "group 2: memory: even one trial needs 3.00 GB" in text
+    assert "group 2: no predicted time: num_epochs says how long" in text
     assert "predicted: no time" in text
     assert "groups take turns" in text
 
 
 def test_a_width_that_is_predicted_to_be_slow_is_told() -> None:
-    slow = group(duration=Duration(25.0, 600.0, 90.0, 12, 345.0, 0.87))
-    assert "slower than trials alone" in shown(Plan((slow,), 715.0, False))
-    assert "slower than trials alone" not in shown(Plan((group(),), 715.0, False))
+    slow = group(duration=Duration(25.0, 600.0, 90.0, 12, 345.0, 0.87, 2400.0))
+    assert "slower than fewer" in shown(Plan((slow,), 715.0, False))
+    assert "slower than fewer" not in shown(Plan((group(),), 715.0, False))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_figures_are_not_cut_on_a_terminal_of_any_width(width: int) -> None:
     assert "2,110.0 MB" in shown(Plan((group(), ALONE), 715.0, False), width)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_sentences_break_between_words(width: int) -> None:
+    text = shown(Plan((group(), ALONE), 715.0, True), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "predicted: 12 min for the sweep if no trial is stopped early" in " ".join(text.split())
 
 
 def test_json_is_one_object_with_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:

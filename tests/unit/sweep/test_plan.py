@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
+from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
-from raylora.sweep.duration import Rows, makespan_s
+from raylora.sweep.duration import START_S, Rows, makespan_s
 from raylora.sweep.offer import Node, Offer, of_nodes, this_machine
 from raylora.sweep.plan import Group, Plan, plan_sweep, share_out
 from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES, usable_bytes
 from raylora.train.estimate import estimate, estimate_pack
+from raylora.train.forecast import StepTime
 from raylora.train.pack_memory import PackMemory
 
 CONFIG = LlamaConfig(
@@ -101,7 +103,7 @@ def test_memory_for_three_slots_only() -> None:
     memory = PackMemory(largest, lambda specs: estimate_pack(specs, CONFIG, device="cpu"))
     found = only(plan(asked, machine(host_bytes=offered(memory.at(3).peak_bytes))))
     assert (found.num_packs, found.width.num_slots) == (1, 3)
-    assert found.width.why_so_many.startswith("4 slots")
+    assert found.width.why_so_many.startswith("4 trials")
     assert found.fits
     short = only(plan(asked, machine(host_bytes=offered(memory.at(1).peak_bytes - 1000))))
     assert (short.width.num_slots, short.fits) == (1, False)
@@ -110,7 +112,7 @@ def test_memory_for_three_slots_only() -> None:
 
 def test_the_sweeps_slots_cap_a_pack() -> None:
     found = only(plan(grid(GRID_OF_8, slots=2), machine()))
-    assert (found.width.num_slots, found.width.why_so_many) == (2, "the sweep has slots: 2")
+    assert (found.width.num_slots, found.width.why_so_many) == (2, "the sweep sets slots: 2")
 
 
 def test_slots_stay_on_two_workers_that_shard_the_base() -> None:
@@ -193,13 +195,42 @@ def test_drawn_lengths_share_the_trials_that_are_to_be_expected() -> None:
 
 
 def test_time_is_predicted_from_steps_and_trials() -> None:
-    rows = Rows(num_rows=40, mean_tokens=10.0, num_validation_rows=4)
+    rows = Rows(num_rows=40, mean_tokens=10.0, num_validation_rows=4, mean_validation_tokens=10.0)
     asked = grid(GRID_OF_8, STEPS, slots=4)
     found = plan(asked, machine(), rows=rows)
     time = only(found).duration
     assert time is not None and time.num_steps == 6
     assert time.steps_s > 0 and time.evaluations_s > 0 and time.tokens_per_s > 0 and time.speedup > 0
     assert found.predicted_s == pytest.approx(time.seconds)
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take as long as their tokens say: a second a token forward, two backward."""
+
+    def forecast(spec: RunSpec, config: Any, num_slots: int, num_tokens: int, device: Any) -> StepTime:
+        seconds = float(spec.micro_batch_size * num_slots * num_tokens)
+        return StepTime(seconds, 2 * seconds, 0.0)
+
+    monkeypatch.setattr("raylora.sweep.duration.forecast", forecast)
+
+
+@pytest.mark.parametrize("binned", [True, False])
+def test_an_evaluation_takes_as_long_as_its_validation_rows_are(binned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
+    rows = Rows(num_rows=64, mean_tokens=8.0, num_validation_rows=16, mean_validation_tokens=8.0)
+    asked = grid(GRID_OF_8, STEPS | {"sample_packing": binned, "micro_batch_size": 2}, report_steps=4)
+    time = only(plan(asked, machine(), rows=rows)).duration
+    assert time is not None
+    # 8 trials, evaluated before the first step, after the fourth and after the last, on 16 rows of 8 tokens.
+    assert time.evaluations_s == pytest.approx(8 * 3 * 16 * 8)
+
+
+def test_one_trial_after_the_other_pays_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
+    rows = Rows(num_rows=64, mean_tokens=8.0, num_validation_rows=16, mean_validation_tokens=8.0)
+    time = only(plan(grid(GRID_OF_8, STEPS, report_steps=6), machine(), rows=rows)).duration
+    assert time is not None and time.speedup == pytest.approx(1)
+    assert time.one_by_one_s == pytest.approx(time.seconds + 7 * START_S)
 
 
 @pytest.mark.parametrize(
