@@ -47,6 +47,11 @@ class Berths:
         self.num_at_once = min(spec.num_configurations * spec.repeats, most_at_once)
         """Runs at once; fewer after :meth:`plan` where fewer fit."""
 
+    @property
+    def may_be_fewer(self) -> bool:
+        """Whether packs may offer fewer slots than fit: nobody said how many, and no repeats need theirs at once."""
+        return self._spec.slots is None and self._spec.repeats == 1
+
     def plan(self) -> None:
         """Find how many runs fit side by side on the connected cluster.
 
@@ -83,5 +88,4 @@ class Berths:
         """
         key = self._trials.key(spec)
         width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
-        may_be_fewer = self._spec.slots is None and self._spec.repeats == 1  # a trial's repeats need slots at once
-        self.by_key.setdefault(key, Berth(self._largest.get(key, spec), width, may_be_fewer))
+        self.by_key.setdefault(key, Berth(self._largest.get(key, spec), width, self.may_be_fewer))

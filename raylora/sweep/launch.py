@@ -179,8 +179,9 @@ class _Launch:
     def _hear(self, pack: int, event: Event) -> None:
         """Take what a run told."""
         if event.kind == "phase":
-            log.debug("pack %d: %s took %.1f s", pack, event.values["name"], event.values["seconds"])
-            self._doing = next_of_pack(event.values["name"])
+            part = event.values["name"]
+            log.debug("pack %d: %s took %.1f s", pack, part, event.values["seconds"])
+            self._doing = next_of_pack(part, self._berths.may_be_fewer)
         if self._books is not None:  # before, workers tell only how their start went
             self._books.take(event, pack)
         self._tell(self._doing)

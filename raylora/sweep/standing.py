@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from raylora.store.sweeps import SweepRecord
 from raylora.train.start_parts import next_part
 
+PLACED = "load, quantize and place"
+"""The last part of a start that packs share with runs alone."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -43,12 +46,13 @@ def awaited(record: SweepRecord) -> SweepRecord:
     return record.model_copy(update={"trials": tuple(trials)})
 
 
-def next_of_pack(part: str) -> str:
+def next_of_pack(part: str, measures_slots: bool) -> str:
     """Say what the workers of a pack do after a part of their start.
 
     Args:
         part: Its name, as a ``phase`` event has it.
+        measures_slots: Whether they try how many slots are fastest.
     """
-    if part == "load, quantize and place":
+    if part == PLACED and measures_slots:
         return "workers measure how many slots are fastest"
     return next_part(part) or "training"
