@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,8 +43,16 @@ def asked_of(record: SweepRecord) -> Asked:
     return Asked(spec.get("metric", "eval_loss"), spec.get("mode", "min"), _base(spec))
 
 
+def drawn_by_ratio(record: SweepRecord) -> frozenset[str]:
+    """Return the knobs that a sweep drew by orders of magnitude."""
+    space = record.spec.get("space") or {}
+    return frozenset(name for name, knob in space.items() if "loguniform" in knob)
+
+
 def run_yaml(record: SweepRecord, trial: TrialRecord) -> str:
-    """Return the run that a trial was, for `raylora train` as it stands; fields at their defaults are left out.
+    """Return the run that a trial was, for `raylora train` as it stands.
+
+    Every knob that was turned is in it, unless to null; of the other fields those at their defaults are left out.
 
     Workers, Ray, tracking and storage stay those of the sweep, as the trial's own were.
 
@@ -60,7 +68,7 @@ def run_yaml(record: SweepRecord, trial: TrialRecord) -> str:
         asked = write_yaml(with_fields(asked_of(record).base, trial.config))
         return f"# As it was asked: this version of raylora does not read the sweep any more.\n{asked}"
     steps = _steps_of_tokens(sweep, spec, trial)
-    values = spec.model_dump(mode="json", exclude_defaults=True)
+    values = _without_defaults(spec, trial.config)
     if steps is None:
         return write_yaml(values)
     # A run has no budget in tokens: it is told by the steps that take them, which the schedule ran over.
@@ -68,6 +76,27 @@ def run_yaml(record: SweepRecord, trial: TrialRecord) -> str:
     about = "" if trial.tokens >= tokens else "about "
     ready = write_yaml(values | {"max_steps": steps})
     return f"# max_steps: {about}the steps of budget: {{tokens: {tokens}}}\n{ready}"
+
+
+def _without_defaults(spec: RunSpec, kept: Collection[str]) -> dict[str, Any]:
+    """The fields of a run that are not at their defaults, and some that may be, in the order of all fields.
+
+    Args:
+        spec: The run.
+        kept: Dotted fields to keep.
+    """
+    every = spec.model_dump(mode="json")
+    turned = {name: value for name in kept if (value := _at(every, name)) is not None}
+    values = with_fields(spec.model_dump(mode="json", exclude_defaults=True), turned)
+    return {name: values[name] for name in every if name in values}
+
+
+def _at(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        if values is None:
+            return None
+        values = values[int(part)] if isinstance(values, list) else values.get(part)
+    return values
 
 
 def with_fields(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

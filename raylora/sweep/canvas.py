@@ -39,6 +39,9 @@ VARIABLES = {
 }
 """The page's name of each colour."""
 
+EDGE_IN = 0.12
+"""Inches kept free around a picture, and around each of its panels."""
+
 _TIP = "tip: "
 
 
@@ -69,7 +72,8 @@ def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Figu
     """
     # Regular expressions are values of knobs: a dollar in them starts no formula.
     with rc_context({"text.parse_math": False, "svg.fonttype": "none", "font.size": 9.5, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, dpi=150, facecolor=SURFACE, layout="constrained")
+        figure = Figure(figsize=size, dpi=150, facecolor=SURFACE)
+        figure.set_layout_engine("constrained", w_pad=EDGE_IN, h_pad=EDGE_IN)
         FigureCanvasAgg(figure)
         paint(figure)
         figure.savefig(folder / f"{name}.png", format="png")

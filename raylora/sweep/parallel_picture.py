@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raylora.store.sweeps import SweepRecord, TrialRecord
+from raylora.sweep.asked import drawn_by_ratio
 from raylora.sweep.canvas import INK, MUTED, SURFACE, WINNER, Picture, colours, draw, tip, trial_tip
 from raylora.sweep.effects import varied_knobs
 from raylora.sweep.scales import Scale, scale_of
@@ -37,7 +38,11 @@ def draw_parallel(record: SweepRecord, summary: Summary, folder: Path) -> Pictur
         axes = figure.add_subplot()
         columns = [[trial.config.get(knob, _NONE) for trial in trials] for knob in knobs]
         columns.append([trial.metric for trial in trials])
-        scales = [scale_of([value for value in column if value is not _NONE]) for column in columns]
+        by_ratio = drawn_by_ratio(record)
+        scales = [
+            scale_of([value for value in column if value is not _NONE], name in by_ratio)
+            for name, column in zip([*knobs, summary.asked.metric], columns, strict=True)
+        ]
         shades = colours(record.trials, summary)
         for row, trial in enumerate(trials):
             places = [_place(scale, column[row]) for scale, column in zip(scales, columns, strict=True)]

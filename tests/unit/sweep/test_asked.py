@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raylora.spec.load import load_spec
 from raylora.spec.run import RunSpec
 from raylora.spec.space import resolve
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
-from raylora.sweep.asked import asked_of, run_yaml, with_fields
+from raylora.sweep.asked import asked_of, drawn_by_ratio, run_yaml, with_fields
 from tests.unit.sweep.made_sweeps import BASE, sweep, trial
 
 
@@ -58,6 +59,20 @@ def test_the_winners_file_is_the_run_that_the_trial_was(
     assert "adam_beta1" not in text
 
 
+def test_the_winners_file_has_every_knob_also_at_its_default(tmp_path: Path):
+    plain = RunSpec.model_validate(BASE)
+    knobs = ("lora_r", "lora_dropout", "distributed.num_workers", "datasets.0.weight")
+    values = (plain.lora_r, plain.lora_dropout, plain.distributed.num_workers, plain.datasets[0].weight)
+    sampled = dict(zip(knobs, values, strict=True))
+    spec = asked({name: {"choice": [value]} for name, value in sampled.items()})
+    run, text = written(tmp_path, spec, sampled)
+    assert run == trial_spec(spec, sampled)
+    read = yaml.safe_load(text)
+    assert (read["lora_r"], read["lora_dropout"]) == (plain.lora_r, plain.lora_dropout)
+    assert (read["distributed"], read["datasets"][0]["weight"]) == ({"num_workers": 1}, 1.0)
+    assert "lora_alpha" not in read
+
+
 @pytest.mark.parametrize(
     ("fields", "steps"),
     [
@@ -85,3 +100,9 @@ def test_the_sweeps_budget_is_the_runs():
 def test_fields_of_another_version_are_shown_as_they_were_asked():
     text = run_yaml(sweep([], run=BASE | {"of_the_future": 1}), trial(0, 1.0, config={"lora_r": 4}))
     assert "of_the_future: 1" in text and "lora_r: 4" in text and text.startswith("# As it was asked")
+
+
+def test_knobs_that_are_drawn_by_orders_of_magnitude():
+    space = {"learning_rate": {"loguniform": [1e-5, 1e-3]}, "lora_r": {"choice": [8, 16]}}
+    assert drawn_by_ratio(sweep([], space=asked(space).model_dump(mode="json")["space"])) == {"learning_rate"}
+    assert drawn_by_ratio(sweep([])) == frozenset()

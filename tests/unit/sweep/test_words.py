@@ -10,7 +10,7 @@ from raylora.spec.draft import Draft
 from raylora.spec.overrides import apply_override
 from raylora.spec.yaml_text import read_yaml
 from raylora.sweep.effects import key_of
-from raylora.sweep.scales import is_log, scale_of
+from raylora.sweep.scales import MAX_LOG_TICKS, is_log, log_ticks, scale_of, tick_text
 from raylora.sweep.words import MAX_LABEL, config_text, knob_labels, label, labels, large, number, span
 
 VALUES = st.one_of(
@@ -86,3 +86,24 @@ def test_a_scale_places_numbers_by_size_or_ratio_and_words_apart():
     assert [words.place(value) for value in ("a", ["b", "c"])] == [0.25, 0.75]
     assert scale_of([3, 3]).place(3) == 0.5
     assert not is_log([0.0, 8.0])
+
+
+def test_what_was_drawn_by_ratio_stands_by_ratio_however_close():
+    assert scale_of([2.0, 4.0, 8.0], drawn_by_ratio=True).place(4.0) == pytest.approx(0.5)
+    assert scale_of([2.0, 4.0, 8.0]).place(4.0) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.00021, 0.0011, ["0.0005", "0.001"]),
+        (1e-4, 1e-2, ["0.0001", "0.001", "0.01"]),
+        (0.00006, 0.009, ["0.0001", "0.0003", "0.001", "0.003"]),
+        (0.00021, 0.00023, ["0.00021", "0.00023"]),
+        (1e-9, 1.0, ["1e-09", "1e-06", "0.001", "1"]),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_round_numbers(low: float, high: float, ticks: list[str]):
+    found = log_ticks(low, high)
+    assert [tick_text(value) for value in found] == ticks
+    assert 2 <= len(found) <= MAX_LOG_TICKS
