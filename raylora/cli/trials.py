@@ -16,7 +16,7 @@ from rich.text import Text
 
 from raylora.cli.output import out
 from raylora.store.sweeps import SweepRecord, TrialRecord
-from raylora.sweep.effects import varied_knobs
+from raylora.sweep.effects import knobs_of
 from raylora.sweep.summary import Summary, counts, metric_of, summarise
 from raylora.sweep.words import config_text, knob_labels, number, value_text
 
@@ -41,7 +41,7 @@ def print_trials(record: SweepRecord, console: Console = out) -> None:
 
 
 class TrialsTable:
-    """Trials, what was varied, how far they are and what they reached; the winner's are bold.
+    """Trials, their knobs, how far they are and what they reached; the winner's are bold.
 
     Args:
         record: The sweep, over or not.
@@ -81,7 +81,7 @@ class TrialsTable:
         return wide if _fits(wide, console, options) else self._table(trials, narrow=True)
 
     def _table(self, trials: Sequence[TrialRecord], adapters: bool = False, narrow: bool = False) -> Table:
-        knobs = varied_knobs(self._record.trials)
+        knobs = knobs_of(self._record.trials)
         adapters = adapters and any(trial.adapter_uri for trial in trials)
         table = Table(box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD)
         # A width below which rich does not cut, however narrow the terminal.

@@ -19,7 +19,7 @@ from raylora.store.sweeps import SweepRecord, TrialRecord
 from raylora.sweep.asked import run_yaml
 from raylora.sweep.canvas import Picture
 from raylora.sweep.curves_picture import draw_curves
-from raylora.sweep.effects import knobs_of, varied_knobs
+from raylora.sweep.effects import knobs_of
 from raylora.sweep.effects_picture import draw_effects
 from raylora.sweep.parallel_picture import draw_parallel
 from raylora.sweep.size_picture import draw_sizes
@@ -101,7 +101,6 @@ def _page(record: SweepRecord, summary: Summary, pictures: Sequence[Picture], re
         took=span((record.updated - record.created).total_seconds()),
         knobs=knobs,
         short=knob_labels(knobs),
-        varied=varied_knobs(record.trials),
         cut=_cut_labels(summary),
         places={trial.trial_id: place for place, each in enumerate(summary.ranking, 1) for trial in each.counted},
         repeated=any(len(each.trials) > 1 for each in summary.ranking),

@@ -76,11 +76,11 @@ def test_a_sweep_that_is_not_there_and_a_folder_that_cannot_be(raylora: Raylora,
     assert "--out" in told.json["error"]["message"]
 
 
-def test_a_wide_table_has_a_column_for_each_knob_that_varies():
+def test_a_wide_table_has_a_column_for_each_knob_also_where_all_trials_drew_the_same():
     trials = [trial(n, 1.0 + n, config={"lora_r": 8 * n, "same": 1}, adapter_uri=f"/a/{n}") for n in range(3)]
     rows = cells(printed(sweep(trials), 120))
-    assert ["trial", "lora_r", "steps", "eval_loss", "status", "adapter"] in rows
-    assert ["t002", "16", "10", "3.0000", "succeeded", "/a/2"] in rows
+    assert ["trial", "lora_r", "same", "steps", "eval_loss", "status", "adapter"] in rows
+    assert ["t002", "16", "1", "10", "3.0000", "succeeded", "/a/2"] in rows
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200, 400])
