@@ -28,3 +28,8 @@ def print_estimate(predicted: Estimate) -> None:
     for part in ranks[0]:
         table.add_row(part.replace("_bytes", "").replace("_", " "), *(f"{rank[part] / 1e6:,.1f} MB" for rank in ranks))
     out.print(table)
+    out.print(
+        "The parts do not add up to the peak: quant state is within base, host is elsewhere, and activations, logits "
+        "and gathered are each the most at some moment, not at the same one.",
+        style="dim",
+    )

@@ -89,6 +89,7 @@ def test_the_estimate(raylora: Raylora, run_yaml: Path):
     assert ["part", "rank 0", "rank 1"] in rows
     for part, shown in (("base_bytes", "base"), ("optimizer_bytes", "optimizer"), ("peak_bytes", "peak")):
         assert [shown, *(f"{rank[part] / 1e6:,.1f} MB" for rank in predicted["ranks"])] in rows
+    assert "do not add up to the peak" in " ".join(told.out.split())
     assert ["fits 1 GB"] in rows
     assert ["does not fit 0.0001 GB"] in cells(raylora(*words, "--device-gb", "0.0001").out)
 
