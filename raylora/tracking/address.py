@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -79,11 +80,12 @@ def how_to_open(uri: str, experiment_id: str | None, run_id: str) -> str:
 
 
 def _mlflow_command() -> str:
-    """The `mlflow` beside this Python, as somebody in this folder types it: theirs may know none, or another one."""
+    """The `mlflow` beside this Python, as it can be typed in any folder: theirs may know none, or another one."""
     beside = Path(sys.executable).with_name("mlflow")
-    if beside.is_relative_to(Path.cwd()):
-        return str(beside.relative_to(Path.cwd()))
-    return str(beside) if beside.exists() else "mlflow"
+    known = shutil.which("mlflow")
+    if not beside.exists() or (known is not None and beside.samefile(known)):
+        return "mlflow"
+    return str(beside)
 
 
 def make_database_folder(uri: str) -> None:

@@ -68,19 +68,29 @@ def test_the_way_to_a_run_is_a_page_or_a_command():
     assert how_to_open("http://host:5000", None, "abc") == "http://host:5000"
 
 
-@pytest.mark.parametrize(("folder", "command"), [("project", ".venv/bin/mlflow"), ("", "project/.venv/bin/mlflow")])
-def test_the_command_is_that_of_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, command: str):
-    bin_folder = tmp_path / "project" / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    monkeypatch.setattr("sys.executable", str(bin_folder / "python"))
-    monkeypatch.chdir(tmp_path / folder)
-    assert how_to_open("sqlite:////m.db", "7", "abc") == f"{command} ui --backend-store-uri sqlite:////m.db"
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `mlflow` beside this Python, in an environment below the working folder."""
+    command = tmp_path / ".venv" / "bin" / "mlflow"
+    command.parent.mkdir(parents=True)
+    command.touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(command.with_name("python")))
+    monkeypatch.chdir(tmp_path)
+    return command
 
 
-def test_the_command_is_whole_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "mlflow").touch()
+def test_the_command_works_from_any_folder(tmp_path: Path, beside: Path, monkeypatch: pytest.MonkeyPatch):
+    other = tmp_path / "other" / "mlflow"
+    other.parent.mkdir()
+    other.touch(mode=0o755)
+    for path, command in ((tmp_path, beside), (other.parent, beside), (beside.parent, "mlflow")):
+        monkeypatch.setenv("PATH", str(path))
+        assert how_to_open("sqlite:////m.db", "7", "abc") == f"{command} ui --backend-store-uri sqlite:////m.db"
+
+
+def test_the_command_of_a_python_without_one_is_whichever_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    assert how_to_open("sqlite:////m.db", "7", "abc").startswith(f"{tmp_path}/mlflow ui ")
+    assert how_to_open("sqlite:////m.db", "7", "abc").startswith("mlflow ui ")
 
 
 def test_the_folder_of_an_sqlite_file_is_made(tmp_path: Path):
