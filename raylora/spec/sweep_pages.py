@@ -10,7 +10,7 @@ Written by `make docs` from the fields in `raylora/spec/`; a test fails when the
 A sweep is one YAML file: a run, what varies, who chooses, and when a trial is stopped.
 
 ```yaml
-run: examples/quickstart.yaml
+run: examples/short-steps.yaml
 num_trials: 16
 metric: eval_loss
 searcher: optuna
@@ -61,17 +61,24 @@ Two trials share a frozen base in one worker group where `base_model`, `base_mod
 `gradient_checkpointing`, `sequence_len`, `chat_template`, `distributed` and `ray` are equal. A trial with
 `adapter_bank: peft`, an optimizer other than `adamw_torch`, or DeepSpeed's stages 1 and 2 runs alone.
 
-The plan gives a pack the most slots that there are trials for, that memory holds for the largest run of the space, and
-that `slots` allows. Where there are at least as many slots as workers, each slot stays on one worker and no gradient
-travels; otherwise every worker computes its part of every slot's rows, with one all-reduce a step. When a pack starts, it
-times steps of 1, 2, 4, ... slots for a few seconds and offers fewer slots where fewer are faster. Predicted times are
-those of one block of the model, timed on the machine that plans, without early stops and without what travels between
-workers.
+A pack trains several trials at once, each in a slot of its own. The plan gives it the most slots that there are trials
+for, that memory holds for the largest run of the space, and that `slots` allows. Where there are at least as many slots
+as workers, each slot stays on one worker and no gradient travels; otherwise every worker computes its part of every
+slot's rows, with one all-reduce a step. Without `slots` and `repeats`, a pack times steps of 1, 2, 4, ... slots when it
+starts, and offers fewer slots where fewer are faster. At least two widths are tried, with two or three steps each: a
+few seconds on short rows, tens of seconds on long ones or a slow machine. With `slots`, or `repeats` over 1, nothing is
+timed and the pack has the slots of the plan.
+
+`raylora sweep FILE --plan` prints the plan and starts nothing. Its times are those of one block of the model, timed on
+the machine that plans, without early stops and without what travels between workers. It also says what the same trials
+would take one after the other, each with a start of its own. Trials with many tokens in a step keep a processor busy
+alone: a pack of them saves starts and the gathering of a sharded base, and its steps are hardly faster.
 
 ## Grid files of axolotl
 
-`raylora sweep run.yaml --grid grid.yaml` reads a file of axolotl's `--sweep` as it is, over a run's file: keys with lists of values, and under keys that start with `_` lists of
-mappings that vary together. Its keys and values are read as in a run's file.
+`raylora sweep run.yaml --grid grid.yaml` reads a file of axolotl's `--sweep` as it is, over a run's file: keys with
+lists of values, and under keys that start with `_` lists of mappings that vary together. Its keys and values are read
+as in a run's file.
 
 ## Digest
 
