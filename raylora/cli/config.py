@@ -70,7 +70,7 @@ def init(
     if json_:
         print_json({"path": str(path)})
     else:
-        say(f"wrote {path}; next: raylora validate {path}")
+        say(f"wrote {path}; next: set base_model and datasets in it to what you have, then raylora validate {path}")
 
 
 def validate(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def sweep(
     path: Annotated[Path, typer.Argument(help="Sweep file; with --grid, a run's file.")],
     grid: Annotated[Path | None, typer.Option(help="axolotl's grid file over a run's file as SWEEP.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print packs, slots, memory and time; start nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print trials at once, memory, time; start nothing.")] = False,
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:

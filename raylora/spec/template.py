@@ -41,7 +41,9 @@ def commented_config(base_model: str, dataset: str) -> str:
         dataset: Path of the one dataset.
     """
     start = {"base_model": base_model, "datasets": [{"path": dataset, "type": "chat"}], **_START}
-    lines = ["# A raylora run. Check it with `raylora validate`, start it with `raylora train`."]
+    lines = [
+        "# A raylora run. Set base_model and datasets, check it with `raylora validate`, start it with `raylora train`."
+    ]
     lines += ["# A key behind a bare # has the value shown; docs/configuration.md describes every field.", ""]
     for group in GROUPS:
         if group.prefix != "datasets.0.":
