@@ -54,7 +54,7 @@ def test_the_picture_fits_the_screen(height: int):
 def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]):
     lines = SweepLines()
     begun = trial(1, None, status="running", config={"lora_r": 8}, steps=0)
-    lines.show(Standing(sweep([]), 2, next_of_pack("import")))
+    lines.show(Standing(sweep([]), 2, next_of_pack("import", measures_slots=True)))
     for _ in range(2):
         lines.show(Standing(sweep([begun]), 2, "training"))
     over = trial(0, None, status="failed", error="loss is nan\nat step 3")
