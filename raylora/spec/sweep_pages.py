@@ -65,7 +65,7 @@ A pack trains several trials at once, each in a slot of its own. The plan gives 
 for, that memory holds for the largest run of the space, and that `slots` allows. Where there are at least as many slots
 as workers, each slot stays on one worker and no gradient travels; otherwise every worker computes its part of every
 slot's rows, with one all-reduce a step. Without `slots` and `repeats`, a pack times steps of 1, 2, 4, ... slots when it
-starts, and offers fewer slots where fewer are faster. At least two widths are tried, with two or three steps each: a
+starts, and offers fewer slots where fewer are faster. At least two widths are tried, with one or two steps each: a
 few seconds on short rows, tens of seconds on long ones or a slow machine. With `slots`, or `repeats` over 1, nothing is
 timed and the pack has the slots of the plan.
 

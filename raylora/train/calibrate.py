@@ -24,7 +24,7 @@ NEVER_BELOW = 0.97
 RISING = 1.03
 """A width that is so many times as fast as the one before it has not reached its best."""
 
-MAX_S = 3.0
+MAX_S = 2.0
 """Longest calibration, as far as steps are foreseen to take twice as long with twice the slots; two widths are always
 tried. What is trained may be short: a calibration may not cost what it saves."""
 
@@ -57,13 +57,13 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
     for width in _widths(at_most):
         for slot in range(len(trainee.steppers), width):
             trainee.admit(slot, soon_started(spec))
-        _step_s(trainee, batch, width)  # makes the state of the new slots
         seconds = _step_s(trainee, batch, width)
-        if width * num_tokens / seconds < max(rates.values(), default=0.0):  # or somebody else was at work
+        if width == 1 or width * num_tokens / seconds < RISING * max(rates.values()):
+            # The first step makes the state of the new slots, the very first much else; or somebody else was at work.
             seconds = min(seconds, _step_s(trainee, batch, width))
         rates[width] = width * num_tokens / seconds
         passed_s = max(ranks.gather(perf_counter() - start))
-        if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 4 * seconds > MAX_S):
+        if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > MAX_S):
             break
     for slot in list(trainee.steppers):
         trainee.release(slot)
