@@ -20,8 +20,7 @@ SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
     ("load", "path", "command"),
     [(load_spec, path, f"raylora sweep {path} --plan") for path in SWEEPS]
     + [(load_sweep, path, f"raylora train {path}") for path in EXAMPLES],
-    ids=str,
-    ids=lambda value: value.__name__ if callable(value) else None,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_a_file_of_the_other_kind_is_told_as_such(load: Callable[[Path], object], path: Path, command: str):
     with pytest.raises(SpecError) as caught:
