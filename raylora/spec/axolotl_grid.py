@@ -13,7 +13,7 @@ from typing import Any
 from raylora.errors import SpecError
 from raylora.spec.aliases import resolve_aliases
 from raylora.spec.draft import Draft, Origin
-from raylora.spec.file_kind import refuse_runs, refuse_sweeps
+from raylora.spec.file_kind import refuse_other_kinds
 from raylora.spec.load import origins_of, read_document
 from raylora.spec.load_sweep import LoadedSweep, finish
 from raylora.spec.show import show
@@ -39,8 +39,7 @@ def grid_sweep(run: Path, grid: Path, overrides: Sequence[str] = ()) -> LoadedSw
 def _read(path: Path) -> Draft:
     """Return the draft of a sweep that has a space only."""
     document = read_document(path)
-    refuse_runs(document.values, path)
-    refuse_sweeps(document.values, path)
+    refuse_other_kinds("grid", document.values, path)
     values = {"_": document.values} if isinstance(document.values, list) else document.values
     prefix: KeyPath = ("_",) if isinstance(document.values, list) else ()
     draft = Draft({"space": {}}, problems=document.problems)

@@ -7,7 +7,7 @@ by the command that checks either kind.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raylora.errors import Problem, SpecError
 from raylora.spec.aliases import spellings
@@ -38,34 +38,24 @@ def is_runs(values: Any) -> bool:
     return bool(found) and not all(isinstance(value, list) for value in values.values())
 
 
-def refuse_sweeps(values: Any, path: Path) -> None:
-    """Refuse a sweep's file where a run's, or a grid's, is due.
+def refuse_other_kinds(due: Literal["run", "sweep", "grid"], values: Any, path: Path) -> None:
+    """Refuse a file of another kind than the one that is due.
 
     Args:
+        due: The kind.
         values: What the file holds.
         path: The file.
 
     Raises:
-        SpecError: It is a sweep's; says which command takes it.
+        SpecError: It is a run's or a sweep's; says which command takes it.
     """
-    if is_sweeps(values):
+    told = None
+    if due != "sweep" and is_sweeps(values):
         told = f"this is a sweep's file; look at it with: raylora sweep {path} --plan"
-        raise SpecError([Problem("file", told)], str(path))
-
-
-def refuse_runs(values: Any, path: Path) -> None:
-    """Refuse a run's file where a sweep's, or a grid's, is due.
-
-    Args:
-        values: What the file holds.
-        path: The file.
-
-    Raises:
-        SpecError: It is a run's; says which command takes it.
-    """
-    if is_runs(values):
+    elif due != "run" and is_runs(values):
         told = (
             f"this is a run's file; start it with: raylora train {path}; a sweep's file has it as `run` beside a "
             f"`space` of knobs, and a grid's file comes second: raylora sweep {path} --grid GRID"
         )
+    if told is not None:
         raise SpecError([Problem("file", told)], str(path))

@@ -14,7 +14,7 @@ from raylora.errors import Problem, SpecError
 from raylora.spec.aliases import resolve_aliases
 from raylora.spec.check import check
 from raylora.spec.draft import Draft, Origin
-from raylora.spec.file_kind import refuse_sweeps
+from raylora.spec.file_kind import refuse_other_kinds
 from raylora.spec.overrides import apply_override
 from raylora.spec.run import RunSpec
 from raylora.spec.show import show
@@ -53,7 +53,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
         SpecError: The file cannot be read or says something wrong; carries every problem with its line.
     """
     draft = read_draft(path)
-    refuse_sweeps(draft.values, path)
+    refuse_other_kinds("run", draft.values, path)
     for override in overrides:
         apply_override(draft, override)
     resolve_aliases(draft)

@@ -18,7 +18,7 @@ from raylora.errors import Problem, SpecError
 from raylora.spec.aliases import resolve_aliases, spellings
 from raylora.spec.check import check_run, note_errors
 from raylora.spec.draft import Draft, Origin
-from raylora.spec.file_kind import refuse_runs, refuse_sweeps
+from raylora.spec.file_kind import refuse_other_kinds
 from raylora.spec.knob_text import read_knobs
 from raylora.spec.knobs import AnyKnob
 from raylora.spec.load import read_draft, told_in_order
@@ -61,7 +61,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> LoadedSweep:
         SpecError: A file cannot be read or says something wrong; carries every problem with its line.
     """
     draft = read_draft(path)
-    refuse_runs(draft.values, path)
+    refuse_other_kinds("sweep", draft.values, path)
     return finish(draft, overrides, path)
 
 
@@ -142,7 +142,7 @@ class _RunDraft:
         self.file = written
         try:
             draft = read_draft(Path(written))
-            refuse_sweeps(draft.values, Path(written))
+            refuse_other_kinds("run", draft.values, Path(written))
             return draft
         except SpecError as error:
             self.sweep.problems += [self.told(problem) for problem in error.problems]
