@@ -34,16 +34,16 @@ def runs(
     from raylora.store.before_start import before_start
     from raylora.store.blob import open_store
     from raylora.store.home import default_store_uri
-    from raylora.store.runs import FOLDER, list_runs, run_standing
-    from raylora.store.sweeps import list_sweeps, sweep_standing
+    from raylora.store.runs import FOLDER, list_runs, run_status_now
+    from raylora.store.sweeps import list_sweeps, sweep_status_now
     from raylora.sweep.result import sweep_result
 
     with before_start():
         opened = open_store(store or default_store_uri())
         if store:  # raylora's own home may still be without one
             opened.check_there()
-        found = [(record, run_standing(opened, record)) for record in list_runs(opened)]
-        swept = [(record, sweep_standing(opened, record)) for record in list_sweeps(opened)]
+        found = [(record, run_status_now(opened, record)) for record in list_runs(opened)]
+        swept = [(record, sweep_status_now(opened, record)) for record in list_sweeps(opened)]
     results = [
         sweep_result(record) | {"status": status, "num_over": sum(trial.is_over for trial in record.trials)}
         for record, status in swept

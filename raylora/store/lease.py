@@ -73,7 +73,7 @@ class Lease:
         """
         if self._beating is not None:
             return
-        other = self._holder()
+        other = _holder(self._store)
         if other is not None and self._is_held(other):
             who = other.process
             raise InputError(
@@ -124,7 +124,7 @@ class Lease:
         deadline = time.monotonic() + self._watch_s
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._beat_s))
-            now = self._holder()
+            now = _holder(self._store)
             if now is None or now != other:
                 return now is not None
         return False
@@ -132,7 +132,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):
             try:
-                now = self._holder()
+                now = _holder(self._store)
                 if now is not None and now.token != self._mine.token:
                     self._lost = True
                     return
@@ -144,9 +144,6 @@ class Lease:
         beat = {"num_beats": self._mine.num_beats + 1, "beaten_at": time.time()}
         self._mine = self._mine.model_copy(update=beat)
         self._store.write(KEY, self._mine.model_dump_json().encode())
-
-    def _holder(self) -> Holder | None:
-        return _holder(self._store)
 
 
 def is_deserted(store: Store) -> bool:

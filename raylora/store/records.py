@@ -20,7 +20,7 @@ from raylora.store.contract import Store
 from raylora.store.lease import is_deserted
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-Standing = Literal["running", "finished", "failed", "interrupted", "lost"]
+StatusNow = Literal["running", "finished", "failed", "interrupted", "lost"]
 """A status, or `lost`: it says `running`, but its driver is gone."""
 
 _log = get_logger(__name__)
@@ -141,7 +141,7 @@ class Records(Generic[R]):
                 _log.warning("%s", error)
         return records
 
-    def standing(self, store: Store, record: R) -> Standing:
+    def status_now(self, store: Store, record: R) -> StatusNow:
         """Return how a record stands, its driver looked for.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from raylora.spec.run import RunSpec
 from raylora.store.contract import Store
-from raylora.store.records import Record, Records, Standing
+from raylora.store.records import Record, Records, StatusNow
 from raylora.store.records import Status as RunStatus
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "list_runs",
     "new_run",
     "read_run",
-    "run_standing",
+    "run_status_now",
     "run_store",
     "update_run",
     "write_run",
@@ -98,14 +98,14 @@ def list_runs(store: Store) -> list[RunRecord]:
     return _RUNS.all(store)
 
 
-def run_standing(store: Store, record: RunRecord) -> Standing:
+def run_status_now(store: Store, record: RunRecord) -> StatusNow:
     """Return how a run stands; one that says `running` and whose driver is gone is `lost`.
 
     Args:
         store: The store of all runs.
         record: As it was read.
     """
-    return _RUNS.standing(store, record)
+    return _RUNS.status_now(store, record)
 
 
 def run_store(store: Store, run_id: str) -> Store:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from raylora.store.contract import Store
-from raylora.store.records import Record, Records, Standing
+from raylora.store.records import Record, Records, StatusNow
 from raylora.store.records import Status as SweepStatus
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "list_sweeps",
     "new_sweep",
     "read_sweep",
-    "sweep_standing",
+    "sweep_status_now",
     "sweep_store",
     "write_sweep",
 ]
@@ -172,14 +172,14 @@ def list_sweeps(store: Store) -> list[SweepRecord]:
     return _SWEEPS.all(store)
 
 
-def sweep_standing(store: Store, record: SweepRecord) -> Standing:
+def sweep_status_now(store: Store, record: SweepRecord) -> StatusNow:
     """Return how a sweep stands; one that says `running` and whose driver is gone is `lost`.
 
     Args:
         store: The store of all sweeps.
         record: As it was read.
     """
-    return _SWEEPS.standing(store, record)
+    return _SWEEPS.status_now(store, record)
 
 
 def sweep_store(store: Store, sweep_id: str) -> Store:
