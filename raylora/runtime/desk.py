@@ -15,12 +15,11 @@ it has begun exactly that many and exactly the open ones wait here: no clock is 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raylora.runtime.desk_messages import Close, Command, Go, Halt, Report, Save
-from raylora.runtime.desk_seating import place
+from raylora.runtime.desk_seating import lacking, num_waiting, place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
 
 POLL_S = 10.0
@@ -135,9 +134,9 @@ class Desk:
             self._untold = [report for report in self._untold if report.lease in self._tenants]
 
     def waiting(self) -> dict[str, int]:
-        """Leases without a slot, counted by the key of the packs they fit into."""
+        """Leases that lack slots, by the key of their packs; where enough are free, they only wait for a turn's end."""
         with self._changed:
-            return dict(Counter(tenant.claim.key for tenant in self._tenants.values() if tenant.waiting))
+            return lacking(self._tenants.values(), self._packs)
 
     def held(self) -> dict[int, int]:
         """Leases of each pack that is open, by the pack's number."""
@@ -145,14 +144,14 @@ class Desk:
             return {number: len(pack.leases) for number, pack in self._packs.items() if not pack.away}
 
     def close_pack(self, pack: int) -> None:
-        """Tell one pack to end, if no lease has a slot there; no lease gets one from now on.
+        """Tell one pack to end, if no lease has a slot there or waits for one; no lease gets one from now on.
 
         Args:
             pack: Its number.
         """
         with self._change():
             here = self._packs.get(pack)
-            if here is not None and not here.leases:
+            if here is not None and not here.leases and not num_waiting(self._tenants.values())[here.key]:
                 here.num_slots = 0
                 here.hurry(Close())
 

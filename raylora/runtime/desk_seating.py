@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from raylora.runtime.desk_messages import Report
@@ -29,6 +30,24 @@ def place(tenants: Iterable[Tenant], packs: Mapping[int, Pack], refused: Mapping
         elif key not in full and not _seat(party, packs):
             full.add(key)
     return failures + _untold(tenants)
+
+
+def num_waiting(tenants: Iterable[Tenant]) -> Counter[str]:
+    """Leases without a slot, by the key of the packs they fit into."""
+    return Counter(tenant.claim.key for tenant in tenants if tenant.waiting)
+
+
+def lacking(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> dict[str, int]:
+    """Leases that wait where fewer slots are free, by key.
+
+    Args:
+        tenants: All leases.
+        packs: All packs.
+    """
+    free: Counter[str] = Counter()
+    for pack in packs.values():
+        free[pack.key] += pack.num_free
+    return {key: count for key, count in num_waiting(tenants).items() if count > free[key]}
 
 
 def _failed(tenant: Tenant, reason: str) -> Report:

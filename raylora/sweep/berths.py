@@ -6,6 +6,7 @@ A sweep enters; berths by key leave, which the fleet opens packs by. Called by t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -13,6 +14,9 @@ from raylora.errors import InputError
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.trials import ALONE, SweepTrials
+
+if TYPE_CHECKING:
+    from raylora.sweep.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class Berth:
     Args:
         spec: As large as any of them.
         num_slots: Runs at once at most.
+        slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
     """
 
     spec: RunSpec
     num_slots: int
+    slots_stay_on_ranks: bool
     calibrates: bool
 
 
@@ -41,8 +47,7 @@ class Berths:
 
     def __init__(self, spec: SweepSpec, trials: SweepTrials, most_at_once: int) -> None:
         self._spec, self._trials = spec, trials
-        self._widths: dict[str, int] = {}
-        self._largest: dict[str, RunSpec] = {}
+        self._planned: dict[str, Berth] = {}
         self.by_key: dict[str, Berth] = {}
         self.num_at_once = min(spec.num_configurations * spec.repeats, most_at_once)
         """Runs at once; fewer after :meth:`plan` where fewer fit."""
@@ -62,22 +67,32 @@ class Berths:
         from raylora.sweep.offer import of_nodes, this_machine
         from raylora.sweep.plan import plan_sweep
 
-        spec, nodes = self._spec, ray.nodes()
-        plan = plan_sweep(spec, of_nodes(nodes) if len(nodes) > 1 else this_machine(), base_config, foretells=False)
-        num_slots = 0
+        nodes = ray.nodes()
+        offer = of_nodes(nodes) if len(nodes) > 1 else this_machine()
+        self.take(plan_sweep(self._spec, offer, base_config, foretells=False))
+
+    def take(self, plan: Plan) -> None:
+        """Take up a plan.
+
+        Args:
+            plan: Of the sweep.
+
+        Raises:
+            InputError: The repeats of a trial do not fit side by side.
+        """
+        spec, num_slots = self._spec, 0
         for group in plan.groups:
-            if group.width.num_slots < spec.repeats:
+            width = group.width
+            if width.num_slots < spec.repeats:
                 raise InputError(
                     f"repeats: the {spec.repeats} runs of a trial train side by side, and there is room for "
-                    f"{group.width.num_slots} ({group.why_alone or group.width.why_so_many}); set repeats: 1, or make "
-                    "room for them"
+                    f"{width.num_slots} ({group.why_alone or width.why_so_many}); set repeats: 1, or make room for them"
                 )
-            whole_trials = max(1, group.width.num_slots // spec.repeats) * spec.repeats
+            whole_trials = max(1, width.num_slots // spec.repeats) * spec.repeats
             num_slots += (1 if group.why_alone else whole_trials) * group.num_packs
             if group.why_alone is None:
-                self._widths[group.key], self._largest[group.key] = whole_trials, group.largest
-            else:
-                self._widths.setdefault(group.key, 1)  # a group that shares may have the same key
+                planned = Berth(group.largest, whole_trials, width.slots_stay_on_ranks, self.may_be_fewer)
+                self._planned[group.key] = planned
         self.num_at_once = max(spec.repeats, min(self.num_at_once, num_slots))
 
     def note(self, spec: RunSpec) -> None:
@@ -87,5 +102,12 @@ class Berths:
             spec: The run; it may fit into what others need.
         """
         key = self._trials.key(spec)
-        width = 1 if key.startswith(ALONE) else self._widths.get(key, max(self._widths.values()))
-        self.by_key.setdefault(key, Berth(self._largest.get(key, spec), width, self.may_be_fewer))
+        if key not in self.by_key:
+            self.by_key[key] = self._planned.get(key) or self._unplanned(spec, key)
+
+    def _unplanned(self, spec: RunSpec, key: str) -> Berth:
+        """For a run that shares with nobody, or that is like none of those foreseen."""
+        if key.startswith(ALONE):
+            return Berth(spec, 1, False, False)
+        widest = max((planned.num_slots for planned in self._planned.values()), default=1)
+        return Berth(spec, widest, widest >= spec.distributed.num_workers > 1, self.may_be_fewer)

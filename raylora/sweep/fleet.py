@@ -127,8 +127,6 @@ class Fleet:
 
     def _begin(self, number: int, key: str, berth: Berth) -> None:
         assert self._store_uri is not None
-        num_workers = berth.spec.distributed.num_workers
-        at_home = berth.num_slots >= num_workers > 1
         job = PackJob(
             pack=number,
             key=key,
@@ -137,7 +135,7 @@ class Fleet:
             store_uri=self._store_uri,
             desk=self._host,
             report_steps=self._report_steps,
-            slots_stay_on_ranks=at_home,
+            slots_stay_on_ranks=berth.slots_stay_on_ranks,
             calibrates=berth.calibrates,
         )
         self._packs[number][1].begin(job)
@@ -177,6 +175,6 @@ class Fleet:
             self._begin(self.start(key, berth.spec), key, berth)
             return
         for number, (of, _) in self._packs.items():
-            if held.get(number) == 0 and of not in waiting:
+            if held.get(number) == 0 and of != key:
                 ray.get(self._host.close_pack.remote(number))
                 return

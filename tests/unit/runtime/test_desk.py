@@ -94,6 +94,24 @@ def test_leases_wait_in_trial_order_and_none_overtakes(steering: Steering):
     assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease1-0"]
 
 
+def test_a_lease_that_waits_for_answers_beside_a_free_slot_needs_no_other_pack(steering: Steering):
+    started(steering, 1, num_slots=2)
+    steering.exchange(0, [metrics(0, 1)], wait=True)
+    steering.order(lambda: steering.desk.lease([claim(1)])).result(PATIENCE_S)
+    assert steering.desk.waiting() == {}
+    steering.order(lambda: steering.desk.lease([claim(2)])).result(PATIENCE_S)
+    assert steering.desk.waiting() == {"all": 2}
+
+
+def test_a_pack_that_a_lease_is_about_to_enter_is_not_closed(steering: Steering):
+    steering.desk.open_pack(0, "all", 1)
+    turn = steering.exchange(0, wait=True)
+    steering.order(lambda: steering.desk.lease([claim(0)])).result(PATIENCE_S)
+    steering.desk.close_pack(0)
+    steering.settle()
+    assert told(turn.result(PATIENCE_S)) == ["Admit lease0-0"]
+
+
 def test_repeats_of_a_trial_get_their_slots_together_and_are_told_of_together(steering: Steering):
     steering.desk.open_pack(0, "all", 2)
     steering.lease(claim(0))

@@ -95,7 +95,6 @@ def test_what_the_record_lacks_of_a_trial_comes_from_how_it_ended(client: Mlflow
     launch._books, _ = open_books(store, spec, launch._record, tmp_path / "spool")
     sampled = {"lora_r": 8, "learning_rate": 1e-4}
     repeats = launch._trials.repeats(sampled, 3)
-    launch._berths._widths = {repeats[0].key: 2}
     launch._books.begin_trial(6, sampled, 0, repeats[0].run_id, repeats[0].spec)  # of the other nothing is known
     told = [
         {

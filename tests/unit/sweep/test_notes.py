@@ -29,7 +29,6 @@ def opened(store: Store, folder: Path, **fields: Any) -> _Launch:
     spec = SweepSpec.model_validate({"run": run, "space": space, "num_trials": 4, "budget": {"steps": 6}} | fields)
     record = new_record(spec)
     launch = _Launch(spec, record, lambda standing: None)
-    launch._berths._widths = {launch._trials.key(spec.run): 4}
     launch._books, _ = open_books(store, spec, record, folder / "spool")
     return launch
 

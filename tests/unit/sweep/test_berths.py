@@ -1,0 +1,66 @@
+"""What each kind of pack is to be, by a plan for a machine that is made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from raylora.errors import InputError
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.sweep.berths import Berth, Berths
+from raylora.sweep.offer import Node, Offer
+from raylora.sweep.plan import plan_sweep
+from raylora.sweep.trials import SweepTrials
+
+CONFIG = LlamaConfig(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=256,
+)  # fmt: skip
+RUN = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}], "dtype": "float32"}
+SPACE = {"lora_r": {"choice": [2, 4, 8, 16]}}
+
+
+def planned(num_workers: int, **fields: Any) -> tuple[SweepSpec, Berths]:
+    """A sweep, and its berths on as many cores as it has workers."""
+    place = {"strategy": "fsdp", "num_workers": num_workers, "gpus_per_worker": 0}
+    asked = {"run": RUN | {"distributed": place}, "space": SPACE, "searcher": "grid"}
+    asked |= {"metric": "train_loss", "budget": {"steps": 20}}
+    spec = SweepSpec.model_validate(asked | fields)
+    berths = Berths(spec, SweepTrials(spec, "sweep"), 128)
+    berths.take(plan_sweep(spec, Offer((Node({"CPU": num_workers}, 32 * 10**9),)), lambda run: CONFIG, foretells=False))
+    return spec, berths
+
+
+def berth_of(berths: Berths, run: RunSpec) -> Berth:
+    berths.note(run)
+    (berth,) = berths.by_key.values()
+    return berth
+
+
+def test_a_berth_is_as_wide_as_planned_and_as_large_as_its_largest_run() -> None:
+    spec, berths = planned(2)
+    berth = berth_of(berths, spec.run.model_copy(update={"lora_r": 2}))
+    assert (berth.num_slots, berth.slots_stay_on_ranks, berth.calibrates) == (4, True, True)
+    assert berth.spec.lora_r == 16
+    assert berths.num_at_once == 4
+
+
+def test_slots_stay_on_ranks_as_planned_where_whole_trials_leave_a_rank_without_one() -> None:
+    """Four slots of a rank each were planned for; all three repeats on every rank may not fit."""
+    spec, berths = planned(4, repeats=3, slots=4)
+    berth = berth_of(berths, spec.run)
+    assert (berth.num_slots, berth.slots_stay_on_ranks, berth.calibrates) == (3, True, False)
+
+
+def test_a_run_that_nobody_foresaw_gets_a_berth_of_its_own_size() -> None:
+    spec, berths = planned(2)
+    berth = berth_of(berths, spec.run.model_copy(update={"sequence_len": 64}))
+    assert (berth.num_slots, berth.slots_stay_on_ranks, berth.spec.sequence_len) == (4, True, 64)
+
+
+def test_repeats_without_room_side_by_side_are_an_error() -> None:
+    with pytest.raises(InputError, match=r"repeats: the 3 runs of a trial train side by side.* room for 2"):
+        planned(1, repeats=3, slots=2)
