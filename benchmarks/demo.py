@@ -15,6 +15,8 @@ from benchmarks.turns import REPOSITORY
 CONFIG = REPOSITORY / "examples" / "quickstart.yaml"
 GOALS = {"wall_s": 360.0, "loss_falls_by": 0.25}
 LIMIT_S = 1200
+MOST_TURNS = 1
+"""It ends on its own and is run once."""
 TOLD = ("eval_loss_before", "eval_loss", "tokens_per_s", "tokens", "trainable_parameters", "base_bytes_per_rank")
 
 
@@ -23,7 +25,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
 
     Args:
         material: Only its folder is used: the base is the demo's own.
-        num_turns: Passed over.
+        num_turns: One.
     """
     del num_turns
     assert DATA.exists()  # the conductor has made it

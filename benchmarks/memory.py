@@ -16,6 +16,8 @@ from raylora.train.estimate import estimate
 
 STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 NUM_RANKS, ROW_TOKENS = 2, 128
+MOST_TURNS = 2
+"""Steps over which the peak is taken: all are alike."""
 
 
 def measure(material: Material, num_turns: int) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
 
     Args:
         material: What is trained on what.
-        num_turns: Steps over which the peak is taken; two are enough, for all are alike.
+        num_turns: Steps over which the peak is taken.
     """
     work = Workload(
         str(material.base),
@@ -34,7 +36,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     )
     return {
         f"{strategy}, {'NF4' if quantized else 'float32'}": _measure_one(
-            material, replace(work, strategy=strategy, quantized=quantized), min(num_turns, 2)
+            material, replace(work, strategy=strategy, quantized=quantized), num_turns
         )
         for quantized in (False, True)
         for strategy in STRATEGIES

@@ -133,9 +133,10 @@ def _sides(result: Mapping[str, Any]) -> str:
 
 def _machine(result: Mapping[str, Any]) -> str:
     machine, about = result["machine"], result["about"]
+    turns = "once" if about["turns"] == 1 else f"{about['turns']} turns"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['date']}, {about['base']}, {about['turns']} turns; {machine['cpu']} "
+        f"{machine['date']}, {about['base']}, {turns}; {machine['cpu']} "
         f"({', '.join(machine['cpu_flags']) or 'no vector flags known'}), {machine['cores']} cores, "
         f"{machine['ram_gib']} GiB, load before {machine['load_before']}; Python {machine['python']}, {versions}.\n"
     )

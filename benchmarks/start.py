@@ -15,6 +15,8 @@ from benchmarks.summaries import summary
 from benchmarks.turns import REPOSITORY
 
 LIMIT_S = 600
+MOST_TURNS = 5
+"""Starts that count, after one that warms the cache."""
 
 
 def measure(material: Material, num_turns: int) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
 
     Args:
         material: Its base is used; the rows are read from the data's own file.
-        num_turns: Starts that count, at most five, after one that warms the cache.
+        num_turns: Starts that count.
     """
     fields = {
         "base_model": BASE_MODEL if material.name.startswith("SmolLM2") else str(material.base),
@@ -35,7 +37,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     }
     config = material.folder / "start.yaml"
     config.write_text(json.dumps(fields))  # JSON is YAML
-    runs = [start_once(config, material.folder) for _ in range(1 + min(num_turns, 5))][1:]
+    runs = [start_once(config, material.folder) for _ in range(1 + num_turns)][1:]
     names = list(dict.fromkeys(name for run in runs for name in run["parts_s"]))
     return {
         "to_first_step_s": summary([run["to_first_step_s"] for run in runs]),
