@@ -15,6 +15,9 @@ import torch
 from raylora.data.tokenised import TokenisedRows
 from raylora.spec.labels import IGNORED
 
+PADDING = -1
+"""In the place of a row's number."""
+
 # One token alone takes other kernels (4-bit matrix times vector), so a batch of nothing has a few.
 _FILLER_TOKENS = 8
 
@@ -47,6 +50,15 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
         return int((self.segment_ids_BT > 0).sum())
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """Number and tokens of each row, line by line; `PADDING` stands for a row where a line is not full."""
+        found: list[tuple[int, int]] = []
+        for ids, segments_T in zip(self.row_ids, self.segment_ids_BT, strict=True):
+            num_padding, *lengths = torch.bincount(segments_T, minlength=1 + len(ids)).tolist()
+            found += [*zip(ids, lengths, strict=True), (PADDING, num_padding)]
+        return tuple((row, num_tokens) for row, num_tokens in found if num_tokens)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""

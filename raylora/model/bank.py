@@ -44,6 +44,9 @@ class AdapterBank(Protocol):
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
 
+    def kind(self, slot: int) -> tuple[float, ...]:
+        """Equal for slots whose adapters are computed in common where their tokens lie side by side."""
+
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector``."""
 

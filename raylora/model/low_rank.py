@@ -1,9 +1,9 @@
 """The low-rank updates on one frozen linear layer: its output plus what the adapters of some slots add to their tokens.
 
-Tokens of a forward pass lie slot by slot, and each slot's products are calls of their own, with the shapes and kernels
-of the slot alone: a pack trains every adapter to the bits it would have without the others. The layer takes the place
-of the frozen layer's ``forward`` and keeps its parameters outside the module tree, so that no strategy that places the
-base ever sees them.
+Tokens of a forward pass lie slot by slot. Each slot's products are calls of their own, or batched calls that give each
+slot the bits of its own: a pack trains every adapter to the bits it would have without the others. The layer takes the
+place of the frozen layer's ``forward`` and keeps its parameters outside the module tree, so that no strategy that
+places the base ever sees them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from raylora.model.route import Route, Span
 from raylora.model.seed import stable_seed
 from raylora.model.site import Site
 from raylora.model.slot import Slot
-from raylora.model.update import Tensors, Tokens, Update
+from raylora.model.stack import Stack, likeness
+from raylora.model.update import Addition, Tensors, Tokens, Update
 
-Part = tuple[Update, Tokens]
-"""What one slot does in a forward pass, and on which tokens."""
+Part = tuple[Addition, Tokens]
+"""What one slot does in a forward pass, or several alike, and on which tokens."""
+
+Placed = tuple[int, Span]
+"""Tokens of a slot, and the first of them."""
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """y = x W^T + b, and for the tokens of each slot what its update makes of it, as one node.
+    """y = x W^T + b, and for the tokens of each slot what is added to it, as one node.
 
-    Updates go into the product that is there already, and the frozen weight is whole for as long as products with it
+    Additions go into the product that is there already, and the frozen weight is whole for as long as products with it
     take. Parameters are arguments for their gradients' sake alone.
     """
 
@@ -39,12 +43,12 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         weight_OI = base.whole(held, x_NI.dtype)
         y_NO = frozen_product(x_NI, weight_OI, base.bias)
-        met = [update.meet(tokens, x_NI, weight_OI) for update, tokens in parts]
+        met = [addition.meet(tokens, x_NI, weight_OI) for addition, tokens in parts]
         del weight_OI
         kept: list[Tensor] = []
         ends = []
-        for (update, tokens), tensors in zip(parts, met, strict=True):
-            kept += update.add(tokens, x_NI, y_NO[tokens.where], tensors)
+        for (addition, tokens), tensors in zip(parts, met, strict=True):
+            kept += addition.add(tokens, x_NI, y_NO[tokens.where], tensors)
             ends.append(len(kept))
         ctx.save_for_backward(x_NI, held, *kept)
         ctx.base, ctx.parts, ctx.ends = base, parts, ends
@@ -58,21 +62,21 @@ class _AdaptedLinear(torch.autograd.Function):
         parts = list(zip(ctx.parts, kept, strict=True))
         grad_x_NI = _through_base(ctx.base, held, grad_y_NO, parts) if ctx.needs_input_grad[0] else None
         grad_trained: list[Tensor] = []
-        for (update, tokens), tensors in parts:
+        for (addition, tokens), tensors in parts:
             part_NI = None if grad_x_NI is None else grad_x_NI[tokens.where]
-            grad_trained += update.backward(tokens, x_NI, grad_y_NO[tokens.where], part_NI, tensors)
+            grad_trained += addition.backward(tokens, x_NI, grad_y_NO[tokens.where], part_NI, tensors)
         return grad_x_NI, None, None, None, *grad_trained
 
 
 def _through_base(base: FrozenLinear, held: Tensor, grad_y_NO: Tensor, parts: Sequence[tuple[Part, Tensors]]) -> Tensor:
     """The gradient of the inputs as far as it takes the frozen weight."""
     grad_base_NO = grad_y_NO
-    for (update, tokens), kept in parts:
-        grad_base_NO = update.inward(tokens, grad_y_NO, grad_base_NO, kept)
+    for (addition, tokens), kept in parts:
+        grad_base_NO = addition.inward(tokens, grad_y_NO, grad_base_NO, kept)
     weight_OI = base.whole(held, grad_y_NO.dtype)
     grad_x_NI = frozen_product(grad_base_NO, weight_OI.t())
-    for (update, tokens), kept in parts:
-        update.outward(tokens, grad_y_NO[tokens.where], grad_x_NI[tokens.where], weight_OI, kept)
+    for (addition, tokens), kept in parts:
+        addition.outward(tokens, grad_y_NO[tokens.where], grad_x_NI[tokens.where], weight_OI, kept)
     return grad_x_NI
 
 
@@ -100,25 +104,58 @@ class LowRank:
         self.updates[slot] = self._site.update(settings)
 
     def _forward(self, input: Tensor) -> Tensor:
-        spans = [(start, span) for start, span in self._route.starts() if span.slot in self.updates]
-        if not spans:
+        placed = [(start, span) for start, span in self._route.starts() if span.slot in self.updates]
+        if not placed:
             return self._plain(input)
         x_NI = input.reshape(-1, self._base.in_features)
-        parts = [(self.updates[span.slot], self._tokens(x_NI, start, span)) for start, span in spans]
-        trained = [parameter for update, _ in parts for parameter in update.trained.values()]
+        parts = [self._part(x_NI, run) for run in self._runs(x_NI, placed)]
+        trained = [parameter for addition, _ in parts for parameter in addition.parameters]
         y_NO: Tensor = _AdaptedLinear.apply(x_NI, self._base.held, self._base, parts, *trained)
         return y_NO.view(*input.shape[:-1], self._base.out_features)
 
-    def _tokens(self, x_NI: Tensor, start: int, span: Span) -> Tokens:
-        settings = self.updates[span.slot].settings
-        num_tokens = len(x_NI) if span.num_tokens is None else span.num_tokens
+    def _runs(self, x_NI: Tensor, placed: Sequence[Placed]) -> list[list[Placed]]:
+        """Neighbours that are alike; each of the others by itself."""
+        runs: list[list[Placed]] = []
+        last, end = None, 0
+        for start, span in placed:
+            num_tokens = _num_tokens(span, x_NI)
+            alike = likeness(self.updates[span.slot], num_tokens, x_NI.dtype)
+            if alike is not None and alike == last and start == end:
+                runs[-1].append((start, span))
+            else:
+                runs.append([(start, span)])
+            last, end = alike, start + num_tokens
+        return runs
+
+    def _part(self, x_NI: Tensor, run: Sequence[Placed]) -> Part:
+        updates = [self.updates[span.slot] for _, span in run]
+        is_stack = likeness(updates[0], _num_tokens(run[0][1], x_NI), x_NI.dtype) is not None
+        return Stack(updates) if is_stack else updates[0], self._tokens(x_NI, run)
+
+    def _tokens(self, x_NI: Tensor, run: Sequence[Placed]) -> Tokens:
+        settings = self.updates[run[0][1].slot].settings
+        start, num_tokens = run[0][0], sum(_num_tokens(span, x_NI) for _, span in run)
         keep, kept_NI = 1.0 - settings.dropout, None
         if settings.dropout and self._route.training:
             kept_NI = torch.empty(num_tokens, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
-            kept_NI.bernoulli_(keep, generator=self._generator(settings, span, x_NI.device))
+            self._draw(kept_NI, keep, [span for _, span in run])
         return Tokens(slice(start, start + num_tokens), keep, kept_NI)
 
-    def _generator(self, settings: Slot, span: Span, device: torch.device) -> torch.Generator:
-        """Masks are a pure function of where the slot's training stands, so recomputation repeats them."""
-        seed = stable_seed("dropout", settings.seed, self.name, span.step, span.micro_step, span.rank)
-        return torch.Generator("cpu" if device.type == "meta" else device).manual_seed(seed)
+    def _draw(self, kept_NI: Tensor, keep: float, spans: Sequence[Span]) -> None:
+        """Fill in what dropout keeps.
+
+        A row's mask follows from the slot's seed, the layer, the step and the row, so that it is drawn again where a
+        block is computed again, and whichever rank or micro-batch the row is in.
+        """
+        generator = torch.Generator("cpu" if kept_NI.is_meta else kept_NI.device)
+        rest_NI = kept_NI
+        for span in spans:
+            seed = self.updates[span.slot].settings.seed
+            for row, num_tokens in span.rows or [(0, len(kept_NI) // len(spans))]:
+                generator.manual_seed(stable_seed("dropout", seed, self.name, span.step, row))
+                rest_NI[:num_tokens].bernoulli_(keep, generator=generator)
+                rest_NI = rest_NI[num_tokens:]
+
+
+def _num_tokens(span: Span, x_NI: Tensor) -> int:
+    return len(x_NI) if span.num_tokens is None else span.num_tokens

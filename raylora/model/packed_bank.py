@@ -56,6 +56,11 @@ class PackedBank:
             del layer.updates[slot]
         del self._targets[slot]
 
+    def kind(self, slot: int) -> tuple[float, ...]:
+        """Rank, scale and dropout; nothing of a slot without an adapter."""
+        settings = self._settings.get(slot)
+        return () if settings is None else (settings.r, settings.scale, settings.dropout)
+
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """What trains at every target, by ``<module>.lora_A`` and so on."""
         return {

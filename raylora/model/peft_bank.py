@@ -74,6 +74,10 @@ class PeftBank:
     def release(self, slot: int) -> None:
         """Nothing to do: PEFT's modules stay where they are."""
 
+    def kind(self, slot: int) -> tuple[float, ...]:
+        """There is one slot."""
+        return ()
+
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """PEFT's matrices by their dotted names."""
         return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}

@@ -13,16 +13,14 @@ class Span:
     Args:
         slot: Whose they are.
         num_tokens: How many; ``None`` for all tokens of the pass.
-        step: Where the slot's training stands, from 0; with what follows it seeds dropout.
-        micro_step: Forward pass within the step, from 0.
-        rank: Of this process among those that share the slot's step.
+        step: Where the slot's training stands, from 0; with the rows it seeds dropout.
+        rows: Number of each row of the data, and its tokens; they count as one row where absent.
     """
 
     slot: int
     num_tokens: int | None = None
     step: int = 0
-    micro_step: int = 0
-    rank: int = 0
+    rows: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raylora.data.collate import Batch, attention_mask, filler_batch
+from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
 from raylora.data.flat import flatten, join
 from raylora.model.route import Span
 from raylora.train.build import Trainee
@@ -22,7 +22,7 @@ class Piece:
     """One slot's part of a forward pass.
 
     Args:
-        span: The slot, and where its training stands; the pass fills in the number of tokens.
+        span: The slot, and where its training stands; the pass fills in what the batch says.
         batch: Its micro-batch, on the CPU.
     """
 
@@ -41,9 +41,11 @@ def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
         Returns one (labels,) float32 tensor a piece.
     """
     run = _by_rows if trainee.why_padded is None else _padded
-    counts = [piece.batch.num_label_tokens for piece in pieces]
-    parts: tuple[Tensor, ...] = run(trainee, pieces).split(counts)
-    return parts
+    # Slots that are alike share calls where they lie side by side.
+    order = sorted(range(len(pieces)), key=lambda place: _kind(trainee, pieces[place]))
+    counts = [pieces[place].batch.num_label_tokens for place in order]
+    parts = run(trainee, [pieces[place] for place in order]).split(counts)
+    return tuple(part for _, part in sorted(zip(order, parts, strict=True), key=lambda placed: placed[0]))
 
 
 def idle_losses(trainee: Trainee) -> Tensor:
@@ -55,12 +57,20 @@ def idle_losses(trainee: Trainee) -> Tensor:
     return losses_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0]
 
 
+def _kind(trainee: Trainee, piece: Piece) -> tuple[float, ...]:
+    return *trainee.bank.kind(piece.span.slot), piece.batch.num_tokens
+
+
 def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
     has_rows = any(piece.batch.num_tokens for piece in pieces)
     present = [piece for piece in pieces if piece.batch.num_tokens or not has_rows]
     lines = [flatten(piece.batch) for piece in present]
+    rows = [tuple(row for row in piece.batch.rows if row[0] != PADDING) for piece in present]
     trainee.bank.route(
-        [replace(piece.span, num_tokens=line.num_tokens) for piece, line in zip(present, lines, strict=True)]
+        [
+            replace(piece.span, num_tokens=line.num_tokens, rows=of_piece)
+            for piece, line, of_piece in zip(present, lines, rows, strict=True)
+        ]
     )
     line = join(lines).to(trainee.device)
     return trainee.loss(line.inputs, line.labels_1N)
@@ -69,7 +79,7 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
 def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
     (piece,) = pieces
     batch = piece.batch.to(trainee.device)
-    trainee.bank.route([piece.span])
+    trainee.bank.route([replace(piece.span, rows=piece.batch.rows)])
     return trainee.loss(padded_inputs(batch, trainee.model.dtype), batch.labels_BT)
 
 

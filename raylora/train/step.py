@@ -99,10 +99,8 @@ def _forward(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> tupl
     rank = trainee.slot_ranks.rank
     # For what draws from torch's own generator, with one slot only: dropout of the base, PEFT's dropout.
     torch.manual_seed(stable_seed("step", trainee.spec.seed, shares[0].step, micro_step, rank))
-    spans = [Span(share.slot, None, share.step, micro_step, rank) for share in shares]
-    return losses_of(
-        trainee, [Piece(span, share.batches[micro_step]) for span, share in zip(spans, shares, strict=True)]
-    )
+    pieces = [Piece(Span(share.slot, step=share.step), share.batches[micro_step]) for share in shares]
+    return losses_of(trainee, pieces)
 
 
 def _update(trainee: Trainee, share: Share, sums: list[Tensor], total: _Total) -> StepResult | NonFiniteLossError:

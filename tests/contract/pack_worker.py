@@ -24,6 +24,7 @@ from tests.contract.strategy_worker import STRATEGIES, digest, keep
 from tests.unit.train.pack_run import (
     KINDS,
     MIXED,
+    TWINS,
     admit,
     losses_of,
     member_specs,
@@ -35,8 +36,8 @@ from tests.unit.train.pack_run import (
 from tests.unit.train.tiny_run import open_rows
 
 UNDER = ("ddp", "fsdp", "zero3")
-MEMBERS = (*MIXED[:5], *KINDS[::2])
-"""Of either half: all fifteen under every strategy would take too long."""
+MEMBERS = (*MIXED[:5], *KINDS[::2], MIXED[7], *TWINS)
+"""Of every sort: all of them under every strategy would take too long. Twins have their other half on their rank."""
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 
 

@@ -57,6 +57,7 @@ MOVES = [
     ("alone", "fsdp"),
     ("alone", "zero1"),
 ]
+DROPOUT = {"lora_dropout": 0.2}
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -197,6 +198,7 @@ def see_alone(folder: Path) -> None:
         spec = run_spec(folder, "ddp", quantization)
         name = f"alone-{quantization}"
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
+    keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
 
 
@@ -208,7 +210,7 @@ def see_together(folder: Path) -> None:
             name = f"{strategy}-{quantization}"
             keep(folder, name, partial(train, spec_of(quantization), folder, folder / "checkpoints" / name))
         recomputes = strategy != "ddp"
-        spec = spec_of("nf4", lora_dropout=0.2, gradient_checkpointing=recomputes)
+        spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=recomputes)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:

@@ -157,7 +157,7 @@ def test_a_dora_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: fl
 
 def mask_of(x: Tensor, bank: PackedBank, dropout: float) -> Tensor:
     """What the layer's dropout makes of ones."""
-    tokens = bank._layers["layer"]._tokens(x, 0, Span(0))
+    tokens = bank._layers["layer"]._tokens(x, [(0, Span(0))])
     return tokens.of(torch.ones_like(x))
 
 

@@ -53,17 +53,26 @@ def packed(*slots: Slot) -> tuple[nn.ModuleDict, PackedBank]:
     return model, bank
 
 
-def test_masks_differ_by_step_micro_step_rank_and_seed():
+def test_masks_differ_by_step_row_and_seed():
     seen = []
     for seed in (0, 1):
         model, bank = packed(Slot(4, 8.0, 0.5, seed))
         bank.load(0, {name: torch.ones_like(tensor) for name, tensor in bank.export(0).tensors.items()})
-        for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-            bank.route([Span(0, None, *place)])
+        for step, rows in ((0, [0, 1]), (1, [0, 1]), (0, [0, 2]), (0, [3, 1])):
+            bank.route([Span(0, step=step, rows=tuple((row, 3) for row in rows))])
             first = model["layer"](torch.ones(2, 3, 64))
             assert torch.equal(model["layer"](torch.ones(2, 3, 64)), first)
             seen.append(first)
     assert len({tuple(y.flatten().tolist()) for y in seen}) == len(seen)
+
+
+def test_a_rows_mask_is_its_own_wherever_it_lies():
+    model, bank = packed(Slot(4, 8.0, 0.5, 1))
+    x = torch.randn(9, 64)
+    bank.route([Span(0, step=3, rows=((7, 5), (4, 4)))])
+    first, second = model["layer"](x).split([5, 4])
+    bank.route([Span(0, step=3, rows=((4, 4), (7, 5)))])
+    assert torch.equal(model["layer"](torch.cat([x[5:], x[:5]])), torch.cat([second, first]))
 
 
 def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
@@ -75,7 +84,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
     bank.train(True)
     drawn = []
     for step in range(2000):
-        bank.route([Span(0, None, step)])
+        bank.route([Span(0, step=step)])
         drawn.append(model["layer"](x))
     spread = torch.stack(drawn).std(dim=0) / 2000**0.5
     assert ((torch.stack(drawn).mean(dim=0) - whole).abs() < 5 * spread).all()
@@ -99,7 +108,7 @@ def test_each_slot_computes_bit_for_bit_as_if_it_were_alone():
     starts = [0, 5 + 2, 5 + 2 + 16]
     for k, slot in enumerate(slots):
         alone, bank_of_one = packed(slot)
-        bank_of_one.route([Span(0, None, step=k)])
+        bank_of_one.route([Span(0, step=k)])
         part = slice(starts[k], starts[k] + lengths[k])
         mine = alone["layer"](x[part])
         assert torch.equal(mine, together[part])

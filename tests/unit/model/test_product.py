@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raylora.model.product import ONEDNN_FLOP, add_product, frozen_product, product
+from raylora.model.product import ONEDNN_FLOP, add_product, frozen_product, is_batched, product
 
 # Around the widths of vector registers and of blocks, where kernels change, and what lies between.
 SIZES = st.sampled_from([1, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 128, 129]) | st.integers(1, 600)
@@ -104,6 +104,49 @@ def test_every_product_is_torchs_to_rounding(
     torch.testing.assert_close(sum_NO[1:-2].double(), before_NO[1:-2] + exact_NO, **bounds)
     assert torch.equal(sum_NO[:1], before_NO[:1])
     assert torch.equal(sum_NO[-2:], before_NO[-2:])
+
+
+@FEW
+@given(
+    data=st.data(),
+    num_slots=st.integers(1, 9),
+    num_rows=st.integers(1, 140),
+    rank=st.integers(1, 16).map(lambda number: 4 * number),
+    num_inputs=SIZES.map(lambda number: -(-number // 4) * 4),
+)
+def test_a_slot_has_the_same_bits_in_a_batch_of_any_others(
+    data: st.DataObject, num_slots: int, num_rows: int, rank: int, num_inputs: int
+):
+    """All products of an adapter; a promise for one thread."""
+    first, last = data.draw(st.tuples(st.integers(0, num_slots - 1), st.integers(1, num_slots)).filter(_is_range))
+    a_KRI, h_KTR = numbers(num_slots, rank, num_inputs), numbers(num_slots, num_rows, rank, seed=1)
+    if not is_batched(num_rows, a_KRI[0], torch.float32):
+        return
+    x_KTI = numbers(num_slots * num_rows + 3, num_inputs, seed=2)[3:].unflatten(0, (num_slots, num_rows))
+    b_KIR = numbers(num_slots, num_inputs, rank, seed=4)
+
+    def products(of: slice) -> list[Tensor]:
+        a, h, x, b = a_KRI[of].clone(), h_KTR[of].clone(), x_KTI[of].clone(), b_KIR[of].clone()
+        sums = x.clone(), x.clone()
+        add_product(sums[0], h, b)
+        add_product(sums[1], h, a.mT)
+        return [*sums, product(x, a), product(x, b.mT), product(h.mT, x.mT), product(x.mT, h.mT)]
+
+    for together, alone in zip(products(slice(None)), products(slice(first, last)), strict=True):
+        assert torch.equal(together[first:last], alone)
+
+
+def test_what_is_batched():
+    a_RI = numbers(16, 576)
+    assert is_batched(32, a_RI, torch.float32)
+    assert not is_batched(32, a_RI[:15], torch.float32), "no promise of bits"
+    assert not is_batched(32, a_RI[:, :574], torch.float32), "no promise of bits"
+    assert not is_batched(4096, a_RI, torch.float32), "a kernel for large products is faster"
+    assert not is_batched(32, a_RI, torch.bfloat16)
+
+
+def _is_range(ends: tuple[int, int]) -> bool:
+    return ends[0] < ends[1]
 
 
 @pytest.mark.parametrize("num_rows", [16, 4096])

@@ -31,7 +31,7 @@ MIXED: tuple[dict[str, Any], ...] = (
     {"lora_r": 8, "seed": 1, "max_steps": 6, "sample_packing": True, "lr_scheduler": "constant"},
     {"lora_r": 4, "seed": 8, "max_steps": 6, "lora_target_modules": ["down_proj"], "lora_dropout": 0.5},
 )
-"""Ranks, alphas, targets, rates, schedules, lengths, dropouts, accumulation, seeds and budgets: no two alike."""
+"""Ranks, alphas, targets, rates, schedules, lengths, dropouts, accumulation, seeds and budgets."""
 KINDS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 9, "max_steps": 5, "use_dora": True, "lora_dropout": 0.3},
     {"lora_r": 6, "seed": 10, "use_dora": True, "use_rslora": True, "init_lora_weights": "gaussian"},
@@ -42,6 +42,12 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"lora_r": 8, "seed": 15, "loraplus_lr_ratio": 2, "use_dora": True, "lora_target_modules": ["q_proj", "up_proj"]},
 )
 """DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, and some of them together."""
+
+TWINS: tuple[dict[str, Any], ...] = (
+    {**MIXED[0], "learning_rate": 3e-3, "weight_decay": 0.2},
+    {**MIXED[7], "learning_rate": 3e-3, "max_steps": 5},
+)
+"""Rows, ranks, scales and dropouts are those of another member: where they lie side by side they share calls."""
 
 
 class Silent:
@@ -61,7 +67,7 @@ class Silent:
 
 
 def member_specs(
-    home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS), **fields: object
+    home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS, *TWINS), **fields: object
 ) -> list[RunSpec]:
     """The mixed members' specifications, with more fields that all of them share."""
     return [tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in members]
