@@ -25,8 +25,12 @@ class Stepper(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss whose sum over ranks and calls is the step's loss."""
 
+    @property
+    def unsummed(self) -> Tensor | None:
+        """This rank's part of the gradient, to be summed over ranks before `step`; ``None`` where `step` does it."""
+
     def step(self, learning_rate: float) -> float:
-        """Sum gradients over ranks, clip, update, clear; return the norm before clipping."""
+        """Clip, update, clear; return the norm before clipping."""
 
     def forget(self) -> None:
         """Clear the gradient without an update."""

@@ -171,6 +171,10 @@ class EngineStepper:
         """Add the gradient of a loss; the engine averages over ranks, so scale the mean back to a sum."""
         self._engine.backward(loss * dist.get_world_size())
 
+    @property
+    def unsummed(self) -> None:
+        """The engine sums over ranks."""
+
     def step(self, learning_rate: float) -> float:
         """Let the engine reduce, clip and update; it updates nothing where the norm is not finite."""
         for group in self._optimizer.param_groups:

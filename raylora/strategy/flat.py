@@ -1,4 +1,4 @@
-"""Adapters as one flat row, whole on every rank: one all-reduce, one norm, one optimizer update a step.
+"""Adapters as one flat row, whole on every rank: one tensor to sum over ranks, one norm, one optimizer update a step.
 
 Parameters that move at another multiple of the learning rate lie side by side in the row, a stretch of it for each.
 Used by every strategy that leaves the optimizer alone (ddp, fsdp, zero3).
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from raylora.strategy.contract import OptimizerFactory, Stepper
@@ -28,7 +27,6 @@ class FlatStepper:
         make: Makes the optimizer of the row.
         max_grad_norm: Largest gradient norm, of all parameters together; 0 for no clipping.
         rates: By name, the multiple of the step's learning rate at which a parameter moves.
-        is_shared: Whether all ranks train these parameters, each on rows of its own.
     """
 
     def __init__(
@@ -37,7 +35,6 @@ class FlatStepper:
         make: OptimizerFactory,
         max_grad_norm: float,
         rates: Mapping[str, float],
-        is_shared: bool = True,
     ) -> None:
         by_rate = sorted(adapters, key=rates.__getitem__)  # keeps the order within a rate
         row = torch.cat([adapters[name].detach().reshape(-1) for name in by_rate])
@@ -52,19 +49,21 @@ class FlatStepper:
         self._gradients = [parameter.grad for parameter in adapters.values() if parameter.grad is not None]
         self._optimizer = make([{"params": [each.row], RATE: each.rate} for each in self._stretches])
         self._max_grad_norm = max_grad_norm
-        self._is_shared = is_shared and dist.is_initialized() and dist.get_world_size() > 1
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss."""
         loss.backward()
 
+    @property
+    def unsummed(self) -> Tensor:
+        """The gradient's row."""
+        return self._grad
+
     def step(self, learning_rate: float) -> float:
-        """Sum over ranks, clip by norm, update, clear; return the norm before clipping.
+        """Clip by norm, update, clear; return the norm before clipping.
 
         Nothing is updated where the norm is not finite.
         """
-        if self._is_shared:
-            dist.all_reduce(self._grad)
         # By parameter: one float32 sum of squares over millions of values is off by a 1e-4th part.
         norm = float(nn.utils.get_total_norm(self._gradients))
         if self._max_grad_norm and norm > self._max_grad_norm:
@@ -153,5 +152,5 @@ class StepsFlat:
         max_grad_norm: float,
         rates: Mapping[str, float],
     ) -> Stepper:
-        """One flat all-reduce and one optimizer."""
+        """One row and one optimizer."""
         return FlatStepper(adapters, make, max_grad_norm, rates)

@@ -92,7 +92,7 @@ class Trainee:
         if self.slot_ranks == self.ranks:
             self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm, rates)
         else:
-            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, rates, is_shared=False)
+            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, rates)
 
     @property
     def why_one_slot(self) -> str | None:

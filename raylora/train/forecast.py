@@ -197,7 +197,7 @@ def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device) ->
 def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: torch.device) -> float:
     """Seconds of the updates of all slots."""
     row = {"row": nn.Parameter(torch.zeros(adapter_values(model, spec), device=device))}
-    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row), is_shared=False)
+    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row))
     return num_slots * _timed(lambda: stepper.step(0.0), device)
 
 

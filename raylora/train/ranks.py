@@ -1,11 +1,12 @@
-"""The workers of a run as the training core sees them: a rank, a world size, five collective calls."""
+"""The workers of a run as the training core sees them: a rank, a world size, a few collective calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -36,6 +37,18 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def sum_together(self, rows: Sequence[Tensor]) -> None:
+        """Sum rows over ranks in place, in one call.
+
+        Args:
+            rows: Each of one dimension; equally long on every rank.
+        """
+        if self.world_size > 1 and rows:
+            whole = rows[0] if len(rows) == 1 else torch.cat(list(rows))
+            dist.all_reduce(whole)
+            for row, part in zip(rows, whole.split([len(row) for row in rows]), strict=True):
+                row.copy_(part)
 
     def max(self, number: int) -> int:
         """The largest of every rank's numbers."""

@@ -53,8 +53,8 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
     """Forward and backward of every micro-batch, then one update of each slot.
 
     A slot's loss is the mean over all its labelled tokens of all ranks and micro-batches, so that accumulation and the
-    number of workers change nothing but the order of sums. Nothing crosses slots: what one is told, it would be told
-    alone.
+    number of workers change nothing but the order of sums. No value of one slot enters another: what one is told, it
+    would be told alone.
 
     Args:
         trainee: The base and its slots.
@@ -76,7 +76,15 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
         trainee.backward(torch.stack(means).sum())
         for share, loss in zip(present, losses, strict=True):
             sums[share.slot].append(loss.detach())
-    return {share.slot: _update(trainee, share, sums[share.slot], totals[share.slot]) for share in shares}
+    if not shares:
+        return {}
+    losses_S = trainee.slot_ranks.sum(torch.stack([torch.stack(sums[share.slot]).sum() for share in shares]))
+    unsummed = [trainee.steppers[share.slot].unsummed for share in shares]
+    trainee.slot_ranks.sum_together([row for row in unsummed if row is not None])
+    return {
+        share.slot: _update(trainee, share, sums[share.slot], loss, totals[share.slot])
+        for share, loss in zip(shares, losses_S.tolist(), strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,11 @@ def _forward(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> tupl
     return losses_of(trainee, pieces)
 
 
-def _update(trainee: Trainee, share: Share, sums: list[Tensor], total: _Total) -> StepResult | NonFiniteLossError:
+def _update(
+    trainee: Trainee, share: Share, sums: list[Tensor], loss_sum: float, total: _Total
+) -> StepResult | NonFiniteLossError:
     stepper = trainee.steppers[share.slot]
-    loss = float(trainee.slot_ranks.sum(torch.stack(sums).sum())) / total.num_labels
+    loss = loss_sum / total.num_labels
     if not math.isfinite(loss):
         stepper.forget()
         return _not_finite(trainee, share, sums, f"loss is {loss}")
