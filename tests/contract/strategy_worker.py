@@ -47,7 +47,15 @@ QUANTIZATIONS: dict[str, dict[str, object]] = {
     "none": {},
     "nf4": {"load_in_4bit": True},
     "int8": {"load_in_8bit": True},
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
 }
+FP4_UNDER = ("ddp", *SHARDING)
+CASES = [
+    (strategy, quantization)
+    for strategy in STRATEGIES
+    for quantization in QUANTIZATIONS
+    if quantization != "fp4" or strategy in FP4_UNDER
+]
 PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
 LOADED = [("fsdp", "none"), ("fsdp", "nf4"), ("zero3", "none"), ("zero3", "nf4"), ("ddp", "nf4"), ("ddp", "int8")]
 HALF, SECOND_HALF = range(5), range(5, 10)
@@ -204,11 +212,12 @@ def see_alone(folder: Path) -> None:
 
 def see_together(folder: Path) -> None:
     """Every strategy on the ranks of this group."""
+    for strategy, quantization in CASES:
+        name = f"{strategy}-{quantization}"
+        spec = run_spec(folder, strategy, quantization)
+        keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     for strategy in STRATEGIES:
         spec_of = partial(run_spec, folder, strategy)
-        for quantization in QUANTIZATIONS:
-            name = f"{strategy}-{quantization}"
-            keep(folder, name, partial(train, spec_of(quantization), folder, folder / "checkpoints" / name))
         recomputes = strategy != "ddp"
         spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=recomputes)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))

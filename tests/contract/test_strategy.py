@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.strategy_group import run_group
 from tests.contract.strategy_worker import (
+    CASES,
     LOADED,
     MOVES,
     NORM,
@@ -23,7 +24,6 @@ from tests.contract.strategy_worker import (
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-CASES = [(strategy, quantization) for strategy in STRATEGIES for quantization in QUANTIZATIONS]
 WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24}
 WIDE_BLOCK_BYTES = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
 """One block of the wide base before it is packed: queries and output, keys and values, three of the MLP."""
@@ -84,6 +84,10 @@ class TestTenSteps:
         for held in seen[f"{strategy}-{quantization}"]["held_bytes"]:
             assert sum(held) >= whole
             assert held == pytest.approx([share, share], rel=0.01)
+
+
+def test_each_quantization_is_another_base(seen: Seen):
+    assert len({seen[f"alone-{quantization}"]["base_before"] for quantization in QUANTIZATIONS}) == len(QUANTIZATIONS)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
