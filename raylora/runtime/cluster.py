@@ -111,7 +111,7 @@ def check_places(spec: RunSpec) -> None:
     elif num_places < asked:
         raise InputError(
             f"distributed.num_workers: {asked} workers of {needed} asked, the cluster's {len(nodes)} node(s) can hold "
-            f"{num_places}; lower num_workers or cpus_per_worker, or add nodes"
+            f"{num_places}; lower num_workers, cpus_per_worker or resources_per_worker, or add nodes"
         )
 
 

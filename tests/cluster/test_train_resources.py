@@ -1,0 +1,54 @@
+"""`distributed.resources_per_worker` on a cluster of which one node has what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.command import Command
+from tests.conftest import served
+from tests.servers.process import Server
+from tests.servers.ray import RayHead, ray_start
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """A node with room for both workers, and without what they ask for."""
+    yield from served(RayHead(tmp_path_factory.mktemp("head")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node_with_disk(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("node") / "ray.log"
+    words = ray_start(f"--address={head.address}", "--num-cpus=2", '--resources={"fast_disk": 2}')
+    env = {**head.server_env, "NODE": "with a fast disk"}
+    yield from served(Server(words, log, lambda: "Ray runtime started" in log.read_text(), env=env))
+
+
+@pytest.fixture
+def command(workplace: Path, head: RayHead, tmp_path: Path) -> Command:
+    return Command(workplace, tmp_path / "home", head.env)
+
+
+def each_asks(amount: float) -> tuple[str, str]:
+    return "--set", f"distributed.resources_per_worker={{fast_disk: {amount}}}"
+
+
+def test_workers_run_where_it_is(command: Command, head: RayHead):
+    ended = command.run("train", "run.yaml", "--json", "--set", "max_steps=2", *each_asks(1))
+    assert ended.code == 0, ended.err
+    assert [env.get("NODE") for env in head.seen_by_workers().values()] == ["with a fast disk"] * 2
+
+
+def test_more_of_it_than_there_is(command: Command, head: RayHead):
+    head.forget_workers()
+    ended = command.run("train", "run.yaml", "--json", *each_asks(1.5), timeout_s=240)
+    assert ended.code == 2, ended.err
+    assert "2 workers of {'CPU': 1.0, 'fast_disk': 1.5} asked, the cluster's 2 node(s) can hold 1" in ended.error
+    assert "lower num_workers, cpus_per_worker or resources_per_worker" in ended.error
+    assert "waiting" not in ended.err
+    assert head.seen_by_workers() == {}
