@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ from raylora.store.home import cache_dir
 from raylora.store.manifest import read_manifest
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import RUN
+from tests.servers.mlflow import LEAN
+from tests.servers.process import Server, free_ports
 from tests.unit.train.tiny_run import build_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -158,6 +164,35 @@ def test_mlflow_has_the_files(command: Command, result: dict[str, Any], tmp_path
     assert (copy / "loss.png").read_bytes().startswith(b"\x89PNG")
     name = "adapter_model.safetensors"
     assert (copy / "adapter" / name).read_bytes() == (Path(result["adapter_uri"]) / name).read_bytes()
+
+
+@pytest.fixture
+def opened(result: dict[str, Any], tmp_path: Path) -> Iterator[str]:
+    """The address at which MLflow serves, started by the command that the run printed and in another folder."""
+    (port,) = free_ports(1)
+    uri = f"http://127.0.0.1:{port}"
+    env = {**LEAN, "MLFLOW_PORT": str(port), "MLFLOW_WORKERS": "1"}  # its own port may be taken
+    words = shlex.split(result["mlflow_command"])
+    server = Server(words, tmp_path / "mlflow.log", lambda: bool(got(f"{uri}/health")), env=env)
+    server.start()
+    yield uri
+    server.stop(signal.SIGKILL)
+
+
+def got(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return bytes(answer.read())
+
+
+def test_the_printed_command_opens_the_run(opened: str, result: dict[str, Any]):
+    run_id = result["mlflow_run_id"]
+    run = json.loads(got(f"{opened}/api/2.0/mlflow/runs/get?run_id={run_id}"))["run"]
+    metrics = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
+    assert metrics["eval_loss"] == pytest.approx(result["eval_loss"])
+    name = "adapter_model.safetensors"
+    stored = (Path(result["adapter_uri"]) / name).read_bytes()
+    assert got(f"{opened}/get-artifact?run_id={run_id}&path=adapter/{name}") == stored
+    assert b"<title>MLflow" in got(opened)
 
 
 def test_nothing_else_is_left_in_the_home(command: Command, result: dict[str, Any]):

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tests.servers.process import Server, free_ports
 
+LEAN = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without processes that the tests do not need."""
+
 
 class MlflowServer(Server):
     """`mlflow server` with one worker process.
@@ -35,12 +38,11 @@ class MlflowServer(Server):
             *("--backend-store-uri", backend_uri or f"sqlite:///{folder / 'mlflow.db'}"),
             *("--artifacts-destination", artifacts or str(folder / "artifacts")),
         ]
-        lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         super().__init__(
             command,
             folder / "mlflow.log",
             self._is_ready,
-            env=lean | dict(env or {}),
+            env=LEAN | dict(env or {}),
             stop_signal=signal.SIGKILL,  # it waits for open connections at any other
         )
 
