@@ -7,10 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
 
+from tests.servers.hub import Hub
 from tests.servers.mlflow import MlflowServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server
@@ -32,7 +34,7 @@ settings.register_profile("raylora", deadline=None, derandomize=True)
 settings.load_profile("raylora")
 
 
-def served(server: Server) -> Iterator[Server]:
+def served(server: Server | Hub) -> Iterator[Server | Hub]:
     server.start()
     yield server
     server.stop()
@@ -76,3 +78,27 @@ def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path) -> Iterator[Hub]:
+    """A hub without repositories; this process does not know it."""
+    yield from served(Hub(tmp_path / "hub-server"))
+
+
+@pytest.fixture
+def hub_env(hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """This process as a client of the hub, with empty caches."""
+    # Imported here: they read the variables above once.
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.uri)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.uri + urlsplit(template).path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub_server.uri)
+    return hub_server

@@ -1,4 +1,4 @@
-"""A hub dataset, from the hub's own cache: what a machine without a network reads."""
+"""A hub dataset, from a hub and from its cache: what a machine without a network reads."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from raylora.data.prepare import prepare
 from raylora.data.source import open_source
 from raylora.errors import DataError
 from raylora.spec.data import DatasetSpec
+from tests.servers.hub import Hub
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import saved, small_tokenizer
 
@@ -59,6 +60,23 @@ def test_a_split_that_is_not_there_is_named(commit: str, tmp_path: Path):
     source = open_source(DatasetSpec(path="owner/name", split="tset"), tmp_path)
     with pytest.raises(DataError, match=r"owner/name, split 'tset': Unknown split .* \['train'\]"):
         list(source.read())
+
+
+def test_a_hub_dataset_is_downloaded_at_its_revision(tmp_path: Path, hub_env: Hub):
+    for name in ("v1", "main"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "train.jsonl").write_text(json.dumps({"text": f"of {name}"}) + "\n")
+        hub_env.commit("datasets/owner/rows", tmp_path / name, name)
+
+    def rows(**fields: str) -> list[str]:
+        return [row for _, _, row in open_source(DatasetSpec(path="owner/rows", **fields), tmp_path).read()]
+
+    assert rows(revision="v1") == ['{"text": "of v1"}']
+    assert rows() == rows(revision="main") == ['{"text": "of main"}']
+    with pytest.raises(DataError, match=r"owner/rows: .* Revision 'v2' doesn't exist for dataset 'owner/rows'"):
+        rows(revision="v2")
+    with pytest.raises(DataError, match=r"owner/other: .* Dataset 'owner/other' doesn't exist on the Hub"):
+        open_source(DatasetSpec(path="owner/other"), tmp_path)
 
 
 @pytest.fixture

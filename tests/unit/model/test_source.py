@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from raylora.errors import ModelError
 from raylora.model.remote import bucket_config, bucket_folder
 from raylora.model.source import base_config, resolve_base
+from tests.servers.hub import Hub
 from tests.unit.model.tiny import GGUF_TEMPLATE, save_tiny, spec_of, write_gguf
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,6 +75,41 @@ def test_a_hub_id_that_is_nowhere_says_so(tmp_path: Path, hub: Path) -> None:
         resolve_base(spec_of("owner/model"), tmp_path / "cache")
     with pytest.raises(ModelError, match=r"a/b/c cannot be fetched.*Repo id"):
         resolve_base(spec_of("a/b/c"), tmp_path / "cache")
+
+
+def test_a_hub_id_is_downloaded_at_its_revision_once(tmp_path: Path, hub_env: Hub) -> None:
+    for seed, name in enumerate(("v1", "main")):
+        save_tiny(tmp_path / name, seed=seed)
+        (tmp_path / name / "modeling.py").write_text("raise SystemExit")
+    old, new = (hub_env.commit("models/owner/model", tmp_path / name, name) for name in ("v1", "main"))
+    here = resolve_base(spec_of(tmp_path / "v1"), tmp_path / "cache")
+    for revision, commit in (("v1", old), (old, old), ("main", new), (None, new)):
+        base = resolve_base(spec_of("owner/model", base_model_revision=revision), tmp_path / "cache")
+        assert (base.name, base.revision) == ("owner/model", commit)
+        assert (base.digest == here.digest) == (commit == old)
+        assert not (base.path / "modeling.py").exists()
+    fetched = [asked for asked in hub_env.asked if asked.startswith("GET") and asked.endswith("model.safetensors")]
+    assert fetched == [f"GET /owner/model/resolve/{commit}/model.safetensors" for commit in (old, new)]
+    hub_env.stop()
+    assert resolve_base(spec_of("owner/model", base_model_revision="v1"), tmp_path / "cache").revision == old
+
+
+@pytest.mark.parametrize(
+    ("asked", "revision", "words"),
+    [
+        ("owner/model", "v2", r"owner/model has no revision 'v2'\. Give base_model_revision a commit, tag or branch"),
+        ("owner/model", COMMIT, rf"owner/model has no revision '{COMMIT}'"),
+        ("owner/other", None, r"owner/other is not on the hub, or is private\. Check the name; set HF_TOKEN"),
+    ],
+)
+def test_what_the_hub_does_not_have_says_so(
+    tmp_path: Path, hub_env: Hub, asked: str, revision: str | None, words: str
+) -> None:
+    save_tiny(tmp_path / "base")
+    hub_env.commit("models/owner/model", tmp_path / "base", "main")
+    for resolve in (lambda spec: resolve_base(spec, tmp_path / "cache"), base_config):
+        with pytest.raises(ModelError, match=f"^base_model: {words}"):
+            resolve(spec_of(asked, base_model_revision=revision))
 
 
 def test_a_gguf_file_becomes_a_folder_with_its_own_values(tmp_path: Path) -> None:

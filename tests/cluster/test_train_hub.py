@@ -1,0 +1,42 @@
+"""`raylora train` with a base and rows of a hub: fetched by the driver, found by the workers, trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raylora.model.digest import base_digest
+from raylora.store.blob import open_store
+from raylora.store.manifest import read_manifest
+from tests.cluster.command import Command
+from tests.servers.hub import Hub
+from tests.servers.ray import RayHead
+from tests.unit.train.tiny_run import save_base, write_chats
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def test_a_base_and_rows_of_the_hub(workplace: Path, ray_head: RayHead, hub_server: Hub, tmp_path: Path):
+    save_base(tmp_path / "newer", initializer_range=0.2)
+    (tmp_path / "chats" / "data").mkdir(parents=True)
+    write_chats(tmp_path / "chats" / "data" / "train.jsonl", 40)
+    tagged = hub_server.commit("models/owner/tiny-llama", workplace / "base", "v1")
+    hub_server.commit("models/owner/tiny-llama", tmp_path / "newer", "main")
+    hub_server.commit("datasets/owner/chats", tmp_path / "chats", "main")
+
+    client = {**ray_head.env, **hub_server.env, "HF_HOME": str(tmp_path / "hf")}
+    words = ["base_model=owner/tiny-llama", "base_model_revision=v1", "datasets.0.path=owner/chats", "max_steps=2"]
+    asked = [word for words in words for word in ("--set", words)]
+    ended = Command(tmp_path, tmp_path / "home", client).run("train", str(workplace / "run.yaml"), "--json", *asked)
+    assert ended.code == 0, ended.err
+    assert "owner/chats: 40 of 40 rows" in ended.err
+
+    adapter = Path(ended.json["adapter_uri"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/tiny-llama", tagged)
+    about = read_manifest(open_store(str(adapter.parent)), adapter.name).about
+    assert about["base_digest"] == base_digest(workplace / "base", tmp_path / "cache")
+    fetched = [request for request in hub_server.asked if request.startswith("GET") and "safetensors" in request]
+    assert fetched == [f"GET /owner/tiny-llama/resolve/{tagged}/model.safetensors"], "once, for all processes"
