@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from raylora.errors import TrackingError
-from raylora.runtime.checkup import Finding, checkup
+from raylora.runtime.checkup import checkup, tried
 from raylora.store import s3
 from raylora.tracking.start import check_answers
 
@@ -25,11 +27,6 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
 
 
-def found(part: str) -> Finding:
-    (finding,) = [finding for finding in checkup() if finding.part == part]
-    return finding
-
-
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
@@ -39,29 +36,52 @@ def keys(monkeypatch: pytest.MonkeyPatch):
 
 def test_it_leaves_nothing(tmp_path: Path):
     states = {finding.part: finding.state for finding in checkup()}
-    assert states["DeepSpeed"] == states["Ray"] == states["MLflow"] == states["storage"] == "ok"
+    for part in ("bitsandbytes", "DeepSpeed", "Ray", "MLflow", "storage"):
+        assert states[part] == "ok", part
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_deepspeed_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(sys.modules, "raylora.strategy.deepspeed", raising=False)
-    monkeypatch.setitem(sys.modules, "deepspeed", None)
-    finding = found("DeepSpeed")
+@pytest.mark.parametrize(
+    ("part", "package", "module"),
+    [
+        ("bitsandbytes", "bitsandbytes.functional", "raylora.model.quant"),
+        ("DeepSpeed", "deepspeed", "raylora.strategy.deepspeed"),
+    ],
+)
+def test_a_package_that_cannot_be_imported(part: str, package: str, module: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    finding = tried(part)
     assert finding.state == "missing"
-    assert "deepspeed" in finding.text
+    assert package in finding.text
+
+
+def test_weights_that_do_not_come_back(monkeypatch: pytest.MonkeyPatch):
+    """Packages that can be imported, and compute something else."""
+    from raylora.model import quant
+    from raylora.strategy.deepspeed import Zero3
+
+    nothing = torch.full((64, 64), float("nan"))
+    monkeypatch.setattr(quant, "dequantize_4bit", lambda values, state: nothing)
+    monkeypatch.setattr(Zero3, "full", lambda self, parameter: nothing)
+    for part, words in (("bitsandbytes", "mean error nan .*, where 0.07 is due"), ("DeepSpeed", "does not give back")):
+        finding = tried(part)
+        assert finding.state == "missing"
+        assert re.search(words, finding.text)
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", NOWHERE)
-    assert found("Ray").state == "missing"
+    assert tried("Ray").state == "missing"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert found("Ray").state == "limited"
-    assert "not tried" in found("Ray").text
+    assert tried("Ray").state == "limited"
+    assert "not tried" in tried("Ray").text
 
 
 def test_an_mlflow_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:a-password@{NOWHERE}")
-    finding = found("MLflow")
+    finding = tried("MLflow")
     assert finding.state == "missing"
     assert "does not answer" in finding.text
     assert "a-password" not in finding.text
@@ -74,27 +94,33 @@ def test_an_mlflow_that_listens_and_says_nothing():
 
 def test_a_folder_is_no_mlflow(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
-    assert found("MLflow").state == "missing"
+    assert tried("MLflow").state == "missing"
 
 
 def test_a_file_that_is_no_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "mlflow.db").write_text("not a database, and long enough to be none" * 50)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert found("MLflow").state == "missing"
+    assert tried("MLflow").state == "missing"
+
+
+def test_a_place_where_no_database_can_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert tried("MLflow").state == "missing"
 
 
 def test_a_bucket_without_a_key():
-    assert found("S3").state == "limited"
-    assert "AWS_ACCESS_KEY_ID" in found("S3").text
+    assert tried("S3").state == "limited"
+    assert "AWS_ACCESS_KEY_ID" in tried("S3").text
 
 
 def test_a_key_without_an_endpoint_is_not_tried(keys: None):
-    assert found("S3").state == "limited"
-    assert "not tried" in found("S3").text
+    assert tried("S3").state == "limited"
+    assert "not tried" in tried("S3").text
 
 
 def test_an_endpoint_that_does_not_answer(keys: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{NOWHERE}")
-    finding = found("S3")
+    finding = tried("S3")
     assert finding.state == "missing"
     assert "a-secret-nobody-may-print" not in finding.text
