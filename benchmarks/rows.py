@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.turns import REPOSITORY
 from raylora.data.prepare import prepare
 from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokenizer import load_tokenizer
 from raylora.model.source import resolve_base
 from raylora.spec.run import RunSpec
 from raylora.store.home import cache_dir
@@ -100,8 +101,7 @@ def tiny_material(folder: Path) -> Material:
     config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     base = folder / "tiny"
     LlamaForCausalLM(config).save_pretrained(base)
-    for file in real.base.glob("*token*"):
-        (base / file.name).write_bytes(file.read_bytes())
+    load_tokenizer(real.base).save_pretrained(base)
     return Material(base, "a random Llama of two layers", folder, 64)
 
 

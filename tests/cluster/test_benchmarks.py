@@ -1,0 +1,47 @@
+"""Benchmarks still run: on a tiny model, with one turn, and nothing written into the project."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.ray import REPOSITORY
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+QUICK = ("start", "packing")
+"""`slots` runs what `packing` does; the others start more processes, whole sweeps or the demo itself, for minutes."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps the tokenizer that all of them take from the demo's model."""
+    return tmp_path_factory.mktemp("home")
+
+
+def written() -> dict[Path, int]:
+    """What benchmarks may write where somebody measures, with the time of the last writing."""
+    places = (REPOSITORY / "docs", REPOSITORY / "benchmarks" / "results")
+    return {path: path.stat().st_mtime_ns for place in places for path in place.rglob("*")}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_it_runs(name: str, home: Path):
+    before = written()
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--try", "--turns", "1"],
+        cwd=REPOSITORY,
+        env=os.environ | {"RAYLORA_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert len(re.findall("^## ", ended.stdout, re.MULTILINE)) == 1, "the section of this benchmark"
+    assert written() == before
