@@ -89,9 +89,14 @@ class SupervisedLoss:
         return F.linear(hidden_NH, head.weight, head.bias)[None]
 
     def _check_handed_on(self, output: Tensor) -> None:
-        """Refuse a model whose output is not what its head gave; asked until a batch had labels."""
+        """Refuse a model whose output is not what its head gave; asked until a batch had labels.
+
+        Losses that are not finite show nothing: NaN equals nothing, and whoever asked for them ends the run.
+        """
         losses_N, self._losses_N = self._losses_N, None
         if self._is_checked or losses_N is None or not losses_N.numel() or losses_N.is_meta:
+            return
+        if not losses_N.isfinite().all():
             return
         if not torch.equal(output, losses_N):
             raise ModelError(

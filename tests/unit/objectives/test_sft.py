@@ -102,6 +102,11 @@ def test_a_model_that_changes_its_logits_unsaid_is_refused(monkeypatch: pytest.M
     model, (ids, labels) = make(CONFIGS["gemma2-softcap"]), batch()
     loss = SupervisedLoss(model)
     loss({"input_ids": ids}, torch.full_like(ids, -100))
+    embedding = model.get_input_embeddings().weight
+    kept = embedding[ids[0, 0]].clone()
+    embedding.data[ids[0, 0]] = float("nan")
+    assert loss({"input_ids": ids}, labels).isnan().any(), "a pass that shows nothing is not taken for a proof"
+    embedding.data[ids[0, 0]] = kept
     with pytest.raises(ModelError, match="Gemma2ForCausalLM changes its logits"):
         loss({"input_ids": ids}, labels)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import NonFiniteLossError, StoreError
@@ -21,7 +22,7 @@ from raylora.train.evaluate import evaluate
 from raylora.train.events import Event
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
-from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_base, save_materials, save_opt, tiny_spec
 
 DIGESTS = {"base": "b" * 64, "data": "d" * 64}
 
@@ -158,6 +159,21 @@ def test_a_checkpoint_is_good_once_its_weights_gave_a_finite_loss(
 def test_a_validation_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path):
     spec = spec_of(home, learning_rate=1e30, warmup_steps=0, max_steps=1)
     with pytest.raises(NonFiniteLossError, match=r"validation loss is nan after step 1.*none was saved yet"):
+        start(spec, home, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("val_set_size", "said"), [(8, "validation loss is nan after step 0"), (0, "at step 1, in the")]
+)
+def test_a_base_whose_first_pass_is_not_finite_is_told_as_such(
+    home: Path, tmp_path: Path, val_set_size: int, said: str
+):
+    base = save_base(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    spec = tiny_spec(base, home / "rows.jsonl", val_set_size=val_set_size)
+    with pytest.raises(NonFiniteLossError, match=said):
         start(spec, home, tmp_path)
 
 
