@@ -31,7 +31,7 @@ from raylora.spec.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
-from raylora.store.home import default_store_uri, home
+from raylora.store.home import default_store_uri, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.runs import RunRecord, RunStatus, new_run, read_run, run_store, update_run, write_run
 from raylora.train.events import Event
@@ -79,7 +79,8 @@ def resume(
         overrides: `key=value` words that move it to other workers or another cluster.
 
     Returns:
-        The result; of a run that has finished already, the one it finished with.
+        The result; of a run that has finished already, the one it finished with. MLflow then gets what it was not
+        there to take.
 
     Raises:
         InputError: There is no such run, another command is at work on it, or it cannot go on there.
@@ -98,8 +99,18 @@ def resume(
         spec = elsewhere({**record.spec, "storage": {**record.spec["storage"], "uri": store.uri}}, overrides)
         if record.status == "finished" and record.result is not None:
             log.info("run %s finished at %s; this is its result", run_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+            _send_rest(spec, record)
             return record.result
         return _launch(spec, record, lease, listen)
+
+
+def _send_rest(spec: RunSpec, record: RunRecord) -> None:
+    """Let MLflow have what it had not taken of a finished run."""
+    spool = spool_dir(record.run_id)
+    if record.mlflow_run_id and spool.exists():
+        from raylora.tracking.rest import send_rest
+
+        send_rest(spec.tracking, record.run_id, spool, record.mlflow_run_id)
 
 
 def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen: Listener) -> dict[str, Any]:
@@ -165,7 +176,7 @@ def _workers(spec: RunSpec) -> Iterator[tuple[Group, ActorHandle[Mailbox]]]:
 def _tracker(spec: RunSpec, record: RunRecord) -> Tracker:
     from raylora.tracking.tracker import Tracker
 
-    return Tracker.start(spec, record.run_id, home() / "spool" / record.run_id, record.mlflow_run_id)
+    return Tracker.start(spec, record.run_id, spool_dir(record.run_id), record.mlflow_run_id)
 
 
 def _run(

@@ -20,6 +20,15 @@ def cache_dir() -> Path:
     return home() / "cache"
 
 
+def spool_dir(name: str) -> Path:
+    """Return the folder of what MLflow does not have yet of a run or a sweep.
+
+    Args:
+        name: Of the run or the sweep.
+    """
+    return home() / "spool" / name
+
+
 def default_store_uri() -> str:
     """Return the folder that holds runs where ``storage.uri`` is absent."""
     return str(home() / "store")

@@ -129,6 +129,23 @@ class SweepRecord(Record):
     trials: tuple[TrialRecord, ...] = ()
     """Its trials so far, in order."""
 
+    @property
+    def mlflow_ids(self) -> dict[str, str]:
+        """MLflow's ids of the trials that it has, by raylora's run id."""
+        return {trial.run_id: trial.mlflow_run_id for trial in self.trials if trial.run_id and trial.mlflow_run_id}
+
+    def with_mlflow_ids(self, ids: Mapping[str, str]) -> SweepRecord:
+        """Return the record with what MLflow calls its trials by now.
+
+        Args:
+            ids: MLflow's ids by raylora's run id; a trial that is not among them keeps its own.
+        """
+        trials = tuple(
+            trial.model_copy(update={"mlflow_run_id": ids.get(str(trial.run_id), trial.mlflow_run_id)})
+            for trial in self.trials
+        )
+        return self.model_copy(update={"trials": trials})
+
 
 _SWEEPS = Records(SweepRecord, "sweep", "sweeps", "sweep.json", "give --store where it lies elsewhere")
 

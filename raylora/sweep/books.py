@@ -95,12 +95,8 @@ class Books:
     def record(self) -> SweepRecord:
         """The sweep as it stands."""
         ids = self._tracker.trial_ids
-        trials = [shelf.book.record for shelf in self._shelves.values()]
-        numbered = tuple(
-            trial.model_copy(update={"mlflow_run_id": ids.get(str(trial.run_id), trial.mlflow_run_id)})
-            for trial in sorted(trials, key=lambda trial: trial.number)
-        )
-        return self._record.model_copy(update={"trials": numbered})
+        trials = sorted((shelf.book.record for shelf in self._shelves.values()), key=lambda trial: trial.number)
+        return self._record.model_copy(update={"trials": tuple(trials)}).with_mlflow_ids(ids)
 
     def begin_trial(
         self, number: int, config: Mapping[str, Any], repeat: int, run_id: str, spec: RunSpec | None

@@ -25,7 +25,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.home import default_store_uri, home
+from raylora.store.home import default_store_uri, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
 from raylora.sweep.berths import Berths
@@ -76,7 +76,8 @@ def resume_sweep(
         listen: Told how it stands.
 
     Returns:
-        The result; of a sweep that has finished already, the one it finished with.
+        The result; of a sweep that has finished already, the one it finished with. MLflow then gets what it was not
+        there to take.
 
     Raises:
         InputError: There is no such sweep, or another command is at work on it.
@@ -87,11 +88,25 @@ def resume_sweep(
         store = open_store(store_uri or default_store_uri())
         record = read_sweep(store, sweep_id)
     if record.status == "finished" and record.result is not None:
-        log.info("sweep %s finished at %s; this is its result", sweep_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
-        listen(Standing(record, len(record.trials), "finished"))
-        return record.result
+        return _finished(store, record, record.result, listen)
     spec = SweepSpec.model_validate(record.spec)
     return _Launch(spec, record, listen).run()
+
+
+def _finished(store: Store, record: SweepRecord, result: dict[str, Any], listen: Listener) -> dict[str, Any]:
+    """Answer with the result of a sweep that has finished, once MLflow has what it had not taken of it."""
+    sweep_id, spool = record.sweep_id, spool_dir(record.sweep_id)
+    log.info("sweep %s finished at %s; this is its result", sweep_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
+    if record.mlflow_run_id and spool.exists():
+        from raylora.tracking.rest import send_rest
+
+        tracking = SweepSpec.model_validate(record.spec).run.tracking
+        ids = send_rest(tracking, sweep_id, spool, record.mlflow_run_id, record.mlflow_ids)
+        record = record.with_mlflow_ids(ids)
+        result = result | {"trials": sweep_result(record)["trials"]}
+        write_sweep(store, record.model_copy(update={"result": result}))
+    listen(Standing(record, len(record.trials), "finished"))
+    return result
 
 
 class _Launch:
@@ -129,10 +144,8 @@ class _Launch:
             sweep_id = self._record.sweep_id
             with before_start():
                 held.enter_context(closing(Lease(sweep_store(store, sweep_id), sweep_id))).take()
-            spool = home() / "spool" / sweep_id
-            known = {trial.run_id: trial.mlflow_run_id for trial in self._record.trials}
-            trials = {run_id: mlflow_id for run_id, mlflow_id in known.items() if run_id and mlflow_id}
-            tracker = SweepTracker.begin(self._spec, sweep_id, spool, self._record.mlflow_run_id, trials)
+            mlflow_run_id, trials = self._record.mlflow_run_id, self._record.mlflow_ids
+            tracker = SweepTracker.begin(self._spec, sweep_id, spool_dir(sweep_id), mlflow_run_id, trials)
             books = self._books = Books(store, self._record, tracker)
             try:
                 ray.get(host.prepare.remote(forwarded(run.ray.forward_env), self._trials))

@@ -48,8 +48,7 @@ def new_record(spec: SweepSpec) -> SweepRecord:
 
 def open_books(store: Store, spec: SweepSpec, record: SweepRecord, spool: Path) -> tuple[Books, SweepTracker]:
     """What a driver does first, whether the sweep is new or goes on."""
-    ids = {trial.run_id: trial.mlflow_run_id for trial in record.trials if trial.run_id and trial.mlflow_run_id}
-    tracker = SweepTracker.begin(spec, record.sweep_id, spool, record.mlflow_run_id, ids)
+    tracker = SweepTracker.begin(spec, record.sweep_id, spool, record.mlflow_run_id, record.mlflow_ids)
     return Books(store, record, tracker), tracker
 
 
