@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.spec.run import RunSpec
-from raylora.store.checkpoint import Checkpoint, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
 from raylora.store.contract import Store
 from raylora.train.events import Event
 
@@ -177,6 +177,10 @@ class WorkerHooks:
     def save(self, checkpoint: Checkpoint) -> str:
         """Write a checkpoint; returns its URI."""
         return save_checkpoint(self._store, checkpoint, self._keep)
+
+    def fall_back(self, step: int) -> str:
+        """Delete checkpoints beyond a step where there is one up to it; returns that one's URI, or nothing."""
+        return fall_back(self._store, step)
 
 
 class MailboxHandler(logging.Handler):

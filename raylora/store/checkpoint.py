@@ -142,6 +142,28 @@ def load_checkpoint_or_oldest(uri: str) -> Checkpoint | None:
     return _load(store, steps[0]) if steps else None
 
 
+def fall_back(store: Store, step: int) -> str:
+    """Delete the checkpoints beyond a step, so that the run goes on from the newest up to it.
+
+    Where there is none up to it, nothing is deleted: one that is in doubt is better than none.
+
+    Args:
+        store: The run's own store.
+        step: Optimizer steps done.
+
+    Returns:
+        URI of the checkpoint that the run goes on from; empty where there is none up to the step.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    good = [found for found in _complete_steps(store) if found <= step]
+    if not good:
+        return ""
+    _prune(store, good[-1], len(good))
+    return store.uri_of(_prefix(good[-1]))
+
+
 def _load(store: Store, step: int) -> Checkpoint:
     prefix = _prefix(step)
     manifest = read_manifest(store, prefix)

@@ -41,3 +41,6 @@ class Hooks(Protocol):
 
     def save(self, checkpoint: Checkpoint) -> str:
         """Keep a checkpoint; returns where."""
+
+    def fall_back(self, step: int) -> str:
+        """Give up checkpoints beyond a step; returns where the newest up to it is, empty where there is none."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raylora.data.batches import Batches
-from raylora.errors import NonFiniteLossError
+from raylora.errors import NonFiniteLossError, StoreError
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.build import Trainee
@@ -73,7 +73,7 @@ class Member:
         self._hooks, self._digests = hooks, digests
         self.progress = Progress()
         self.checkpoint_uri, self._saved_step = "", -1
-        self._good_uri = ""  # of the newest checkpoint whose weights gave a finite loss
+        self._sound_step = -1  # the newest whose weights gave a finite loss
         num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
         self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
 
@@ -81,6 +81,7 @@ class Member:
         """Go on from a checkpoint."""
         self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
         self.checkpoint_uri, self._saved_step = checkpoint.uri, checkpoint.step
+        self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
 
     @property
     def ending(self) -> Ending | None:
@@ -112,9 +113,9 @@ class Member:
             NonFiniteLossError: The step was none.
         """
         if isinstance(result, NonFiniteLossError):
-            raise self._naming_last_good_checkpoint(result)
-        self._good_uri = self.checkpoint_uri
+            raise self._falling_back(result)
         progress = self.progress
+        self._sound_step = progress.step
         progress.step += 1
         progress.num_tokens += result.num_tokens
         progress.train_loss = result.loss
@@ -151,12 +152,12 @@ class Member:
         """
         progress = self.progress
         if not math.isfinite(loss):
-            raise self._naming_last_good_checkpoint(
+            raise self._falling_back(
                 NonFiniteLossError(
                     f"validation loss is {loss} after step {progress.step}; lower learning_rate, or set max_grad_norm"
                 )
             )
-        self._good_uri = self.checkpoint_uri
+        self._sound_step = progress.step
         if progress.step == 0:
             progress.eval_loss_before = loss
         progress.eval_loss = loss
@@ -183,8 +184,6 @@ class Member:
         checkpoint = take(self._trainee, self.slot, self.progress, self._digests)
         self.checkpoint_uri = ranks.store(lambda: self._hooks.save(checkpoint))
         self._saved_step = self.progress.step
-        if self.spec.storage.keep_checkpoints == 1:
-            self._good_uri = ""  # deleted to make room
         self.emit("checkpoint", {"uri": self.checkpoint_uri})
 
     def emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
@@ -197,9 +196,17 @@ class Member:
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.emit(Event(kind, self.progress.step, values))
 
-    def _naming_last_good_checkpoint(self, error: NonFiniteLossError) -> NonFiniteLossError:
-        """A loss that comes out finite speaks for the newest checkpoint; one that does not, for the one before."""
-        last = self._good_uri or "none was saved yet (set save_steps)"
+    def _falling_back(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """Give up weights that are in doubt, and name the checkpoint that the run goes on from; a collective call.
+
+        A loss that comes out finite speaks for the weights it was computed with; one that does not speaks against them.
+        """
+        try:
+            good = self._trainee.slot_ranks.store(lambda: self._hooks.fall_back(self._sound_step))
+        except StoreError as failure:
+            good = f"not known ({failure})"
+        doubted = f"none; {self.checkpoint_uri} gave this loss" if self.checkpoint_uri else ""
+        last = good or doubted or "none was saved yet (set save_steps)"
         return NonFiniteLossError(f"{error}.{self._places(error)} Last good checkpoint: {last}")
 
     def _places(self, error: NonFiniteLossError) -> str:

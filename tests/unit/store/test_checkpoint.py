@@ -9,7 +9,7 @@ import torch
 
 from raylora.errors import CorruptObjectError, StoreError
 from raylora.store.blob import Store, open_store
-from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_oldest, load_latest, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint_or_oldest, load_latest, save_checkpoint
 from raylora.store.local import FolderStore
 from raylora.store.manifest import publish
 from tests.unit.store.test_manifest import FailingStore, PowerCut
@@ -102,6 +102,24 @@ def test_a_future_that_was_given_up_is_deleted_and_not_counted(store: Store):
     damage(store, 9)
     save_checkpoint(store, at_step(5), keep=1)
     assert steps(store) == [5]
+
+
+@pytest.mark.parametrize(("step", "left"), [(3, [1, 3]), (4, [1, 3]), (2, [1]), (6, [1, 3, 5])])
+def test_falling_back_leaves_what_is_up_to_a_step(store: Store, step: int, left: list[int]):
+    for each in (1, 3, 5):
+        save_checkpoint(store, at_step(each), keep=3)
+    uri = fall_back(store, step)
+    assert steps(store) == left
+    loaded = load_latest(store)
+    assert loaded is not None
+    assert (loaded.uri, loaded.step) == (uri, left[-1])
+
+
+def test_falling_back_leaves_what_is_in_doubt_where_there_is_nothing_else(store: Store):
+    assert fall_back(store, 7) == ""
+    save_checkpoint(store, at_step(3), keep=3)
+    assert fall_back(store, 2) == ""
+    assert steps(store) == [3]
 
 
 @pytest.mark.parametrize("changes", range(12))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint, save_checkpoint
 from raylora.train.build import Trainee, place_base
 from raylora.train.events import Event
 from raylora.train.member import Member
@@ -65,6 +65,9 @@ class Silent:
     def save(self, checkpoint: Checkpoint) -> str:
         return f"checkpoint of step {checkpoint.step}"
 
+    def fall_back(self, step: int) -> str:
+        return ""
+
 
 def member_specs(
     home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS, *TWINS), **fields: object
@@ -90,6 +93,9 @@ class Saving(Silent):
 
     def save(self, checkpoint: Checkpoint) -> str:
         return save_checkpoint(self._store, checkpoint, keep=2)
+
+    def fall_back(self, step: int) -> str:
+        return fall_back(self._store, step)
 
 
 def admit(

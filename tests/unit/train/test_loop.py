@@ -15,7 +15,7 @@ from raylora.errors import NonFiniteLossError, StoreError
 from raylora.model.route import Span
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, fall_back, load_latest, save_checkpoint
 from raylora.store.contract import Store
 from raylora.train.build import Trainee
 from raylora.train.evaluate import evaluate
@@ -44,6 +44,9 @@ class Recorder:
 
     def save(self, checkpoint: Checkpoint) -> str:
         return save_checkpoint(self.store, checkpoint, keep=2)
+
+    def fall_back(self, step: int) -> str:
+        return fall_back(self.store, step)
 
     def values(self, kind: str, name: str) -> list[float]:
         return [event.values[name] for event in self.events if event.kind == kind]
@@ -146,13 +149,63 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, s
     assert ("none was saved yet" in said) == (save_steps is None)
 
 
-@pytest.mark.parametrize(("warmup_steps", "good"), [(1, "step-00000001"), (0, "none was saved yet")])
+@pytest.mark.parametrize(
+    ("warmup_steps", "good"), [(1, r"\S+step-00000001"), (0, r"none; \S+step-00000001 gave this loss")]
+)
 def test_a_checkpoint_is_good_once_its_weights_gave_a_finite_loss(
     home: Path, tmp_path: Path, warmup_steps: int, good: str
 ):
     """The step that ruins the weights is saved before anybody can know: the error names the checkpoint before it."""
     spec = spec_of(home, learning_rate=1e30, warmup_steps=warmup_steps, save_steps=1, val_set_size=0.0)
-    with pytest.raises(NonFiniteLossError, match=f"at step {warmup_steps + 2}.*Last good checkpoint: .*{good}"):
+    said = f"at step {warmup_steps + 2}.*Last good checkpoint: {good}$"
+    with pytest.raises(NonFiniteLossError, match=said):
+        start(spec, home, tmp_path)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    assert checkpoint.step == 1, "what the error names is what the run goes on from"
+    with pytest.raises(NonFiniteLossError, match=said):
+        start(spec, home, tmp_path, checkpoint=checkpoint)
+
+
+def test_a_run_that_goes_on_from_ruined_weights_falls_back(home: Path, tmp_path: Path):
+    """Stopped before a loss could speak against the newest checkpoint."""
+    spec = spec_of(home, learning_rate=1e30, warmup_steps=1, save_steps=1, val_set_size=0.0)
+    store = open_store(str(tmp_path))
+    start(spec, home, tmp_path, stop_after=2)
+    for step in (2, 1):
+        checkpoint = load_latest(store)
+        assert checkpoint is not None
+        assert checkpoint.step == step
+        with pytest.raises(NonFiniteLossError, match=r"at step 3.*Last good checkpoint: \S+step-00000001$"):
+            start(spec, home, tmp_path, checkpoint=checkpoint)
+
+
+def test_weights_that_were_validated_are_good(home: Path, tmp_path: Path):
+    """Rows of the next step may be to blame."""
+    spec = spec_of(home, eval_steps=2, save_steps=2)
+    hooks, trainee = Recorder(open_store(str(tmp_path))), build_tiny(spec)
+    rows, validation = open_rows(spec, home / "cache")
+    training = Training(trainee, load_tokenizer(home / "base"), rows, validation, hooks, DIGESTS)
+    save = hooks.save
+
+    def save_and_poison(checkpoint: Checkpoint) -> str:
+        uri = save(checkpoint)
+        next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
+        return uri
+
+    hooks.save = save_and_poison  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError, match=r"at step 3.*Last good checkpoint: \S+step-00000002$"):
+        training.run()
+
+
+def test_a_store_that_is_away_does_not_hide_the_loss(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: Recorder, step: int) -> str:
+        raise StoreError("s3://b does not answer")
+
+    monkeypatch.setattr(Recorder, "fall_back", refuse)
+    spec = spec_of(home, learning_rate=1e30, warmup_steps=0, max_steps=1)
+    said = r"validation loss is nan after step 1.*not known \(s3://b does not answer\)"
+    with pytest.raises(NonFiniteLossError, match=said):
         start(spec, home, tmp_path)
 
 
