@@ -12,14 +12,14 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.train import WorkerGroupError
+from ray.train import Result, WorkerGroupError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from typing_extensions import override
 
@@ -29,6 +29,7 @@ from raylora.runtime.cluster import worker_resources
 from raylora.runtime.failures import cause, gist, worker_error
 from raylora.runtime.mailbox import Mailbox
 from raylora.runtime.network import NodeNetwork
+from raylora.runtime.recovery import Recovery
 from raylora.runtime.worker import work
 from raylora.spec.run import RunSpec
 
@@ -59,6 +60,7 @@ class Group:
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         self._trainer = _Trainer(
+            Recovery(spec.distributed.max_failures),
             work,
             train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
             scaling_config=ScalingConfig(
@@ -68,7 +70,6 @@ class Group:
             run_config=RunConfig(
                 name=uuid.uuid4().hex,
                 storage_path=str(scratch),
-                failure_config=FailureConfig(max_failures=spec.distributed.max_failures),
                 callbacks=cast("Any", [_Introduction(mailbox)]),  # Ray takes its own kind as well
             ),
         )
@@ -119,11 +120,19 @@ class Group:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves out two of Ray Train's own helpers, each a process.
+    """Has a policy of its own for failures, and leaves out two of Ray Train's helpers, each a process.
 
     Its keeper of placement groups is no driver's, so a run that is cut off leaves it behind; Ray itself removes the
     placement groups of a driver that has ended. Its manager of Ray's data sets has none to manage here.
     """
+
+    def __init__(self, recovery: Recovery, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._recovery = recovery
+
+    @override
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        return super()._initialize_and_run_controller(**(parts | {"failure_policy": self._recovery}))
 
     @override
     def _create_default_callbacks(self) -> list[RayTrainCallback]:

@@ -35,7 +35,7 @@ class DistributedSpec(Part):
     """Seconds after which a collective call that does not finish fails."""
 
     max_failures: NonNegativeInt = 0
-    """Restarts of the worker group from the last checkpoint after a worker's failure."""
+    """Restarts of the worker group from the last checkpoint after a worker's failure, and as many again after nodes were taken back. An error that would come again, such as a loss of NaN, ends the run at once."""
 
 
 class RaySpec(Part):

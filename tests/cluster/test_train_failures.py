@@ -56,6 +56,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
         "learning_rate=1e30",
         "warmup_steps=1",
         "save_steps=1",
+        "distributed.max_failures=2",
     )  # the first step moves nothing, the second ruins all
     ended = on_head.run("train", "run.yaml", "--json", *(word for each in wild for word in ("--set", each)))
     error = said_in_one_line(ended)
@@ -65,8 +66,12 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
     assert "at step 3, in the rows [" in error
     assert "The rows are: rows.jsonl, line " in error
     assert error.endswith("step-00000001")
+    assert ended.err.count("steps to do") == 1, "a restart would only meet it again"
     record = the_record(on_head.home / "store")
     assert (record.status, record.error) == ("failed", error)
+    last = load_latest(run_store(open_store(str(on_head.home / "store")), record.run_id))
+    assert last is not None
+    assert error.endswith(last.uri), "a resume goes on from the one that is named"
     client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
     run = client.get_run(record.mlflow_run_id)
     assert run.info.status == "FAILED"
