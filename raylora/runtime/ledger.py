@@ -38,7 +38,6 @@ class Ledger:
         self._phases_s: dict[str, float] = {}
         self._placement: Mapping[str, Any] = {}
         self._samples: Mapping[str, list[str]] = {"before": [], "after": []}
-        self._checkpoint_uri: str | None = None
         self.outcome: Mapping[str, Any] | None = None
 
     def take(self, event: Event) -> None:
@@ -63,8 +62,6 @@ class Ledger:
                     self._losses[name][event.step] = values[name]
             case "samples":
                 self._samples = values
-            case "checkpoint":
-                self._checkpoint_uri = values["uri"]
             case "outcome":
                 self.outcome = values
 
@@ -76,9 +73,9 @@ class Ledger:
     def close(self) -> None:
         """Send what a run leaves behind: the loss picture, the adapter and how good it is."""
         with TemporaryDirectory() as folder:
-            if self._losses["train_loss"]:
+            if train_losses := self._curve("train_loss"):
                 picture = Path(folder, "loss.png")
-                draw_losses(self._curve("train_loss"), self._curve("eval_loss"), self._title, picture)
+                draw_losses(train_losses, self._curve("eval_loss"), self._title, picture)
                 self._tracker.log_picture("loss.png", picture)
             if self.outcome and self.outcome["adapter_uri"]:
                 manifest = fetch(self._store, FOLDER, Path(folder, FOLDER))
@@ -99,7 +96,7 @@ class Ledger:
         return {
             "ending": outcome.get("ending"),
             "adapter_uri": outcome.get("adapter_uri"),
-            "checkpoint_uri": self._checkpoint_uri,
+            "checkpoint_uri": outcome.get("checkpoint_uri"),
             **{name: self._placement.get(name) for name in placement},
             "steps": progress.get("step"),
             "eval_loss_before": progress.get("eval_loss_before"),

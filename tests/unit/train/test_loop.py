@@ -62,6 +62,19 @@ def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields
         assert torch.equal(resumed_end.bank.export(0).tensors[name], tensor), name
 
 
+@pytest.mark.parametrize(("step", "ending"), [(2, "stopped"), (6, "finished")])
+def test_a_run_that_has_nothing_to_do_ends_with_the_checkpoint_it_came_from(
+    home: Path, tmp_path: Path, step: int, ending: str
+):
+    start(spec_of(home), home, tmp_path, stop_after=step)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    hooks, outcome, _ = start(spec_of(home), home, tmp_path, stop_after=step, checkpoint=checkpoint)
+    assert (outcome.ending, outcome.progress.step) == (ending, step)
+    assert outcome.checkpoint_uri == checkpoint.uri
+    assert {event.kind for event in hooks.events} <= {"start", "samples"}
+
+
 def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):
     # At this rate nothing moves the loss in its last digits, so each evaluation is no better than the one before.
     spec = spec_of(home, learning_rate=1e-30, eval_steps=1, early_stopping_patience=2, max_steps=20)

@@ -1,0 +1,69 @@
+"""What a run that goes on at its last step leaves behind: this process saw no step of it, and no checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from raylora.runtime.ledger import Ledger
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.tracking.tracker import Tracker
+from raylora.train.events import Event, EventKind
+
+pytestmark = pytest.mark.slow
+
+SPEC = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}], tracking={"system_metrics": False})
+CHECKPOINT = "/store/runs/r/checkpoints/step-00000004"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for the module: MLflow takes seconds to make its database."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("RAYLORA_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return MlflowClient(f"sqlite:///{home}/mlflow.db")
+
+
+class Driver:
+    """One process that follows a run."""
+
+    def __init__(self, folder: Path, run_id: str, mlflow_run_id: str | None = None) -> None:
+        self.tracker = Tracker.start(SPEC, run_id, folder / "spool", mlflow_run_id)
+        self.ledger = Ledger(self.tracker, open_store(str(folder / "store")), "a run")
+
+    def hear(self, kind: EventKind, step: int, values: Mapping[str, Any]) -> None:
+        self.ledger.take(Event(kind, step, values))
+
+    def hear_outcome(self, ending: str) -> None:
+        outcome = {"ending": ending, "progress": {"step": 4}, "checkpoint_uri": CHECKPOINT, "adapter_uri": None}
+        self.hear("outcome", 4, outcome)
+
+
+@pytest.mark.parametrize("ending", ["finished", "stopped"])
+def test_the_result_names_the_checkpoint_and_the_picture_shows_the_run(
+    client: MlflowClient, tmp_path: Path, ending: str
+):
+    cut_off = Driver(tmp_path, ending)
+    cut_off.hear("start", 0, {"num_steps": 4})
+    for step in range(1, 5):
+        cut_off.hear("step", step, {"train_loss": 3.0 / step})
+    assert cut_off.tracker.finish("failed") == {}
+
+    resumed = Driver(tmp_path, ending, cut_off.tracker.mlflow_run_id)
+    resumed.hear("start", 4, {"num_steps": 4})
+    resumed.hear_outcome(ending)
+    resumed.ledger.close()
+    assert resumed.tracker.finish("finished") == {}
+    assert resumed.ledger.stopped == (ending == "stopped")
+    assert resumed.ledger.result()["checkpoint_uri"] == CHECKPOINT
+    assert "loss.png" in {file.path for file in client.list_artifacts(resumed.tracker.mlflow_run_id)}
