@@ -31,7 +31,7 @@ from raylora.spec.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
-from raylora.store.home import default_store_uri, spool_dir
+from raylora.store.home import default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.runs import RunRecord, RunStatus, new_run, read_run, run_store, update_run, write_run
 from raylora.train.events import Event
@@ -110,7 +110,7 @@ def _send_rest(spec: RunSpec, record: RunRecord) -> None:
     if record.mlflow_run_id and spool.exists():
         from raylora.tracking.rest import send_rest
 
-        send_rest(spec.tracking, record.run_id, spool, record.mlflow_run_id)
+        send_rest(spec, record.run_id, spool, record.mlflow_run_id)
 
 
 def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen: Listener) -> dict[str, Any]:
@@ -230,8 +230,7 @@ def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> 
     if isinstance(error, KeyboardInterrupt):
         error = InterruptedRunError("ended at once, without a checkpoint of this moment")
     if isinstance(error, InterruptedRunError):
-        where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
-        error = InterruptedRunError(f"run {run_id}: {error}; go on with: raylora resume {run_id}{where}")
+        error = InterruptedRunError(f"run {run_id}: {error}; go on with: {resume_command(run_id, store.uri)}")
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
     if lease.lost:  # the record is another driver's now
         return error

@@ -1,6 +1,6 @@
 """Where raylora keeps what nobody named a place for: one folder, ``$RAYLORA_HOME`` or ``~/.raylora``.
 
-In comes the environment, out go paths and URIs; nothing is created here. Called by whatever needs a default.
+In comes the environment, out go paths, URIs and a command; nothing is created here. Called by whatever needs a default.
 """
 
 from __future__ import annotations
@@ -32,6 +32,17 @@ def spool_dir(name: str) -> Path:
 def default_store_uri() -> str:
     """Return the folder that holds runs where ``storage.uri`` is absent."""
     return str(home() / "store")
+
+
+def resume_command(name: str, store_uri: str | None) -> str:
+    """Return what somebody types to have a run or a sweep go on.
+
+    Args:
+        name: Of the run or the sweep.
+        store_uri: The store it is in; raylora's home where absent.
+    """
+    where = "" if store_uri in (None, default_store_uri()) else f" --store {store_uri}"
+    return f"raylora resume {name}{where}"
 
 
 def default_mlflow_uri() -> str:

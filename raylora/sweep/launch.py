@@ -25,7 +25,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.home import default_store_uri, spool_dir
+from raylora.store.home import default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
 from raylora.sweep.berths import Berths
@@ -100,8 +100,8 @@ def _finished(store: Store, record: SweepRecord, result: dict[str, Any], listen:
     if record.mlflow_run_id and spool.exists():
         from raylora.tracking.rest import send_rest
 
-        tracking = SweepSpec.model_validate(record.spec).run.tracking
-        ids = send_rest(tracking, sweep_id, spool, record.mlflow_run_id, record.mlflow_ids)
+        run = SweepSpec.model_validate(record.spec).run
+        ids = send_rest(run, sweep_id, spool, record.mlflow_run_id, record.mlflow_ids)
         record = record.with_mlflow_ids(ids)
         result = result | {"trials": sweep_result(record)["trials"]}
         write_sweep(store, record.model_copy(update={"result": result}))
@@ -272,8 +272,7 @@ class _Launch:
         if isinstance(error, KeyboardInterrupt):
             error = InterruptedRunError("ended at once, without saving the slots")
         if isinstance(error, InterruptedRunError):
-            where = "" if store.uri == open_store(default_store_uri()).uri else f" --store {store.uri}"
-            error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: raylora resume {sweep_id}{where}")
+            error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: {resume_command(sweep_id, store.uri)}")
         status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
         try:
             books.close(status, str(error) or type(error).__name__)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raylora.spec.sweep import SweepSpec
+from raylora.store.home import resume_command
 from raylora.tracking.address import tracking_uri
 from raylora.tracking.children import Children
 from raylora.tracking.lanes import Lanes
@@ -48,11 +49,11 @@ class SweepTracker(Tracker):
             TrackingError: MLflow does not answer or refuses; only before there is a run.
             InputError: The tracking URI, experiment and artifact URI do not fit together.
         """
-        tracking = spec.run.tracking
+        tracking, resume = spec.run.tracking, resume_command(sweep_id, spec.run.storage.uri)
         uri = tracking_uri(tracking)
         run = open_run(uri, of_sweep(spec, sweep_id)) if mlflow_run_id is None else reopen_run(uri, mlflow_run_id)
         children = Children(run.run_id, trials or {})
-        lanes = Lanes(uri, run.run_id, spool_dir, f"raylora resume {sweep_id}", children, GATHER_S)
+        lanes = Lanes(uri, run.run_id, spool_dir, resume, children, GATHER_S)
         return cls(lanes, run, tracking.system_metrics)
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from raylora.spec.run import RunSpec
+from raylora.store.home import resume_command
 from raylora.tracking.address import how_to_open, tracking_uri
 from raylora.tracking.lanes import Lanes
 from raylora.tracking.new_run import of_training
@@ -51,7 +52,8 @@ class Tracker(RunLog):
         """
         uri = tracking_uri(spec.tracking)
         run = open_run(uri, of_training(spec, run_id)) if mlflow_run_id is None else reopen_run(uri, mlflow_run_id)
-        return cls(Lanes(uri, run.run_id, spool_dir, f"raylora resume {run_id}"), run, spec.tracking.system_metrics)
+        lanes = Lanes(uri, run.run_id, spool_dir, resume_command(run_id, spec.storage.uri))
+        return cls(lanes, run, spec.tracking.system_metrics)
 
     def finish(
         self, status: Literal["finished", "failed", "interrupted"], timeout_s: float | None = None

@@ -16,6 +16,11 @@ def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert not (tmp_path / "h").exists()
 
 
+def test_a_run_elsewhere_is_resumed_from_there():
+    assert home.resume_command("r", None) == home.resume_command("r", home.default_store_uri()) == "raylora resume r"
+    assert home.resume_command("r", "s3://b/raylora") == "raylora resume r --store s3://b/raylora"
+
+
 def test_home_is_below_the_users_home_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("RAYLORA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
