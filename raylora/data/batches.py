@@ -120,8 +120,7 @@ class Batches:
 
     def _make_epoch(self, epoch: int) -> Bins:
         seed = self._spec.seed
-        weights = [source.spec.weight for source in self._rows.sources]
-        bins = self._binned(epoch_rows(self._rows.source_of, weights, seed, epoch))
+        bins = self._binned(epoch_rows(self._rows.source_of, self._rows.weights, seed, epoch))
         if self._spec.sample_packing:
             bins = bins.take(permutation(len(bins), Purpose.BINS, seed, epoch))
         return bins

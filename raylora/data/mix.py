@@ -1,6 +1,7 @@
 """The rows of one epoch, mixed from several sources by weight.
 
-Enters: each row's source and each source's weight. Leaves: positions in the epoch's order. Called by batches.
+Enters: each row's source and each source's weight. Leaves: positions in the epoch's order. Called by batches, and by
+prepare, which refuses weights that leave nothing.
 """
 
 from __future__ import annotations
@@ -26,23 +27,39 @@ def epoch_rows(source_of: NDArray[np.int64], weights: Sequence[float], seed: int
 
     Returns:
         Positions in order. As many in every epoch.
-
-    Raises:
-        DataError: The weights are so small that they leave no row.
     """
     shown = [
         _shown(np.flatnonzero(source_of == source), weight, (seed, source), epoch)
         for source, weight in enumerate(weights)
     ]
     rows = np.concatenate(shown)
-    if not len(rows):
-        raise DataError(f"datasets: weights {list(weights)} of {len(source_of):,} rows leave none; raise a weight")
     return rows[permutation(len(rows), Purpose.ROWS, seed, epoch)]
 
 
-def _shown(rows: NDArray[np.int64], weight: float, key: tuple[int, int], epoch: int) -> NDArray[np.int64]:
+def check_weights(source_of: NDArray[np.int64], weights: Sequence[float]) -> None:
+    """Find out that an epoch has rows.
+
+    Args:
+        source_of: As of `epoch_rows`.
+        weights: As of `epoch_rows`.
+
+    Raises:
+        DataError: The weights are so small that they leave no row.
+    """
+    sizes = np.bincount(source_of, minlength=len(weights)).tolist()
+    shares = [(size, *_share(size, weight)) for size, weight in zip(sizes, weights, strict=True)]
+    if not any(copies * size + num_more for size, copies, num_more in shares):
+        raise DataError(f"datasets: weights {list(weights)} of {len(source_of):,} rows leave none; raise a weight")
+
+
+def _share(num_rows: int, weight: float) -> tuple[int, int]:
+    """How often an epoch shows every row of a source, and how many of them once more."""
     copies = int(weight)
-    num_more = round((weight - copies) * len(rows))
+    return copies, round((weight - copies) * num_rows)
+
+
+def _shown(rows: NDArray[np.int64], weight: float, key: tuple[int, int], epoch: int) -> NDArray[np.int64]:
+    copies, num_more = _share(len(rows), weight)
     turn = permutation(len(rows), Purpose.SAMPLE, *key)
     more = turn.take(np.arange(epoch * num_more, (epoch + 1) * num_more), mode="wrap") if num_more else turn[:0]
     return np.concatenate([np.tile(rows, copies), rows[more]])

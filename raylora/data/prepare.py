@@ -18,6 +18,7 @@ import transformers
 
 from raylora.data import chat, conversation, encode, formats, json_array, rows, tokenise
 from raylora.data.encode import Encoder
+from raylora.data.mix import check_weights
 from raylora.data.report import DataReport, SourceReport, report_source
 from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
@@ -63,7 +64,7 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
         cache: Folder that keeps tokens and downloads over runs.
 
     Raises:
-        DataError: A dataset, row or column is wrong, or a side of the split is empty.
+        DataError: A dataset, row or column is wrong, a side of the split is empty, or the weights leave no row.
         StoreError: The cache cannot be written.
     """
     tokenisation = _Tokenisation.of(spec, tokenizer_dir, cache)
@@ -84,6 +85,7 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
     elif spec.val_set_size:
         kept, held_out = split_rows(train.column("content"), spec.val_set_size, spec.seed_of_split)
         train, validation = train.select(kept), train.select(held_out)
+    check_weights(train.source_of, train.weights)
     num_validation = len(validation) if validation is not None else 0
     report = DataReport(train_reports, validation_reports, len(train), num_validation, num_shared)
     return Prepared(train, validation, report)

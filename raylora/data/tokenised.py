@@ -28,7 +28,7 @@ class TokenisedRows:
     selected. A *position* numbers the selected rows from 0.
 
     Args:
-        sources: The sources; their specifications carry the weights.
+        sources: The sources.
         tables: The tokens of each source, one line a row of the source.
         row_ids: The selected rows.
     """
@@ -70,6 +70,11 @@ class TokenisedRows:
     def source_of(self) -> NDArray[np.int64]:
         """Index of each selected row's source."""
         return np.searchsorted(self._starts, self.row_ids, side="right") - 1
+
+    @property
+    def weights(self) -> list[float]:
+        """How often an epoch shows the rows of each source."""
+        return [source.spec.weight for source in self.sources]
 
     def tokens(self, position: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids of a row, and for each token whether the loss is counted on it. Shapes: [T], [T]."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raylora.data.mix import epoch_rows
+from raylora.data.mix import check_weights, epoch_rows
 from raylora.data.order import Purpose, permutation
 from raylora.data.split import split_rows
 from raylora.errors import DataError
@@ -105,4 +105,7 @@ def test_a_fraction_gives_every_row_its_turn():
 
 def test_weights_that_leave_nothing_are_refused():
     with pytest.raises(DataError, match=r"weights \[0.01\] of 10 rows leave none"):
-        epoch_rows(np.zeros(10, dtype=np.int64), [0.01], 0, 0)
+        check_weights(np.zeros(10, dtype=np.int64), [0.01])
+    check_weights(np.asarray([0] * 10 + [1] * 100), [0.01, 0.01])
+    with pytest.raises(DataError, match=r"weights \[1.0, 0.01\] of 10 rows leave none"):
+        check_weights(np.ones(10, dtype=np.int64), [1.0, 0.01])
