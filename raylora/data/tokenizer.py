@@ -10,7 +10,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from raylora.errors import DataError, ModelError
 
@@ -24,7 +26,7 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
 
     Raises:
         ModelError: The folder has no tokenizer, or one that cannot say which characters a token covers.
-        DataError: The file of the chat template cannot be read.
+        DataError: The chat template cannot be read, or is no Jinja.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -41,6 +43,7 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
         )
     if chat_template is not None:
         tokenizer.chat_template = _template_text(chat_template)
+        _check_syntax(tokenizer.chat_template)
     return tokenizer
 
 
@@ -59,4 +62,14 @@ def _template_text(chat_template: str) -> str:
         raise DataError(
             f"chat_template: {chat_template} is neither Jinja text nor a file that can be read ({error}); "
             "give the path of a UTF-8 file, or leave chat_template out for the tokenizer's own"
+        ) from error
+
+
+def _check_syntax(template: str) -> None:
+    try:
+        render_jinja_template(conversations=[], chat_template=template)
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(
+            f"chat_template: no Jinja that can be read ({error.message}, line {error.lineno} of it); correct it, or "
+            "leave chat_template out for the tokenizer's own"
         ) from error

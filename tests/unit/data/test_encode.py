@@ -89,5 +89,7 @@ def test_the_runs_template_replaces_the_tokenizers(tmp_path: Path):
     assert tokenizer_digest(small_tokenizer(adds_bos=True)) != tokenizer_digest(small_tokenizer())
     with pytest.raises(DataError, match=r"chat_template: nowhere\.jinja is neither Jinja text nor a file"):
         load_tokenizer(folder, "nowhere.jinja")
+    with pytest.raises(DataError, match=r"^chat_template: no Jinja .*'endif'.*, line 2 of it\); correct it"):
+        load_tokenizer(folder, "{% if messages %}\n{{ messages }}")
     with pytest.raises(ModelError, match=r"no tokenizer that can be loaded.*Save the tokenizer"):
         load_tokenizer(tmp_path)
