@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from raylora.cli.config import read
 from raylora.cli.estimate_table import print_estimate
 from raylora.cli.output import Json, Overrides, out, print_json
+from raylora.errors import InputError
 
 
 def inspect(
@@ -53,6 +55,8 @@ def estimate(
     json_: Json = False,
 ) -> None:
     """Predict trainable parameters and bytes per rank from config.json alone, without weights."""
+    if device_gb is not None and not 0 < device_gb < math.inf:  # NaN is neither
+        raise InputError(f"--device-gb: got {device_gb:g}; allowed: above 0 and finite, such as 80")
     spec = read(path, set_).spec
     from raylora.model.source import base_config
     from raylora.store.before_start import before_start

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from raylora.errors import MissingObjectError
+from raylora.errors import MissingObjectError, StoreError
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import PARTIAL_SUFFIX, copy, explained, replacing
 
@@ -97,6 +97,8 @@ class FolderStore(Store):
         missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         try:
             super().check_writable()
+        except MissingObjectError as error:
+            raise StoreError(f"{self.uri} keeps no files ({error}); name another storage.uri") from error
         finally:
             for folder in missing:
                 with contextlib.suppress(OSError):  # never made, or already in use by somebody else

@@ -7,6 +7,7 @@ is opened, and by the delivery of a sweep's trials.
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -109,9 +110,17 @@ def find_or_create(
         **({MLFLOW_PARENT_RUN_ID: parent_id} if parent_id else {}),
         "raylora.version": __version__,
         "mlflow.source.name": "raylora",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
     }
     return client.create_run(experiment_id, start_time=started_ms, tags=tags, run_name=name)
+
+
+def _user() -> str:
+    """Who runs this; in a container it may be a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return str(os.getuid())
 
 
 def log_missing_params(client: MlflowClient, run: Run, wanted: Mapping[str, str]) -> None:

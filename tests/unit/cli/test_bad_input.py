@@ -67,11 +67,20 @@ def test_rows_that_cannot_be_read(
         ("lora_rnk=8", ["lora_rnk", "lora_r"]),
         ("distributed.num_workers=0", ["distributed.num_workers", "got 0"]),
         ("tracking.uri=./mlruns", ["tracking.uri", "./mlruns", "sqlite://"]),
+        ("storage.uri=/proc/x", ["/proc/x", "name another storage.uri"]),
+        ("datasets.0.weight=0.0001", ["datasets: weights [0.0001] of 32 rows", "raise a weight"]),
     ],
 )
 def test_settings_that_cannot_be(raylora: Raylora, run_yaml: Path, tmp_path: Path, setting: str, words: list[str]):
     message = refused(raylora, tmp_path, run_yaml, "--set", setting)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-5", "0"])
+def test_a_device_of_no_size(raylora: Raylora, run_yaml: Path, size: str):
+    told = raylora("estimate", run_yaml, "--device-gb", size, "--json")
+    assert told.code == 2, told.err
+    assert f"--device-gb: got {size}; allowed: above 0" in told.json["error"]["message"]
 
 
 def test_all_problems_come_at_once(raylora: Raylora, run_yaml: Path):

@@ -123,6 +123,16 @@ def test_a_run_whose_id_was_not_kept_is_found_again(client: MlflowClient, spool:
     assert len(runs_of(client, "found")) == 2
 
 
+def test_a_user_without_a_name_is_known_by_number(client: MlflowClient, spool: Path, monkeypatch: pytest.MonkeyPatch):
+    """Kubernetes and OpenShift run containers as numbers that no password file has."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 1_000_660_000)
+    tracker = Tracker.start(spec("nameless"), "r1", spool)
+    tracker.finish("finished")
+    assert client.get_run(tracker.mlflow_run_id).data.tags["mlflow.user"] == "1000660000"
+
+
 CRASHING = """
 import os, sys, time
 from pathlib import Path
