@@ -55,6 +55,11 @@ class TokenisedRows:
         """Keep some positions, or those where a mask is true."""
         return TokenisedRows(self.sources, self.tables, self.row_ids[positions])
 
+    def by_source(self) -> list[tuple[Source, TokenisedRows]]:
+        """Each source that has selected rows, and those."""
+        parts = [self.select(self.source_of == at) for at in range(len(self.sources))]
+        return [(source, part) for source, part in zip(self.sources, parts, strict=True) if len(part)]
+
     def column(self, name: str) -> NDArray[np.int64]:
         """One number for each selected row: `fate`, `content` or `num_labels`."""
         whole = np.concatenate([table.column(name).to_numpy() for table in self.tables])

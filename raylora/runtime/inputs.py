@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import Prepared, prepare
+from raylora.data.source import Source
+from raylora.data.tokenise import Fate
+from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.spec.data import DataFields
@@ -77,17 +81,24 @@ class Inputs:
         )
 
     def uses(self) -> list[dict[str, object]]:
-        """The data sets and their use, as MLflow lists them."""
-        report = self.prepared.report
+        """The rows used of each data set, as MLflow lists them."""
+        sides = {"training": self.prepared.train, "validation": self.prepared.validation}
         return [
             {
-                "name": Path(source.path).name,
-                "source": source.path,
-                "digest": source.digest,
+                "name": Path(source.spec.path).name,
+                "source": source.spec.path,
+                "digest": _digest(source, part),
                 "context": context,
-                "num_rows": source.num_kept,
-                "num_tokens": source.num_tokens,
+                "num_rows": len(part),
+                "num_tokens": int(part.lengths.sum()),
+                "num_truncated": int((part.column("fate") == Fate.TRUNCATED).sum()),
             }
-            for context, sources in (("training", report.train), ("validation", report.validation))
-            for source in sources
+            for context, rows in sides.items()
+            if rows is not None
+            for source, part in rows.by_source()
         ]
+
+
+def _digest(source: Source, rows: TokenisedRows) -> str:
+    """Of what was used of a source: MLflow takes data sets of one name and digest for one, with the first's counts."""
+    return hashlib.sha256(source.digest.encode() + rows.column("content").tobytes()).hexdigest()

@@ -79,6 +79,7 @@ def _placement(trainee: Trainee, inputs: Inputs, memory: PeakMemory) -> dict[str
         "load_peak_bytes_per_rank": trainee.ranks.gather(memory.peak_bytes),
         "trainable_parameters": trainee.num_trainable(0),
         "datasets": inputs.uses(),
+        "data": asdict(inputs.prepared.report),
     }
 
 

@@ -98,6 +98,7 @@ class Ledger:
             "adapter_uri": outcome.get("adapter_uri"),
             "checkpoint_uri": outcome.get("checkpoint_uri"),
             **{name: self._placement.get(name) for name in placement},
+            "data": self._placement.get("data"),
             "steps": progress.get("step"),
             "eval_loss_before": progress.get("eval_loss_before"),
             "eval_loss": progress.get("eval_loss"),

@@ -22,10 +22,11 @@ class DatasetUse:
     Args:
         name: Shown in MLflow.
         source: Path, URI or hub id.
-        digest: Hexadecimal digest of its content; MLflow keeps the first 36 characters.
+        digest: Hexadecimal digest of what was used of it; MLflow keeps the first 36 characters.
         context: What it was used for.
         num_rows: Rows that were used.
         num_tokens: Tokens in them, where counted.
+        num_truncated: Those of the rows that were cut.
     """
 
     name: str
@@ -34,11 +35,12 @@ class DatasetUse:
     context: Literal["training", "validation"]
     num_rows: int
     num_tokens: int | None = None
+    num_truncated: int = 0
 
 
 def dataset_input(use: DatasetUse) -> DatasetInput:
     """Return MLflow's form of a data set and its use."""
-    counts = {"num_rows": use.num_rows, "num_tokens": use.num_tokens}
+    counts = {"num_rows": use.num_rows, "num_tokens": use.num_tokens, "num_truncated": use.num_truncated}
     dataset = Dataset(
         name=use.name[:LONGEST_NAME],
         digest=use.digest[:LONGEST_DIGEST],

@@ -17,8 +17,9 @@ class Event:
 
     Args:
         kind: ``doing`` (what the launcher begins, before there are workers), ``phase`` (a part of the start and its
-            seconds), ``log`` (a line of a worker), ``placed`` (bytes of the base on each rank, data sets, lineage),
-            ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or ``outcome`` (how it ended).
+            seconds), ``log`` (a line of a worker), ``placed`` (bytes of the base on each rank, data sets and what
+            became of their rows, lineage), ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or
+            ``outcome`` (how it ended).
         step: Optimizer steps done.
         values: What is told.
         run_id: Which run of the workers it is about; filled in on the way out, empty where it is about all of them.

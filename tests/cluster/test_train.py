@@ -144,7 +144,15 @@ def test_mlflow_has_the_data(mlflow_run: Run):
         next(tag.value for tag in use.tags if tag.key == "mlflow.data.context"): json.loads(use.dataset.profile)
         for use in mlflow_run.inputs.dataset_inputs
     }
-    assert {context: use["num_rows"] for context, use in uses.items()} == {"training": 200}
+    assert {context: use["num_rows"] for context, use in uses.items()} == {"training": 188, "validation": 12}
+
+
+def test_the_record_has_what_became_of_every_row(command: Command, result: dict[str, Any]):
+    (recorded,) = command.run("runs", "--json").json["runs"]
+    assert recorded["result"]["data"] == result["data"]
+    (source,) = result["data"]["train"]
+    assert (source["num_rows"], source["num_kept"], source["num_truncated"]) == (200, 200, 0)
+    assert (result["data"]["num_train_rows"], result["data"]["num_validation_rows"]) == (188, 12)
 
 
 def test_mlflow_has_the_lineage(mlflow_run: Run, result: dict[str, Any], workplace: Path):

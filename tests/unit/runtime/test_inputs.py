@@ -8,6 +8,7 @@ import pytest
 
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.runtime.inputs import Inputs
+from raylora.tracking.inputs import DatasetUse
 from raylora.train.sample import answer
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec, write_chats
 
@@ -21,3 +22,26 @@ def test_the_tokenizers_digest_does_not_depend_on_sample_prompts(tmp_path: Path,
     answer(build_tiny(spec), 0, inputs.tokenizer, ["the model", "0 1 2"], 2)
     assert tokenizer_digest(inputs.tokenizer) != inputs.tokenizer_digest, "it pads now"
     assert inputs.tokenizer_digest == tokenizer_digest(load_tokenizer(tmp_path / "base"))
+
+
+def test_each_source_is_listed_with_the_rows_used_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    save_base(tmp_path / "base")
+    names = ("a.jsonl", "b.jsonl")
+    for seed, name in enumerate(names):
+        write_chats(tmp_path / name, 20, seed)
+    datasets = [{"path": str(tmp_path / name)} for name in names]
+    spec = tiny_spec(tmp_path / "base", tmp_path, datasets=datasets, val_set_size=10, sequence_len=48)
+    inputs = Inputs.open(spec)
+    uses = [DatasetUse(**use) for use in inputs.uses()]
+    assert [(use.context, use.name) for use in uses] == [
+        (context, name) for context in ("training", "validation") for name in names
+    ]
+    assert len({use.digest for use in uses}) == 4, "MLflow would take equal ones for one"
+    for name, source in zip(names, inputs.prepared.report.train, strict=True):
+        mine = [use for use in uses if use.name == name]
+        assert sum(use.num_rows for use in mine) == source.num_kept
+        assert sum(use.num_tokens or 0 for use in mine) == source.num_tokens
+        assert sum(use.num_truncated for use in mine) == source.num_truncated > 0
+    assert sum(use.num_rows for use in uses if use.context == "validation") == 10
+    assert inputs.uses() == Inputs.open(spec).uses() != Inputs.open(spec.model_copy(update={"seed": 1})).uses()
