@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from transformers import PretrainedConfig
 
 from raylora.errors import ModelError
-from raylora.model.folder import FILES, INDEX, check_listing
+from raylora.model.folder import FILES, check_listing
 from raylora.model.meta import NO_CONFIG, read_config
 from raylora.store.blob import open_store
 from raylora.store.once import build_once
@@ -55,7 +55,7 @@ def bucket_folder(uri: str, cache: Path) -> Path:
 
     Args:
         uri: ``s3://bucket/prefix`` of a folder with config.json, safetensors and tokenizer files.
-        cache: Where it is kept, by its URI, listing, config and index: new weights belong under a new prefix.
+        cache: Where it is kept, one folder for each version of what lies there.
 
     Raises:
         ModelError: What lies there is no usable base.
@@ -65,8 +65,8 @@ def bucket_folder(uri: str, cache: Path) -> Path:
     names = [key for key in store.keys("") if "/" not in key]
     check_listing(names, uri)
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in FILES)]
-    small = [store.read(name).decode() for name in ("config.json", INDEX) if name in wanted]
-    version = hashlib.sha256(json.dumps([store.uri, wanted, small]).encode()).hexdigest()
+    versions = {name: store.version(name) for name in wanted}
+    version = hashlib.sha256(json.dumps([store.uri, versions]).encode()).hexdigest()
 
     def download(empty: Path) -> None:
         for name in wanted:

@@ -15,11 +15,13 @@ from raylora.data.source import Source
 from raylora.data.tokenise import Fate
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.errors import InputError
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.spec.data import DataFields
 from raylora.spec.run import RunSpec
 from raylora.store.home import cache_dir
 from raylora.tracking.lineage import lineage
+from raylora.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ class Inputs:
     def digests(self) -> dict[str, str]:
         """What a resumed run must meet again."""
         return {"base": self.base.digest, "data": self.prepared.report.digest}
+
+    def check_alike(self, ranks: Ranks) -> None:
+        """Find out that every rank reads the same; called on all of them.
+
+        Args:
+            ranks: Those that train together.
+
+        Raises:
+            InputError: Some do not: a folder differs by node, or was replaced meanwhile.
+        """
+        found = ranks.gather(self.digests)
+        for name, field in (("base", "base_model"), ("data", "datasets")):
+            of_ranks = [digests[name] for digests in found]
+            if len(set(of_ranks)) > 1:
+                told = ", ".join(f"rank {rank} {digest[:12]}" for rank, digest in enumerate(of_ranks))
+                raise InputError(
+                    f"{field}: the workers do not read the same {name}: its digests are {told}; name what every node "
+                    "has alike: a folder all share, an s3:// folder, or a hub id with its revision"
+                )
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.

@@ -44,6 +44,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
     with PeakMemory(device) as load_memory:
         base = inputs.base
         trainee = build(spec, base.path, (base.name, base.revision), device, hooks.phase)
+    inputs.check_alike(trainee.ranks)
     origin = inputs.lineage(spec, job.run_id)
     hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory) | {"lineage": origin}))
     before = checksum(trainee)

@@ -100,8 +100,10 @@ class _Pack:
 
     def width(self) -> int:
         """Slots to offer."""
-        job = self._job
-        return pack_width(job, self._trainee, self._inputs_of(job.spec))
+        job, trainee = self._job, self._trainee
+        inputs = self._inputs_of(job.spec)
+        inputs.check_alike(trainee.ranks)
+        return pack_width(job, trainee, inputs)
 
     def run(self) -> None:
         """Obey and train in turns."""

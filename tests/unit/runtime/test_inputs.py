@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.runtime.inputs import Inputs
 from raylora.tracking.inputs import DatasetUse
 from raylora.train.sample import answer
+from tests.contract.strategy_group import run_group
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec, write_chats
 
 
@@ -45,3 +47,18 @@ def test_each_source_is_listed_with_the_rows_used_of_it(tmp_path: Path, monkeypa
         assert sum(use.num_truncated for use in mine) == source.num_truncated > 0
     assert sum(use.num_rows for use in uses if use.context == "validation") == 10
     assert inputs.uses() == Inputs.open(spec).uses() != Inputs.open(spec.model_copy(update={"seed": 1})).uses()
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_read_the_same_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    for rank in (0, 1):
+        save_base(tmp_path / f"rank-{rank}" / "base", initializer_range=0.1 * (rank + 1))
+        write_chats(tmp_path / f"rank-{rank}" / "rows.jsonl", 20, seed=rank)
+    for said in run_group(tmp_path, program="tests.unit.runtime.inputs_worker"):
+        same, other_base, other_rows = (
+            line for line in said.splitlines() if line.startswith(("alike", "base", "data"))
+        )
+        assert same == "alike"
+        assert re.match(r"base_model: the workers do not .* rank 0 \w{12}, rank 1 \w{12}; name what", other_base), said
+        assert re.match(r"datasets: the workers do not read the same data", other_rows), said
