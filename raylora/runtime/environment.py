@@ -1,6 +1,8 @@
-"""Which environment variables reach a worker: an explicit list, and nothing else.
+"""Which environment variables a run hands to its workers: an explicit list, and nothing else.
 
-Values travel in the memory of the run's mailbox, never in a spec, a log line or Ray's job records.
+The list is for the workers of a cluster, which know nothing of the driver's environment; those of a Ray that is started
+for the run inherit all of it. Values travel in the memory of the run's mailbox, never in a spec, a log line or Ray's
+job records.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ NAMES = frozenset(
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
     }

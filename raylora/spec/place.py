@@ -45,7 +45,7 @@ class RaySpec(Part):
     """Address of a running cluster; `RAY_ADDRESS`, and then a local Ray started for the run, where absent."""
 
     forward_env: tuple[Text, ...] = ()
-    """Names of further environment variables handed to the workers. Storage, hub and proxy variables always are; nothing else is."""
+    """Names of further environment variables handed to the workers of a cluster. Storage, hub and proxy variables always are; nothing else is. Workers of a Ray started for the run inherit all that the command has."""
 
 
 class TrackingSpec(Part):

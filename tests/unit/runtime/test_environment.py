@@ -12,11 +12,13 @@ from raylora.runtime.network import interface_of
 
 
 def test_listed_and_named_variables_and_no_others(monkeypatch: pytest.MonkeyPatch):
-    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MINE", "OTHERS", "PATH"):
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "https_proxy", "no_proxy", "MINE", "OTHERS", "PATH"):
         monkeypatch.setenv(name, f"value of {name}")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     found = forwarded(["MINE", "NOT_SET"])
     assert found["AWS_SECRET_ACCESS_KEY"] == "value of AWS_SECRET_ACCESS_KEY"
+    assert found["https_proxy"] == "value of https_proxy", "most hosts set it in small letters"
+    assert found["no_proxy"] == "value of no_proxy"
     assert found["MINE"] == "value of MINE"
     assert {"OTHERS", "PATH", "NOT_SET", "AWS_PROFILE"}.isdisjoint(found)
 
