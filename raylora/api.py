@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from raylora.model.inspect import inspect_targets
 from raylora.runtime.launch import resume, train
+from raylora.runtime.look import estimate, inspect
 from raylora.runtime.preflight import preflight
 from raylora.spec.load import load_spec
 from raylora.spec.load_sweep import load_sweep
 from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
 from raylora.store.runs import list_runs
 from raylora.sweep.launch import resume_sweep, sweep
-from raylora.train.estimate import estimate
 
 __all__ = [
     "RunSpec",
+    "SweepSpec",
     "estimate",
-    "inspect_targets",
+    "inspect",
     "list_runs",
     "load_spec",
     "load_sweep",

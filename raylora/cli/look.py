@@ -22,16 +22,9 @@ def inspect(
 ) -> None:
     """Show the linear layers of the base and which of them the targets match."""
     spec = read(path, set_).spec
-    import torch
+    from raylora.runtime import look
 
-    from raylora.model.inspect import inspect_targets
-    from raylora.model.meta import meta_model
-    from raylora.model.source import base_config
-    from raylora.store.before_start import before_start
-
-    with before_start():
-        config = base_config(spec)
-    seen = inspect_targets(meta_model(config, torch.float32), spec)
+    seen = look.inspect(spec)
     if json_:
         seen.check()
         print_json({"modules": [vars(row) for row in seen.rows], "trainable_parameters": seen.trainable_parameters})
@@ -58,13 +51,9 @@ def estimate(
     if device_gb is not None and not 0 < device_gb < math.inf:  # NaN is neither
         raise InputError(f"--device-gb: got {device_gb:g}; allowed: above 0 and finite, such as 80")
     spec = read(path, set_).spec
-    from raylora.model.source import base_config
-    from raylora.store.before_start import before_start
-    from raylora.train.estimate import estimate as predict
+    from raylora.runtime import look
 
-    with before_start():
-        config = base_config(spec)
-    predicted = predict(spec, config)
+    predicted = look.estimate(spec)
     fits = predicted.fits(int(device_gb * 1e9)) if device_gb is not None else None
     if json_:
         print_json(predicted.to_json() | ({} if fits is None else {"fits": fits, "device_gb": device_gb}))

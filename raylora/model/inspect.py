@@ -1,7 +1,7 @@
 """What a target pattern would match: the linear layers of a model as rows, layers of one kind as one row.
 
 A model without weights and a spec enter; rows and problems leave, so that a wrong pattern still shows what there is.
-Called by the command `raylora inspect`.
+Called by the runtime.
 """
 
 from __future__ import annotations

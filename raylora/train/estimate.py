@@ -1,7 +1,7 @@
 """Trainable parameters and bytes on each rank, predicted from config.json alone.
 
 Specs and a config enter; counts leave. What is counted and how well it held: ``docs/estimate.md``. Called by the
-command line, `api` and the sweep's planner.
+runtime and the sweep's planner.
 """
 
 from __future__ import annotations

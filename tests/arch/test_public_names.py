@@ -9,7 +9,7 @@ from tests.arch.planted import plant
 from tests.arch.source_tree import PACKAGE
 
 PUBLIC = {
-    *("RunSpec", "estimate", "inspect_targets", "list_runs", "load_spec", "load_sweep"),
+    *("RunSpec", "SweepSpec", "estimate", "inspect", "list_runs", "load_spec", "load_sweep"),
     *("preflight", "resume", "resume_sweep", "sweep", "train"),
 }
 
