@@ -76,7 +76,7 @@ class TrialRecord(BaseModel):
     """Fields of the run that were sampled, dotted, after ratios were applied."""
 
     repeat: int = 0
-    """Which repeat of the same configuration under another seed, from 0."""
+    """Which repeat of the same configuration under another seed, from 0; repeats follow one another in the order."""
 
     status: TrialStatus = "running"
     """How it stands; `stopped` is the scheduler's doing."""
@@ -110,6 +110,14 @@ class TrialRecord(BaseModel):
 
     pack: int | None = None
     """Number of the pack it was trained in; None where it was trained alone."""
+
+    @property
+    def draw(self) -> int:
+        """Number of the first repeat of its configuration, which all of them share.
+
+        A searcher may draw the same values twice: these are two draws, each with its own repeats.
+        """
+        return self.number - self.repeat
 
     @property
     def is_over(self) -> bool:

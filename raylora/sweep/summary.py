@@ -5,7 +5,6 @@ A `SweepRecord` enters, a `Summary` leaves. Pure; called by the report, its pict
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Any
 
 from raylora.store.sweeps import SweepRecord, TrialRecord
 from raylora.sweep.asked import Asked, asked_of
-from raylora.sweep.effects import KnobEffect, knob_effects
+from raylora.sweep.effects import KnobEffect, key_of, knob_effects
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One configuration of the sweep with all its repeats.
+    """One configuration of the sweep, as it was drawn once, with all its repeats.
 
     Args:
         trials: Its trials in order, the failed ones too.
@@ -40,6 +39,10 @@ class Configuration:
         """The sampled fields."""
         return self.best.config
 
+    def equals(self, other: Configuration) -> bool:
+        """Return whether both were drawn with the same values: the same training twice, and no repeat of it."""
+        return key_of(self.config) == key_of(other.config)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -50,7 +53,7 @@ class Summary:
         luckiest: The trial with the best metric of all, whatever the repeats of its configuration say; None where none
             has a result.
         ranking: Configurations with a result, the best mean first.
-        level: How many of them cannot be told from the first: it, and those whose lag lies within the spread.
+        level: How many different ones cannot be told from the first: it, and those whose lag lies within the spread.
         effects: Every knob that was varied.
         front: Configurations that none beats with as few trainable parameters, the smallest first.
     """
@@ -66,6 +69,11 @@ class Summary:
     def winner(self) -> Configuration | None:
         """The configuration with the best mean."""
         return self.ranking[0] if self.ranking else None
+
+    @property
+    def runner_up(self) -> Configuration | None:
+        """The best of the configurations that are not the winner's, drawn again or not."""
+        return next((each for each in self.ranking[1:] if not each.equals(self.ranking[0])), None)
 
     @property
     def best_trial(self) -> TrialRecord | None:
@@ -86,7 +94,7 @@ def summarise(record: SweepRecord) -> Summary:
         asked=asked,
         luckiest=_best(counted, asked) if counted else None,
         ranking=ranking,
-        level=sum(_level(ranking[0], other) for other in ranking),
+        level=len({key_of(other.config) for other in ranking if _level(ranking[0], other)}),
         effects=knob_effects(counted),
         front=_front(ranking, asked),
     )
@@ -120,9 +128,9 @@ def _level(first: Configuration, second: Configuration) -> bool:
 
 
 def _ranking(trials: Iterable[TrialRecord], asked: Asked) -> tuple[Configuration, ...]:
-    groups: dict[str, list[TrialRecord]] = {}
+    groups: dict[int, list[TrialRecord]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        groups.setdefault(json.dumps(trial.config, sort_keys=True), []).append(trial)
+        groups.setdefault(trial.draw, []).append(trial)
     found = [_configuration(group, asked) for group in groups.values() if any(map(counts, group))]
     return tuple(sorted(found, key=lambda each: asked.better(each.mean)))
 

@@ -109,7 +109,7 @@ def verdict(summary: Summary) -> list[str]:
             f"The configuration of {_names(first)} is best with {metric} {number(first.mean)} on average; "
             f"its {len(first.counted)} repeats spread by {number(first.spread)}"
         )
-    sentences = [f"{found}.", *_lead(summary)]
+    sentences = [f"{found}.", *_twins(summary), *_lead(summary)]
     lucky = summary.luckiest
     if lucky is not None and lucky not in first.counted:
         sentences.append(
@@ -119,10 +119,16 @@ def verdict(summary: Summary) -> list[str]:
     return sentences
 
 
+def _twins(summary: Summary) -> list[str]:
+    first = summary.ranking[0]
+    twins = [_names(each) for each in summary.ranking[1:] if each.equals(first)]
+    return [f"It was drawn again as {', '.join(twins)}: the same training, not a repeat of it."] if twins else []
+
+
 def _lead(summary: Summary) -> list[str]:
-    if len(summary.ranking) == 1:
+    first, second = summary.ranking[0], summary.runner_up
+    if second is None:
         return ["No other configuration has a result to compare it with."]
-    first, second = summary.ranking[:2]
     lead, spread = abs(first.mean - second.mean), joint_spread(first, second)
     over = f"over the second, {_names(second)}"
     if spread is None:

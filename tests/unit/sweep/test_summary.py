@@ -14,15 +14,19 @@ from raylora.sweep.words import verdict
 from tests.unit.sweep.made_sweeps import sweep, trial
 
 STATUSES = st.sampled_from(["running", "paused", "succeeded", "stopped", "failed", "cancelled"])
-TRIALS = st.lists(
-    st.tuples(st.integers(0, 3), st.none() | st.integers(0, 40), STATUSES, st.integers(1, 4)), max_size=14
-).map(
-    lambda rows: [
+ENDS = st.lists(st.tuples(st.none() | st.integers(0, 40), STATUSES), min_size=1, max_size=3)
+DRAWS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), ENDS), max_size=8)
+"""Rank, size and the ends of all repeats; the same rank may be drawn again."""
+
+TRIALS = DRAWS.map(
+    lambda draws: [
         trial(
             number, None if tenths is None else tenths / 10, config={"lora_r": rank}, status=status,
-            trainable_parameters=100 * rank + size,
+            trainable_parameters=100 * rank + size, repeat=repeat,
         )
-        for number, (rank, tenths, status, size) in enumerate(rows)
+        for number, (rank, size, repeat, tenths, status) in enumerate(
+            (rank, size, repeat, *end) for rank, size, ends in draws for repeat, end in enumerate(ends)
+        )
     ]
 )  # fmt: skip
 
@@ -105,6 +109,31 @@ def test_a_single_configuration_has_nothing_beside_it():
     assert "No other configuration has a result to compare it with." in verdict(summarise(sweep([trial(0, 1.0)])))
 
 
+def test_what_is_drawn_twice_is_no_repeat():
+    trials = [trial(number, m, config={"lora_r": r}) for number, (r, m) in enumerate([(8, 1.0), (8, 1.0), (4, 1.1)])]
+    summary = summarise(sweep(trials))
+    assert [each.spread for each in summary.ranking] == [None] * 3
+    assert (summary.best_trial, summary.level) == (trials[0], 1)
+    assert verdict(summary) == [
+        "t000 is best with eval_loss 1.0000.",
+        "It was drawn again as t001: the same training, not a repeat of it.",
+        "Its lead of 0.1000 over the second, t002, may be chance: with one repeat each, no spread was measured. "
+        "Repeat the best configurations under other seeds to know.",
+    ]
+
+
+def test_what_is_drawn_again_and_stopped_early_takes_nothing_from_the_first():
+    ends = [(8, 1.0, "succeeded"), (8, 1.6, "stopped"), (4, 1.2, "succeeded")]
+    trials = [trial(number, m, config={"lora_r": r}, status=end) for number, (r, m, end) in enumerate(ends)]
+    assert summarise(sweep(trials)).best_trial == trials[0]
+
+
+def test_equal_draws_are_level_once():
+    rows = [(8, 1.0), (8, 1.2), (8, 1.0), (8, 1.2), (4, 1.1), (4, 1.2)]
+    trials = [trial(number, m, config={"lora_r": r}, repeat=number % 2) for number, (r, m) in enumerate(rows)]
+    assert summarise(sweep(trials)).level == 2
+
+
 def test_an_unequal_training_is_said():
     trials = [trial(0, 1.0, config={"lora_r": 1}, tokens=100), trial(1, 2.0, config={"lora_r": 2}, tokens=50)]
     assert "The two did not train equally long: 100 tokens against 50." in verdict(summarise(sweep(trials)))
@@ -124,12 +153,14 @@ def test_ranking_and_front_against_their_definitions(trials: list[TrialRecord], 
     summary = summarise(sweep(trials, mode=mode))
     sign = -1 if mode == "max" else 1
     groups: dict[int, list[float]] = {}
-    for each in trials:
+    first = 0
+    for number, each in enumerate(trials):
+        first = number if each.repeat == 0 else first
         if each.metric is not None and each.status not in ("failed", "cancelled"):
-            groups.setdefault(each.config["lora_r"], []).append(each.metric)
-    assert {each.config["lora_r"] for each in summary.ranking} == groups.keys()
+            groups.setdefault(first, []).append(each.metric)
+    assert sorted(each.trials[0].number for each in summary.ranking) == sorted(groups)
     for each in summary.ranking:
-        metrics = groups[each.config["lora_r"]]
+        metrics = groups[each.trials[0].number]
         assert math.isclose(each.mean, fmean(metrics), abs_tol=1e-12)
         assert each.spread == (stdev(metrics) if len(metrics) > 1 else None)
         assert sign * (each.best.metric or 0) == min(sign * metric for metric in metrics)
