@@ -17,7 +17,7 @@ from rich.text import Text
 from raylora.cli.output import out
 from raylora.store.sweeps import SweepRecord, TrialRecord
 from raylora.sweep.effects import knobs_of
-from raylora.sweep.summary import Summary, counts, metric_of, summarise
+from raylora.sweep.summary import Summary, summarise
 from raylora.sweep.words import config_text, knob_labels, number, value_text
 
 STYLES = {
@@ -116,10 +116,11 @@ def chosen(trials: Sequence[TrialRecord], summary: Summary, max_rows: int) -> li
         summary: What the sweep has found so far.
         max_rows: How many to return at most.
     """
+    places = {trial.trial_id: place for place, each in enumerate(summary.ranking) for trial in each.counted}
 
-    def urgency(trial: TrialRecord) -> tuple[bool, bool, float]:
-        rank = summary.asked.better(metric_of(trial)) if counts(trial) else -trial.number
-        return trial.status != "running", not counts(trial), rank
+    def urgency(trial: TrialRecord) -> tuple[bool, bool, int]:
+        rank = places.get(trial.trial_id)
+        return trial.status != "running", rank is None, -trial.number if rank is None else rank
 
     return sorted(sorted(trials, key=urgency)[:max_rows], key=lambda trial: trial.number)
 

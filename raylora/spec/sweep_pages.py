@@ -53,6 +53,9 @@ SWEEP_TAIL = """\
   are held out is no knob.
 - **Order.** The order of training rows follows `seed`: the same repeat of two configurations sees the same rows in the
   same order. Repeat 0 trains under the run's seed, repeat 1 under the next number, and so on.
+- **The winner.** Only what trained to its end is compared, so the winner has an adapter, which had all of its budget. A
+  trial that a scheduler stopped stays in every table and picture with what it had reached; where no trial came to its
+  end, all are compared as they stand, and the report says so.
 - **Repeats.** Mean and spread are over the repeats of one draw. A searcher may draw a configuration again: that is the
   same training under the same seeds and no repeat of it, and the report says so.
 - **Time.** Schedulers count steps or tokens, never seconds.

@@ -11,8 +11,9 @@ from raylora.sweep.summary import summarise
 def sweep_result(record: SweepRecord) -> dict[str, Any]:
     """Return the result of a sweep, over or not.
 
-    The best trial is of the configuration with the best mean over its repeats, and of those the one with the best
-    metric: ``best_metric`` is that one's own, ``best_mean`` the mean that decided; the same without repeats.
+    Compared are the configurations that trained to their end, and so have adapters; all of them where none did. The
+    best trial is of the one with the best mean over its repeats, and of those the one with the best metric:
+    ``best_metric`` is that one's own, ``best_mean`` the mean that decided; the same without repeats.
 
     Args:
         record: The sweep. ``wall_s`` is from its first to its last record, a pause before a resume included.

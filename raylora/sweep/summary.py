@@ -39,6 +39,11 @@ class Configuration:
         """The sampled fields."""
         return self.best.config
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that count trained to their end: what was stopped, or still runs, had less to become good in."""
+        return all(trial.status == "succeeded" for trial in self.counted)
+
     def equals(self, other: Configuration) -> bool:
         """Return whether both were drawn with the same values: the same training twice, and no repeat of it."""
         return key_of(self.config) == key_of(other.config)
@@ -50,12 +55,12 @@ class Summary:
 
     Args:
         asked: Metric and mode.
-        luckiest: The trial with the best metric of all, whatever the repeats of its configuration say; None where none
-            has a result.
-        ranking: Configurations with a result, the best mean first.
+        luckiest: The trial with the best metric of all, whatever the repeats of its configuration say, and however far
+            it trained; None where none has a result.
+        ranking: Configurations with a result, those that trained to their end before the others, the best mean first.
         level: How many different ones cannot be told from the first: it, and those whose lag lies within the spread.
         effects: Every knob that was varied.
-        front: Configurations that none beats with as few trainable parameters, the smallest first.
+        front: Of those compared, the ones that none beats with as few trainable parameters, the smallest first.
     """
 
     asked: Asked
@@ -66,18 +71,23 @@ class Summary:
     front: tuple[Configuration, ...]
 
     @property
+    def compared(self) -> tuple[Configuration, ...]:
+        """Configurations that trained to their end, the best first; all of them where none did."""
+        return _compared(self.ranking)
+
+    @property
     def winner(self) -> Configuration | None:
-        """The configuration with the best mean."""
-        return self.ranking[0] if self.ranking else None
+        """Of the configurations that are compared, the one with the best mean."""
+        return self.compared[0] if self.compared else None
 
     @property
     def runner_up(self) -> Configuration | None:
-        """The best of the configurations that are not the winner's, drawn again or not."""
-        return next((each for each in self.ranking[1:] if not each.equals(self.ranking[0])), None)
+        """The best of the others that are compared, unless it is the winner's own, drawn again."""
+        return next((each for each in self.compared[1:] if not each.equals(self.compared[0])), None)
 
     @property
     def best_trial(self) -> TrialRecord | None:
-        """Of the configuration with the best mean, the repeat with the best metric; the one rule of who has won."""
+        """Of the winning configuration, the repeat with the best metric; the one rule of who has won."""
         return self.winner.best if self.winner else None
 
 
@@ -94,7 +104,7 @@ def summarise(record: SweepRecord) -> Summary:
         asked=asked,
         luckiest=_best(counted, asked) if counted else None,
         ranking=ranking,
-        level=len({key_of(other.config) for other in ranking if _level(ranking[0], other)}),
+        level=len({key_of(other.config) for other in _compared(ranking) if _level(ranking[0], other)}),
         effects=knob_effects(counted),
         front=_front(ranking, asked),
     )
@@ -132,7 +142,11 @@ def _ranking(trials: Iterable[TrialRecord], asked: Asked) -> tuple[Configuration
     for trial in sorted(trials, key=lambda trial: trial.number):
         groups.setdefault(trial.draw, []).append(trial)
     found = [_configuration(group, asked) for group in groups.values() if any(map(counts, group))]
-    return tuple(sorted(found, key=lambda each: asked.better(each.mean)))
+    return tuple(sorted(found, key=lambda each: (not each.is_whole, asked.better(each.mean))))
+
+
+def _compared(configurations: Sequence[Configuration]) -> tuple[Configuration, ...]:
+    return tuple(each for each in configurations if each.is_whole) or tuple(configurations)
 
 
 def _configuration(trials: Sequence[TrialRecord], asked: Asked) -> Configuration:
@@ -147,12 +161,9 @@ def _best(trials: Sequence[TrialRecord], asked: Asked) -> TrialRecord:
 
 
 def _front(ranking: Iterable[Configuration], asked: Asked) -> tuple[Configuration, ...]:
-    sized = [(each.best.trainable_parameters, each) for each in ranking]
+    sized = _compared([each for each in ranking if each.best.trainable_parameters is not None])
     front: list[Configuration] = []
-    for _, each in sorted(
-        ((size, each) for size, each in sized if size is not None),
-        key=lambda pair: (pair[0], asked.better(pair[1].mean)),
-    ):
+    for each in sorted(sized, key=lambda each: (each.best.trainable_parameters, asked.better(each.mean))):
         if not front or asked.better(each.mean) < asked.better(front[-1].mean):
             front.append(each)
     return tuple(front)

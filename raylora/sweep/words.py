@@ -109,14 +109,13 @@ def verdict(summary: Summary) -> list[str]:
             f"The configuration of {_names(first)} is best with {metric} {number(first.mean)} on average; "
             f"its {len(first.counted)} repeats spread by {number(first.spread)}"
         )
-    sentences = [f"{found}.", *_twins(summary), *_lead(summary)]
-    lucky = summary.luckiest
-    if lucky is not None and lucky not in first.counted:
+    sentences = [f"{found}."]
+    if not first.is_whole:
         sentences.append(
-            f"{lucky.trial_id} alone reached {number(metric_of(lucky))}, but the mean of its configuration's repeats "
-            "is worse."
+            "No configuration has trained to its end: they are compared as they stand, and only at its end does one "
+            "leave an adapter."
         )
-    return sentences
+    return [*sentences, *_twins(summary), *_lead(summary), *_luckier(summary, first)]
 
 
 def _twins(summary: Summary) -> list[str]:
@@ -125,10 +124,21 @@ def _twins(summary: Summary) -> list[str]:
     return [f"It was drawn again as {', '.join(twins)}: the same training, not a repeat of it."] if twins else []
 
 
+def _luckier(summary: Summary, first: Configuration) -> list[str]:
+    lucky = summary.luckiest
+    if lucky is None or lucky in first.counted:
+        return []
+    if any(lucky in each.counted for each in summary.compared):
+        why = "the mean of its configuration's repeats is worse"
+        return [f"{lucky.trial_id} alone reached {number(metric_of(lucky))}, but {why}."]
+    state = f"{lucky.trial_id}, {lucky.status} at step {lucky.steps}, stands at {number(metric_of(lucky))}"
+    return [f"{state}, but only what trained to its end is compared."]
+
+
 def _lead(summary: Summary) -> list[str]:
     first, second = summary.ranking[0], summary.runner_up
     if second is None:
-        return ["No other configuration has a result to compare it with."]
+        return ["No other configuration trained as far, so there is none to compare it with."]
     lead, spread = abs(first.mean - second.mean), joint_spread(first, second)
     over = f"over the second, {_names(second)}"
     if spread is None:

@@ -110,3 +110,10 @@ def test_a_live_table_has_a_line_a_trial_and_counts_the_others(width: int):
     hidden = [each.status for each in record.trials if each.trial_id not in shown]
     (last,) = [line for line in told.splitlines() if line.startswith("and ")]
     assert sum(int(word) for word in last.split() if word.isdigit()) == len(hidden) == 14
+
+
+def test_a_live_table_shows_the_winner_before_stopped_trials_of_a_better_metric():
+    trials = [trial(n, 1.0, config={"lora_r": n}, status="stopped") for n in range(4)]
+    trials.append(trial(4, 1.5, config={"lora_r": 4}))
+    shown = [row[0] for row in cells(live(sweep(trials), 80, 2)) if row and row[0].startswith("t0")]
+    assert shown == ["t000", "t004"]

@@ -38,7 +38,7 @@ def test_the_picture_counts_trials_and_names_the_best():
     trials = [trial(0, 2.5), trial(1, 1.25, status="running"), trial(2, 9.0, status="failed")]
     picture.show(Standing(sweep(trials), 4, "training"))
     lines = drawn(picture)
-    assert "2/4 trials over, best t001 with eval_loss 1.2500" in lines[1]
+    assert "2/4 trials over, best t000 with eval_loss 2.5000" in lines[1], "t001 still runs"
     assert any("t002" in line and "failed" in line for line in lines)
 
 

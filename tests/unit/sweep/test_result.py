@@ -23,8 +23,8 @@ def test_the_result_has_what_was_promised_and_is_json():
     result = json.loads(json.dumps(sweep_result(large_sweep(20))))
     assert result.keys() >= ASKED
     assert all(each.keys() >= OF_A_TRIAL for each in result["trials"])
-    counted = [each for each in result["trials"] if each["status"] in ("succeeded", "stopped")]
-    best = min(counted, key=lambda each: each["metric"])
+    whole = [each for each in result["trials"] if each["status"] == "succeeded"]
+    best = min(whole, key=lambda each: each["metric"])
     assert (result["best_trial"], result["best_config"]) == (best["trial_id"], best["config"])
     assert result["best_metric"] == best["metric"]
     assert (result["num_trials"], result["num_packs"]) == (20, 3)
@@ -38,6 +38,13 @@ def test_trials_that_were_trained_alone_make_no_pack():
 
 def test_the_greatest_is_best_where_that_was_asked():
     assert sweep_result(sweep([trial(0, 1.0), trial(1, 2.0)], mode="max"))["best_trial"] == "t001"
+
+
+def test_the_best_has_an_adapter_though_one_that_was_stopped_had_a_better_metric():
+    trials = [trial(0, 1.0, status="stopped", steps=4), trial(1, 1.05, config={"lora_r": 4}, adapter_uri="a/adapter")]
+    result = sweep_result(sweep(trials))
+    assert (result["best_trial"], result["best_metric"], result["best_adapter_uri"]) == ("t001", 1.05, "a/adapter")
+    assert [each["status"] for each in result["trials"]] == ["stopped", "succeeded"]
 
 
 def test_of_repeats_the_best_mean_wins_and_names_its_best_seed():

@@ -72,7 +72,7 @@ def test_failed_and_cancelled_trials_do_not_count():
         trial(3, 0.6, config={"lora_r": 8}),
     ]
     summary = summarise(sweep(trials))
-    assert [each.best.trial_id for each in summary.ranking] == ["t002", "t003"]
+    assert [each.best.trial_id for each in summary.ranking] == ["t003", "t002"]
 
 
 def test_no_result_is_no_winner():
@@ -106,7 +106,33 @@ def test_one_repeat_measures_no_spread_and_that_is_said():
 
 
 def test_a_single_configuration_has_nothing_beside_it():
-    assert "No other configuration has a result to compare it with." in verdict(summarise(sweep([trial(0, 1.0)])))
+    alone = "No other configuration trained as far, so there is none to compare it with."
+    assert alone in verdict(summarise(sweep([trial(0, 1.0)])))
+
+
+def test_only_what_trained_to_its_end_wins():
+    trials = [
+        trial(0, 1.0, config={"lora_r": 4}, status="stopped", steps=4, trainable_parameters=100),
+        trial(1, 1.05, config={"lora_r": 8}, steps=16, trainable_parameters=200),
+        trial(2, 1.01, config={"lora_r": 16}, status="running", steps=8, trainable_parameters=300),
+    ]
+    summary = summarise(sweep(trials))
+    assert summary.best_trial == trials[1]
+    assert [each.best.number for each in summary.ranking] == [1, 0, 2]
+    assert ([each.best for each in summary.front], summary.level) == ([trials[1]], 1)
+    assert verdict(summary) == [
+        "t001 is best with eval_loss 1.0500.",
+        "No other configuration trained as far, so there is none to compare it with.",
+        "t000, stopped at step 4, stands at 1.0000, but only what trained to its end is compared.",
+    ]
+
+
+def test_where_nothing_trained_to_its_end_all_are_compared_and_that_is_said():
+    trials = [trial(n, m, config={"lora_r": n}, status="stopped") for n, m in enumerate([1.2, 1.0, 1.1])]
+    summary = summarise(sweep(trials))
+    assert [each.best.number for each in summary.ranking] == [1, 2, 0]
+    assert summary.runner_up is not None and summary.runner_up.best == trials[2]
+    assert verdict(summary)[1].startswith("No configuration has trained to its end: they are compared as they stand")
 
 
 def test_what_is_drawn_twice_is_no_repeat():
@@ -164,14 +190,15 @@ def test_ranking_and_front_against_their_definitions(trials: list[TrialRecord], 
         assert math.isclose(each.mean, fmean(metrics), abs_tol=1e-12)
         assert each.spread == (stdev(metrics) if len(metrics) > 1 else None)
         assert sign * (each.best.metric or 0) == min(sign * metric for metric in metrics)
-    keys = [sign * each.mean for each in summary.ranking]
+    keys = [(any(t.status != "succeeded" for t in each.counted), sign * each.mean) for each in summary.ranking]
     assert keys == sorted(keys)
+    compared = [each for each, key in zip(summary.ranking, keys, strict=True) if key[0] == keys[0][0]]
 
     def beaten(size: int, mean: float) -> bool:
-        others = [(other.best.trainable_parameters or 0, sign * other.mean) for other in summary.ranking]
+        others = [(other.best.trainable_parameters or 0, sign * other.mean) for other in compared]
         return any(s <= size and m <= mean and (s, m) != (size, mean) for s, m in others)
 
-    points = {(each.best.trainable_parameters or 0, sign * each.mean) for each in summary.ranking}
+    points = {(each.best.trainable_parameters or 0, sign * each.mean) for each in compared}
     front = [(each.best.trainable_parameters or 0, sign * each.mean) for each in summary.front]
     assert set(front) == {point for point in points if not beaten(*point)}
     assert len(front) == len(set(front))
