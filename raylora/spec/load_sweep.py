@@ -40,7 +40,7 @@ class LoadedSweep:
 
     Args:
         spec: The sweep.
-        notes: Lines to print: other tools' keys that were read or passed over.
+        notes: Lines to print: other tools' keys that were read or passed over, and what of its run a sweep leaves out.
         path: The file.
     """
 
@@ -121,6 +121,11 @@ class _RunDraft:
             apply_override(draft, override)
         resolve_aliases(draft)
         run = check_run(draft)
+        if run.sample_prompts:
+            draft.note(
+                ("sample_prompts",),
+                "sample_prompts: trials answer none; the winner does when its file is trained, winner.yaml of the report",
+            )
         self.sweep.notes += [note if self.file is None else f"{self.file}: {note}" for note in draft.notes]
         self.sweep.problems += [self.told(problem) for problem in draft.problems]
         return run, not draft.problems

@@ -41,6 +41,14 @@ def test_a_run_stands_in_the_file_or_in_its_own(tmp_path: Path, monkeypatch: pyt
     assert there.notes[0] == "run.yaml: line 5: lora_rank (LLaMA-Factory) is read as lora_r"
 
 
+def test_questions_that_no_trial_answers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(LEAST + "val_set_size: 0.1\nmax_steps: 50\nsample_prompts: [hi]\n", encoding="utf-8")
+    (told,) = load_text(tmp_path, "run: run.yaml\n" + REST).notes
+    assert told.startswith("run.yaml: line 5: sample_prompts: trials answer none; the winner does")
+    assert load_text(tmp_path, "run: run.yaml\n" + REST, ["sample_prompts=[]"]).notes == ()
+
+
 def test_a_sweep_survives_its_own_json(tmp_path: Path):
     spec = load_text(tmp_path, RUN + REST + "  lora_target_modules: {choice: [[q_proj], all-linear]}\n").spec
     again = SweepSpec.model_validate_json(spec.model_dump_json())
