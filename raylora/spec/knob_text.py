@@ -23,11 +23,14 @@ _ALLOWS = {
 
 def read_knobs(draft: Draft) -> dict[str, AnyKnob]:
     """Return the knobs of a draft's `space` that are right by themselves; the others are noted in the draft."""
-    written = draft.values.get("space", {})
-    if not isinstance(written, dict):
+    written = draft.values.get("space")
+    if written is not None and not isinstance(written, dict):
         draft.refuse(("space",), f"got {show(written)}; allowed: knobs by field, such as lora_r: {{choice: [8, 16]}}")
         return {}
-    knobs = {name: _read(draft, ("space", name), value) for name, value in written.items() if value is not None}
+    turned = {name: value for name, value in (written or {}).items() if value is not None}
+    if not turned and not any(path[0] == "space" for path in draft.refused):
+        draft.refuse(("space",), "no knob; give those that vary, such as lora_r: {choice: [8, 16, 32]}")
+    knobs = {name: _read(draft, ("space", name), value) for name, value in turned.items()}
     return {name: knob for name, knob in knobs.items() if knob is not None}
 
 

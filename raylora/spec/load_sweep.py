@@ -171,8 +171,6 @@ def _check_fields(draft: Draft, run: RunFields, knobs: dict[str, AnyKnob]) -> Sw
     _drop_nulls(draft.values)
     for key in [key for key in draft.values if key not in SweepFields.model_fields]:
         draft.refuse((key,), _unknown(key))
-    if "space" not in draft.values:
-        draft.refuse(("space",), "missing; give the knobs that vary, such as lora_r: {choice: [8, 16, 32]}")
     stand_ins: dict[str, Any] = {"run": run, "space": knobs or _ANY_SPACE}
     refused = {str(path[0]) for path in draft.refused}
     values = {key: value for key, value in draft.values.items() if key in _OWN and key not in refused}
