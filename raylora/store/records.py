@@ -131,6 +131,18 @@ class Records(Generic[R]):
         except ValidationError as error:
             raise CorruptObjectError(f"{store.uri_of(key)}: not the record of a {self.noun} ({error})") from error
 
+    def has(self, store: Store, name: str) -> bool:
+        """Return whether there is a record of a name, readable or not.
+
+        Args:
+            store: The store of all records.
+            name: Of the record.
+
+        Raises:
+            InputError: No record can have that name.
+        """
+        return store.exists(self._key(name))
+
     def all(self, store: Store) -> list[R]:
         """Return all records, newest first; those that cannot be read are passed over with a warning."""
         records = []

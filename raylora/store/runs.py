@@ -18,6 +18,7 @@ __all__ = [
     "RECORD",
     "RunRecord",
     "RunStatus",
+    "has_run",
     "list_runs",
     "new_run",
     "read_run",
@@ -91,6 +92,19 @@ def read_run(store: Store, run_id: str) -> RunRecord:
         CorruptObjectError: Its record cannot be read.
     """
     return _RUNS.read(store, run_id)
+
+
+def has_run(store: Store, run_id: str) -> bool:
+    """Return whether there is a run of a name.
+
+    Args:
+        store: The store of all runs.
+        run_id: The name.
+
+    Raises:
+        InputError: No run can have that name.
+    """
+    return _RUNS.has(store, run_id)
 
 
 def list_runs(store: Store) -> list[RunRecord]:

@@ -22,6 +22,7 @@ __all__ = [
     "SweepStatus",
     "TrialRecord",
     "TrialStatus",
+    "has_sweep",
     "list_sweeps",
     "new_sweep",
     "read_sweep",
@@ -190,6 +191,19 @@ def read_sweep(store: Store, sweep_id: str) -> SweepRecord:
         CorruptObjectError: Its record cannot be read.
     """
     return _SWEEPS.read(store, sweep_id)
+
+
+def has_sweep(store: Store, sweep_id: str) -> bool:
+    """Return whether there is a sweep of a name.
+
+    Args:
+        store: The store of all sweeps.
+        sweep_id: The name.
+
+    Raises:
+        InputError: No sweep can have that name.
+    """
+    return _SWEEPS.has(store, sweep_id)
 
 
 def list_sweeps(store: Store) -> list[SweepRecord]:

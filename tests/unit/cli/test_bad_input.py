@@ -15,7 +15,10 @@ import yaml
 from raylora.log import ROOT
 from raylora.runtime.first_look import first_look
 from raylora.spec.run import RunSpec
-from raylora.store.runs import FOLDER, RECORD
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri
+from raylora.store.runs import FOLDER, RECORD, new_run, write_run
+from raylora.store.sweeps import new_sweep, write_sweep
 from tests.unit.cli.conftest import Raylora
 from tests.unit.store.disks import close, mounted
 
@@ -153,10 +156,16 @@ def test_words_that_are_no_command(raylora: Raylora, words: list[str]):
     assert "Traceback" not in told.err
 
 
-def test_a_run_that_is_not_there(raylora: Raylora):
-    told = raylora("resume", "20200101-000000-abcdef", "--json")
+def test_what_is_not_there_is_neither_resumed_as_a_run_nor_as_a_sweep(raylora: Raylora):
+    told = raylora("resume", "nosuch", "--json")
     assert told.code == 2
-    assert "raylora runs" in told.json["error"]["message"]
+    assert "'nosuch' is no run and no sweep of" in told.json["error"]["message"]
+    assert "there: nothing; run `raylora runs`" in told.json["error"]["message"]
+    store = open_store(default_store_uri())
+    sweep_id = write_sweep(store, new_sweep({})).sweep_id
+    run_id = write_run(store, new_run(RunSpec(base_model="m", datasets=[{"path": "r.jsonl"}]))).run_id
+    message = raylora("resume", "nosuch", "--json").json["error"]["message"]
+    assert sweep_id in message and run_id in message
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file"])
