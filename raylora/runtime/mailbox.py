@@ -72,6 +72,7 @@ class Mailbox:
         self._job: Job | PackJob | None = None
         self._posted = asyncio.Event()
         self._events: list[Event] = []
+        self._num_forgotten = 0
         self._arrived = asyncio.Event()
         self._stopping = False
         self._controller: ActorHandle[Any] | None = None
@@ -113,19 +114,23 @@ class Mailbox:
         self._arrived.set()
 
     async def after(self, num_seen: int, timeout_s: float) -> list[Event]:
-        """Events beyond the first ``num_seen``; waits for one up to the time-out.
+        """Events beyond the first ``num_seen``, which are forgotten; waits for one up to the time-out.
+
+        A pack tells of thousands of trials. What its driver has not confirmed is told again.
 
         Args:
-            num_seen: Events that the caller has.
+            num_seen: Events that the caller has had, never fewer than before.
             timeout_s: Longest wait in seconds.
         """
-        if len(self._events) <= num_seen:
+        del self._events[: num_seen - self._num_forgotten]
+        self._num_forgotten = num_seen
+        if not self._events:
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), timeout_s)
             except TimeoutError:
                 return []
-        return self._events[num_seen:]
+        return list(self._events)
 
     async def ask_stop(self) -> None:
         """Ask the workers to save and end."""

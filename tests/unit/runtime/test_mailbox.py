@@ -1,0 +1,63 @@
+"""The line of events from the workers to the driver, in this process: what is told again, and what is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from weakref import ref
+
+from raylora.runtime.mailbox import Mailbox
+from raylora.train.events import Event
+
+PATIENCE_S = 30.0
+
+
+async def told(mailbox: Mailbox, num_seen: int) -> list[int]:
+    """Steps of the events that a driver is told; it does not wait for more."""
+    return [event.step for event in await mailbox.after(num_seen, 0.0)]
+
+
+def test_events_come_in_order_and_again_until_they_are_confirmed():
+    async def play() -> None:
+        mailbox = Mailbox()
+        assert await told(mailbox, 0) == []
+        for step in (1, 2, 3):
+            await mailbox.put(Event("step", step, {}))
+        assert await told(mailbox, 0) == [1, 2, 3]
+        assert await told(mailbox, 0) == [1, 2, 3]
+        await mailbox.put(Event("step", 4, {}))
+        assert await told(mailbox, 2) == [3, 4]
+        assert await told(mailbox, 4) == []
+        await mailbox.put(Event("step", 5, {}))
+        assert await told(mailbox, 4) == [5]
+
+    asyncio.run(play())
+
+
+def test_a_driver_that_waits_hears_of_an_event_at_once():
+    async def play() -> None:
+        mailbox = Mailbox()
+        await mailbox.put(Event("step", 1, {}))
+        waiting = asyncio.create_task(mailbox.after(1, 10 * PATIENCE_S))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await mailbox.put(Event("step", 2, {}))
+        assert [event.step for event in await asyncio.wait_for(waiting, PATIENCE_S)] == [2]
+
+    asyncio.run(play())
+
+
+def test_what_the_driver_has_is_forgotten():
+    async def play() -> None:
+        mailbox, kept = Mailbox(), list[ref[Event]]()
+        for step in (1, 2, 3):
+            event = Event("step", step, {})
+            kept.append(ref(event))
+            await mailbox.put(event)
+        del event
+        await mailbox.after(0, 0.0)
+        await mailbox.after(2, 0.0)
+        gc.collect()
+        assert [each() is None for each in kept] == [True, True, False]
+
+    asyncio.run(play())
