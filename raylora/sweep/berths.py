@@ -89,10 +89,9 @@ class Berths:
                     f"{width.num_slots} ({group.why_alone or width.why_so_many}); set repeats: 1, or make room for them"
                 )
             whole_trials = max(1, width.num_slots // spec.repeats) * spec.repeats
-            num_slots += (1 if group.why_alone else whole_trials) * group.num_packs
-            if group.why_alone is None:
-                planned = Berth(group.largest, whole_trials, width.slots_stay_on_ranks, self.may_be_fewer)
-                self._planned[group.key] = planned
+            num_slots += whole_trials * group.num_packs
+            planned = Berth(group.largest, whole_trials, width.slots_stay_on_ranks, self.may_be_fewer)
+            self._planned[self._trials.key(group.largest)] = planned
         self.num_at_once = max(spec.repeats, min(self.num_at_once, num_slots))
 
     def note(self, spec: RunSpec) -> None:

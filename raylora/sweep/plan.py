@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.data.prepare import prepare
 from raylora.model.load import base_on_meta
+from raylora.model.own_dropout import own_dropout
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.source import base_config, resolve_base
 from raylora.model.targets import adapter_values
@@ -273,7 +274,7 @@ def _ranks(found: Candidates) -> int:
 
 def _why_one_adapter(spec: RunSpec, config: PretrainedConfig) -> str | None:
     """Why a base takes the rows of one adapter at a time; None where it takes those of many."""
-    reason = attend_by_rows(_on_meta(spec, config), spec.sequence_len)
+    reason = attend_by_rows(_on_meta(spec, config), spec.sequence_len) or own_dropout(config)
     return None if reason is None else f"base_model: {reason}, so its rows cannot lie beside those of another adapter"
 
 

@@ -22,6 +22,7 @@ from raylora.model.bank import AdapterBank
 from raylora.model.dtype import compute_dtype
 from raylora.model.load import base_on_meta, load_base, read_weight
 from raylora.model.meta import read_config
+from raylora.model.own_dropout import own_dropout
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.site import WeightReader
@@ -99,6 +100,8 @@ class Trainee:
         """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
         if self.why_padded is not None:
             return f"base_model: {self.why_padded}, so it takes the rows of one adapter at a time"
+        if (drawn := own_dropout(self.model.config)) is not None:
+            return f"base_model: {drawn}, so the rows of one adapter would draw otherwise beside another's"
         return why_alone(self.spec)
 
     def release(self, slot: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig
 
 from raylora.errors import InputError
 from raylora.spec.run import RunSpec
@@ -23,14 +23,14 @@ RUN = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}], "dtype": "flo
 SPACE = {"lora_r": {"choice": [2, 4, 8, 16]}}
 
 
-def planned(num_workers: int, **fields: Any) -> tuple[SweepSpec, Berths]:
+def planned(num_workers: int, config: PretrainedConfig = CONFIG, **fields: Any) -> tuple[SweepSpec, Berths]:
     """A sweep, and its berths on as many cores as it has workers."""
     place = {"strategy": "fsdp", "num_workers": num_workers, "gpus_per_worker": 0}
     asked = {"run": RUN | {"distributed": place}, "space": SPACE, "searcher": "grid"}
     asked |= {"metric": "train_loss", "budget": {"steps": 20}}
     spec = SweepSpec.model_validate(asked | fields)
     berths = Berths(spec, SweepTrials(spec, "sweep"), 128)
-    berths.take(plan_sweep(spec, Offer((Node({"CPU": num_workers}, 32 * 10**9),)), lambda run: CONFIG, foretells=False))
+    berths.take(plan_sweep(spec, Offer((Node({"CPU": num_workers}, 32 * 10**9),)), lambda run: config, foretells=False))
     return spec, berths
 
 
@@ -53,6 +53,13 @@ def test_slots_stay_on_ranks_as_planned_where_whole_trials_leave_a_rank_without_
     spec, berths = planned(4, repeats=3, slots=4)
     berth = berth_of(berths, spec.run)
     assert (berth.num_slots, berth.slots_stay_on_ranks, berth.calibrates) == (3, True, False)
+
+
+def test_a_base_for_one_adapter_has_a_berth_of_one_slot() -> None:
+    drops = LlamaConfig(**CONFIG.to_diff_dict() | {"attention_dropout": 0.1})
+    spec, berths = planned(2, drops)
+    berth = berth_of(berths, spec.run)
+    assert (berth.num_slots, berth.slots_stay_on_ranks, berths.num_at_once) == (1, False, 1)
 
 
 def test_a_run_that_nobody_foresaw_gets_a_berth_of_its_own_size() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import BloomConfig, LlamaConfig, PretrainedConfig
+from transformers import BloomConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
@@ -167,10 +167,19 @@ def test_what_cannot_be_packed_runs_alone_with_its_reason() -> None:
     assert alone.duration.start_s == 2 * packed.duration.start_s, "each trial starts workers of its own"
 
 
-def test_a_base_that_takes_one_adapters_rows_at_a_time_trains_runs_alone() -> None:
-    config = BloomConfig(hidden_size=32, n_layer=2, n_head=2, vocab_size=64)
-    found = only(plan(grid(RANKS, {"lora_target_modules": ["query_key_value"]}), machine(), config))
-    assert found.why_alone is not None and "base_model" in found.why_alone
+@pytest.mark.parametrize(
+    ("config", "target", "why"),
+    [
+        (BloomConfig(hidden_size=32, n_layer=2, n_head=2, vocab_size=64), "query_key_value", "attention of its own"),
+        (OPTConfig(hidden_size=32, num_attention_heads=2, ffn_dim=48, vocab_size=64), "q_proj", "dropout: 0.1"),
+    ],
+    ids=["padded", "dropout"],
+)
+def test_a_base_that_takes_one_adapters_rows_at_a_time_trains_runs_alone(
+    config: PretrainedConfig, target: str, why: str
+) -> None:
+    found = only(plan(grid(RANKS, {"lora_target_modules": [target]}), machine(), config))
+    assert found.why_alone is not None and "base_model" in found.why_alone and why in found.why_alone
     assert found.width.num_slots == 1
 
 

@@ -26,7 +26,7 @@ from tests.unit.train.pack_run import (
     train_all,
     turn,
 )
-from tests.unit.train.tiny_run import open_rows, save_materials, tiny_spec
+from tests.unit.train.tiny_run import open_rows, save_base, save_materials, tiny_spec
 
 BASES: dict[str, dict[str, object]] = {
     "plain": {},
@@ -42,8 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def padded(home: Path) -> Path:
-    """Beside the base, two whose rows must be padded: an attention of its own, a window shorter than a row may be."""
+def for_one(home: Path) -> Path:
+    """Beside the base, three for one adapter: an attention or a dropout of its own, a window shorter than a row may be."""
     vocab_size = len(small_tokenizer())
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64}
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": vocab_size}
@@ -53,6 +53,7 @@ def padded(home: Path) -> Path:
     MistralForCausalLM(MistralConfig(**shape, **heads)).save_pretrained(home / "window")
     for name in ("bloom", "window"):
         small_tokenizer().save_pretrained(home / name)
+    save_base(home / "drops", attention_dropout=0.1)
     return home
 
 
@@ -212,16 +213,17 @@ def test_a_slot_that_is_not_a_number_fails_alone(home: Path, base: str, matrix: 
     [
         ("bloom", "packed", "has an attention of its own, so it takes the rows of one adapter at a time"),
         ("window", "packed", "has sliding_window: 64, below sequence_len: 128, so it takes the rows of one adapter"),
+        ("drops", "packed", r"draws by chance in training \(attention_dropout: 0.1; .* rows of one adapter would draw otherwise"),
         ("base", "peft", "adapter_bank: peft holds one adapter"),
     ],
 )
 def test_where_one_adapter_trains_a_second_is_refused_before_anything_is_trained(
-    padded: Path, base: str, bank: str, why: str
+    for_one: Path, base: str, bank: str, why: str
 ):
     fields = {"adapter_bank": bank, "val_set_size": 6, "max_steps": 6}
-    spec = tiny_spec(padded / base, padded / "rows.jsonl", **fields)
+    spec = tiny_spec(for_one / base, for_one / "rows.jsonl", **fields)
     trainee = place_tiny(spec)
-    first = admit(trainee, 0, spec, padded)
+    first = admit(trainee, 0, spec, for_one)
     turn(trainee, [first])
     before = state_of(trainee, first)
     with pytest.raises(ModelError, match=why) as refused:
@@ -237,10 +239,10 @@ def test_where_one_adapter_trains_a_second_is_refused_before_anything_is_trained
 def test_padded_lines_are_trained_as_a_plain_loop_trains_them(padded: Path, base: str):
     """One run after the other in the slot, each to the losses of transformers' model with a naive LoRA."""
     shared = {"max_steps": 4, "lora_target_modules": "all-linear"}
-    specs = [tiny_spec(padded / base, padded / "rows.jsonl", **shared, seed=seed) for seed in (1, 2)]
+    specs = [tiny_spec(for_one / base, for_one / "rows.jsonl", **shared, seed=seed) for seed in (1, 2)]
     trainee = place_tiny(specs[0])
     for spec in specs:
-        member = admit(trainee, 0, spec, padded)
+        member = admit(trainee, 0, spec, for_one)
         start = trainee.bank.export(0).tensors
         train_all(trainee, [member])
         trainee.release(0)
