@@ -31,7 +31,10 @@ def own_dropout(config: PretrainedConfig) -> str | None:
 def _probabilities(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            yield from _probabilities({str(inner): of_inner for inner, of_inner in value.items()})
-        elif any(part in name for part in _DRAWN) and not any(part in name for part in _OF_OTHER_HEADS):
-            if isinstance(value, float | int) and not isinstance(value, bool) and value > 0:
-                yield name, float(value)
+            yield from _probabilities(value)
+        elif _is_drawn(str(name)) and isinstance(value, float | int) and value > 0 and value is not True:
+            yield name, float(value)
+
+
+def _is_drawn(name: str) -> bool:
+    return any(part in name for part in _DRAWN) and not any(part in name for part in _OF_OTHER_HEADS)

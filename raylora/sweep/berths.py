@@ -5,12 +5,13 @@ A sweep enters; berths by key leave, which the fleet opens packs by. Called by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import ray
 
 from raylora.errors import InputError
+from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.trials import ALONE, SweepTrials
@@ -25,12 +26,17 @@ class Berth:
 
     Args:
         spec: As large as any of them.
-        num_slots: Runs at once at most.
+        family: Packs of one family are counted together: those of one key, or those of runs that share with nobody and
+            were planned together.
+        num_packs: Packs of the family at once, at most.
+        num_slots: Runs at once at most, in one pack.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
     """
 
     spec: RunSpec
+    family: str
+    num_packs: int
     num_slots: int
     slots_stay_on_ranks: bool
     calibrates: bool
@@ -90,8 +96,9 @@ class Berths:
                 )
             whole_trials = max(1, width.num_slots // spec.repeats) * spec.repeats
             num_slots += whole_trials * group.num_packs
-            planned = Berth(group.largest, whole_trials, width.slots_stay_on_ranks, self.may_be_fewer)
-            self._planned[self._trials.key(group.largest)] = planned
+            family, stay = _family(group.largest), width.slots_stay_on_ranks
+            planned = Berth(group.largest, family, group.num_packs, whole_trials, stay, self.may_be_fewer)
+            self._planned[family] = planned
         self.num_at_once = max(spec.repeats, min(self.num_at_once, num_slots))
 
     def note(self, spec: RunSpec) -> None:
@@ -100,13 +107,20 @@ class Berths:
         Args:
             spec: The run; it may fit into what others need.
         """
-        key = self._trials.key(spec)
-        if key not in self.by_key:
-            self.by_key[key] = self._planned.get(key) or self._unplanned(spec, key)
+        key, family = self._trials.key(spec), _family(spec)
+        if key in self.by_key:
+            return
+        berth = self._planned.get(family) or self._unplanned(spec, family)
+        self.by_key[key] = replace(berth, spec=spec) if key.startswith(ALONE) else berth
 
-    def _unplanned(self, spec: RunSpec, key: str) -> Berth:
-        """For a run that shares with nobody, or that is like none of those foreseen."""
-        if key.startswith(ALONE):
-            return Berth(spec, 1, False, False)
+    def _unplanned(self, spec: RunSpec, family: str) -> Berth:
+        """For a run that is like none of those foreseen."""
+        if why_alone(spec) is not None:
+            return Berth(spec, family, 1, 1, False, False)
         widest = max((planned.num_slots for planned in self._planned.values()), default=1)
-        return Berth(spec, widest, widest >= spec.distributed.num_workers > 1, self.may_be_fewer)
+        return Berth(spec, family, 1, widest, widest >= spec.distributed.num_workers > 1, self.may_be_fewer)
+
+
+def _family(spec: RunSpec) -> str:
+    """What a plan groups runs by."""
+    return f"{pack_key(spec)}{why_alone(spec) or ''}"

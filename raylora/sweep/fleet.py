@@ -1,4 +1,4 @@
-"""The packs of a sweep: opened for leases that wait, as far as the cluster has room; closed when others need it.
+"""The packs of a sweep: opened for leases that wait, as many as planned and as find room; closed when others need it.
 
 The first starts before anything is known but what all runs share, so that its workers import while the driver checks.
 Called by the launcher between Tune's steps.
@@ -22,6 +22,7 @@ from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
 from raylora.sweep.berths import Berth
 from raylora.sweep.host import Host
+from raylora.sweep.openings import Closing, Opening, next_move
 from raylora.train.events import Event
 
 log = get_logger(__name__)
@@ -98,7 +99,7 @@ class Fleet:
         held = self._held() if waiting else {}
         for key in waiting:
             if now - self._waits_since[key] >= OPEN_PATIENCE_S:
-                self._open(key, berths[key], waiting, held)
+                self._serve(key, berths, held)
 
     def end(self) -> None:
         """Tell all packs that no run comes any more, and wait for their end; those that only start are cut off."""
@@ -155,26 +156,22 @@ class Fleet:
         group.close()
         del self._packs[number]
 
-    def _open(self, key: str, berth: Berth, waiting: Mapping[str, int], held: Mapping[int, int]) -> None:
-        """Open a pack where those that are starting do not suffice and there is room; else let an idle one make room.
+    def _serve(self, key: str, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
+        """Do what helps the leases of one key that wait; where their packs failed, nothing does.
 
         Args:
-            key: Of the leases that wait.
-            berth: What they need.
-            waiting: Leases without a slot, by key.
+            key: Of the leases.
+            berths: By key.
             held: Leases of each pack that is open.
         """
+        packs, berth = {number: of for number, (of, _) in self._packs.items()}, berths[key]
         if key in self._broken:
-            if all(of != key for of, _ in self._packs.values()):  # the last of them was closed since
+            if key not in packs.values():  # the last of them was closed since
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
-        starting = [of for number, (of, _) in self._packs.items() if number not in held]
-        # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
-        has_room = not starting and num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
-        if has_room:
-            self._begin(self.start(key, berth.spec), key, berth)
-            return
-        for number, (of, _) in self._packs.items():
-            if held.get(number) == 0 and of != key:
-                ray.get(self._host.close_pack.remote(number))
-                return
+        has_room = num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
+        match next_move(key, berths, packs, held, has_room):
+            case Opening():
+                self._begin(self.start(key, berth.spec), key, berth)
+            case Closing(pack):
+                ray.get(self._host.close_pack.remote(pack))

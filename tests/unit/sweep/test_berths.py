@@ -23,14 +23,17 @@ RUN = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}], "dtype": "flo
 SPACE = {"lora_r": {"choice": [2, 4, 8, 16]}}
 
 
-def planned(num_workers: int, config: PretrainedConfig = CONFIG, **fields: Any) -> tuple[SweepSpec, Berths]:
-    """A sweep, and its berths on as many cores as it has workers."""
+def planned(
+    num_workers: int, config: PretrainedConfig = CONFIG, num_cores: int | None = None, **fields: Any
+) -> tuple[SweepSpec, Berths]:
+    """A sweep, and its berths on as many cores as it has workers, where not said otherwise."""
     place = {"strategy": "fsdp", "num_workers": num_workers, "gpus_per_worker": 0}
     asked = {"run": RUN | {"distributed": place}, "space": SPACE, "searcher": "grid"}
     asked |= {"metric": "train_loss", "budget": {"steps": 20}}
     spec = SweepSpec.model_validate(asked | fields)
     berths = Berths(spec, SweepTrials(spec, "sweep"), 128)
-    berths.take(plan_sweep(spec, Offer((Node({"CPU": num_workers}, 32 * 10**9),)), lambda run: config, foretells=False))
+    offer = Offer((Node({"CPU": num_cores or num_workers}, 32 * 10**9),))
+    berths.take(plan_sweep(spec, offer, lambda run: config, foretells=False))
     return spec, berths
 
 
@@ -66,6 +69,20 @@ def test_a_run_that_nobody_foresaw_gets_a_berth_of_its_own_size() -> None:
     spec, berths = planned(2)
     berth = berth_of(berths, spec.run.model_copy(update={"sequence_len": 64}))
     assert (berth.num_slots, berth.slots_stay_on_ranks, berth.spec.sequence_len) == (4, True, 64)
+    assert berth.num_packs == 1
+
+
+def test_runs_that_share_with_nobody_are_of_one_family_with_the_packs_that_were_planned_for_it() -> None:
+    space = SPACE | {"adapter_bank": {"choice": ["packed", "peft"]}}
+    spec, berths = planned(1, num_cores=4, space=space)
+    for rank in (2, 4):
+        berths.note(spec.run.model_copy(update={"lora_r": rank, "adapter_bank": "peft"}))
+    berths.note(spec.run)
+    first, second, packed = berths.by_key.values()
+    assert (first.spec.lora_r, second.spec.lora_r) == (2, 4)
+    assert first.family == second.family != packed.family
+    assert (first.num_packs, second.num_packs, packed.num_packs) == (2, 2, 2)
+    assert (first.num_slots, packed.num_slots, berths.num_at_once) == (1, 2, 6)
 
 
 def test_repeats_without_room_side_by_side_are_an_error() -> None:

@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def for_one(home: Path) -> Path:
-    """Beside the base, three for one adapter: an attention or a dropout of its own, a window shorter than a row may be."""
+    """Beside the base, three for one adapter: an attention or dropout of its own, a window below a row."""
     vocab_size = len(small_tokenizer())
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64}
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": vocab_size}
@@ -213,7 +213,7 @@ def test_a_slot_that_is_not_a_number_fails_alone(home: Path, base: str, matrix: 
     [
         ("bloom", "packed", "has an attention of its own, so it takes the rows of one adapter at a time"),
         ("window", "packed", "has sliding_window: 64, below sequence_len: 128, so it takes the rows of one adapter"),
-        ("drops", "packed", r"draws by chance in training \(attention_dropout: 0.1; .* rows of one adapter would draw otherwise"),
+        ("drops", "packed", r"draws by chance in training \(attention_dropout: 0.1; .* would draw otherwise beside"),
         ("base", "peft", "adapter_bank: peft holds one adapter"),
     ],
 )

@@ -1,0 +1,51 @@
+"""What is done for leases that wait: a pack is opened, an idle one is closed to make room, or they wait on.
+
+The packs that are there, and what each kind needs, enter; a move leaves. Called by the fleet, which makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raylora.sweep.berths import Berth
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Open a pack for the key that waits."""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Close a pack that nobody uses.
+
+    Args:
+        pack: Its number.
+    """
+
+    pack: int
+
+
+def next_move(
+    key: str, berths: Mapping[str, Berth], packs: Mapping[int, str], held: Mapping[int, int], has_room: bool
+) -> Opening | Closing | None:
+    """Choose what to do for the leases of one key; ``None`` where nothing helps but time.
+
+    Memory was looked at by the plan, for as many packs as it foresaw: free cores are no reason for more.
+
+    Args:
+        key: Of the leases that wait.
+        berths: By key, of all runs so far.
+        packs: Keys of the packs that are there, by number.
+        held: Leases of each pack that is open; others are starting.
+        has_room: Whether a pack of the key finds its workers' resources free.
+    """
+    berth = berths[key]
+    akin = [number for number, of in packs.items() if berths[of].family == berth.family]
+    is_full = len(akin) >= berth.num_packs
+    # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
+    if not is_full and has_room and all(number in held for number in packs):
+        return Opening()
+    in_the_way = akin if is_full else packs
+    return next((Closing(number) for number in in_the_way if held.get(number) == 0 and packs[number] != key), None)

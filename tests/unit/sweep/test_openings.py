@@ -1,0 +1,64 @@
+"""When a sweep opens a pack, closes one, or lets its leases wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from raylora.spec.run import RunSpec
+from raylora.sweep.berths import Berth
+from raylora.sweep.openings import Closing, Opening, next_move
+
+SPEC = RunSpec.model_validate({"base_model": "base", "datasets": [{"path": "rows.jsonl"}]})
+
+
+def berth(family: str, num_packs: int) -> Berth:
+    return Berth(SPEC, family, num_packs, num_slots=4, slots_stay_on_ranks=False, calibrates=True)
+
+
+BERTHS = {
+    "short": berth("short", 2),
+    "long": berth("long", 1),
+    "alone-1": berth("alone", 1),
+    "alone-2": berth("alone", 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "packs", "held", "has_room", "move"),
+    [
+        ("short", {}, {}, True, Opening()),
+        ("short", {0: "short"}, {0: 4}, True, Opening()),
+        ("short", {0: "short"}, {0: 4}, False, None),
+        ("short", {0: "short"}, {}, True, None),
+        ("short", {0: "short", 1: "short"}, {0: 4, 1: 4}, True, None),
+        ("short", {0: "long"}, {0: 0}, True, Opening()),
+        ("short", {0: "long"}, {0: 0}, False, Closing(0)),
+        ("short", {0: "long"}, {0: 1}, False, None),
+        ("short", {0: "short", 1: "short", 2: "long"}, {0: 4, 1: 4, 2: 0}, False, None),
+        ("short", {0: "short"}, {0: 0}, False, None),
+        ("alone-2", {0: "alone-1"}, {0: 1}, True, None),
+        ("alone-2", {0: "alone-1"}, {0: 0}, True, Closing(0)),
+        ("alone-2", {0: "long"}, {0: 4}, True, Opening()),
+    ],
+    ids=[
+        "the first",
+        "a second that was planned",
+        "no core is free",
+        "one is starting",
+        "all that were planned are there",
+        "there is room beside an idle one",
+        "an idle one makes room",
+        "one in use does not",
+        "an idle one of others would not help",
+        "an idle one of its own is not closed",
+        "those that share with nobody are counted together",
+        "one of them that has ended makes room for the next",
+        "others are not counted",
+    ],
+)
+def test_the_next_move(
+    key: str, packs: Mapping[int, str], held: Mapping[int, int], has_room: bool, move: Opening | Closing | None
+):
+    assert next_move(key, BERTHS, packs, held, has_room) == move
