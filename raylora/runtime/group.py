@@ -52,15 +52,17 @@ class Group:
         spec: The run.
         mailbox: The run's mailbox.
         scratch: Local folder for what Ray Train itself writes.
+        max_failures: Restarts where the spec does not say.
     """
 
-    def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path) -> None:
+    def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path, max_failures: int = 0) -> None:
         os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, LOOK_S)
         os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")  # a process whose word nobody asks for
+        asked = spec.distributed.max_failures
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         self._trainer = _Trainer(
-            Recovery(spec.distributed.max_failures),
+            Recovery(max_failures if asked is None else asked),
             work,
             train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
             scaling_config=ScalingConfig(

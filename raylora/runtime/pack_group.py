@@ -16,6 +16,9 @@ from raylora.runtime.mailbox import PackJob, open_mailbox
 from raylora.spec.run import RunSpec
 from raylora.train.events import Event
 
+RESTARTS = 1
+"""Where the spec does not say: a worker that died once may have been killed by chance, and many trials hang on it."""
+
 
 class PackGroup:
     """Workers that train many runs on one base.
@@ -27,7 +30,7 @@ class PackGroup:
     def __init__(self, spec: RunSpec) -> None:
         self._scratch = TemporaryDirectory(prefix="raylora-", ignore_cleanup_errors=True)
         self._mailbox = open_mailbox(forwarded(spec.ray.forward_env))
-        self._group = Group(spec, self._mailbox, Path(self._scratch.name))
+        self._group = Group(spec, self._mailbox, Path(self._scratch.name), RESTARTS)
         self._num_seen = 0
 
     def begin(self, job: PackJob) -> None:

@@ -22,6 +22,7 @@ from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt,
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
 from raylora.runtime.pack_width import pack_width
+from raylora.runtime.timed_saves import timed_saves
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint_or_oldest
@@ -96,7 +97,7 @@ class _Pack:
         self._leases: dict[str, _Lease] = {}
         self._inputs: dict[str, Inputs] = {}
         self._reports: list[Report] = []
-        self._asked_at = 0.0
+        self._asked_at, self._saved_at = 0.0, time.monotonic()
 
     def width(self) -> int:
         """Slots to offer."""
@@ -136,7 +137,13 @@ class _Pack:
             return []
         commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
         self._asked_at = time.monotonic()
-        return commands
+        return commands + self._timed_saves()
+
+    def _timed_saves(self) -> list[Save]:
+        specs = {name: lease.admit.spec for name, lease in self._leases.items()}
+        if saves := timed_saves(specs, time.monotonic() - self._saved_at):
+            self._saved_at = time.monotonic()
+        return saves
 
     def _obey(self, command: Command) -> None:
         match command:

@@ -34,8 +34,8 @@ class DistributedSpec(Part):
     timeout_s: PositiveInt = 1800
     """Seconds after which a collective call that does not finish fails."""
 
-    max_failures: NonNegativeInt = 0
-    """Restarts of the worker group from the last checkpoint after a worker's failure, and as many again after nodes were taken back. An error that would come again, such as a loss of NaN, ends the run at once."""
+    max_failures: NonNegativeInt | None = None
+    """Restarts of the worker group from the last checkpoint after a worker's failure, and as many again after nodes were taken back; none for a run and one for a pack of a sweep where absent. An error that would come again, such as a loss of NaN, ends the run at once."""
 
 
 class RaySpec(Part):

@@ -35,6 +35,7 @@ from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Stepper, Strategy
 from raylora.strategy.flat import FlatStepper
+from raylora.train.admission import start_of
 from raylora.train.optim import AdamWFactory, rates_of
 from raylora.train.ranks import Ranks
 
@@ -81,13 +82,15 @@ class Trainee:
 
         Raises:
             ModelError: The adapter does not fit the base, or there is one already and no second can train beside it.
+            RunFailedError: There is no memory for it.
         """
         if self.steppers and (why := self.why_one_slot):
             raise ModelError(
                 f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
                 "Train each run alone, or one after the other"
             )
-        self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
+        with start_of(spec):
+            self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
         make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
         rates = rates_of(spec, parameters)
         if self.slot_ranks == self.ranks:

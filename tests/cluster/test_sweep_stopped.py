@@ -107,7 +107,7 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
 ):
     ray_head.forget_workers()
-    running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=1")
+    running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
     kill_the_worker(ray_head)
     result = whole(running.end())
@@ -117,7 +117,7 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
 
 def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Command, ray_head: RayHead):
     ray_head.forget_workers()
-    running = on_head.start("sweep", "grid.yaml", "--json")
+    running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=0")
     running.wait_for(UNDER_WAY)
     kill_the_worker(ray_head)
     ended = running.end()

@@ -1,0 +1,46 @@
+"""What an adapter's start can fail with, told as that run's failure: the others of a pack go on.
+
+Called where a slot is given a new adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from raylora.errors import ModelError, RunFailedError
+from raylora.spec.run import RunSpec
+
+
+@contextmanager
+def start_of(spec: RunSpec) -> Iterator[None]:
+    """Make an adapter inside of this.
+
+    Args:
+        spec: Of the run that the adapter is for.
+
+    Raises:
+        ModelError: A weight of the base could not be taken apart.
+        RunFailedError: No memory is left for the adapter.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise ModelError(
+            f"init_lora_weights: {spec.init_lora_weights} takes the base's weights apart, and one could not be "
+            f"({error}); look whether all of them are finite, or set init_lora_weights: true"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        raise RunFailedError(
+            f"lora_r: no memory is left for an adapter of rank {spec.lora_r} ({error}); lower lora_r, choose fewer "
+            "lora_target_modules, or, in a sweep, fewer slots"
+        ) from error
+
+
+def _is_memory(error: Exception) -> bool:
+    # torch has a class of its own for devices; the CPU's allocator gives its name alone.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
