@@ -32,9 +32,9 @@ def sweep(
     tell_notes(loaded.notes)
     if plan:
         from raylora.cli.plan import print_plan
-        from raylora.sweep.plan import plan_here
+        from raylora.sweep.plan import plan_ahead
 
-        print_plan(plan_here(loaded.spec), json_)
+        print_plan(plan_ahead(loaded.spec), json_)
         return
     first_look(loaded.spec.run)
     from raylora.sweep import launch

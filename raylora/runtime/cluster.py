@@ -38,7 +38,7 @@ def cluster(spec: RunSpec) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = spec.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(spec)
     try:
         knock(address)
         ray.init(
@@ -60,6 +60,15 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def address_of(spec: RunSpec) -> str:
+    """Where a run goes: the address of a cluster, or ``local`` for a Ray that is started for it.
+
+    Args:
+        spec: The run.
+    """
+    return spec.ray.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def knock(address: str) -> bool:

@@ -74,9 +74,10 @@ starts, and offers fewer slots where fewer are faster. At least two widths are t
 few seconds on short rows, tens of seconds on long ones or a slow machine. With `slots`, or `repeats` over 1, nothing is
 timed and the pack has the slots of the plan.
 
-`raylora sweep FILE --plan` prints the plan and starts nothing. Its times are those of one block of the model, timed on
-the machine that plans, without early stops and without what travels between workers. It also says what the same trials
-would take one after the other, each with a start of its own. Trials with many tokens in a step keep a processor busy
+`raylora sweep FILE --plan` prints the plan and starts nothing. Cores, GPUs and free memory are those of the cluster at
+`ray.address` or `RAY_ADDRESS`, whose nodes are asked, or of this machine where there is none. Times are those of one block
+of the model, timed on the machine that plans, without early stops and without what travels between workers. The plan also
+says what the same trials would take one after the other, each with a start of its own. Trials with many tokens in a step keep a processor busy
 alone: a pack of them saves starts and the gathering of a sharded base, and its steps are hardly faster.
 
 ## Grid files of axolotl

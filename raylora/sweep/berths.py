@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import ray
-
 from raylora.errors import InputError
 from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.run import RunSpec
@@ -70,12 +68,10 @@ class Berths:
             InputError: The repeats of a trial do not.
         """
         from raylora.model.source import base_config
-        from raylora.sweep.offer import of_nodes, this_machine
         from raylora.sweep.plan import plan_sweep
+        from raylora.sweep.probe import connected
 
-        nodes = ray.nodes()
-        offer = of_nodes(nodes) if len(nodes) > 1 else this_machine()
-        self.take(plan_sweep(self._spec, offer, base_config, foretells=False))
+        self.take(plan_sweep(self._spec, connected(), base_config, foretells=False))
 
     def take(self, plan: Plan) -> None:
         """Take up a plan.

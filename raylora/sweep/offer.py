@@ -1,6 +1,6 @@
 """What there is to run a sweep on: nodes, their resources and their free memory.
 
-Read from this machine, or from what Ray tells of a cluster's nodes; a plan is made from it alone.
+Read from this machine, or made of what a cluster's nodes tell; a plan is made from it alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,19 @@ from raylora.runtime.cluster import places
 
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells a container its own limits."""
+
+
+@dataclass(frozen=True)
+class Free:
+    """Free memory of one machine.
+
+    Args:
+        host_bytes: Within the limits of its container.
+        gpu_bytes: Of the GPU that has least; 0 where there is none.
+    """
+
+    host_bytes: int
+    gpu_bytes: int
 
 
 @dataclass(frozen=True)
@@ -81,25 +94,30 @@ def this_machine() -> Offer:
     resources = {
         "CPU": float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     }
-    gpu_bytes = 0
     if torch.cuda.is_available():
         resources["GPU"] = float(torch.cuda.device_count())
-        gpu_bytes = min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
-    return Offer((Node(resources, _free_bytes(), gpu_bytes),))
+    free = free_here()
+    return Offer((Node(resources, free.host_bytes, free.gpu_bytes),))
 
 
-def of_nodes(nodes: Sequence[Mapping[str, Any]], gpu_bytes: int = 0) -> Offer:
+def free_here() -> Free:
+    """Free memory of this machine."""
+    gpus = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    return Free(_free_bytes(), min(gpus, default=0))
+
+
+def of_nodes(nodes: Sequence[Mapping[str, Any]], free: Mapping[str, Free]) -> Offer:
     """What a cluster has.
 
     Args:
-        nodes: What ``ray.nodes()`` gives; dead ones are passed over.
-        gpu_bytes: Memory of each GPU, which Ray does not tell.
+        nodes: What ``ray.nodes()`` gives.
+        free: By the id of the node; nodes that are not in it are passed over.
     """
-    found = [node["Resources"] for node in nodes if node["Alive"]]
+    found = [(node["Resources"], free[node["NodeID"]]) for node in nodes if node["NodeID"] in free]
     return Offer(
         tuple(
-            Node(resources, int(resources.get("memory", 0)), gpu_bytes if resources.get("GPU") else 0)
-            for resources in found
+            Node(resources, memory.host_bytes, memory.gpu_bytes if resources.get("GPU") else 0)
+            for resources, memory in found
         )
     )
 

@@ -29,7 +29,8 @@ from raylora.store.before_start import before_start
 from raylora.store.home import cache_dir
 from raylora.sweep.candidates import Candidates, candidates
 from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration
-from raylora.sweep.offer import Offer, this_machine
+from raylora.sweep.offer import Offer
+from raylora.sweep.probe import offer_for
 from raylora.sweep.width import Width, choose_width, usable_bytes
 from raylora.train.estimate import Estimate, estimate_pack
 from raylora.train.pack_memory import PackMemory, SlotBytes
@@ -164,13 +165,14 @@ def plan_sweep(
     return Plan(groups, makespan_s(parts) if len(parts) == len(groups) else None, used > 1 + ROUNDING)
 
 
-def plan_here(sweep: SweepSpec) -> Plan:
-    """Plan a sweep on this machine, with the lengths of its rows.
+def plan_ahead(sweep: SweepSpec) -> Plan:
+    """Plan a sweep for where it would run, with the lengths of its rows; times are this machine's.
 
     Args:
         sweep: The sweep.
 
     Raises:
+        InputError: No cluster answers at `ray.address`.
         ModelError: A base is none, or the targets match nothing.
         DataError: A dataset cannot be used.
     """
@@ -183,7 +185,7 @@ def plan_here(sweep: SweepSpec) -> Plan:
         rows = replace(
             rows, num_validation_rows=len(validation), mean_validation_tokens=float(validation.lengths.mean())
         )
-    return plan_sweep(sweep, this_machine(), base_config, rows)
+    return plan_sweep(sweep, offer_for(sweep.run), base_config, rows)
 
 
 def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
