@@ -50,6 +50,7 @@ class PackJob:
         report_steps: Optimizer steps of a run between its reports.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether it may offer fewer slots, where this machine is faster with fewer.
+        repeats: Runs of a trial, which train side by side: it offers a multiple of so many slots.
     """
 
     pack: int
@@ -61,6 +62,7 @@ class PackJob:
     report_steps: int
     slots_stay_on_ranks: bool
     calibrates: bool
+    repeats: int = 1
 
 
 class Mailbox:

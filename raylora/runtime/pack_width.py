@@ -11,6 +11,7 @@ import math
 from raylora.log import get_logger
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
+from raylora.spec.repeats import whole_trials
 from raylora.train.build import Trainee
 from raylora.train.calibrate import calibrate
 
@@ -33,8 +34,9 @@ def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
         return job.num_slots
     rows, _ = inputs.batches(job.spec)
     batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]
-    found = calibrate(trainee, job.spec, batch, most)
-    num_slots = min(job.num_slots, found.num_slots * num_ranks)
+    num_steps = job.spec.max_steps or rows.num_steps(job.spec.num_epochs)
+    found = calibrate(trainee, job.spec, batch, most, num_steps * job.spec.gradient_accumulation_steps)
+    num_slots = whole_trials(min(job.num_slots, found.num_slots * num_ranks), job.repeats)
     if trainee.ranks.rank == 0:
         rates = ", ".join(f"{width * num_ranks}: {rate:,.0f}" for width, rate in found.tokens_per_s.items())
         log.info("pack %d: %d of %d slots; tokens/s by slots %s", job.pack, num_slots, job.num_slots, rates)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raylora.errors import InputError
 from raylora.spec.packing import pack_key, why_alone
+from raylora.spec.repeats import whole_trials
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.trials import ALONE, SweepTrials
@@ -30,6 +31,7 @@ class Berth:
         num_slots: Runs at once at most, in one pack.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
+        repeats: Runs of a trial, which train side by side: a pack offers a multiple of so many slots.
     """
 
     spec: RunSpec
@@ -38,6 +40,7 @@ class Berth:
     num_slots: int
     slots_stay_on_ranks: bool
     calibrates: bool
+    repeats: int = 1
 
 
 class Berths:
@@ -58,8 +61,8 @@ class Berths:
 
     @property
     def may_be_fewer(self) -> bool:
-        """Whether packs may offer fewer slots than fit: nobody said how many, and no repeats need theirs at once."""
-        return self._spec.slots is None and self._spec.repeats == 1
+        """Whether packs may offer fewer slots than fit: nobody said how many."""
+        return self._spec.slots is None
 
     def plan(self) -> None:
         """Find how many runs fit side by side on the connected cluster.
@@ -90,10 +93,10 @@ class Berths:
                     f"repeats: the {spec.repeats} runs of a trial train side by side, and there is room for "
                     f"{width.num_slots} ({group.why_alone or width.why_so_many}); set repeats: 1, or make room for them"
                 )
-            whole_trials = max(1, width.num_slots // spec.repeats) * spec.repeats
-            num_slots += whole_trials * group.num_packs
+            of_pack = whole_trials(width.num_slots, spec.repeats)
+            num_slots += of_pack * group.num_packs
             family, stay = _family(group.largest), width.slots_stay_on_ranks
-            planned = Berth(group.largest, family, group.num_packs, whole_trials, stay, self.may_be_fewer)
+            planned = Berth(group.largest, family, group.num_packs, of_pack, stay, self.may_be_fewer, spec.repeats)
             self._planned[family] = planned
         self.num_at_once = max(spec.repeats, min(self.num_at_once, num_slots))
 
@@ -114,7 +117,8 @@ class Berths:
         if why_alone(spec) is not None:
             return Berth(spec, family, 1, 1, False, False)
         widest = max((planned.num_slots for planned in self._planned.values()), default=1)
-        return Berth(spec, family, 1, widest, widest >= spec.distributed.num_workers > 1, self.may_be_fewer)
+        stay = widest >= spec.distributed.num_workers > 1
+        return Berth(spec, family, 1, widest, stay, self.may_be_fewer, self._spec.repeats)
 
 
 def _family(spec: RunSpec) -> str:

@@ -138,6 +138,7 @@ class Fleet:
             report_steps=self._report_steps,
             slots_stay_on_ranks=berth.slots_stay_on_ranks,
             calibrates=berth.calibrates,
+            repeats=berth.repeats,
         )
         self._packs[number][1].begin(job)
 

@@ -27,7 +27,7 @@ def start_of(spec: RunSpec) -> Iterator[None]:
     """
     try:
         yield
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # it is there, and documented
         raise ModelError(
             f"init_lora_weights: {spec.init_lora_weights} takes the base's weights apart, and one could not be "
             f"({error}); look whether all of them are finite, or set init_lora_weights: true"

@@ -24,9 +24,14 @@ NEVER_BELOW = 0.97
 RISING = 1.03
 """A width that is so many times as fast as the one before it has not reached its best."""
 
-MAX_S = 2.0
-"""Longest calibration, as far as steps are foreseen to take twice as long with twice the slots; two widths are always
-tried. What is trained may be short: a calibration may not cost what it saves."""
+CHEAP = 0.5
+"""A further slot that takes this part of the time of one alone, or less, foretells that any wider pack is faster than
+its slots one after the other: far beyond what was measured, a further slot was seen to take up to 1.5 times as long."""
+
+MIN_S, MAX_S, SHARE = 2.0, 30.0, 0.03
+"""Longest calibration, as far as steps are foreseen to take twice as long with twice the slots: a part of the time that
+all slots would train one after the other, within limits; two widths are always tried. A calibration may not cost what
+it saves."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Calibration:
     tokens_per_s: dict[int, float]
 
 
-def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Calibration:
+def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int, num_passes: int) -> Calibration:
     """Find the fastest number of slots; a collective call with the same answer on every rank.
 
     Args:
@@ -50,6 +55,7 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
         spec: A run as large as any that will come.
         batch: This rank's micro-batch, which every slot takes.
         at_most: Slots of a rank that fit, at least 1; equal on every rank.
+        num_passes: Micro-batches that each slot will train on.
     """
     ranks = trainee.ranks
     num_tokens, rates = sum(ranks.gather(batch.num_tokens)), dict[int, float]()
@@ -63,7 +69,8 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
             seconds = min(seconds, _step_s(trainee, batch, width))
         rates[width] = width * num_tokens / seconds
         passed_s = max(ranks.gather(perf_counter() - start))
-        if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > MAX_S):
+        budget_s = min(MAX_S, max(MIN_S, SHARE * at_most * num_passes * num_tokens / rates[1]))
+        if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > budget_s):
             break
     for slot in list(trainee.steppers):
         trainee.release(slot)
@@ -71,7 +78,10 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int) -> Ca
 
 
 def best_width(rates: Mapping[int, float], at_most: int) -> int:
-    """The fastest width, or the most where time was up while wider packs were still getting faster.
+    """The fastest width, or a wider one where time was up while wider packs were still getting faster.
+
+    What was not measured is foreseen: each further slot takes as long as the last ones did. Where that is cheap, all
+    slots are offered, otherwise no more than twice as many as were measured.
 
     Args:
         rates: Tokens a second by width, in ascending order; width 1 is among them.
@@ -79,7 +89,8 @@ def best_width(rates: Mapping[int, float], at_most: int) -> int:
     """
     *_, before, last = [1, *rates]
     if len(rates) > 1 and rates[last] >= RISING * rates[before]:
-        return at_most
+        further_s = (last / rates[last] - before / rates[before]) / (last - before)
+        return at_most if further_s * rates[1] <= CHEAP else min(at_most, 2 * last)
     return max((width for width in rates if rates[width] >= NEVER_BELOW * rates[1]), key=rates.__getitem__)
 
 

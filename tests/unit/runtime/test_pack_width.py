@@ -1,4 +1,4 @@
-"""A pack over a base that trains one adapter at a time offers one slot, and tries no wider one."""
+"""How many slots a pack offers: one over a base that trains one adapter at a time, and slots for whole trials."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from transformers import BloomConfig, BloomForCausalLM
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_width import pack_width
+from raylora.spec.run import RunSpec
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import place_tiny
-from tests.unit.train.tiny_run import tiny_spec, write_chats
+from tests.unit.train.tiny_run import save_materials, tiny_spec, write_chats
+
+
+def job_of(spec: RunSpec, num_slots: int, **fields: Any) -> PackJob:
+    desk = cast("Any", None)  # it is not asked
+    return PackJob(0, "key", num_slots, spec, "store", desk, report_steps=1, slots_stay_on_ranks=False, **fields)
 
 
 @pytest.mark.parametrize("calibrates", [True, False])
@@ -24,10 +30,15 @@ def test_a_base_with_padded_lines_offers_one_slot(tmp_path: Path, calibrates: bo
     BloomForCausalLM(BloomConfig(**shape)).save_pretrained(tmp_path / "base")
     small_tokenizer().save_pretrained(tmp_path / "base")
     spec = tiny_spec(tmp_path / "base", write_chats(tmp_path / "rows.jsonl", 20))
-    desk = cast("Any", None)  # it is not asked
-    job = PackJob(
-        0, "key", 8, spec, str(tmp_path), desk, report_steps=1, slots_stay_on_ranks=False, calibrates=calibrates
-    )
-    trainee = place_tiny(spec)
+    job, trainee = job_of(spec, 8, calibrates=calibrates), place_tiny(spec)
     assert pack_width(job, trainee, cast("Inputs", None)) == 1  # nor are there rows to try widths with
+    assert not trainee.steppers
+
+
+def test_what_is_measured_is_offered_in_whole_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    trainee = place_tiny(spec)
+    assert pack_width(job_of(spec, 6, calibrates=True, repeats=3), trainee, Inputs.open(spec)) in (3, 6)
     assert not trainee.steppers

@@ -65,6 +65,12 @@ def test_a_base_for_one_adapter_has_a_berth_of_one_slot() -> None:
     assert (berth.num_slots, berth.slots_stay_on_ranks, berths.num_at_once) == (1, False, 1)
 
 
+def test_repeats_are_measured_in_whole_trials() -> None:
+    spec, berths = planned(1, repeats=3, slots=None)
+    berth = berth_of(berths, spec.run)
+    assert (berth.num_slots, berth.calibrates, berth.repeats) == (12, True, 3)
+
+
 def test_a_run_that_nobody_foresaw_gets_a_berth_of_its_own_size() -> None:
     spec, berths = planned(2)
     berth = berth_of(berths, spec.run.model_copy(update={"sequence_len": 64}))

@@ -18,7 +18,9 @@ from tests.unit.train.tiny_run import save_materials, tiny_spec
     [
         ({1: 100.0}, 1, 1),
         ({1: 100.0, 2: 150.0, 4: 170.0, 8: 180.0}, 8, 8),
-        ({1: 100.0, 2: 150.0, 4: 170.0}, 32, 32),  # time was up, and it was still rising
+        ({1: 100.0, 2: 150.0, 4: 250.0}, 32, 32),  # time was up, and a further slot took 0.3 of the time of one alone
+        ({1: 100.0, 2: 150.0, 4: 170.0}, 32, 8),  # it took 0.5 of it and more
+        ({1: 100.0, 2: 104.0}, 3, 3),
         ({1: 100.0, 2: 150.0, 4: 151.0}, 32, 4),  # time was up, and it was not
         ({1: 100.0, 2: 104.0, 4: 90.0}, 8, 2),
         ({1: 100.0, 2: 96.0}, 8, 1),
@@ -37,7 +39,7 @@ def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Pat
         trainee = place_tiny(spec)
         before = checksum(trainee)
         if calibrated:
-            found = calibrate(trainee, spec, rows.step(0, 0, 1)[0], 3)
+            found = calibrate(trainee, spec, rows.step(0, 0, 1)[0], 3, 2)
             assert list(found.tokens_per_s)[:2] == [1, 2]
             assert all(rate > 0 for rate in found.tokens_per_s.values())
             assert found.num_slots in (1, 2, 3)
