@@ -76,12 +76,13 @@ GRID: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a base of three layers, 200 chats, and the files of a run and of a sweep."""
+    """A folder with a base of three layers, 200 chats, and the files of a run and of two sweeps."""
     folder = tmp_path_factory.mktemp("workplace")
     save_base(folder / "base")
     write_chats(folder / "rows.jsonl", 200)
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    (folder / "asha.yaml").write_text(yaml.safe_dump(ASHA))
     return folder
 
 
@@ -103,6 +104,13 @@ def whole_grid(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.Temp
     """A grid of which one trial fails, never interrupted and with no checkpoint kept."""
     command = Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
     return command, command.run("sweep", "grid.yaml", "--json", "--set", "save_steps=null")
+
+
+@pytest.fixture(scope="session")
+def whole_asha(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
+    """ASHA over 16 trials, on a Ray of its own."""
+    command = Command(workplace, tmp_path_factory.mktemp("home"))
+    return command, command.run("sweep", "asha.yaml", "--json")
 
 
 @pytest.fixture

@@ -61,6 +61,15 @@ def same_ends(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert one[3] == (None if other[3] is None else pytest.approx(other[3], abs=1e-5))
 
 
+def same_curves(found: SweepRecord, wanted: SweepRecord) -> None:
+    """Assert that the trials had the losses of those before, step by step as far as those went, to 1e-4."""
+    for one, other in zip(found.trials, wanted.trials, strict=False):
+        assert one.config == other.config
+        losses = {point.step: (point.train_loss, point.eval_loss) for point in one.curve}
+        for point in other.curve:
+            assert losses[point.step] == pytest.approx((point.train_loss, point.eval_loss), abs=1e-4), one.trial_id
+
+
 def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:
     """The run that a trial of a result was."""
     ratios = [name for name, knob in sweep.space.items() if isinstance(knob, Ratio)]

@@ -22,6 +22,7 @@ from tests.cluster.made_sweeps import (
     loaded,
     loss_alone,
     run_of,
+    same_curves,
     the_record,
     whole,
     write,
@@ -40,14 +41,13 @@ OF_EACH_TRIAL = {"trial_id", "config", "metric", "steps", "status", "adapter_uri
 
 
 @pytest.fixture(scope="module")
-def command(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(workplace, tmp_path_factory.mktemp("sweep-home"))
+def command(whole_asha: tuple[Command, Ended]) -> Command:
+    return whole_asha[0]
 
 
 @pytest.fixture(scope="module")
-def ended(command: Command) -> Ended:
-    """ASHA over 16 trials, on a Ray of its own."""
-    return command.run("sweep", write(command.folder, "asha.yaml", ASHA), "--json")
+def ended(whole_asha: tuple[Command, Ended]) -> Ended:
+    return whole_asha[1]
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +95,18 @@ def test_each_adapter_has_alone_the_loss_that_was_reported(
         assert alone == pytest.approx(trial["metric"], abs=1e-5), trial["trial_id"]
 
 
-def test_each_adapter_loads_in_peft(succeeded: list[dict[str, Any]], in_workplace: Path):
-    for trial in succeeded:
+def assert_loads_in_peft(trials: list[dict[str, Any]]) -> None:
+    for trial in trials:
         stored = load_file(Path(trial["adapter_uri"]) / "adapter_model.safetensors")
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), trial["adapter_uri"])
         found = {name.replace(".default", ""): tensor for name, tensor in model.state_dict().items() if "lora_" in name}
         assert found.keys() == stored.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
         assert model.peft_config["default"].r == trial["config"]["lora_r"]
+
+
+def test_each_adapter_loads_in_peft(succeeded: list[dict[str, Any]], in_workplace: Path):
+    assert_loads_in_peft(succeeded)
 
 
 def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result: dict[str, Any]):
@@ -164,6 +168,17 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
     whole = [number for number in range(16) if steps[number] == ASHA["budget"]["steps"]]
     best = min(whole, key=lambda number: plain[number].metrics["eval_loss"])
     assert result["best_trial"] == f"t{best:03d}"
+
+
+def test_zero3_trains_what_fsdp_trains(on_head: Command, ray_head: RayHead, command: Command, in_workplace: Path):
+    """As far as ASHA let each trial under FSDP2 go."""
+    ray_head.forget_workers()
+    place = ("distributed.strategy=deepspeed", "distributed.zero_stage=3", "scheduler=fifo", "num_trials=3")
+    found = whole(on_head.run("sweep", "asha.yaml", "--json", *(word for each in place for word in ("--set", each))))
+    assert [(trial["status"], trial["steps"]) for trial in found["trials"]] == [("succeeded", 8)] * 3
+    assert sorted(env["RANK"] for env in ray_head.seen_by_workers().values() if "RANK" in env) == ["0", "1"]
+    same_curves(the_record(on_head), the_record(command))
+    assert_loads_in_peft(found["trials"])
 
 
 @pytest.fixture(scope="module")
