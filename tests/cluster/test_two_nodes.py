@@ -1,4 +1,4 @@
-"""The job of `clusters/` on two Ray nodes with addresses and disks of their own, one worker on each."""
+"""The job of `clusters/` and a sweep on two Ray nodes with addresses and disks of their own, one worker on each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import yaml
 
 from raylora.store.blob import open_store
 from raylora.store.manifest import fetch
+from raylora.store.sweeps import list_sweeps
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import RUN
+from tests.cluster.made_sweeps import same_curves, the_record, whole
 from tests.conftest import served
 from tests.servers.host import Host, private, two_hosts
 from tests.servers.process import Server
@@ -66,10 +68,14 @@ def result(hosts: tuple[Host, Host], head: RayHead, second_node: Server, workpla
     return ended.json
 
 
-def test_each_node_had_one_worker(result: dict[str, Any], head: RayHead):
-    del result
+def assert_one_worker_each(head: RayHead) -> None:
     seen = sorted((env["RANK"], env["NODE_RANK"], env["LOCAL_WORLD_SIZE"]) for env in head.seen_by_workers().values())
     assert seen == [("0", "0", "1"), ("1", "1", "1")]
+
+
+def test_each_node_had_one_worker(result: dict[str, Any], head: RayHead):
+    del result
+    assert_one_worker_each(head)
 
 
 def test_the_base_is_sharded_over_the_nodes(result: dict[str, Any], whole_run: tuple[Command, Ended]):
@@ -89,3 +95,22 @@ def test_two_nodes_train_what_one_trains(result: dict[str, Any], whole_run: tupl
     assert mine.keys() == theirs.keys()
     for key, tensor in mine.items():
         assert (tensor - theirs[key]).abs().max() < 1e-4, key
+
+
+def test_a_sweep_has_a_worker_of_its_pack_on_each_node(
+    hosts: tuple[Host, Host],
+    head: RayHead,
+    second_node: Server,
+    whole_asha: tuple[Command, Ended],
+    workplace: Path,
+    home: Path,
+):
+    del second_node
+    head.forget_workers()
+    command = Command(workplace, home, head.env, door=hosts[0].door)
+    changes = (f"storage.uri={workplace / 'shared'}", "scheduler=fifo", "num_trials=2")
+    result = whole(command.run("sweep", "asha.yaml", "--json", *(word for each in changes for word in ("--set", each))))
+    assert_one_worker_each(head)
+    assert [(trial["status"], trial["steps"]) for trial in result["trials"]] == [("succeeded", 8)] * 2
+    (record,) = list_sweeps(open_store(str(workplace / "shared")))
+    same_curves(record, the_record(whole_asha[0]))
