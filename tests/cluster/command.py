@@ -104,10 +104,15 @@ class Running:
                 start_new_session=True,
             )
 
+    @property
+    def said(self) -> str:
+        """Standard error so far."""
+        return self._err.read_text()
+
     def wait_for(self, text: str, timeout_s: float = LONG_S) -> None:
         """Wait until standard error says something."""
-        wait_until(lambda: text in self._err.read_text() or self.process.poll() is not None, timeout_s)
-        said = self._err.read_text()
+        wait_until(lambda: text in self.said or self.process.poll() is not None, timeout_s)
+        said = self.said
         assert text in said, f"{text!r} was not said; code {self.process.poll()}: {self._out.read_text()}{said[-3000:]}"
 
     def interrupt(self) -> None:

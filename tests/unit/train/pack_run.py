@@ -99,13 +99,19 @@ class Saving(Silent):
 
 
 def admit(
-    trainee: Trainee, slot: int, spec: RunSpec, home: Path, store: Path | None = None, start_from: str | None = None
+    trainee: Trainee,
+    slot: int,
+    spec: RunSpec,
+    home: Path,
+    store: Path | None = None,
+    start_from: str | None = None,
+    max_tokens: int | None = None,
 ) -> Member:
     """A member at its start, or where a checkpoint was taken; with a store it can be saved."""
     rows, validation = open_rows(spec, home / "cache")
     trainee.admit(slot, spec)
     hooks = Silent() if store is None else Saving(store)
-    member = Member(trainee, slot, spec, rows, validation, hooks, DIGESTS)
+    member = Member(trainee, slot, spec, rows, validation, hooks, DIGESTS, max_tokens)
     if start_from is not None:
         member.restore(load_checkpoint(start_from))
     return member

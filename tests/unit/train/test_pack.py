@@ -10,13 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
 from raylora.errors import ModelError
-from raylora.train.member import Member
 from raylora.train.schedule import learning_rate
 from raylora.train.turn import step_all, validate_all
 from tests.reference.naive_lora import add_naive_lora, train_plainly
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
-    Silent,
     admit,
     assert_same_bits,
     losses_of,
@@ -129,9 +127,7 @@ def test_a_budget_in_tokens_ends_a_run_and_its_schedule(home: Path):
         turn(trainee, [whole])
         tokens.append(whole.progress.num_tokens)
     trainee.release(0)
-    trainee.admit(0, spec)
-    rows, validation = open_rows(spec, home / "cache")
-    member = Member(trainee, 0, spec, rows, validation, Silent(), {}, max_tokens=tokens[2] - 1)
+    member = admit(trainee, 0, spec, home, max_tokens=tokens[2] - 1)
     train_all(trainee, [member])
     assert (member.ending, member.progress.step, member.progress.num_tokens) == ("finished", 3, tokens[2])
     assert losses_of(member, ["learning_rate"]) == [learning_rate(spec, step, 3) for step in range(3)]

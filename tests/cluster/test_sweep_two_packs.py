@@ -1,0 +1,84 @@
+"""Two kinds of trials on a cluster with room for both: two packs at the same time, and one budget of tokens for all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.command import Command
+from tests.cluster.conftest import SWEPT
+from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
+from tests.servers.ray import RayHead
+from tests.unit.train.pack_run import admit, place_tiny, train_all
+
+__all__ = ["in_workplace"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NUM_TOKENS = 12_000
+SWEEP: dict[str, Any] = {
+    "run": SWEPT | {"distributed": {"strategy": "ddp", "num_workers": 1}, "lora_dropout": 0.1, "num_epochs": 100},
+    "searcher": "grid",
+    "budget": {"tokens": NUM_TOKENS},
+    "report_steps": 10,
+    "slots": 2,
+    "space": {"load_in_4bit": {"choice": [True, False]}, "gradient_accumulation_steps": {"choice": [1, 2]}},
+}
+
+
+@pytest.fixture(scope="module")
+def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+
+
+@pytest.fixture(scope="module")
+def trials(command: Command, ray_head: RayHead) -> list[dict[str, Any]]:
+    """The first pack stands still from its beginning to the end of the second's trials, whichever is faster here."""
+    ray_head.forget_workers()
+    running = command.start("sweep", write(command.folder, "packs.yaml", SWEEP), "--json")
+    running.wait_for("training")
+    (pid,) = [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for trial in ("t001", "t003"):
+            running.wait_for(f"{trial} succeeded", 120)
+        assert "t000 succeeded" not in running.said and "t002 succeeded" not in running.said
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    result = whole(running.end())
+    assert ray_head.census() == {"actors": [], "groups": []}
+    assert result["num_packs"] == 2
+    trials: list[dict[str, Any]] = result["trials"]
+    return trials
+
+
+def test_each_kind_has_a_pack_of_its_own_and_they_do_not_wait_for_each_other(trials: list[dict[str, Any]]):
+    assert [trial["status"] for trial in trials] == ["succeeded"] * 4
+    assert [(trial["config"]["load_in_4bit"], trial["pack"]) for trial in trials] == [(True, 0), (False, 1)] * 2
+
+
+def test_trials_take_the_same_tokens_in_as_many_steps_as_that_takes(trials: list[dict[str, Any]]):
+    small, large = trials[:2], trials[2:]
+    assert [trial["config"]["gradient_accumulation_steps"] for trial in trials] == [1, 1, 2, 2]
+    for trial in trials:
+        assert NUM_TOKENS <= trial["tokens"] < NUM_TOKENS * (1 + 2 / trial["steps"])
+    for some in (small, large):  # the rows, and so the steps, are those of the other pack
+        assert len({(trial["steps"], trial["tokens"]) for trial in some}) == 1
+    assert small[0]["steps"] > 1.8 * large[0]["steps"]
+
+
+def test_a_trial_of_each_pack_ends_where_it_ends_alone(
+    trials: list[dict[str, Any]], in_workplace: Path, tmp_path: Path
+):
+    sweep = loaded(in_workplace, "packs.yaml")
+    for trial in (trials[0], trials[3]):
+        spec = run_of(sweep, trial)
+        trainee = place_tiny(spec)
+        alone = admit(trainee, 0, spec, tmp_path, max_tokens=NUM_TOKENS)
+        train_all(trainee, [alone])
+        assert alone.progress.eval_loss == pytest.approx(trial["metric"], abs=1e-5), trial["trial_id"]
+        assert (alone.progress.step, alone.progress.num_tokens) == (trial["steps"], trial["tokens"])
