@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import pytest
-import ray
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
+from ray.tune.schedulers import FIFOScheduler, pbt
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from raylora.spec.packing import pack_key
@@ -20,10 +17,13 @@ from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.trials import SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, asha, made, ray_of_two_cores, stage
+from tests.cluster.plain_simulated import decided
+from tests.cluster.simulated_packs import MAX_STEPS, Stage, made, ray_of_two_cores, stage
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+RANKS = {"choice": [4, 8, 16]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,85 +55,6 @@ def test_optuna_and_asha_steer_24_trials_on_8_slots(here: Stage):
     assert all(pack.most_slots == 4 and pack.slots == {} for pack in packs.values())
 
 
-@ray.remote(num_cpus=0)
-class Turnstile:
-    """Lets plain trainables report in trial order, and the next one only once the one before is back, or gone."""
-
-    def __init__(self, num_trials: int) -> None:
-        self.live = set(range(num_trials))
-        self.waiting: dict[int, asyncio.Future[None]] = {}
-        self.line: list[int] = []
-        self.out: int | None = None
-
-    async def report(self, number: int) -> None:
-        self.out = None if self.out == number else self.out
-        self.waiting[number] = asyncio.get_running_loop().create_future()
-        self._next()
-        await self.waiting[number]
-
-    async def leave(self, number: int) -> None:
-        self.live.discard(number)
-        self.out = None if self.out == number else self.out
-        self._next()
-
-    def _next(self) -> None:
-        if self.out is None and not self.line and self.waiting.keys() >= self.live:
-            self.line = sorted(self.live)
-        if self.out is None and self.line:
-            self.out = self.line.pop(0)
-            self.waiting.pop(self.out).set_result(None)
-
-
-class Replay(tune.Trainable):
-    """A trial with an actor of its own, whose losses come from the same formula."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.number = int(self.trial_id.split("_")[1])
-        (repeat,) = SimulatedTrials(MAX_STEPS).repeats(config, self.number)
-        self.quality, self.steps = quality(repeat.spec), 0
-        self.turnstile = ray.get_actor("turnstile")
-
-    def step(self) -> dict[str, Any]:
-        ray.get(self.turnstile.report.remote(self.number))
-        self.steps += 1
-        return {
-            "eval_loss": loss(self.quality * self.steps),
-            "steps": self.steps,
-            "done": self.steps == MAX_STEPS,
-        }
-
-    def cleanup(self) -> None:
-        ray.get(self.turnstile.leave.remote(self.number))
-
-
-def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(tmp_path: Path):
-    with stage(tmp_path, num_leases=16) as here:
-        here.open_pack(0, 16)
-        packed = here.drive(here.search(16, 16))
-        here.close()
-    turnstile = Turnstile.options(name="turnstile").remote(16)
-    tuner = tune.Tuner(
-        tune.with_resources(Replay, {"CPU": 0.1}),
-        param_space=SPACE,
-        tune_config=tune.TuneConfig(
-            metric="eval_loss",
-            mode="min",
-            num_samples=16,
-            search_alg=BasicVariantGenerator(random_state=0),
-            scheduler=asha(),
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path / "plain"), verbose=0),
-    )
-    plain = sorted(tuner.fit(), key=lambda result: result.metrics["trial_id"])
-    ray.kill(turnstile)
-    assert [dict(outcome.sampled) for outcome in packed] == [result.config for result in plain]
-    stops = [outcome.result["steps"] for outcome in packed]
-    assert stops == [result.metrics["steps"] for result in plain]
-    assert len(set(stops)) > 2
-    losses = [outcome.result["eval_loss"] for outcome in packed]
-    assert losses == pytest.approx([result.metrics["eval_loss"] for result in plain], rel=1e-12)
-
-
 def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[TrialOutcome], SimulatedPack]:
     """What came of a sweep on one pack."""
     with stage(folder, SweepTrials(sweep, "sweep")) as here:
@@ -149,30 +70,53 @@ def ran(sweep: SweepSpec, folder: Path, at_once: int) -> tuple[Stage, list[Trial
         return here, outcomes, here.close()[0]
 
 
+def made_for(searcher: str, scheduler: str, num_trials: int) -> SweepSpec:
+    """A sweep in which the scheduler has something to decide, with as few starts of actors as that takes."""
+    match searcher, scheduler:
+        case "grid", _:
+            return made(searcher, scheduler, num_trials, learning_rate={"choice": [1e-4, 3e-4, 1e-3]}, lora_r=RANKS)
+        case _, "hyperband":
+            return made(searcher, scheduler, num_trials, budget={"steps": 4}, lora_r=RANKS)
+        case _, "pbt":
+            return made(searcher, scheduler, num_trials).model_copy(update={"perturbation_interval": 8})
+    return made(searcher, scheduler, num_trials, lora_r=RANKS)
+
+
 @pytest.mark.parametrize(
-    ("searcher", "scheduler"),
+    ("searcher", "scheduler", "num_trials"),
     [
-        ("hyperopt", "asha"),
-        ("bohb", "hyperband"),
-        ("random", "hyperband"),
-        ("random", "median"),
-        ("random", "fifo"),
+        ("grid", "fifo", 6),
+        ("optuna", "asha", 12),
+        ("hyperopt", "asha", 8),
+        ("random", "median", 8),
+        ("random", "hyperband", 6),
+        ("bohb", "hyperband", 6),
+        ("random", "pbt", 3),
     ],
 )
-def test_searchers_and_schedulers_steer(tmp_path: Path, searcher: str, scheduler: str):
-    sweep = made(searcher, scheduler, 12, lora_r={"choice": [4, 8, 16]})
-    here, outcomes, pack = ran(sweep, tmp_path, at_once=4)
-    assert len(outcomes) == 12
-    statuses = {outcome.status for outcome in outcomes}
-    assert statuses == {"succeeded"} | (set() if scheduler == "fifo" else {"stopped"})
-    for outcome in outcomes:
+def test_tune_decides_what_it_decides_over_actors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searcher: str, scheduler: str, num_trials: int
+):
+    sweep = made_for(searcher, scheduler, num_trials)
+    monkeypatch.setattr(pbt, "random", Random(0))  # the generator of all Python, from which others draw, too
+    here, packed, pack = ran(sweep, tmp_path, at_once=2)
+    monkeypatch.setattr(pbt, "random", Random(0))
+    plain = decided(sweep, here.events, 2, tmp_path / "plain", reuse_actors=scheduler not in ("hyperband", "pbt"))
+    assert [each.error for each in plain] == [None] * num_trials
+    assert [dict(outcome.sampled) for outcome in packed] == [each.config for each in plain]
+    assert [outcome.result["steps"] for outcome in packed] == [each.metrics["steps"] for each in plain]
+    losses = [outcome.result["eval_loss"] for outcome in packed]
+    assert losses == pytest.approx([each.metrics["eval_loss"] for each in plain], rel=1e-12)
+    statuses = {outcome.status for outcome in packed}
+    assert statuses == {"succeeded"} | (set() if scheduler in ("fifo", "pbt") else {"stopped"})
+    for outcome in packed:
         # Whatever was paused went on from where it was.
         steps = [result["steps"] for result in here.reports(outcome.number)]
         assert steps == list(range(1, len(steps) + 1))
     # Median stopping pauses trials until there are enough to judge by.
     paused = any(line.startswith("save") for line in pack.log)
     assert paused == any(event.kind == "pause" for event in here.events)
-    assert paused == any(admit.start_from for admit in pack.admitted) == (scheduler in ("hyperband", "median"))
+    assert paused == any(admit.start_from for admit in pack.admitted) == (scheduler not in ("fifo", "asha"))
 
 
 def test_pbt_clones_the_state_of_a_better_trial(tmp_path: Path):

@@ -1,0 +1,133 @@
+"""Simulated trials under Ray Tune as it is, in actors of Tune's own, which report when the same trials of a pack did.
+
+Actors import this file; it is light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from raylora.spec.sweep import SweepSpec
+from raylora.spec.trial import trial_spec
+from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.watch import TrialEvent
+from tests.unit.sweep.simulated_pack import loss, quality
+
+PATIENCE_S = 30.0
+"""Where Tune decides otherwise than over the pack, a trial waits for a turn that never comes."""
+
+
+class Line:
+    """Lets trials report in the order of a pack, the next one when Tune has decided about the last.
+
+    Args:
+        order: Kind and number of the trial, of each beginning and each report.
+    """
+
+    def __init__(self, order: Sequence[tuple[str, int]]) -> None:
+        self.order = list(order)
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.is_out = False
+
+    async def report(self, number: int) -> None:
+        turn = self.waiting[number] = asyncio.get_running_loop().create_future()
+        self._next()
+        await asyncio.wait_for(turn, PATIENCE_S)
+
+    async def decided(self) -> None:
+        self.is_out = False
+        self._next()
+
+    def _next(self) -> None:
+        while self.order and not self.is_out and self.order[0][1] in self.waiting:
+            kind, number = self.order.pop(0)
+            if kind == "report":
+                self.is_out = True
+                self.waiting.pop(number).set_result(None)
+
+
+class Decisions(tune.Callback):
+    """Tells the line when Tune has taken a report in, with all that follows from it."""
+
+    def __init__(self, line: Any) -> None:
+        self.line, self.is_due = line, False
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
+        self.is_due = True
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self.is_due and not any(trial.is_saving for trial in trials):
+            self.is_due = False
+            self.line.decided.remote()
+
+
+class Simulated(tune.Trainable):
+    """A trial whose losses come from the formula of simulated packs."""
+
+    def setup(self, config: dict[str, Any], sweep: SweepSpec, line: Any) -> None:
+        self.sweep, self.line = sweep, line
+        self.begin(config)
+
+    def begin(self, config: dict[str, Any]) -> None:
+        self.number, self.steps, self.progress = int(self.trial_name), 0, 0.0
+        self.spec = trial_spec(self.sweep, config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        ray.get(self.line.report.remote(self.number))
+        self.steps += 1
+        self.progress += quality(self.spec)
+        told = {"number": self.number, "steps": self.steps, "eval_loss": loss(self.progress)}
+        return told | {"done": self.steps == self.spec.max_steps}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        Path(checkpoint_dir, "state.json").write_text(json.dumps([self.steps, self.progress]))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.steps, self.progress = json.loads(Path(checkpoint, "state.json").read_text())
+
+
+def decided(
+    sweep: SweepSpec, events: Iterable[TrialEvent], at_once: int, folder: Path, reuse_actors: bool
+) -> list[tune.Result]:
+    """What becomes of a sweep's trials, in their order, on the connected Ray, which has two cores.
+
+    Args:
+        sweep: Its searcher and scheduler are Tune's own.
+        events: What happened to the trials in a pack.
+        at_once: Trials that train at the same time.
+        folder: For what Tune writes.
+        reuse_actors: Whether Tune keeps as many actors as it needs at once, which spares starts; schedulers that pause
+            are then asked for the next trial at another time.
+    """
+    order = [(event.kind, event.number) for event in events if event.kind in ("start", "report")]
+    line, numbers = ray.remote(num_cpus=0)(Line).remote(order), itertools.count()
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(Simulated, sweep=sweep, line=line), {"CPU": 2 / at_once}),
+        param_space=tune_space(sweep.space),
+        tune_config=tune.TuneConfig(
+            metric=sweep.metric,
+            mode=sweep.mode,
+            num_samples=sweep.num_configurations,
+            search_alg=tune_searcher(sweep, at_once),
+            scheduler=tune_scheduler(sweep),
+            reuse_actors=reuse_actors,
+            trial_name_creator=lambda trial: str(next(numbers)),
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0, callbacks=[Decisions(line)]),
+    )
+    found = sorted(tuner.fit(), key=lambda each: each.metrics["number"])
+    ray.kill(line)
+    return found
