@@ -65,12 +65,14 @@ class Stage:
 
     Args:
         host: The actor.
+        prepared: Its answer once it has started; packs start meanwhile.
         folder: For all that is saved.
         actors: The packs' actors by number.
         runs: Their results to come.
     """
 
     host: Any
+    prepared: Any
     folder: Path
     actors: dict[int, Any] = field(default_factory=dict)
     runs: dict[int, Any] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class Stage:
 
     def open_pack(self, number: int, num_slots: int, key: str = "all", **more: Any) -> None:
         self.actors[number] = PackActor.remote(self.host, number, self.folder, **more)
-        ray.get(self.host.open_pack.remote(number, key, num_slots))
+        ray.get([self.prepared, self.host.open_pack.remote(number, key, num_slots)])
         self.runs[number] = self.actors[number].run.remote()
 
     def drive(self, search: Search, **more: Any) -> list[TrialOutcome]:
@@ -112,8 +114,7 @@ class Stage:
 @contextmanager
 def stage(folder: Path, trials: SimulatedTrials | None = None, num_leases: int = 8) -> Iterator[Stage]:
     host = open_host(num_leases, 2)
-    ray.get(host.prepare.remote({}, trials or SimulatedTrials(MAX_STEPS)))
-    stage = Stage(host, folder)
+    stage = Stage(host, host.prepare.remote({}, trials or SimulatedTrials(MAX_STEPS)), folder)
     try:
         yield stage
     finally:
