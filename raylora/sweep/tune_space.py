@@ -119,6 +119,7 @@ def _learning_searcher(sweep: SweepSpec) -> Searcher:
         return HyperOptSearch(random_state_seed=sweep.seed)
     from ray.tune.search.bohb import TuneBOHB
 
+    np.random.seed(sweep.seed)  # its seed is for the first draws; its model draws from numpy's own generator
     return TuneBOHB(seed=sweep.seed)
 
 

@@ -65,6 +65,24 @@ def test_whatever_is_drawn_makes_a_run(searcher: str):
     assert all(1e-5 <= spec.learning_rate <= 1e-3 for spec in specs)
 
 
+def test_bohb_draws_the_same_from_what_it_was_told():
+    """Its first draws come from a space with a seed, those of its model from numpy's own generator."""
+    sweep = made(RANGES, searcher="bohb", scheduler="hyperband", num_trials=24)
+
+    def draws() -> list[dict[str, Any]]:
+        searcher, drawn_ = tune_searcher(sweep, 24), []
+        assert isinstance(searcher, Searcher)
+        searcher.set_search_properties(sweep.metric, sweep.mode, tune_space(sweep.space))
+        for number in map(str, range(24)):
+            drawn_.append(searcher.suggest(number))
+            told = {"eval_loss": drawn_[-1]["weight_decay"], "hyperband_info": {"budget": 4}}
+            searcher.on_trial_result(number, told)
+            searcher.on_trial_complete(number, told)
+        return drawn_
+
+    assert draws() == draws()
+
+
 def test_a_learning_searcher_draws_no_more_than_can_run():
     assert len(drawn(made(RANGES, searcher="optuna", num_trials=24), num_at_once=5)) == 5
 
