@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
 from raylora.errors import ModelError
@@ -15,6 +17,7 @@ from raylora.train.turn import step_all, validate_all
 from tests.reference.naive_lora import add_naive_lora, train_plainly
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
+    MIXED,
     admit,
     assert_same_bits,
     losses_of,
@@ -116,6 +119,25 @@ def test_comings_and_goings_change_no_other_slot(home: Path):
         turn(busy, [fourth, third, watched, second])  # and the order means nothing
     assert losses_of(watched) == losses_of(alone)
     assert_same_bits(state_of(busy, watched), state_of(quiet, alone))
+
+
+def tensor_bytes() -> int:
+    """Bytes of all tensors that anything in this process refers to, those that share storage once."""
+    gc.collect()
+    storages = [each.untyped_storage() for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_twenty_stopped_trials_leave_no_byte(home: Path):
+    specs = member_specs(home, MIXED[:4])
+    trainee = place_tiny(specs[0])
+    held = []
+    for _ in range(5):
+        for slot, spec in enumerate(specs):
+            turn(trainee, [admit(trainee, slot, spec, home)])
+            trainee.release(slot)
+        held.append(tensor_bytes())
+    assert held == [held[0]] * 5
 
 
 def test_a_budget_in_tokens_ends_a_run_and_its_schedule(home: Path):
