@@ -62,7 +62,12 @@ class Addition(ABC):
 
     @abstractmethod
     def gradients(self, grad_a: Tensor, grad_b: Tensor) -> Tensors:
-        """Gradients of `parameters` from those of the matrices."""
+        """Sort gradients of the matrices by `parameters`.
+
+        Args:
+            grad_a: Of A.
+            grad_b: Of B.
+        """
 
     def meet(self, tokens: Tokens, x_NI: Tensor, weight_OI: Tensor) -> Tensors:
         """Compute what takes the whole weight.

@@ -1,0 +1,87 @@
+"""Two sweeps of the command that take the turnings others do not; each trial ends as it would alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.command import Command
+from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
+from tests.cluster.made_sweeps import in_workplace, loaded, loss_alone, run_of, the_record, whole, write
+from tests.servers.ray import RayHead
+
+__all__ = ["in_workplace"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+KINDS = [{"use_dora": False}, {"use_dora": True}, {"use_dora": False, "init_lora_weights": "pissa"}]
+"""What an axolotl grid lets vary together."""
+
+
+def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path, ray_head: RayHead, tmp_path: Path):
+    """LoRA, DoRA and PiSSA with dropout side by side, activations recomputed, on as many slots as are fastest."""
+    changes = {"gradient_checkpointing": True, "lora_dropout": 0.1, "distributed": ALONE_ON_ITS_RANK, "max_steps": 4}
+    run, grid = write(tmp_path, "run.yaml", in_place(in_workplace, SWEPT | changes)), tmp_path / "axolotl.yaml"
+    grid.write_text(yaml.safe_dump({"_kinds": KINDS}))
+    command = Command(tmp_path, tmp_path / "home", ray_head.env)
+    ended = command.run("sweep", run, "--grid", str(grid), "--json")
+    result = whole(ended)
+    assert "slots; tokens/s by slots 1: " in ended.err
+    assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * len(KINDS)
+    assert len({trial["metric"] for trial in result["trials"]}) == len(KINDS)
+    for trial, kind in zip(result["trials"], KINDS, strict=True):
+        config = json.loads((Path(trial["adapter_uri"]) / "adapter_config.json").read_text())
+        assert config["use_dora"] == kind["use_dora"]
+    alone = command.run("train", run, "--json", "--set", "use_dora=true").json
+    assert alone["eval_loss"] == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
+
+
+def test_repeats_of_drawn_trials(in_workplace: Path, tmp_path: Path):
+    """Optuna, median stopping, two repeats of each trial."""
+    sweep = {
+        "run": SWEPT | {"distributed": {"strategy": "fsdp", "num_workers": 2}},
+        "num_trials": 3,
+        "searcher": "optuna",
+        "scheduler": "median",
+        "budget": {"steps": 6},
+        "report_steps": 2,
+        "repeats": 2,
+        "slots": 2,
+        "space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
+    }
+    name = write(in_workplace, "repeated.yaml", sweep)
+    command = Command(in_workplace, tmp_path / "home")
+    result = whole(command.run("sweep", name, "--json"))
+    trials = result["trials"]
+    assert len(trials) == 6 and {trial["status"] for trial in trials} <= {"succeeded", "stopped"}
+    rates = [trial["config"]["learning_rate"] for trial in trials]
+    assert rates[::2] == rates[1::2] and len(set(rates)) == 3
+    assert all(first != second for first, second in pairs([trial["metric"] for trial in trials])), "seeds differ"
+    means = {trials[2 * number]["trial_id"]: fmean(pair) for number, pair in enumerate(pairs(metrics_at_end(trials)))}
+    assert result["best_metric"] == pytest.approx(min(means.values()))
+    spec = loaded(in_workplace, name)
+    assert loss_alone(run_of(spec, trials[0]), trials[0]["adapter_uri"], tmp_path) == pytest.approx(
+        trials[0]["metric"], abs=1e-5
+    )
+    assert all(math.isfinite(trial.metric or math.inf) for trial in the_record(command).trials)
+
+
+def metrics_at_end(trials: Sequence[dict[str, Any]]) -> list[float]:
+    """Of trials that trained to their end; none of the others is the best."""
+    return [trial["metric"] if trial["status"] == "succeeded" else math.inf for trial in trials]
+
+
+def pairs(values: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def in_place(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """The run, from wherever it is started."""
+    return run | {"base_model": str(folder / "base"), "datasets": [{"path": str(folder / "rows.jsonl")}]}
