@@ -54,7 +54,8 @@ def _lines(plan: Plan) -> list[str]:
     return [
         *found,
         f"predicted: {_time(plan.predicted_s)} for the sweep if no trial is stopped early, from one block of the model "
-        "that was timed on this machine; what travels between workers is not in it. Nothing was started",
+        "that was timed on this machine; what travels between workers is not in it, and starts are those of two cores "
+        "with a base of so many values, not timed here. Nothing was started",
     ]
 
 

@@ -75,10 +75,12 @@ seconds on short rows, tens of seconds on long ones or a slow machine. With `rep
 trials. With `slots` nothing is timed, and the pack has as many as asked where they fit.
 
 `raylora sweep FILE --plan` prints the plan and starts nothing. Cores, GPUs and free memory are those of the cluster at
-`ray.address` or `RAY_ADDRESS`, whose nodes are asked, or of this machine where there is none. Times are those of one block
-of the model, timed on the machine that plans, without early stops and without what travels between workers. The plan also
-says what the same trials would take one after the other, each with a start of its own. Trials with many tokens in a step keep a processor busy
-alone: a pack of them saves starts and the gathering of a sharded base, and its steps are hardly faster.
+`ray.address` or `RAY_ADDRESS`, whose nodes are asked, or of this machine where there is none. Times are those of one
+block of the model, timed on the machine that plans, without early stops and without what travels between workers;
+starts are not timed, but foreseen from those of a base of 135M values on two cores, by the number of values. The plan
+also says what the same trials would take one after the other, each with a start of its own. Trials with many tokens in
+a step keep a processor busy alone: a pack of them saves starts and the gathering of a sharded base, and its steps are
+hardly faster.
 
 ## Grid files of axolotl
 

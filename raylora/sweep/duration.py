@@ -18,8 +18,9 @@ from raylora.spec.sweep import SweepSpec
 from raylora.sweep.width import Width
 from raylora.train.forecast import StepTime, forecast
 
-START_S = 25.0
-"""Workers started, libraries imported, base loaded and placed: two workers on two cores, a base of 135M values."""
+WORKERS_S, LOAD_S_PER_VALUE = 22.0, 2.2e-8
+"""Workers started and libraries imported; a base read, quantized and placed. Two workers on two cores took so long for
+a base of 135M values; a start is foreseen by the base's size alone, whatever the processor and the disk."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ class Duration:
         return self.start_s + self.steps_s + self.evaluations_s
 
 
+def start_up_s(base_parameters: int) -> float:
+    """Seconds until the workers of a pack, or of a run, take their first step.
+
+    Args:
+        base_parameters: Values of the base.
+    """
+    return WORKERS_S + LOAD_S_PER_VALUE * base_parameters
+
+
 def predict_duration(
     sweep: SweepSpec,
     spec: RunSpec,
@@ -77,6 +87,7 @@ def predict_duration(
     config: PretrainedConfig,
     rows: Rows | None,
     device: str,
+    start_s: float,
     starts_each: bool,
 ) -> Duration | str:
     """Predict how long the packs of a group train.
@@ -90,6 +101,7 @@ def predict_duration(
         config: Of the base.
         rows: Of the data, if they are known.
         device: ``cpu`` or ``cuda``, which this machine has.
+        start_s: Of the workers of a pack, see `start_up_s`.
         starts_each: Whether every trial has workers of its own.
 
     Returns:
@@ -113,13 +125,13 @@ def predict_duration(
     evaluation_s = _evaluation_s(spec, time, lines, width.slots_stay_on_ranks)
     evaluation_alone_s = _evaluation_s(spec, alone, lines, False)
     return Duration(
-        start_s=START_S * (waves if starts_each else 1),
+        start_s=start_s * (waves if starts_each else 1),
         steps_s=waves * num_steps * step_s,
         evaluations_s=waves * num_evaluations * evaluation_s,
         num_steps=num_steps,
         tokens_per_s=width.num_slots * spec.rows_per_step * tokens / step_s,
         speedup=width.num_slots * alone_s / step_s,
-        one_by_one_s=num_trials / num_packs * (START_S + num_steps * alone_s + num_evaluations * evaluation_alone_s),
+        one_by_one_s=num_trials / num_packs * (start_s + num_steps * alone_s + num_evaluations * evaluation_alone_s),
     )
 
 

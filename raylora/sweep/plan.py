@@ -28,7 +28,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.home import cache_dir
 from raylora.sweep.candidates import Candidates, candidates
-from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration
+from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration, start_up_s
 from raylora.sweep.offer import Offer
 from raylora.sweep.probe import offer_for
 from raylora.sweep.width import Width, choose_width, usable_bytes
@@ -253,8 +253,9 @@ def _group(
     if not foretells:
         duration = "nobody asked"
     elif device == "cpu" or torch.cuda.is_available():
+        start_s, starts_each = start_up_s(memory.at(1).base_parameters), why_alone is not None
         duration = predict_duration(
-            sweep, spec, found.num_trials, num_packs, width, config, rows, device, starts_each=why_alone is not None
+            sweep, spec, found.num_trials, num_packs, width, config, rows, device, start_s, starts_each
         )
     return Group(
         largest=spec,

@@ -9,7 +9,7 @@ from transformers import BloomConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
-from raylora.sweep.duration import START_S, Rows, makespan_s
+from raylora.sweep.duration import Rows, makespan_s, start_up_s
 from raylora.sweep.offer import Free, Node, Offer, of_nodes, this_machine
 from raylora.sweep.plan import Group, Plan, plan_sweep, share_out
 from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES, usable_bytes
@@ -239,7 +239,15 @@ def test_one_trial_after_the_other_pays_each_start(monkeypatch: pytest.MonkeyPat
     rows = Rows(num_rows=64, mean_tokens=8.0, num_validation_rows=16, mean_validation_tokens=8.0)
     time = only(plan(grid(GRID_OF_8, STEPS, report_steps=6), machine(), rows=rows)).duration
     assert time is not None and time.speedup == pytest.approx(1)
-    assert time.one_by_one_s == pytest.approx(time.seconds + 7 * START_S)
+    assert time.one_by_one_s == pytest.approx(time.seconds + 7 * time.start_s)
+
+
+def test_a_start_is_foreseen_by_the_size_of_the_base() -> None:
+    found = only(plan(grid(GRID_OF_8, STEPS), machine()))
+    assert found.duration is not None
+    assert found.duration.start_s == start_up_s(found.memory.base_parameters)
+    assert start_up_s(135 * 10**6) == pytest.approx(25, abs=0.1)
+    assert start_up_s(7 * 10**9) > 2 * 60
 
 
 @pytest.mark.parametrize(
