@@ -21,7 +21,9 @@ CHUNK_BYTES = 32 * 2**20
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, scale: float
+    ) -> Tensor:
         num_targets, num_logits = hidden_NH.shape[0], weight_VH.shape[0]
         num_chunks = max(1, math.ceil(4 * num_targets * num_logits / CHUNK_BYTES))
         num_rows = max(
@@ -33,6 +35,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, num_targets, num_rows):
             rows = slice(start, start + num_rows)
             logits = frozen_product(hidden_NH[rows], weight_VH, bias_V).float()
+            if scale != 1.0:
+                logits.mul_(scale)
             picks = targets_N[rows, None]
             logits.sub_(logits.amax(dim=-1, keepdim=True))
             picked = logits.gather(1, picks)
@@ -42,29 +46,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # softmax - onehot = (exp - total onehot) / total: the division waits until a row is short.
                 logits.scatter_add_(1, picks, -total)
                 grad_NH[rows] = frozen_product(logits.to(weight_VH.dtype), weight_VH.t())
-                grad_NH[rows].div_(total)
+                grad_NH[rows].div_(total / scale)
         ctx.save_for_backward(grad_NH)
         return losses_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad_losses_N,) = grads
         (grad_NH,) = ctx.saved_tensors
-        return grad_NH * grad_losses_N[:, None].to(grad_NH.dtype), None, None, None
+        return grad_NH * grad_losses_N[:, None].to(grad_NH.dtype), None, None, None, None
 
 
-def linear_cross_entropy(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
-    """Cross-entropy of ``hidden @ weight.T + bias`` against target ids.
+def linear_cross_entropy(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, scale: float = 1.0
+) -> Tensor:
+    """Cross-entropy of ``scale * (hidden @ weight.T + bias)`` against target ids.
 
     Args:
         hidden_NH: Last hidden states of the labelled tokens.
         weight_VH: Of the output head; takes no gradient.
         bias_V: Of the output head, where it has one.
         targets_N: Ids to predict.
+        scale: Of the logits, above 0.
 
     Shapes:
         hidden_NH: (N, H). weight_VH: (V, H), frozen. bias_V: (V,) or None, frozen. targets_N: (N,), 0 to V-1.
         Returns (N,) float32.
     """
-    losses: Tensor = _LinearCrossEntropy.apply(hidden_NH, weight_VH, bias_V, targets_N)
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_NH, weight_VH, bias_V, targets_N, scale)
     return losses

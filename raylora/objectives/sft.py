@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,12 +19,16 @@ POST_PROCESSED = (
     "final_logit_softcapping",
     "logits_soft_cap",
     "output_logit_soft_cap",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
     "unpadded_vocab_size",
 )
 """Config fields of models that change the head's output before the loss; their logits are taken whole."""
+
+SCALED: dict[str, Callable[[Any, float], Any]] = {
+    "logit_scale": operator.mul,
+    "logits_scaling": operator.truediv,
+    "lm_head_multiplier": operator.mul,
+}
+"""Config fields of models that multiply or divide the head's output by a number; they do so to losses as well."""
 
 
 class SupervisedLoss:
@@ -40,6 +46,7 @@ class SupervisedLoss:
         self._model = model
         self._head: nn.Linear = model.get_output_embeddings()
         self._fused = type(self._head) is nn.Linear and not _post_processes(model.config)
+        self._scaled = _scaling(model.config)
         self._targets_N: Tensor | None = None
         self._rows_N: Tensor | None = None
         self._losses_N: Tensor | None = None
@@ -75,7 +82,7 @@ class SupervisedLoss:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:
             self._check_handed_on(output)
-            return output
+            return output / self._scaled(1.0)  # the model took the losses for logits
         return F.cross_entropy(output.reshape(-1, output.shape[-1]).float(), targets_N, reduction="none")
 
     def _forward_head(self, hidden_BTH: Tensor) -> Tensor:
@@ -84,8 +91,9 @@ class SupervisedLoss:
             return F.linear(hidden_BTH, head.weight, head.bias)
         hidden_NH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1])[self._rows_N]
         if self._fused:
-            self._losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N)
-            return self._losses_N
+            losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N, self._scaled(1.0))
+            self._losses_N = self._scaled(losses_N)
+            return losses_N
         return F.linear(hidden_NH, head.weight, head.bias)[None]
 
     def _check_handed_on(self, output: Tensor) -> None:
@@ -100,12 +108,23 @@ class SupervisedLoss:
             return
         if not torch.equal(output, losses_N):
             raise ModelError(
-                f"base_model: {type(self._model).__name__} changes its logits after the output head, and its config "
-                f"has none of {', '.join(POST_PROCESSED)}; the loss would be wrong. Report this model's config.json"
+                f"base_model: {type(self._model).__name__} changes its logits after the output head otherwise than its "
+                f"config says in {', '.join((*POST_PROCESSED, *SCALED))}; the loss would be wrong. Report this model's "
+                "config.json"
             )
         self._is_checked = True
 
 
 def _post_processes(config: Any) -> bool:
     fields = config.get_text_config()
-    return any(getattr(fields, name, None) not in (None, 1, 1.0) for name in POST_PROCESSED)
+    words = any(isinstance(getattr(fields, name, None), str) for name in SCALED)
+    return words or any(getattr(fields, name, None) not in (None, 1, 1.0) for name in POST_PROCESSED)
+
+
+def _scaling(config: Any) -> Callable[[Any], Any]:
+    """What a model does to its head's output, in the model's own operation."""
+    fields = config.get_text_config()
+    for name, operation in SCALED.items():
+        if (number := getattr(fields, name, None)) is not None:
+            return lambda value: operation(value, number)
+    return lambda value: value

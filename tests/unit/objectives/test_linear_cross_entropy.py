@@ -14,15 +14,16 @@ NUM_ROWS, HIDDEN, VOCAB = 13, 24, 101
 
 @pytest.mark.parametrize("rows_a_chunk", [1, 4, 13, 1000])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
-def test_it_is_torchs_cross_entropy(rows_a_chunk: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_it_is_torchs_cross_entropy(rows_a_chunk: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", rows_a_chunk * 4 * VOCAB)
     torch.manual_seed(0)
     hidden = torch.randn(NUM_ROWS, HIDDEN, requires_grad=True)
     weight, bias = torch.randn(VOCAB, HIDDEN), torch.randn(VOCAB) if with_bias else None
     targets, shares = torch.randint(VOCAB, (NUM_ROWS,)), torch.rand(NUM_ROWS)
-    losses = linear_cross_entropy(hidden, weight, bias, targets)
+    losses = linear_cross_entropy(hidden, weight, bias, targets, scale)
     (grad,) = torch.autograd.grad(losses @ shares, hidden)
-    expected = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
+    expected = F.cross_entropy(scale * F.linear(hidden, weight, bias), targets, reduction="none")
     (expected_grad,) = torch.autograd.grad(expected @ shares, hidden)
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)

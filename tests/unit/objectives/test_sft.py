@@ -88,6 +88,18 @@ def test_the_model_generates_as_before(name: str):
     torch.testing.assert_close(model(ids, use_cache=False).logits, logits, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_whole"),
+    [("llama", False), ("granite-scaled", False), ("cohere-scaled", False), ("gemma2-softcap", True)],
+)
+def test_logits_are_whole_only_where_more_than_a_scale_is_done_to_them(name: str, is_whole: bool):
+    model, (ids, labels) = make(CONFIGS[name]), batch()
+    given: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda head, args, output: given.append(output.numel()))
+    losses = SupervisedLoss(model)({"input_ids": ids}, labels)
+    assert given == [len(losses) * (120 if is_whole else 1)]
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
 def test_no_labels_give_no_losses(name: str):
     """A rank without rows runs the model all the same, backward too."""
@@ -109,6 +121,13 @@ def test_a_model_that_changes_its_logits_unsaid_is_refused(monkeypatch: pytest.M
     embedding.data[ids[0, 0]] = kept
     with pytest.raises(ModelError, match="Gemma2ForCausalLM changes its logits"):
         loss({"input_ids": ids}, labels)
+
+
+def test_a_scale_that_the_model_does_not_keep_to_is_refused():
+    model, (ids, labels) = make(CONFIGS["llama"]), batch()
+    model.config.logit_scale = 0.5
+    with pytest.raises(ModelError, match="LlamaForCausalLM changes its logits"):
+        SupervisedLoss(model)({"input_ids": ids}, labels)
 
 
 def test_an_error_in_the_model_is_told_readably_and_leaves_it_usable():
