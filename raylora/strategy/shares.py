@@ -50,6 +50,41 @@ class Gathered:
     backward_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """Bytes that a rank holds for the adapters' gradients, by part of a step.
+
+    Args:
+        resident_bytes: At all times.
+        held_bytes: From one micro-batch of a step to the next.
+        backward_bytes: In a backward pass, while activations are there.
+        reduced_bytes: At its end, when the ranks sum.
+    """
+
+    resident_bytes: int = 0
+    held_bytes: int = 0
+    backward_bytes: int = 0
+    reduced_bytes: int = 0
+
+
+def gradients(kind: StrategyKind, all_bytes: int, part_bytes: int, accumulates: bool) -> Gradients:
+    """What is held for gradients; DeepSpeed's engine makes them in each backward pass, and a bucket of all of them.
+
+    Args:
+        kind: Strategy.
+        all_bytes: Of all gradients.
+        part_bytes: Of those whose optimizer state this rank keeps.
+        accumulates: Whether a step has several micro-batches.
+    """
+    if kind == "zero1":  # the bucket is emptied at the step
+        held_bytes = 2 * all_bytes if accumulates else 0
+        return Gradients(0, held_bytes, max(held_bytes, all_bytes), 2 * all_bytes)
+    if kind == "zero2":  # every pass ends with this rank's part alone
+        held_bytes = part_bytes if accumulates else 0
+        return Gradients(0, held_bytes, held_bytes + all_bytes, 2 * all_bytes + part_bytes)
+    return Gradients(resident_bytes=all_bytes)
+
+
 def strategy_kind(place: DistributedSpec) -> StrategyKind:
     """The strategy's name as it is printed."""
     if place.strategy == "deepspeed":

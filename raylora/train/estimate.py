@@ -21,7 +21,7 @@ from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
-from raylora.strategy.shares import Gathered, StrategyKind, piece, strategy_kind
+from raylora.strategy.shares import Gathered, StrategyKind, gradients, piece, strategy_kind
 from raylora.train.build import make_bank, slot_of
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
@@ -41,7 +41,7 @@ class RankBytes:
         base_bytes: The frozen base between steps, scales included.
         quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
         adapters_bytes: The adapters, with what they hold and do not train.
-        gradients_bytes: Their gradients.
+        gradients_bytes: Their gradients; under ZeRO-1 and 2 with the engine's bucket of them.
         optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
         activations_bytes: Forward and backward pass, one unpacked weight included.
         logits_bytes: Output head and loss beyond what is saved for the backward pass.
@@ -185,34 +185,33 @@ def _rank(
         base_bytes += part.num_stored * parameter.itemsize
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
         scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
-    adapters_bytes = gradients_bytes = 4 * num_all
+    adapters_bytes, part_values = 4 * num_all, num_all
     of_slots = zip(specs, num_values, strict=True)
-    optimizer_bytes, made_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots), 0
+    optimizer_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots)
     if kind in ("zero1", "zero2"):
         part_values = math.ceil(num_all / (ALIGNMENT * world_size)) * ALIGNMENT
         adapters_bytes = 4 * part_values * world_size
-        gradients_bytes += 4 * part_values
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
-        # The engine makes its gradients in the backward pass and drops them after the step.
-        made_bytes = gradients_bytes if spec.gradient_accumulation_steps == 1 else 0
+    made = gradients(kind, 4 * num_all, 4 * part_values, spec.gradient_accumulation_steps > 1)
     adapters_bytes += 4 * num_beside
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes
         host_bytes += offloaded if spec.distributed.cpu_offload else 0
         host_bytes += optimizer_bytes if spec.optimizer.startswith("paged") else 0
-    resident = base_bytes + adapters_bytes + gradients_bytes - made_bytes + optimizer_bytes - host_bytes
+    resident = base_bytes + adapters_bytes + made.resident_bytes + optimizer_bytes - host_bytes
     transient = max(
         whole.start_bytes,
-        step.forward_bytes + whole.forward_bytes,
-        step.loss_bytes + whole.loss_bytes,
-        step.backward_bytes + whole.backward_bytes + made_bytes,
+        step.forward_bytes + whole.forward_bytes + made.held_bytes,
+        step.loss_bytes + whole.loss_bytes + made.held_bytes,
+        step.backward_bytes + whole.backward_bytes + made.backward_bytes,
+        made.reduced_bytes,
     )
     return RankBytes(
         base_bytes=base_bytes,
         quant_state_bytes=scales_bytes,
         adapters_bytes=adapters_bytes,
-        gradients_bytes=gradients_bytes,
+        gradients_bytes=max(asdict(made).values()),
         optimizer_bytes=optimizer_bytes,
         activations_bytes=max(step.forward_bytes, step.backward_bytes),
         logits_bytes=step.loss_bytes - step.saved_bytes,

