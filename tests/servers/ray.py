@@ -11,7 +11,11 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from tests.servers.host import Host
 from tests.servers.process import Server, free_ports
@@ -44,14 +48,20 @@ state = GlobalState()
 any_cluster = {"allow_cluster_id_nil": True, "fetch_cluster_id_if_nil": True}
 state._initialize_global_state(GcsClientOptions.create(sys.argv[1], None, **any_cluster))
 actors, groups = state.actor_table(None, None, None).values(), state.placement_group_table().values()
+free = state.available_resources()
 print(json.dumps({
     "actors": [
         actor["ActorClassName"] for actor in actors
         if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
     ],
     "groups": [group["placement_group_id"] for group in groups if group["state"] != "REMOVED"],
+    "taken": {name: all_ - free.get(name, 0.0) for name, all_ in state.cluster_resources().items()},
 }))
 """
+
+
+RAYS_OWN = ("IDLE", "_AutoscalingCoordinatorActor")
+"""Processes kept ready for the next driver, and the one that Ray Train keeps on each cluster."""
 
 
 class RayHead(Server):
@@ -117,6 +127,20 @@ class RayHead(Server):
 
     def census(self) -> dict[str, list[str]]:
         """Actors and placement groups that live, but for the one actor that Ray Train keeps on each cluster."""
+        counted = self._counted()
+        return {name: counted[name] for name in ("actors", "groups")}
+
+    def in_use(self) -> dict[str, Any]:
+        """Resources that somebody holds, and processes at work for drivers, but for Ray's own."""
+        assert self.process is not None
+        names = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                names.append(" ".join(process.cmdline()))
+        at_work = [name for name in names if name.startswith("ray::") and not any(own in name for own in RAYS_OWN)]
+        return {"taken": self._counted()["taken"], "processes": sorted(at_work)}
+
+    def _counted(self) -> dict[str, Any]:
         words = [sys.executable, "-c", CENSUS, self.address]
         counted = subprocess.run(words, env=os.environ | TOKEN, capture_output=True, text=True, check=True, timeout=120)
         return json.loads(counted.stdout)

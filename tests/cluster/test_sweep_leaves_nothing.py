@@ -1,0 +1,62 @@
+"""After twenty trials that were stopped, and workers that were killed, a cluster is as it was before the sweep."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.command import Command, wait_until
+from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
+from tests.cluster.made_sweeps import whole, write
+from tests.servers.ray import RayHead
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NUM_STOPS, NUM_KILLS = 20, 2
+SWEEP: dict[str, Any] = {
+    "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK | {"max_failures": NUM_KILLS}, "save_steps": 4},
+    "num_trials": 40,
+    "scheduler": "asha",
+    "budget": {"steps": 40},
+    "report_steps": 1,
+    "grace_period": 1,
+    "slots": 4,
+    "space": {"learning_rate": {"loguniform": [1e-4, 3e-2]}},
+}
+"""Three of four trials are stopped at their first step; the others have many to go."""
+
+
+def next_worker(ray_head: RayHead, but: set[int]) -> psutil.Process:
+    """The one that trains next, once it is there."""
+
+    def found() -> set[int]:
+        return {pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env} - but
+
+    wait_until(lambda: bool(found()), 120)
+    (pid,) = found()
+    return psutil.Process(pid)
+
+
+def test_nothing_is_left_of_stopped_trials_and_killed_workers(on_head: Command, ray_head: RayHead):
+    ray_head.forget_workers()
+    before = ray_head.in_use()
+    running = on_head.start("sweep", write(on_head.folder, "stopped.yaml", SWEEP), "--json")
+    wait_until(lambda: running.said.count(" stopped after step") >= NUM_STOPS, 240)
+    workers: set[int] = set()
+    for _ in range(NUM_KILLS):
+        worker = next_worker(ray_head, workers)
+        workers.add(worker.pid)
+        worker.kill()
+    workers.add(next_worker(ray_head, workers).pid)
+    ended = running.end()
+    statuses = [trial["status"] for trial in whole(ended)["trials"]]
+    assert set(statuses) == {"succeeded", "stopped"} and statuses.count("stopped") >= NUM_STOPS
+    assert ended.left_behind == ()
+    assert ray_head.census() == {"actors": [], "groups": []}
+    with suppress(TimeoutError):
+        wait_until(lambda: ray_head.in_use() == before, 60)
+    assert ray_head.in_use() == before
+    assert not any(map(psutil.pid_exists, workers))
