@@ -10,9 +10,9 @@ from transformers import BloomConfig, LlamaConfig, OPTConfig, PretrainedConfig
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.duration import Rows, makespan_s, start_up_s
-from raylora.sweep.offer import Free, Node, Offer, of_nodes, this_machine
+from raylora.sweep.offer import Node, Offer
 from raylora.sweep.plan import Group, Plan, plan_sweep, share_out
-from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES, usable_bytes
+from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES
 from raylora.train.estimate import estimate, estimate_pack
 from raylora.train.forecast import StepTime
 from raylora.train.pack_memory import PackMemory
@@ -282,22 +282,3 @@ def test_packs_are_shared_out_where_trials_wait_most() -> None:
 def test_groups_one_after_the_other_take_their_sum() -> None:
     assert makespan_s([(10.0, 0.5), (4.0, 0.5)]) == 10.0
     assert makespan_s([(10.0, 1.0), (4.0, 1.0)]) == 14.0
-
-
-def test_an_offer_counts_workers_and_their_memory() -> None:
-    resources = {"wide": {"CPU": 4.0, "memory": 64e9}, "silent": {"CPU": 64.0}, "narrow": {"CPU": 1.0}}
-    nodes = [{"NodeID": name, "Resources": of_node} for name, of_node in resources.items()]
-    offer = of_nodes(nodes, {"wide": Free(8 * 10**9, 10**9), "narrow": Free(10**9, 0)})
-    assert len(offer.nodes) == 2
-    assert offer.num_workers({"CPU": 2.0}) == 2
-    assert offer.bytes_per_worker({"CPU": 2.0}, 1) == 8 * 10**9
-    assert offer.bytes_per_worker({"CPU": 2.0}, 2) == 4 * 10**9
-    gpu = of_nodes([{"NodeID": "a", "Resources": {"CPU": 8.0, "GPU": 2.0}}], {"a": Free(10**11, 80 * 10**9)})
-    assert gpu.has_gpus and not offer.has_gpus
-    assert gpu.bytes_per_worker({"CPU": 1.0, "GPU": 1.0}, 2) == 80 * 10**9
-    assert usable_bytes(80 * 10**9, "cuda") < 72 * 10**9
-
-
-def test_this_machine_offers_something() -> None:
-    (node,) = this_machine().nodes
-    assert node.resources["CPU"] >= 1 and node.host_bytes > 0
