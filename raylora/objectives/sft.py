@@ -82,7 +82,8 @@ class SupervisedLoss:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:
             self._check_handed_on(output)
-            return output / self._scaled(1.0)  # the model took the losses for logits
+            losses_N: Tensor = output / self._scaled(1.0)  # the model took the losses for logits
+            return losses_N
         return F.cross_entropy(output.reshape(-1, output.shape[-1]).float(), targets_N, reduction="none")
 
     def _forward_head(self, hidden_BTH: Tensor) -> Tensor:
