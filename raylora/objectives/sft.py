@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ SCALED: dict[str, Callable[[Any, float], Any]] = {
 class SupervisedLoss:
     """Computes each labelled token's loss inside the model's own forward pass.
 
-    The output head is asked for losses instead of logits where the model does nothing else with them:
+    The output head is asked for losses instead of logits where the model at most scales them:
     the head runs on labelled tokens only, in chunks, and strategies see an ordinary module call.
 
     Args:
@@ -46,7 +47,7 @@ class SupervisedLoss:
         self._model = model
         self._head: nn.Linear = model.get_output_embeddings()
         self._fused = type(self._head) is nn.Linear and not _post_processes(model.config)
-        self._scaled = _scaling(model.config)
+        self._scaled, self._scale = _scaling(model.config)
         self._targets_N: Tensor | None = None
         self._rows_N: Tensor | None = None
         self._losses_N: Tensor | None = None
@@ -82,8 +83,7 @@ class SupervisedLoss:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:
             self._check_handed_on(output)
-            losses_N: Tensor = output / self._scaled(1.0)  # the model took the losses for logits
-            return losses_N
+            return output / self._scale  # the model took the losses for logits
         return F.cross_entropy(output.reshape(-1, output.shape[-1]).float(), targets_N, reduction="none")
 
     def _forward_head(self, hidden_BTH: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class SupervisedLoss:
             return F.linear(hidden_BTH, head.weight, head.bias)
         hidden_NH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1])[self._rows_N]
         if self._fused:
-            losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N, self._scaled(1.0))
+            losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N, self._scale)
             self._losses_N = self._scaled(losses_N)
             return losses_N
         return F.linear(hidden_NH, head.weight, head.bias)[None]
@@ -122,10 +122,15 @@ def _post_processes(config: Any) -> bool:
     return words or any(getattr(fields, name, None) not in (None, 1, 1.0) for name in POST_PROCESSED)
 
 
-def _scaling(config: Any) -> Callable[[Any], Any]:
-    """What a model does to its head's output, in the model's own operation."""
+def _scaling(config: Any) -> tuple[Callable[[Tensor], Tensor], float]:
+    """What a model does to its head's output, in the model's own operation; and the factor that this amounts to."""
     fields = config.get_text_config()
     for name, operation in SCALED.items():
-        if (number := getattr(fields, name, None)) is not None:
-            return lambda value: operation(value, number)
-    return lambda value: value
+        if isinstance(number := getattr(fields, name, None), float | int):
+            return partial(_scaled_by, operation, number), operation(1.0, number)
+    return lambda losses_N: losses_N, 1.0
+
+
+def _scaled_by(operation: Callable[[Any, float], Any], number: float, losses_N: Tensor) -> Tensor:
+    scaled_N: Tensor = operation(losses_N, number)
+    return scaled_N

@@ -11,6 +11,7 @@ from transformers import (
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    MptConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -32,6 +33,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "gemma2-softcap": Gemma2Config(**SMALL, **HEADS, final_logit_softcapping=2.0, initializer_range=0.3),
     "granite-scaled": GraniteConfig(**SMALL, num_attention_heads=4, logits_scaling=3.0),
     "cohere-scaled": CohereConfig(**SMALL, num_attention_heads=4, logit_scale=0.25, bos_token_id=1, eos_token_id=2),
+    "mpt-scale-in-words": MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=120, logit_scale="inv_sqrt_d_model"),
     "recurrentgemma-softcap": RecurrentGemmaConfig(
         **SMALL, num_attention_heads=4, lru_width=64, logits_soft_cap=2.0, block_types=("recurrent", "attention")
     ),
