@@ -67,7 +67,9 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int, num_p
         if width == 1 or width * num_tokens / seconds < RISING * max(rates.values()):
             # The first step makes the state of the new slots, the very first much else; or somebody else was at work.
             seconds = min(seconds, _step_s(trainee, batch, width))
-        rates[width] = width * num_tokens / seconds
+        for tried in (*rates, width):
+            # No width takes longer than a wider one: a step that did was held up by something else.
+            rates[tried] = max(rates.get(tried, 0.0), tried * num_tokens / seconds)
         passed_s = max(ranks.gather(perf_counter() - start))
         budget_s = min(MAX_S, max(MIN_S, SHARE * at_most * num_passes * num_tokens / rates[1]))
         if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > budget_s):

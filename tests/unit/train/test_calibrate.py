@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raylora.train import calibrate as calibrate_module
 from raylora.train.calibrate import best_width, calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from tests.unit.train.pack_run import admit as admit_member
@@ -28,6 +29,20 @@ from tests.unit.train.tiny_run import save_materials, tiny_spec
 )
 def test_the_width_that_is_fastest_is_chosen(rates: dict[int, float], at_most: int, chosen: int) -> None:
     assert best_width(rates, at_most) == chosen
+
+
+def test_a_step_that_was_held_up_is_taken_to_be_no_slower_than_a_wider_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = save_materials(tmp_path, 12)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    rows, _ = open_rows(spec, home / "cache")
+    batch, seconds = rows.step(0, 0, 1)[0], {1: 0.5, 2: 0.02, 4: 0.1}
+    monkeypatch.setattr(calibrate_module, "_step_s", lambda trainee, batch, width: seconds[width])
+    found = calibrate(place_tiny(spec), spec, batch, 4, 2)
+    rates = {width: rate / batch.num_tokens for width, rate in found.tokens_per_s.items()}
+    assert rates == pytest.approx({1: 50.0, 2: 100.0, 4: 40.0})
+    assert found.num_slots == 2
 
 
 def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Path) -> None:
