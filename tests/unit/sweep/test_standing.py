@@ -11,10 +11,12 @@ from raylora.sweep.launch import _Launch
 from raylora.sweep.standing import PLACED
 from raylora.train.events import Event
 
+MEASURE = "workers measure how many slots are fastest"
+
 
 @pytest.mark.parametrize(
     ("fields", "doing"),
-    [({}, "workers measure how many slots are fastest"), ({"slots": 2}, "training"), ({"repeats": 2}, "training")],
+    [({}, MEASURE), ({"slots": 2}, "training"), ({"repeats": 2}, MEASURE)],
 )
 def test_workers_measure_slots_only_where_nobody_said_how_many(fields: dict[str, Any], doing: str) -> None:
     run = {"base_model": "m", "datasets": [{"path": "d.jsonl"}], "val_set_size": 4, "max_steps": 6}
