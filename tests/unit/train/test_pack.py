@@ -254,7 +254,7 @@ def test_where_one_adapter_trains_a_second_is_refused_before_anything_is_trained
 
 
 @pytest.mark.parametrize("base", ["bloom", "window"])
-def test_padded_lines_are_trained_as_a_plain_loop_trains_them(padded: Path, base: str):
+def test_padded_lines_are_trained_as_a_plain_loop_trains_them(for_one: Path, base: str):
     """One run after the other in the slot, each to the losses of transformers' model with a naive LoRA."""
     shared = {"max_steps": 4, "lora_target_modules": "all-linear"}
     specs = [tiny_spec(for_one / base, for_one / "rows.jsonl", **shared, seed=seed) for seed in (1, 2)]
@@ -264,9 +264,9 @@ def test_padded_lines_are_trained_as_a_plain_loop_trains_them(padded: Path, base
         start = trainee.bank.export(0).tensors
         train_all(trainee, [member])
         trainee.release(0)
-        model = AutoModelForCausalLM.from_pretrained(padded / base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(for_one / base, dtype=torch.float32)
         add_naive_lora(model, start, spec.lora_alpha)
-        rows, _ = open_rows(spec, padded / "cache")
+        rows, _ = open_rows(spec, for_one / "cache")
         steps = [rows.step(step, 0, 1) for step in range(4)]
         rates = [learning_rate(spec, step, 4) for step in range(4)]
         adamw = partial(torch.optim.AdamW, lr=0.0, weight_decay=spec.weight_decay)
