@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -41,13 +42,17 @@ class PackedBank:
         self._settings: dict[int, Slot] = {}
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
-        """Give a slot a new adapter; the other slots are not touched."""
-        for name in targets:
-            if name not in self._layers:
-                base = cast(FrozenLinear, self._model.get_submodule(name))
-                self._layers[name] = LowRank(Site(name, base, self._device, self._read_weight), self._route)
-            self._layers[name].admit(slot, settings)
-        self._targets[slot], self._settings[slot] = list(targets), settings
+        """Give a slot a new adapter, or, where a part of it cannot be made, none; the other slots are not touched."""
+        self._targets[slot], self._settings[slot] = [], settings
+        with ExitStack() as undo:
+            undo.callback(self.release, slot)
+            for name in targets:
+                if name not in self._layers:
+                    base = cast(FrozenLinear, self._model.get_submodule(name))
+                    self._layers[name] = LowRank(Site(name, base, self._device, self._read_weight), self._route)
+                self._layers[name].admit(slot, settings)
+                self._targets[slot].append(name)
+            undo.pop_all()
 
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""

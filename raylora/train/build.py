@@ -6,7 +6,7 @@ Called on every rank by the runtime's worker, and alone by tests and benchmarks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -89,14 +89,13 @@ class Trainee:
                 f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
                 "Train each run alone, or one after the other"
             )
-        with start_of(spec):
+        with start_of(spec), ExitStack() as undo:
             self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
-        make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
-        rates = rates_of(spec, parameters)
-        if self.slot_ranks == self.ranks:
-            self.steppers[slot] = self.strategy.stepper(parameters, make, spec.max_grad_norm, rates)
-        else:
-            self.steppers[slot] = FlatStepper(parameters, make, spec.max_grad_norm, rates)
+            undo.callback(self.bank.release, slot)
+            make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
+            stepper = self.strategy.stepper if self.slot_ranks == self.ranks else FlatStepper
+            self.steppers[slot] = stepper(parameters, make, spec.max_grad_norm, rates_of(spec, parameters))
+            undo.pop_all()
 
     @property
     def why_one_slot(self) -> str | None:

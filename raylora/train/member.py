@@ -99,7 +99,7 @@ class Member:
         """This rank's part of the next step."""
         step, ranks = self.progress.step, self._trainee.slot_ranks
         batches = self._rows.step(step, ranks.rank, ranks.world_size)
-        return Share(self.slot, step, learning_rate(self.spec, step, self.num_steps), batches)
+        return Share(self.slot, step, learning_rate(self.spec, step, self.num_steps), batches, self.spec.seed)
 
     def took(self, share: Share, result: StepResult | NonFiniteLossError, seconds: float) -> None:
         """Note what a step did.

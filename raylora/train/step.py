@@ -26,12 +26,15 @@ class Share:
         step: From 0; seeds dropout.
         learning_rate: Of this step.
         batches: This rank's micro-batches; equally many on every rank that shares the slot.
+        seed: Of the slot's run; with the step it seeds what draws from torch's own generator, with one slot only:
+            dropout of the base, PEFT's dropout.
     """
 
     slot: int
     step: int
     learning_rate: float
     batches: Sequence[Batch]
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,7 @@ def _totals(trainee: Trainee, shares: Sequence[Share]) -> dict[int, _Total]:
 
 
 def _forward(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> tuple[Tensor, ...]:
-    rank = trainee.slot_ranks.rank
-    # For what draws from torch's own generator, with one slot only: dropout of the base, PEFT's dropout.
-    torch.manual_seed(stable_seed("step", trainee.spec.seed, shares[0].step, micro_step, rank))
+    torch.manual_seed(stable_seed("step", shares[0].seed, shares[0].step, micro_step, trainee.slot_ranks.rank))
     pieces = [Piece(Span(share.slot, step=share.step), share.batches[micro_step]) for share in shares]
     return losses_of(trainee, pieces)
 

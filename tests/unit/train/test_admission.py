@@ -26,7 +26,7 @@ def spec_of(home: Path, **fields: object) -> RunSpec:
 def test_a_decomposition_that_fails_leaves_the_slot_beside_it_alone(home: Path):
     trainee, quiet = (place_tiny(spec_of(home)) for _ in range(2))
     member, alone = (admit(each, 0, spec_of(home), home) for each in (trainee, quiet))
-    weight = trainee.model.get_submodule("model.layers.0.self_attn.q_proj").weight
+    weight = trainee.model.get_submodule("model.layers.1.self_attn.q_proj").weight
     kept = weight.clone()
     with torch.no_grad():
         weight[0, 0] = torch.nan
@@ -34,6 +34,7 @@ def test_a_decomposition_that_fails_leaves_the_slot_beside_it_alone(home: Path):
             trainee.admit(1, spec_of(home, init_lora_weights="pissa"))
         weight.copy_(kept)
     assert list(trainee.steppers) == [0]
+    assert all(list(layer.updates) == [0] for layer in trainee.bank._layers.values()), "nothing is left half-made"
     for each, of_slot in ((trainee, member), (quiet, alone)):
         train_all(each, [of_slot])
     assert_same_bits(state_of(trainee, member), state_of(quiet, alone))
