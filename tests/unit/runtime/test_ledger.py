@@ -14,24 +14,14 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.tracking.tracker import Tracker
 from raylora.train.events import Event, EventKind
+from tests.unit.tracking.sqlite_home import client, home
+
+__all__ = ["client", "home"]
 
 pytestmark = pytest.mark.slow
 
 SPEC = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}], tracking={"system_metrics": False})
 CHECKPOINT = "/store/runs/r/checkpoints/step-00000004"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the module: MLflow takes seconds to make its database."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    monkeypatch.setenv("RAYLORA_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return MlflowClient(f"sqlite:///{home}/mlflow.db")
 
 
 class Driver:

@@ -18,21 +18,11 @@ from raylora.errors import InputError, TrackingError
 from raylora.spec.run import RunSpec
 from raylora.tracking.inputs import DatasetUse
 from raylora.tracking.tracker import Tracker
+from tests.unit.tracking.sqlite_home import client, home
+
+__all__ = ["client", "home"]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the module: MLflow takes seconds to make its database."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    monkeypatch.setenv("RAYLORA_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return MlflowClient(f"sqlite:///{home}/mlflow.db")
 
 
 @pytest.fixture
