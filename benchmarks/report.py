@@ -15,9 +15,10 @@ HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` from `benchmarks/results/*.json`; how they are measured is in
 [benchmarks/README.md](../benchmarks/README.md). Every ratio has both sides from one run on one machine, taking turns;
-figures are medians, with the lowest and highest in brackets. Where a step's time goes, and why the one goal
-that is missed is missed, is said in decisions [5](decisions/0005-where-a-step-goes.md) and
-[6](decisions/0006-slots-of-their-own.md).
+figures are medians, with the lowest and highest in brackets. Where a step's time goes is said in decision
+[5](decisions/0005-where-a-step-goes.md). Two sections miss goals: the pack on two workers under fsdp at 16 tokens
+(why: decision [6](decisions/0006-slots-of-their-own.md)), and the sweep of 32 short trials (why: decision
+[9](decisions/0009-where-a-short-sweeps-time-goes.md)).
 """
 
 
