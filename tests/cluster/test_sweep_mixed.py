@@ -31,7 +31,7 @@ def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path,
     run, grid = write(tmp_path, "run.yaml", in_place(in_workplace, SWEPT | changes)), tmp_path / "axolotl.yaml"
     grid.write_text(yaml.safe_dump({"_kinds": KINDS}))
     command = Command(tmp_path, tmp_path / "home", ray_head.env)
-    ended = command.run("sweep", run, "--grid", str(grid), "--json")
+    ended = command.run("sweep", run, "--grid", str(grid), "--json", "--set", "report_steps=2")
     result = whole(ended)
     assert "slots; tokens/s by slots 1: " in ended.err
     assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * len(KINDS)
@@ -43,7 +43,7 @@ def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path,
     assert alone["eval_loss"] == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
 
 
-def test_repeats_of_drawn_trials(in_workplace: Path, tmp_path: Path):
+def test_repeats_of_drawn_trials(in_workplace: Path, ray_head: RayHead, tmp_path: Path):
     """Optuna, median stopping, two repeats of each trial."""
     sweep = {
         "run": SWEPT | {"distributed": {"strategy": "fsdp", "num_workers": 2}},
@@ -57,7 +57,7 @@ def test_repeats_of_drawn_trials(in_workplace: Path, tmp_path: Path):
         "space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
     }
     name = write(in_workplace, "repeated.yaml", sweep)
-    command = Command(in_workplace, tmp_path / "home")
+    command = Command(in_workplace, tmp_path / "home", ray_head.env)
     result = whole(command.run("sweep", name, "--json"))
     trials = result["trials"]
     assert len(trials) == 6 and {trial["status"] for trial in trials} <= {"succeeded", "stopped"}
@@ -65,7 +65,7 @@ def test_repeats_of_drawn_trials(in_workplace: Path, tmp_path: Path):
     assert rates[::2] == rates[1::2] and len(set(rates)) == 3
     assert all(first != second for first, second in pairs([trial["metric"] for trial in trials])), "seeds differ"
     means = {trials[2 * number]["trial_id"]: fmean(pair) for number, pair in enumerate(pairs(metrics_at_end(trials)))}
-    assert result["best_metric"] == pytest.approx(min(means.values()))
+    assert result["best_mean"] == pytest.approx(min(means.values()))
     spec = loaded(in_workplace, name)
     assert loss_alone(run_of(spec, trials[0]), trials[0]["adapter_uri"], tmp_path) == pytest.approx(
         trials[0]["metric"], abs=1e-5
