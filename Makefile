@@ -54,7 +54,7 @@ ip:
 # Most tests have one thread. Those on Ray go one after the other: each of them fills two cores.
 TWO_LANES := -n 2 --dist loadfile
 
-test: setup ip ## All tests: about 20 minutes on 2 cores
+test: setup ip ## All tests: 20 to 40 minutes on 2 cores
 	python -m pytest -m 'not cluster' $(TWO_LANES)
 	python -m pytest -m cluster
 
