@@ -108,28 +108,27 @@ class LowRank:
         if not placed:
             return self._plain(input)
         x_NI = input.reshape(-1, self._base.in_features)
-        parts = [self._part(x_NI, run) for run in self._runs(x_NI, placed)]
+        parts = [self._part(x_NI, run, is_stack) for run, is_stack in self._runs(x_NI, placed)]
         trained = [parameter for addition, _ in parts for parameter in addition.parameters]
         y_NO: Tensor = _AdaptedLinear.apply(x_NI, self._base.held, self._base, parts, *trained)
         return y_NO.view(*input.shape[:-1], self._base.out_features)
 
-    def _runs(self, x_NI: Tensor, placed: Sequence[Placed]) -> list[list[Placed]]:
-        """Neighbours that are alike; each of the others by itself."""
-        runs: list[list[Placed]] = []
+    def _runs(self, x_NI: Tensor, placed: Sequence[Placed]) -> list[tuple[list[Placed], bool]]:
+        """Neighbours that are alike, each of the others by itself; and whether they are a stack."""
+        runs: list[tuple[list[Placed], bool]] = []
         last, end = None, 0
         for start, span in placed:
             num_tokens = _num_tokens(span, x_NI)
             alike = likeness(self.updates[span.slot], num_tokens, x_NI.dtype)
             if alike is not None and alike == last and start == end:
-                runs[-1].append((start, span))
+                runs[-1][0].append((start, span))
             else:
-                runs.append([(start, span)])
+                runs.append(([(start, span)], alike is not None))
             last, end = alike, start + num_tokens
         return runs
 
-    def _part(self, x_NI: Tensor, run: Sequence[Placed]) -> Part:
+    def _part(self, x_NI: Tensor, run: Sequence[Placed], is_stack: bool) -> Part:
         updates = [self.updates[span.slot] for _, span in run]
-        is_stack = likeness(updates[0], _num_tokens(run[0][1], x_NI), x_NI.dtype) is not None
         return Stack(updates) if is_stack else updates[0], self._tokens(x_NI, run)
 
     def _tokens(self, x_NI: Tensor, run: Sequence[Placed]) -> Tokens:

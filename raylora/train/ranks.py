@@ -44,11 +44,13 @@ class Ranks:
         Args:
             rows: Each of one dimension; equally long on every rank.
         """
-        if self.world_size > 1 and rows:
-            whole = rows[0] if len(rows) == 1 else torch.cat(list(rows))
-            dist.all_reduce(whole)
-            for row, part in zip(rows, whole.split([len(row) for row in rows]), strict=True):
-                row.copy_(part)
+        if self.world_size == 1 or len(rows) < 2:
+            for row in rows:
+                self.sum(row)
+            return
+        whole = self.sum(torch.cat(list(rows)))
+        for row, part in zip(rows, whole.split([len(row) for row in rows]), strict=True):
+            row.copy_(part)
 
     def max(self, number: int) -> int:
         """The largest of every rank's numbers."""
