@@ -19,7 +19,9 @@ from raylora.spec.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.sweeps import SweepRecord, list_sweeps
 from raylora.train.evaluate import evaluate
+from raylora.train.member import Member
 from tests.cluster.command import Command, Ended
+from tests.unit.train.pack_run import admit, place_tiny, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows
 
 
@@ -84,6 +86,14 @@ def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:
     _, validation = open_rows(spec, cache)
     assert validation is not None
     return evaluate(trainee, {0: validation})[0]
+
+
+def trained_alone(spec: RunSpec, cache: Path, max_tokens: int | None = None) -> Member:
+    """The run at its end, in a pack of its own in this process."""
+    trainee = place_tiny(spec)
+    member = admit(trainee, 0, spec, cache, max_tokens=max_tokens)
+    train_all(trainee, [member])
+    return member
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
 from tests.cluster.command import Command, Ended
-from tests.cluster.conftest import ASHA, GRID, SWEPT
+from tests.cluster.conftest import ALONE_ON_ITS_RANK, ASHA, GRID, SWEPT
 from tests.cluster.made_sweeps import (
     client,
     in_workplace,
@@ -24,6 +24,7 @@ from tests.cluster.made_sweeps import (
     run_of,
     same_curves,
     the_record,
+    trained_alone,
     whole,
     write,
 )
@@ -196,12 +197,10 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone(grid: dict[str, Any]):
     assert failed["trial_id"] != grid["best_trial"]
 
 
-def test_one_worker_trains_a_slot_as_alone(whole_grid: tuple[Command, Ended], grid: dict[str, Any], in_workplace: Path):
+def test_one_worker_trains_a_slot_as_alone(grid: dict[str, Any], in_workplace: Path, tmp_path: Path):
     trial = grid["trials"][2]
-    spec = run_of(loaded(in_workplace, "grid.yaml"), trial)
-    write(in_workplace, "grid-alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
-    alone = whole(whole_grid[0].run("train", "grid-alone.yaml", "--json"))
-    assert alone["eval_loss"] == pytest.approx(trial["metric"], abs=1e-5)
+    alone = trained_alone(run_of(loaded(in_workplace, "grid.yaml"), trial), tmp_path)
+    assert alone.progress.eval_loss == pytest.approx(trial["metric"], abs=1e-5)
 
 
 def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ray_head: RayHead):
@@ -209,7 +208,8 @@ def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ra
         "sequence_len": {"choice": [64, 128]},
         "adapter_bank": {"choice": ["peft", "packed"], "when": {"sequence_len": 128}},
     }
-    sweep = {"run": SWEPT, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "slots": 2, "space": space}
+    run = SWEPT | {"distributed": ALONE_ON_ITS_RANK}
+    sweep = {"run": run, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "slots": 2, "space": space}
     result = whole(on_head.run("sweep", write(on_head.folder, "kinds.yaml", sweep), "--json"))
     assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * 3
     assert result["num_packs"] == len({trial["pack"] for trial in result["trials"]}) == 3

@@ -12,9 +12,19 @@ from typing import Any
 import pytest
 import yaml
 
+from raylora.spec.load import load_spec
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
-from tests.cluster.made_sweeps import in_workplace, loaded, loss_alone, run_of, the_record, whole, write
+from tests.cluster.made_sweeps import (
+    in_workplace,
+    loaded,
+    loss_alone,
+    run_of,
+    the_record,
+    trained_alone,
+    whole,
+    write,
+)
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -39,8 +49,8 @@ def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path,
     for trial, kind in zip(result["trials"], KINDS, strict=True):
         config = json.loads((Path(trial["adapter_uri"]) / "adapter_config.json").read_text())
         assert config["use_dora"] == kind["use_dora"]
-    alone = command.run("train", run, "--json", "--set", "use_dora=true").json
-    assert alone["eval_loss"] == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
+    alone = trained_alone(load_spec(tmp_path / run, ["use_dora=true"]).spec, tmp_path)
+    assert alone.progress.eval_loss == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
 
 
 def test_repeats_of_drawn_trials(in_workplace: Path, ray_head: RayHead, tmp_path: Path):

