@@ -51,11 +51,12 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
 .PHONY: ip
 
-# A file's tests share what they have started. Those on Ray wait as often as they compute.
+# Most tests have one thread. Those on Ray go one after the other: each of them fills two cores.
 TWO_LANES := -n 2 --dist loadfile
 
 test: setup ip ## All tests: 20 to 40 minutes on 2 cores
-	python -m pytest $(TWO_LANES)
+	python -m pytest -m 'not cluster' $(TWO_LANES)
+	python -m pytest -m cluster
 
 test-fast: setup ## The tests that start no servers: at most 2 minutes
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
