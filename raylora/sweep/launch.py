@@ -29,6 +29,7 @@ from raylora.store.home import default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
 from raylora.sweep.berths import Berths
+from raylora.sweep.finished import finished
 from raylora.sweep.fleet import Fleet
 from raylora.sweep.host import open_host
 from raylora.sweep.result import sweep_result
@@ -87,26 +88,12 @@ def resume_sweep(
     with before_start():
         store = open_store(store_uri or default_store_uri())
         record = read_sweep(store, sweep_id)
+    # It goes on where its record was found, even if that store has moved since.
+    run = record.spec["run"]
+    spec = SweepSpec.model_validate(record.spec | {"run": run | {"storage": run["storage"] | {"uri": store.uri}}})
     if record.status == "finished" and record.result is not None:
-        return _finished(store, record, record.result, listen)
-    spec = SweepSpec.model_validate(record.spec)
+        return finished(store, spec, record, record.result, listen)
     return _Launch(spec, record, listen).run()
-
-
-def _finished(store: Store, record: SweepRecord, result: dict[str, Any], listen: Listener) -> dict[str, Any]:
-    """Answer with the result of a sweep that has finished, once MLflow has what it had not taken of it."""
-    sweep_id, spool = record.sweep_id, spool_dir(record.sweep_id)
-    log.info("sweep %s finished at %s; this is its result", sweep_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
-    if record.mlflow_run_id and spool.exists():
-        from raylora.tracking.rest import send_rest
-
-        run = SweepSpec.model_validate(record.spec).run
-        ids = send_rest(run, sweep_id, spool, record.mlflow_run_id, record.mlflow_ids)
-        record = record.with_mlflow_ids(ids)
-        result = result | {"trials": sweep_result(record)["trials"]}
-        write_sweep(store, record.model_copy(update={"result": result}))
-    listen(Standing(record, len(record.trials), "finished"))
-    return result
 
 
 class _Launch:

@@ -1,0 +1,71 @@
+"""A sweep's driver without Ray: real records, leases and books; Tune and the workers do what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from raylora.runtime.stopping import StopWish
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri
+from raylora.sweep import launch
+from raylora.sweep.berths import Berths
+from raylora.sweep.drive import Search, TrialOutcome
+
+Act = Callable[[], None]
+
+
+class Stage:
+    """What a driver meets.
+
+    Args:
+        monkeypatch: Undoes it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.searches: list[tuple[Search, bool]] = []
+        """Those that Tune was asked for, and whether it was to go on with one."""
+        self.num_clusters = 0
+        self.outcomes: list[TrialOutcome] = []
+        self.stop = StopWish()
+        self.while_driving: Callable[[Act], None] = lambda tend: None
+        self.while_ending: Act = lambda: None
+        monkeypatch.setattr(launch, "cluster", self._cluster)
+        monkeypatch.setattr(launch, "check_places", lambda spec: None)
+        monkeypatch.setattr(launch, "checking", _checking)
+        monkeypatch.setattr(launch, "stop_wish", self._stop_wish)
+        monkeypatch.setattr(launch, "open_host", lambda num_leases, num_packs: MagicMock())
+        monkeypatch.setattr(launch, "ray", SimpleNamespace(get=lambda answer: answer, kill=lambda actor: None))
+        monkeypatch.setattr(launch, "Fleet", self._fleet)
+        monkeypatch.setattr(Berths, "plan", lambda berths: None)
+        monkeypatch.setattr("raylora.sweep.drive.drive", self._drive)
+
+    @contextmanager
+    def _cluster(self, spec: RunSpec) -> Iterator[None]:
+        self.num_clusters += 1
+        yield
+
+    @contextmanager
+    def _stop_wish(self) -> Iterator[StopWish]:
+        yield self.stop
+
+    def _fleet(self, *made_with: Any) -> MagicMock:
+        fleet = MagicMock()
+        fleet.end.side_effect = lambda: self.while_ending()
+        return fleet
+
+    def _drive(self, host: Any, search: Search, stop: StopWish, listen: Any, resume: bool, *calls: Act) -> Any:
+        tend, _ = calls
+        self.searches.append((search, resume))
+        self.while_driving(tend)
+        return self.outcomes
+
+
+def _checking(run: RunSpec) -> SimpleNamespace:
+    return SimpleNamespace(result=lambda: SimpleNamespace(store=open_store(run.storage.uri or default_store_uri())))

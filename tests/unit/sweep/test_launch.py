@@ -1,0 +1,55 @@
+"""Which record, store and search a sweep's driver works on, and what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from raylora.spec.sweep import SweepSpec
+from raylora.store.blob import open_store
+from raylora.store.contract import Store
+from raylora.store.home import default_store_uri
+from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
+from raylora.sweep.drive import TrialOutcome
+from raylora.sweep.launch import resume_sweep
+from tests.unit.sweep.planted_sweep import new_record, sweep_spec
+from tests.unit.sweep.staged_launch import Stage
+
+pytestmark = pytest.mark.slow
+
+SAMPLED = {"lora_r": 4, "learning_rate": 1e-3}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch)
+
+
+@pytest.fixture
+def left(client: MlflowClient, store: Store) -> SweepRecord:
+    """A sweep without `storage.uri` that was cut off, and what Tune knew of it."""
+    record = new_record(sweep_spec("driver")).model_copy(update={"status": "interrupted"})
+    sweep_store(store, record.sweep_id).write("tune/experiment_state-0.json", b"{}")
+    return write_sweep(store, record)
+
+
+def through(record: SweepRecord) -> TrialOutcome:
+    """The end of its first trial."""
+    told = {"run_id": f"{record.sweep_id}-000", "step": 6, "eval_loss": 1.0, "num_tokens": 192, "finished": True}
+    return TrialOutcome(0, SAMPLED, "succeeded", {"repeats": [told], "finished": True}, None)
+
+
+def test_a_sweep_goes_on_in_the_store_that_it_was_found_in(left: SweepRecord, store: Store, stage: Stage):
+    stage.outcomes = [through(left)]
+    assert left.spec["run"]["storage"]["uri"] is None
+    assert store.uri != default_store_uri()
+    result = resume_sweep(left.sweep_id, store.uri)
+    ((search, goes_on),) = stage.searches
+    assert (search.folder, goes_on) == (sweep_store(store, left.sweep_id).uri, True)
+    record = read_sweep(store, left.sweep_id)
+    assert (record.status, record.result) == ("finished", result)
+    assert SweepSpec.model_validate(record.spec).digest == SweepSpec.model_validate(left.spec).digest
+    assert open_store(default_store_uri()).keys() == []
+    assert not Path(default_store_uri()).exists()
