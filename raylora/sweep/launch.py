@@ -88,19 +88,33 @@ def resume_sweep(
     with before_start():
         store = open_store(store_uri or default_store_uri())
         record = read_sweep(store, sweep_id)
-    # It goes on where its record was found, even if that store has moved since.
-    run = record.spec["run"]
-    spec = SweepSpec.model_validate(record.spec | {"run": run | {"storage": run["storage"] | {"uri": store.uri}}})
-    if record.status == "finished" and record.result is not None:
-        return finished(store, spec, record, record.result, listen)
-    return _Launch(spec, record, listen).run()
+    with closing(Lease(sweep_store(store, sweep_id), sweep_id)) as lease:
+        if record.result is None:
+            with before_start():
+                lease.take()
+                record = read_sweep(store, sweep_id)  # it may have gone on or finished a moment ago
+        # It goes on where its record was found, even if that store has moved since.
+        run = record.spec["run"]
+        spec = SweepSpec.model_validate(record.spec | {"run": run | {"storage": run["storage"] | {"uri": store.uri}}})
+        if record.result is not None:
+            return finished(store, spec, record, record.result, listen)
+        return _Launch(spec, record, listen, lease).run()
 
 
 class _Launch:
-    """One sweep on its way."""
+    """One sweep on its way.
 
-    def __init__(self, spec: SweepSpec, record: SweepRecord | None, listen: Listener) -> None:
-        self._spec, self._is_resumed, self._listen = spec, record is not None, listen
+    Args:
+        spec: As asked.
+        record: Of a sweep that goes on.
+        listen: Told how it stands.
+        lease: That was taken before the record was read.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, record: SweepRecord | None, listen: Listener, lease: Lease | None = None
+    ) -> None:
+        self._spec, self._is_resumed, self._listen, self._lease = spec, record is not None, listen, lease
         self._record = awaited(record) if record else new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths = Berths(spec, self._trials, MAX_LEASES)
@@ -112,7 +126,7 @@ class _Launch:
         run = self._spec.run
         check = checking(run)
         self._tell(self._doing)
-        with cluster(run), stop_wish() as stop, ExitStack() as held:
+        with ExitStack() as kept, cluster(run), stop_wish() as stop, ExitStack() as held:
             check_places(run)
             host = open_host(self._berths.num_at_once, MAX_PACKS)
             held.callback(ray.kill, host)
@@ -129,8 +143,10 @@ class _Launch:
             from raylora.tracking.sweep_tracker import SweepTracker
 
             sweep_id = self._record.sweep_id
+            # Given back when no worker of this driver is left that could write.
+            lease = kept.enter_context(closing(self._lease or Lease(sweep_store(store, sweep_id), sweep_id)))
             with before_start():
-                held.enter_context(closing(Lease(sweep_store(store, sweep_id), sweep_id))).take()
+                lease.take()
             mlflow_run_id, trials = self._record.mlflow_run_id, self._record.mlflow_ids
             tracker = SweepTracker.begin(self._spec, sweep_id, spool_dir(sweep_id), mlflow_run_id, trials)
             books = self._books = Books(store, self._record, tracker)

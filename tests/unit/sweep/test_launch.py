@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from raylora.errors import InputError
 from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import default_store_uri
+from raylora.store.lease import KEY, Lease
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
@@ -53,3 +56,29 @@ def test_a_sweep_goes_on_in_the_store_that_it_was_found_in(left: SweepRecord, st
     assert SweepSpec.model_validate(record.spec).digest == SweepSpec.model_validate(left.spec).digest
     assert open_store(default_store_uri()).keys() == []
     assert not Path(default_store_uri()).exists()
+
+
+def test_what_another_driver_finished_a_moment_ago_is_the_result(
+    left: SweepRecord, store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    take, result = Lease.take, {"sweep_id": left.sweep_id, "trials": []}
+
+    def take_what_was_just_given_back(lease: Lease) -> None:
+        write_sweep(store, left.model_copy(update={"status": "finished", "result": result}))
+        take(lease)
+
+    monkeypatch.setattr(Lease, "take", take_what_was_just_given_back)
+    assert resume_sweep(left.sweep_id, store.uri) == result
+    assert (stage.num_clusters, stage.searches) == (0, [])
+    assert read_sweep(store, left.sweep_id).result == result
+    assert not sweep_store(store, left.sweep_id).exists(KEY)
+
+
+@pytest.mark.parametrize("status", ["running", "finished"], ids=["trains", "sends its report"])
+def test_a_second_driver_is_refused_before_anything_starts(left: SweepRecord, store: Store, stage: Stage, status: str):
+    write_sweep(store, left.model_copy(update={"status": status}))
+    with closing(Lease(sweep_store(store, left.sweep_id), left.sweep_id)) as first:
+        first.take()
+        with pytest.raises(InputError, match="at work on it"):
+            resume_sweep(left.sweep_id, store.uri)
+    assert (stage.num_clusters, stage.searches) == (0, [])
