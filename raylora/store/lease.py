@@ -133,7 +133,8 @@ class Lease:
         while not self._ended.wait(self._beat_s):
             try:
                 now = _holder(self._store)
-                if now is not None and now.token != self._mine.token:
+                # Another may have had it, ended, and left nothing.
+                if now is None or now.token != self._mine.token:
                     self._lost = True
                     return
                 self._write()

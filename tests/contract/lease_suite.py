@@ -137,6 +137,17 @@ class LeaseSuite:
                 silent.check()
         assert holder(store) == other
 
+    def test_a_driver_that_was_taken_over_by_one_that_has_ended_does_not_come_back(self, store: Store):
+        with closing(lease(store)) as silent:
+            silent.take()
+
+            def ends_without_the_others_name() -> bool:
+                store.delete(KEY)
+                return silent.lost
+
+            wait_until(ends_without_the_others_name)
+        assert store.keys() == []
+
     def test_what_cannot_be_read_holds_nothing(self, store: Store):
         store.write(KEY, b"{")
         with closing(lease(store)) as mine:
