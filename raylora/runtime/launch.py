@@ -213,7 +213,10 @@ def _run(
     except RayError as error:
         raise lost_contact(error) from error
     finally:
-        tracker.finish(status)
+        if lease.lost:  # MLflow's run is another driver's now
+            tracker.leave()
+        else:
+            tracker.finish(status)
     return {
         "run_id": run_id,
         "mlflow_run_id": tracker.mlflow_run_id,

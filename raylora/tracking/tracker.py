@@ -68,7 +68,15 @@ class Tracker(RunLog):
             Number of entries that MLflow did not take, by kind; empty where it has everything. They stay on disk and
             are sent when the run is resumed.
         """
-        if self._sampler:
-            self._sampler.stop()
+        self._stop_sampling()
         self.log_status(STATUS[status])
         return self._lanes.close(FINISH_TIMEOUT_S if timeout_s is None else timeout_s)
+
+    def leave(self) -> None:
+        """Log no more, and do not say that the run has ended: another process goes on with it."""
+        self._stop_sampling()
+        self._lanes.close(0)
+
+    def _stop_sampling(self) -> None:
+        if self._sampler:
+            self._sampler.stop()
