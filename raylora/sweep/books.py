@@ -229,6 +229,10 @@ class Books:
         self._record = write_sweep(self._store, self.record)
         return self._record
 
+    def leave(self) -> None:
+        """Write no more: another driver goes on with the sweep."""
+        self._tracker.leave()
+
     def _shelve(self, trial: TrialRecord) -> _Shelf:
         assert trial.run_id is not None  # given when it begins
         book = TrialBook(trial, self._metric)

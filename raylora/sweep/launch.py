@@ -156,12 +156,13 @@ class _Launch:
                 stop.patient = True
                 search = self._search(store)
                 is_kept = self._is_kept(store)
-                outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet), books.write)
+                outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet, lease), books.write)
                 self._tell("ending the workers")
                 fleet.end()
+                lease.check()
                 self._settle(outcomes, stop)
             except BaseException as error:
-                raise self._recorded(error, books, store) from error
+                raise self._recorded(error, books, store, lease) from error
             self._tell("sending the report to MLflow")
             return self._result(books.close("finished"), store)
 
@@ -188,7 +189,8 @@ class _Launch:
             save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
         )
 
-    def _tend(self, fleet: Fleet) -> None:
+    def _tend(self, fleet: Fleet, lease: Lease) -> None:
+        lease.check()
         fleet.tend(self._berths.by_key)
         self._told().write_if_due()
 
@@ -269,7 +271,7 @@ class _Launch:
         self._tell("finished")
         return result
 
-    def _recorded(self, error: BaseException, books: Books, store: Store) -> BaseException:
+    def _recorded(self, error: BaseException, books: Books, store: Store, lease: Lease) -> BaseException:
         """Note in the sweep's record how it ended without a result; returns what to tell the user."""
         sweep_id = self._record.sweep_id
         if isinstance(error, KeyboardInterrupt):
@@ -277,6 +279,9 @@ class _Launch:
         if isinstance(error, InterruptedRunError):
             error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: {resume_command(sweep_id, store.uri)}")
         status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+        if lease.lost:  # the record and MLflow's runs are another driver's now
+            books.leave()
+            return error
         try:
             books.close(status, str(error) or type(error).__name__)
         except StoreError as failure:

@@ -14,6 +14,7 @@ from raylora.runtime.stopping import StopWish
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
+from raylora.store.lease import Lease
 from raylora.sweep import launch
 from raylora.sweep.berths import Berths
 from raylora.sweep.drive import Search, TrialOutcome
@@ -33,6 +34,7 @@ class Stage:
         """Those that Tune was asked for, and whether it was to go on with one."""
         self.num_clusters = 0
         self.outcomes: list[TrialOutcome] = []
+        self.leases: list[Lease] = []
         self.stop = StopWish()
         self.while_driving: Callable[[Act], None] = lambda tend: None
         self.while_ending: Act = lambda: None
@@ -43,6 +45,7 @@ class Stage:
         monkeypatch.setattr(launch, "open_host", lambda num_leases, num_packs: MagicMock())
         monkeypatch.setattr(launch, "ray", SimpleNamespace(get=lambda answer: answer, kill=lambda actor: None))
         monkeypatch.setattr(launch, "Fleet", self._fleet)
+        monkeypatch.setattr(launch, "Lease", self._lease)
         monkeypatch.setattr(Berths, "plan", lambda berths: None)
         monkeypatch.setattr("raylora.sweep.drive.drive", self._drive)
 
@@ -59,6 +62,10 @@ class Stage:
         fleet = MagicMock()
         fleet.end.side_effect = lambda: self.while_ending()
         return fleet
+
+    def _lease(self, *made_with: Any) -> Lease:
+        self.leases.append(Lease(*made_with))
+        return self.leases[-1]
 
     def _drive(self, host: Any, search: Search, stop: StopWish, listen: Any, resume: bool, *calls: Act) -> Any:
         tend, _ = calls
