@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from raylora.errors import InputError
+from raylora.runtime.cluster import check_places
 from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.repeats import whole_trials
 from raylora.spec.run import RunSpec
@@ -68,13 +69,16 @@ class Berths:
         """Find how many runs fit side by side on the connected cluster.
 
         Raises:
-            InputError: The repeats of a trial do not.
+            InputError: The repeats of a trial do not, or there is no place for the workers of some trials.
         """
         from raylora.model.source import base_config
         from raylora.sweep.plan import plan_sweep
         from raylora.sweep.probe import connected
 
-        self.take(plan_sweep(self._spec, connected(), base_config, foretells=False))
+        plan = plan_sweep(self._spec, connected(), base_config, foretells=False)
+        for group in plan.groups:
+            check_places(group.largest)
+        self.take(plan)
 
     def take(self, plan: Plan) -> None:
         """Take up a plan.

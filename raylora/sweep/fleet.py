@@ -14,9 +14,9 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from raylora.errors import RayloraError
+from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
-from raylora.runtime.cluster import num_places, worker_resources
+from raylora.runtime.cluster import check_places, num_places, worker_resources
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
@@ -53,6 +53,7 @@ class Fleet:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
+        self._placed: set[str] = set()
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -158,7 +159,7 @@ class Fleet:
         del self._packs[number]
 
     def _serve(self, key: str, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
-        """Do what helps the leases of one key that wait; where their packs failed, nothing does.
+        """Do what helps the leases of one key that wait; where their packs failed or have no place, nothing does.
 
         Args:
             key: Of the leases.
@@ -166,13 +167,25 @@ class Fleet:
             held: Leases of each pack that is open.
         """
         packs, berth = {number: of for number, (of, _) in self._packs.items()}, berths[key]
+        has_room = num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
+        if not has_room:
+            self._look_for_places(key, berth.spec)
         if key in self._broken:
             if key not in packs.values():  # the last of them was closed since
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
-        has_room = num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
         match next_move(key, berths, packs, held, has_room):
             case Opening():
                 self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):
                 ray.get(self._host.close_pack.remote(pack))
+
+    def _look_for_places(self, key: str, spec: RunSpec) -> None:
+        """Note that packs of a key cannot be, where the idle cluster could not hold one; looked at once for each."""
+        if key in self._placed:
+            return
+        self._placed.add(key)
+        try:
+            check_places(spec)
+        except InputError as error:
+            self._broken[key] = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,3 +95,21 @@ def test_runs_that_share_with_nobody_are_of_one_family_with_the_packs_that_were_
 def test_repeats_without_room_side_by_side_are_an_error() -> None:
     with pytest.raises(InputError, match=r"repeats: the 3 runs of a trial train side by side.* room for 2"):
         planned(1, repeats=3, slots=2)
+
+
+@pytest.mark.parametrize("knob", [{"choice": [1, 4]}, {"int": [1, 4]}], ids=["a choice", "the end of a range"])
+def test_workers_that_the_cluster_cannot_hold_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, knob: dict[str, Any]
+) -> None:
+    """Their leases would wait for ever."""
+    nodes = [{"NodeID": "n", "Alive": True, "Resources": {"CPU": 2.0}}]
+    monkeypatch.setattr("raylora.runtime.cluster.ray", SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: False)
+    monkeypatch.setattr("raylora.sweep.probe.ray", SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr("raylora.model.source.base_config", lambda run: CONFIG)
+    place = {"num_workers": 1, "gpus_per_worker": 0}
+    asked = {"run": RUN | {"distributed": place, "gradient_accumulation_steps": 12}, "num_trials": 4}
+    asked |= {"space": {"distributed.num_workers": knob}, "metric": "train_loss", "budget": {"steps": 20}}
+    spec = SweepSpec.model_validate(asked)
+    with pytest.raises(InputError, match=r"distributed\.num_workers: 4 workers of .* asked, .* can hold 2;"):
+        Berths(spec, SweepTrials(spec, "sweep"), 128).plan()

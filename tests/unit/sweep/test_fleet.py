@@ -1,0 +1,73 @@
+"""What a fleet does for leases of runs that no plan foresaw: a pack where the cluster can hold one, a refusal else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from raylora.runtime.desk import Desk
+from raylora.spec.run import RunSpec
+from raylora.sweep import fleet as fleet_module
+from raylora.sweep.berths import Berth
+from raylora.sweep.fleet import Fleet
+from tests.unit.runtime.steering import Steering, claim
+
+
+class Host:
+    """A desk, called as Ray's handle of its actor is."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=getattr(self._desk, name))
+
+
+def berth(num_workers: int) -> Berth:
+    place = {"num_workers": num_workers, "gpus_per_worker": 0}
+    spec = RunSpec.model_validate({"base_model": "m", "datasets": [{"path": "d.jsonl"}], "distributed": place})
+    return Berth(spec, str(num_workers), 1, num_slots=4, slots_stay_on_ranks=False, calibrates=True)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """Makes the worker groups; there is one node with two cores, both free."""
+    cores = {"CPU": 2.0}
+    state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": cores}], _private=SimpleNamespace(state=state))
+    monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
+    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: False)
+    monkeypatch.setattr(fleet_module, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
+    groups = MagicMock()
+    monkeypatch.setattr(fleet_module, "PackGroup", groups)
+    return groups
+
+
+@pytest.fixture
+def steering() -> Iterator[Steering]:
+    steering = Steering(Desk())
+    yield steering
+    steering.desk.free(["lease0-0", "lease1-0"])
+    steering.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: MagicMock, steering: Steering) -> None:
+    host: Any = Host(steering.desk)
+    fleet = Fleet(host, 2, lambda pack, event: None)
+    fleet.begin("store", {})
+    steering.lease(claim(0, key="wide"))
+    steering.lease(claim(1, key="narrow"))
+    wide = steering.go("lease0-0")
+    berths = {"wide": berth(4), "narrow": berth(1)}
+    fleet.tend(berths)
+    (report,) = steering.answer(wide)
+    assert report.kind == "failed"
+    assert report.values["error"].startswith("distributed.num_workers: 4 workers of")
+    assert "can hold 2" in report.values["error"]
+    assert steering.desk.waiting() == {"narrow": 1}
+    groups.assert_called_once_with(berths["narrow"].spec)
