@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raylora.runtime.desk_messages import Close, Command, Go, Halt, Report, Save
-from raylora.runtime.desk_seating import lacking, num_waiting, place
+from raylora.runtime.desk_seating import is_served, lacking, num_waiting, place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
 
 POLL_S = 10.0
@@ -208,7 +208,7 @@ class Desk:
                 self._packs[pack] = Pack(lost.key, lost.num_slots, away=True)
             for lease in lost.leases:
                 self._tenants[lease].lose()
-            if all(other.key != lost.key for other in self._packs.values()):
+            if not (again or is_served(lost.key, self._packs)):
                 self._refused[lost.key] = reason
 
     def refuse(self, key: str, reason: str) -> None:
@@ -219,7 +219,7 @@ class Desk:
             reason: What to tell.
         """
         with self._change():
-            if all(pack.key != key for pack in self._packs.values()):
+            if not is_served(key, self._packs):
                 self._refused[key] = reason
 
     def close(self) -> None:

@@ -50,6 +50,16 @@ def lacking(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> dict[str, i
     return {key: count for key, count in num_waiting(tenants).items() if count > free[key]}
 
 
+def is_served(key: str, packs: Mapping[int, Pack]) -> bool:
+    """Tell whether a pack of a key has slots, now or when it is back; one that was told to end has none.
+
+    Args:
+        key: Of leases.
+        packs: All packs.
+    """
+    return any(pack.key == key and pack.num_slots for pack in packs.values())
+
+
 def _failed(tenant: Tenant, reason: str) -> Report:
     tenant.end()
     return Report(tenant.claim.lease, "failed", tenant.told_step, {"error": reason})

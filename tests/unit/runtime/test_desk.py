@@ -267,3 +267,34 @@ def test_repeats_go_on_when_one_of_them_has_finished(steering: Steering):
     steering.exchange(0, [last], wait=True)
     assert steering.answer(other) == [last]
     assert steering.desk.held() == {0: 0}
+
+
+@pytest.mark.parametrize("knows_its_pack", [True, False], ids=["lost", "failed before it offered a slot"])
+def test_leases_whose_first_pack_was_closed_for_others_are_served_by_the_next_and_fail_with_it(
+    steering: Steering, knows_its_pack: bool
+):
+    steering.desk.open_pack(0, "all", 1)
+    steering.desk.close_pack(0)
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Close"]
+    steering.lease(claim(0))
+    future = steering.go("lease0-0")
+    if knows_its_pack:
+        steering.desk.open_pack(1, "all", 1)
+        steering.settle()
+        assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    steering.desk.lose_pack(1, "killed", again=False)
+    steering.desk.refuse("all", "killed")
+    (report,) = steering.answer(future)
+    assert (report.kind, report.values) == ("failed", {"error": "killed"})
+
+
+def test_a_pack_that_is_lost_while_it_ends_and_started_again_refuses_nobody(steering: Steering):
+    steering.desk.open_pack(0, "all", 1)
+    steering.desk.close_pack(0)
+    steering.lease(claim(0))
+    steering.go("lease0-0")
+    steering.settle()
+    steering.desk.lose_pack(0, "killed", again=True)
+    steering.desk.open_pack(1, "all", 1)
+    steering.settle()
+    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
