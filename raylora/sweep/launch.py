@@ -18,7 +18,7 @@ from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
 from raylora.runtime.launch import checking
-from raylora.runtime.stopping import StopWish, stop_wish
+from raylora.runtime.stopping import stop_wish
 from raylora.spec.run import RunSpec
 from raylora.spec.space import resolve
 from raylora.spec.sweep import SweepSpec
@@ -157,10 +157,11 @@ class _Launch:
                 search = self._search(store)
                 is_kept = self._is_kept(store)
                 outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet, lease), books.write)
+                was_cut = stop.asked  # a search that is over is not interrupted by what comes while the workers end
                 self._tell("ending the workers")
                 fleet.end()
                 lease.check()
-                self._settle(outcomes, stop)
+                self._settle(outcomes, was_cut)
             except BaseException as error:
                 raise self._recorded(error, books, store, lease) from error
             self._tell("sending the report to MLflow")
@@ -242,14 +243,18 @@ class _Launch:
                 self._berths.note(spec)
             books.begin_trial(number * self._spec.repeats + repeat, config, repeat, run_id, spec)
 
-    def _settle(self, outcomes: list[TrialOutcome], stop: StopWish) -> None:
+    def _settle(self, outcomes: list[TrialOutcome], was_cut: bool) -> None:
         """Note how every trial ended.
+
+        Args:
+            outcomes: Of all trials.
+            was_cut: Whether the search was stopped before its end.
 
         Raises:
             InterruptedRunError: Somebody asked to stop.
             RunFailedError: No trial came to anything.
         """
-        if stop.asked:
+        if was_cut:
             raise InterruptedRunError("interrupted, with the slots that trained saved")
         for outcome in outcomes:
             # What a driver that was killed had kept of its trials may be more than it had written down.

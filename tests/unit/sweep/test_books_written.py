@@ -8,7 +8,6 @@ import pytest
 from mlflow import MlflowClient
 
 from raylora.errors import StoreError
-from raylora.runtime.stopping import StopWish
 from raylora.store.local import FolderStore
 from raylora.sweep import books as books_module
 from raylora.sweep.drive import TrialOutcome
@@ -103,7 +102,7 @@ def test_what_the_record_lacks_of_a_trial_comes_from_how_it_ended(client: Mlflow
         }
         for repeat, loss in zip(repeats, (1.25, 1.5), strict=True)
     ]
-    launch._settle([TrialOutcome(3, sampled, "succeeded", {"repeats": told, "finished": True}, None)], StopWish())
+    launch._settle([TrialOutcome(3, sampled, "succeeded", {"repeats": told, "finished": True}, None)], was_cut=False)
     trials = launch._books.close("finished").trials
     assert [(trial.trial_id, trial.status, trial.steps, trial.tokens) for trial in trials] == [
         ("t006", "succeeded", 6, 192),

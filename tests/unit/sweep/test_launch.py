@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from raylora.errors import InputError, RunFailedError
+from raylora.errors import InputError, InterruptedRunError, RunFailedError
 from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
@@ -119,3 +119,25 @@ def test_a_driver_that_was_taken_over_ends_and_writes_no_more(
     assert [read_sweep(store, left.sweep_id)] == finished
     assert own.read(KEY) == other
     assert client.get_run(str(finished[0].mlflow_run_id)).info.status == "RUNNING"
+
+
+def test_a_wish_to_stop_after_the_last_trial_does_not_interrupt_the_sweep(
+    left: SweepRecord, store: Store, stage: Stage
+):
+    def ask_to_stop() -> None:
+        stage.stop.asked = True
+
+    stage.outcomes, stage.while_ending = [through(left)], ask_to_stop
+    result = resume_sweep(left.sweep_id, store.uri)
+    assert [(trial["trial_id"], trial["status"]) for trial in result["trials"]] == [("t000", "succeeded")]
+    assert read_sweep(store, left.sweep_id).status == "finished"
+
+
+def test_a_wish_to_stop_before_the_last_trial_interrupts_it(left: SweepRecord, store: Store, stage: Stage):
+    def ask_to_stop(tend: Callable[[], None]) -> None:
+        stage.stop.asked = True
+
+    stage.outcomes, stage.while_driving = [through(left)], ask_to_stop
+    with pytest.raises(InterruptedRunError, match=f"raylora resume {left.sweep_id} --store {store.uri}"):
+        resume_sweep(left.sweep_id, store.uri)
+    assert read_sweep(store, left.sweep_id).status == "interrupted"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from raylora.runtime.stopping import StopWish
 from raylora.spec.sweep import SweepSpec
 from raylora.store.contract import Store
 from raylora.sweep.drive import TrialOutcome
@@ -50,7 +49,7 @@ def test_a_draw_that_makes_no_run_fails_alone(client: MlflowClient, store: Store
         TrialOutcome(0, {"micro_batch_size": 3}, "failed", {}, why),
         TrialOutcome(1, {"micro_batch_size": 2}, "succeeded", result, None),
     ]
-    launch._settle(outcomes, StopWish())
+    launch._settle(outcomes, was_cut=False)
     told = sweep_result(launch._told().close("finished"))
     assert [(each["status"], each["error"], each["config"]) for each in told["trials"]] == [
         ("failed", why, {"micro_batch_size": 3}),
@@ -67,5 +66,5 @@ def test_a_repeat_that_was_through_is_not_told_as_stopped(client: MlflowClient, 
     launch._note(TrialEvent("start", 0, {"micro_batch_size": 1}))
     result = {"repeats": [repeat(first, 4, True), repeat(second, 6, False)]}
     launch._note(TrialEvent("report", 0, {"micro_batch_size": 1}, result, stopped=True))
-    launch._settle([TrialOutcome(0, {"micro_batch_size": 1}, "stopped", result, None)], StopWish())
+    launch._settle([TrialOutcome(0, {"micro_batch_size": 1}, "stopped", result, None)], was_cut=False)
     assert [trial.status for trial in launch._told().close("finished").trials] == ["succeeded", "stopped"]
