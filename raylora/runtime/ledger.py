@@ -10,10 +10,10 @@ from typing import Any
 from raylora.log import get_logger
 from raylora.model.export import FOLDER
 from raylora.store.contract import Store
-from raylora.store.manifest import fetch
+from raylora.store.manifest import read_manifest
 from raylora.tracking.inputs import DatasetUse
 from raylora.tracking.lineage import lineage_tags
-from raylora.tracking.loss_picture import draw_losses
+from raylora.tracking.loss_picture import Losses, draw_losses
 from raylora.tracking.run_log import RunLog
 from raylora.train.events import Event
 
@@ -71,16 +71,25 @@ class Ledger:
         return self.outcome is not None and self.outcome["ending"] == "stopped"
 
     def close(self) -> None:
-        """Send what a run leaves behind: the loss picture, the adapter and how good it is."""
+        """Send what a run leaves behind: the loss picture, the adapter and how good it is.
+
+        Raises:
+            StoreError: The adapter is not there, as where the workers wrote it into a folder of their own machine.
+        """
+        if self.outcome and self.outcome["adapter_uri"]:
+            read_manifest(self._store, FOLDER)
+            self._tracker.log_published(self._store.uri, FOLDER)
+        if train_losses := self._curve("train_loss"):
+            try:
+                self._log_picture(train_losses)
+            except OSError as error:  # the run has done what it was for
+                log.warning("MLflow gets no picture of the losses: %s", error)
+
+    def _log_picture(self, train_losses: Losses) -> None:
         with TemporaryDirectory() as folder:
-            if train_losses := self._curve("train_loss"):
-                picture = Path(folder, "loss.png")
-                draw_losses(train_losses, self._curve("eval_loss"), self._title, picture)
-                self._tracker.log_picture("loss.png", picture)
-            if self.outcome and self.outcome["adapter_uri"]:
-                manifest = fetch(self._store, FOLDER, Path(folder, FOLDER))
-                self._tracker.log_folder(Path(folder, FOLDER), FOLDER)
-                self._tracker.log_tags(lineage_tags(manifest.about))
+            picture = Path(folder, "loss.png")
+            draw_losses(train_losses, self._curve("eval_loss"), self._title, picture)
+            self._tracker.log_picture("loss.png", picture)
 
     def _curve(self, name: str) -> list[tuple[int, float]]:
         """A loss from the first step on, whichever process saw it."""

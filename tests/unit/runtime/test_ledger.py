@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from raylora.errors import MissingObjectError
+from raylora.model.export import FOLDER
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
+from raylora.store.manifest import publish
 from raylora.tracking.tracker import Tracker
 from raylora.train.events import Event, EventKind
 from tests.unit.tracking.sqlite_home import client, home
@@ -29,13 +33,14 @@ class Driver:
 
     def __init__(self, folder: Path, run_id: str, mlflow_run_id: str | None = None) -> None:
         self.tracker = Tracker.start(SPEC, run_id, folder / "spool", mlflow_run_id)
-        self.ledger = Ledger(self.tracker, open_store(str(folder / "store")), "a run")
+        self.store = open_store(str(folder / "store"))
+        self.ledger = Ledger(self.tracker, self.store, "a run")
 
     def hear(self, kind: EventKind, step: int, values: Mapping[str, Any]) -> None:
         self.ledger.take(Event(kind, step, values))
 
-    def hear_outcome(self, ending: str) -> None:
-        outcome = {"ending": ending, "progress": {"step": 4}, "checkpoint_uri": CHECKPOINT, "adapter_uri": None}
+    def hear_outcome(self, ending: str, adapter_uri: str | None = None) -> None:
+        outcome = {"ending": ending, "progress": {"step": 4}, "checkpoint_uri": CHECKPOINT, "adapter_uri": adapter_uri}
         self.hear("outcome", 4, outcome)
 
 
@@ -57,3 +62,31 @@ def test_the_result_names_the_checkpoint_and_the_picture_shows_the_run(
     assert resumed.ledger.stopped == (ending == "stopped")
     assert resumed.ledger.result()["checkpoint_uri"] == CHECKPOINT
     assert "loss.png" in {file.path for file in client.list_artifacts(resumed.tracker.mlflow_run_id)}
+
+
+def test_without_room_for_a_copy_of_the_adapter_the_run_has_finished_and_mlflow_gets_it_later(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    driver = Driver(tmp_path, "full")
+    driver.hear("start", 0, {"num_steps": 4})
+    driver.hear("step", 4, {"train_loss": 1.0})
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+    driver.hear_outcome("finished", publish(driver.store, FOLDER, files, {"eval_loss": 0.5}))
+    with monkeypatch.context() as no_room:
+        no_room.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        driver.ledger.close()
+    assert "MLflow gets no picture of the losses" in caplog.text
+    assert driver.tracker.finish("finished") == {}
+    run_id = driver.tracker.mlflow_run_id
+    copy = Path(client.download_artifacts(run_id, FOLDER, str(tmp_path)))
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == files
+    assert client.get_run(run_id).data.tags["raylora.eval_loss"] == "0.5"
+
+
+def test_an_adapter_that_is_not_in_the_store_is_no_end(client: MlflowClient, tmp_path: Path):
+    """As where workers wrote it into a folder of their own machine."""
+    driver = Driver(tmp_path, "elsewhere")
+    driver.hear_outcome("finished", "/store/runs/r/adapter")
+    with pytest.raises(MissingObjectError):
+        driver.ledger.close()
+    driver.tracker.finish("failed")
