@@ -56,23 +56,22 @@ class PeftBank:
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
         self._device, self._read_weight = device, read_weight
-        torch.manual_seed(stable_seed("start", slot.seed))
-        for layer in self._layers.values():
-            for kind in ("lora_A", "lora_B", MAGNITUDE):
-                getattr(layer, kind).to_empty(device=device).float()
-            layer.reset_lora_parameters(ADAPTER, slot.init_lora_weights)
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
-        """Start DoRA's magnitudes; all else came with the bank, as PEFT's modules must be there before the weights."""
-        if not settings.use_dora or self._device.type == "meta":
-            return
-        for name, layer in self._layers.items():
-            weight_OI = self._read_weight(name) if self._read_weight else layer.get_base_layer().weight.detach().float()
-            with torch.no_grad():
-                layer.lora_magnitude_vector[ADAPTER].weight.copy_(torch.linalg.vector_norm(weight_OI, dim=1))
+        """Start the adapter anew; its modules came with the bank, as PEFT's must be there before the weights."""
+        torch.manual_seed(stable_seed("start", settings.seed))
+        for layer in self._layers.values():
+            for kind in ("lora_A", "lora_B", MAGNITUDE):
+                for module in getattr(layer, kind).values():
+                    # New ones: what stepped those of the adapter before, an engine with its hooks, stays with them.
+                    empty = torch.empty(module.weight.shape, dtype=torch.float32, device=self._device)
+                    module.weight = nn.Parameter(empty)
+            layer.reset_lora_parameters(ADAPTER, settings.init_lora_weights)
+        if settings.use_dora and self._device.type != "meta":
+            self._start_magnitudes()
 
     def release(self, slot: int) -> None:
-        """Nothing to do: PEFT's modules stay where they are."""
+        """Nothing to do: PEFT's modules stay where they are, and `admit` starts the next adapter in them."""
 
     def kind(self, slot: int) -> tuple[float, ...]:
         """There is one slot."""
@@ -109,3 +108,10 @@ class PeftBank:
             for name, parameter in self.parameters(slot).items():
                 saved = PREFIX + name.replace(f".{ADAPTER}.", ".")
                 parameter.copy_(tensors[saved.removesuffix(".weight") if MAGNITUDE in name else saved])
+
+    def _start_magnitudes(self) -> None:
+        """DoRA's are the norms of the weight's rows."""
+        for name, layer in self._layers.items():
+            weight_OI = self._read_weight(name) if self._read_weight else layer.get_base_layer().weight.detach().float()
+            with torch.no_grad():
+                layer.lora_magnitude_vector[ADAPTER].weight.copy_(torch.linalg.vector_norm(weight_OI, dim=1))

@@ -117,6 +117,16 @@ def first_losses(spec: RunSpec, folder: Path) -> list[float]:
     return [result.loss for result in run_steps(build_tiny(spec), rows, range(4))]
 
 
+def first_losses_twice(spec: RunSpec, folder: Path) -> list[list[float]]:
+    """Of a run, and of the same one once more in the slot that it has left."""
+    rows, _ = open_rows(spec, folder / "cache")
+    trainee = build_tiny(spec)
+    first = [result.loss for result in run_steps(trainee, rows, range(4))]
+    trainee.release(0)
+    trainee.admit(0, spec)
+    return [first, [result.loss for result in run_steps(trainee, rows, range(4))]]
+
+
 def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
     """What the stepper returns, and whether the adapter stayed as it was."""
     rows, _ = open_rows(spec, folder / "cache")
@@ -223,7 +233,7 @@ def see_together(folder: Path) -> None:
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
-            keep(folder, f"{strategy}-peft", partial(first_losses, spec_of("nf4", adapter_bank="peft"), folder))
+            keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))
     for start, end in MOVES:
         at = folder / "checkpoints" / f"{start}-nf4"
         keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))

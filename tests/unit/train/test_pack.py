@@ -140,6 +140,25 @@ def test_twenty_stopped_trials_leave_no_byte(home: Path):
     assert held == [held[0]] * 5
 
 
+@pytest.mark.parametrize("bank", ["packed", "peft"])
+def test_a_run_that_follows_its_like_in_a_slot_starts_anew(home: Path, tmp_path: Path, bank: str):
+    """Searchers draw a configuration twice; and one that was saved goes on from there, whoever had the slot since."""
+    (spec,) = member_specs(home, [{"adapter_bank": bank, "use_dora": True, "lora_dropout": 0.2}])
+    trainee = place_tiny(spec)
+    first = admit(trainee, 0, spec, home, tmp_path)
+    turn(trainee, [first])
+    first.save()
+    train_all(trainee, [first])
+    wanted = state_of(trainee, first)
+    for start_from in (None, first.checkpoint_uri):
+        trainee.release(0)
+        member = admit(trainee, 0, spec, home, start_from=start_from)
+        train_all(trainee, [member])
+        told = losses_of(member)
+        assert told == losses_of(first)[-len(told) :]
+        assert_same_bits(state_of(trainee, member), wanted)
+
+
 def test_a_budget_in_tokens_ends_a_run_and_its_schedule(home: Path):
     (spec,) = member_specs(home, [{"max_steps": 6, "lr_scheduler": "cosine"}])
     trainee = place_tiny(spec)
