@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
+from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta
@@ -50,7 +51,7 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
         device: Where weights are made, packed and held.
     """
     model = base_on_meta(config, spec, compute_dtype(spec, device.type))
-    why_padded = attend_by_rows(model, spec.sequence_len)
+    unbinned, why_padded = why_not_binned(model, spec.sequence_len), attend_by_rows(model, spec.sequence_len)
     bank = make_bank(model, spec, ("random", None), device)
     loss = SupervisedLoss(model)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -58,7 +59,8 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
         for leaf, parameter in list(owner.named_parameters(recurse=False)):
             setattr(owner, leaf, nn.Parameter(_made(owner, parameter, generator), requires_grad=False))
     recompute_activations(model, spec)
-    trainee = Trainee(spec, model, bank, choose_strategy(spec, device), loss, device, Ranks(), Ranks(), why_padded)
+    strategy, ranks = choose_strategy(spec, device), Ranks()
+    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, ranks, why_padded, unbinned)
     trainee.train_mode(True)
     return trainee
 

@@ -2,8 +2,9 @@
 
 A base and the longest bin or row enter; a refusal or a reason leaves. There are two ways, and both need positions that
 start again with each row: a mask over pairs of tokens, which takes the place of a layer's own window, and attention
-row by row. Layers that carry a state along the line look at neither. Called by the preflight, `check_bins`, and by
-`row_attention` and those who choose the way, `why_not_by_rows`.
+row by row. Layers that carry a state along the line look at neither. Called by the preflight, `check_bins`, by the
+builder of a run for those that a pack admits later, `why_not_binned`, and by `row_attention` and those who choose the
+way, `why_not_by_rows`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,25 @@ def check_bins(model: PreTrainedModel, sequence_len: int) -> None:
         ModelError: A layer carries a state, chooses what it sees, or has a window shorter than `sequence_len`; or the
             model takes no mask over pairs of tokens, or no positions.
     """
+    if (why := why_not_binned(model, sequence_len)) is not None:
+        raise ModelError(why)
+
+
+def why_not_binned(model: PreTrainedModel, sequence_len: int) -> str | None:
+    """What `check_bins` would say of a base, or ``None`` where rows of a bin stay apart.
+
+    Args:
+        model: The base, not placed yet; its parameters may be on the meta device.
+        sequence_len: Tokens of the longest bin, at least 1.
+    """
     found = _no_attention(model) or _window(model, sequence_len) or _no_mask(model)
-    if found:
-        raise ModelError(
-            f"sample_packing: {type(model).__name__} {found}, so rows of a bin would not be trained as they are alone. "
-            f"Allowed: full attention in every layer, or windows of at least sequence_len = {sequence_len} tokens. "
-            "Set sample_packing: false"
-        )
+    if found is None:
+        return None
+    return (
+        f"sample_packing: {type(model).__name__} {found}, so rows of a bin would not be trained as they are alone. "
+        f"Allowed: full attention in every layer, or windows of at least sequence_len = {sequence_len} tokens. "
+        "Set sample_packing: false"
+    )
 
 
 def why_not_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:

@@ -32,10 +32,13 @@ def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
     most = math.ceil(job.num_slots / num_ranks)
     if most == 1 or not job.calibrates:
         return job.num_slots
-    rows, _ = inputs.batches(job.spec)
+    spec = job.spec
+    if trainee.why_not_binned is not None:  # runs that bin are refused, and those that come do not
+        spec = spec.model_copy(update={"sample_packing": False})
+    rows, _ = inputs.batches(spec)
     batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]
-    num_steps = job.spec.max_steps or rows.num_steps(job.spec.num_epochs)
-    found = calibrate(trainee, job.spec, batch, most, num_steps * job.spec.gradient_accumulation_steps)
+    num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
+    found = calibrate(trainee, spec, batch, most, num_steps * spec.gradient_accumulation_steps)
     num_slots = whole_trials(min(job.num_slots, found.num_slots * num_ranks), job.repeats)
     if trainee.ranks.rank == 0:
         rates = ", ".join(f"{width * num_ranks}: {rate:,.0f}" for width, rate in found.tokens_per_s.items())

@@ -1,6 +1,6 @@
-"""What an adapter's start can fail with, told as that run's failure: the others of a pack go on.
+"""The start of an adapter: what it can fail with, told as that run's failure, and how it is soon made.
 
-Called where a slot is given a new adapter.
+The others of a pack go on. Called where a slot is given a new adapter.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def start_of(spec: RunSpec) -> Iterator[None]:
             f"lora_r: no memory is left for an adapter of rank {spec.lora_r} ({error}); lower lora_r, choose fewer "
             "lora_target_modules, or, in a sweep, fewer slots"
         ) from error
+
+
+def soon_started(spec: RunSpec) -> RunSpec:
+    """A run whose steps take as long and whose start is soon made, for whoever times steps: no whole decomposition."""
+    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1"}) if spec.starts_from_base else spec
 
 
 def _is_memory(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from raylora.errors import ModelError
 from raylora.log import get_logger
 from raylora.model.bank import AdapterBank
+from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
 from raylora.model.load import base_on_meta, load_base, read_weight
 from raylora.model.meta import read_config
@@ -59,6 +60,7 @@ class Trainee:
         slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
         why_padded: Why rows go in as padded lines, of one slot at a time; ``None`` where they go in one after the
             other, of any number of slots.
+        why_not_binned: Why runs of the spec's `sequence_len` may not bin their rows here; ``None`` where they may.
         steppers: What updates each slot.
     """
 
@@ -71,6 +73,7 @@ class Trainee:
     ranks: Ranks
     slot_ranks: Ranks
     why_padded: str | None
+    why_not_binned: str | None
     steppers: dict[int, Stepper] = field(default_factory=dict)
 
     def admit(self, slot: int, spec: RunSpec) -> None:
@@ -81,9 +84,12 @@ class Trainee:
             spec: Of the run that trains there.
 
         Raises:
-            ModelError: The adapter does not fit the base, or there is one already and no second can train beside it.
+            ModelError: The adapter does not fit the base, the base would mix rows of the run's bins, or there is an
+                adapter already and no second can train beside it.
             RunFailedError: There is no memory for it.
         """
+        if spec.sample_packing and self.why_not_binned is not None:
+            raise ModelError(self.why_not_binned)
         if self.steppers and (why := self.why_one_slot):
             raise ModelError(
                 f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
@@ -199,6 +205,8 @@ def place_base(
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
+        # Now: a strategy that shards gives modules classes of its own.
+        unbinned = why_not_binned(model, spec.sequence_len)
         why_padded = attend_by_rows(model, spec.sequence_len)
         unreached = warning_of_unreached(model)
         if ranks.rank == 0 and unreached:
@@ -214,7 +222,7 @@ def place_base(
             # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
             model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
-    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded)
+    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded, unbinned)
     _check_share(trainee)
     return trainee
 
@@ -253,11 +261,6 @@ def make_bank(
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
     return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, reader)
-
-
-def soon_started(spec: RunSpec) -> RunSpec:
-    """A run whose steps take as long and whose start is soon made, for whoever times steps: no whole decomposition."""
-    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1"}) if spec.starts_from_base else spec
 
 
 def slot_of(spec: RunSpec) -> Slot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,3 +43,6 @@ def test_what_is_measured_is_offered_in_whole_trials(tmp_path: Path, monkeypatch
     trainee = place_tiny(spec)
     assert pack_width(job_of(spec, 6, calibrates=True, repeats=3), trainee, Inputs.open(spec)) in (3, 6)
     assert not trainee.steppers
+    # Runs that may not bin there are refused one by one; the pack is there for those that do not.
+    mixing, binned = replace(trainee, why_not_binned="mixes rows"), spec.model_copy(update={"sample_packing": True})
+    assert pack_width(job_of(binned, 2, calibrates=True), mixing, Inputs.open(binned)) in (1, 2)

@@ -11,7 +11,7 @@ from raylora.errors import ModelError, RunFailedError
 from raylora.spec.run import RunSpec
 from raylora.train.admission import start_of
 from tests.unit.train.pack_run import admit, assert_same_bits, place_tiny, state_of, train_all
-from tests.unit.train.tiny_run import save_materials, tiny_spec
+from tests.unit.train.tiny_run import save_base, save_materials, tiny_spec
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,18 @@ def test_a_decomposition_that_fails_leaves_the_slot_beside_it_alone(home: Path):
     for each, of_slot in ((trainee, member), (quiet, alone)):
         train_all(each, [of_slot])
     assert_same_bits(state_of(trainee, member), state_of(quiet, alone))
+
+
+def test_bins_are_refused_over_a_base_that_would_mix_their_rows(home: Path, tmp_path: Path):
+    """Whatever the run did that the base was placed for: a sweep may bin in some of its trials only."""
+    config = save_base(tmp_path / "base") / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"mistral"').replace("{", '{"sliding_window": 64,', 1))
+    plain = tiny_spec(tmp_path / "base", home / "rows.jsonl", max_steps=2)
+    trainee = place_tiny(plain)
+    with pytest.raises(ModelError, match=r"^sample_packing: .*sliding_window: 64, below sequence_len: 128.*: false$"):
+        trainee.admit(0, plain.model_copy(update={"sample_packing": True}))
+    assert not trainee.steppers
+    train_all(trainee, [admit(trainee, 0, plain, home)])
 
 
 def test_memory_that_is_full_is_told_as_the_run_s_failure(home: Path):

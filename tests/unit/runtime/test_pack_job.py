@@ -1,0 +1,45 @@
+"""A run that a pack cannot train fails alone, with its reason, and its slot is there for the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from raylora.runtime.desk_messages import Admit, Go
+from raylora.runtime.mailbox import PackJob
+from raylora.runtime.pack_job import _Pack
+from raylora.train.events import Event
+from tests.unit.train.pack_run import place_tiny
+from tests.unit.train.tiny_run import save_materials, tiny_spec
+
+
+class Post:
+    """A mailbox that nobody empties."""
+
+    def __init__(self) -> None:
+        self.put, self.events = self, list[Event]()
+
+    def remote(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_a_trial_whose_bins_the_base_would_mix_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    config = home / "base" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"mistral"').replace("{", '{"sliding_window": 64,', 1))
+    plain = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    desk, post = cast("Any", None), Post()  # the desk is not asked
+    job = PackJob(0, "key", 1, plain, str(tmp_path / "store"), desk, 1, slots_stay_on_ranks=False, calibrates=False)
+    pack = _Pack(job, cast("Any", post), place_tiny(plain))
+    pack._obey(Admit("binned", 0, plain.model_copy(update={"sample_packing": True}), "run0", None))
+    pack._obey(Admit("plain", 1, plain, "run1", None))
+    pack._obey(Go("plain"))
+    for _ in range(2):
+        pack._turn()
+    told = [(report.lease, report.kind) for report in pack._reports]
+    assert told == [("binned", "failed"), ("plain", "metrics"), ("plain", "finished")]
+    assert pack._reports[0].values["error"].startswith("sample_packing: MistralForCausalLM has sliding_window: 64")
+    assert {event.run_id for event in post.events} == {"run1"}
