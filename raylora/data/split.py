@@ -34,8 +34,7 @@ def split_rows(
     wanted = round(val_set_size * num_rows if val_set_size < 1 else val_set_size)
     unique, group, sizes = np.unique(content, return_inverse=True, return_counts=True)
     shuffled = permutation(len(unique), Purpose.SPLIT, seed)
-    chosen = shuffled[np.cumsum(sizes[shuffled]) <= wanted]
-    is_validation = np.isin(group, chosen)
+    is_validation = np.isin(group, shuffled[_fitting(sizes[shuffled], wanted)])
     if not 0 < is_validation.sum() < num_rows:
         which = "no row for validation" if not is_validation.any() else "no row for training"
         raise DataError(
@@ -43,3 +42,16 @@ def split_rows(
             "give a fraction below 1 or a number of rows, or name test_datasets"
         )
     return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+
+
+def _fitting(sizes: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """Which groups are taken, one after the other: one with more rows than are still wanted is passed over."""
+    waiting, taken = np.arange(len(sizes)), [np.arange(0)]
+    while len(waiting):
+        waiting = waiting[sizes[waiting] <= wanted]
+        num_rows = np.cumsum(sizes[waiting])
+        num_taken = int(np.searchsorted(num_rows, wanted, side="right"))
+        taken.append(waiting[:num_taken])
+        wanted -= int(sizes[waiting[:num_taken]].sum())
+        waiting = waiting[num_taken:]
+    return np.concatenate(taken)

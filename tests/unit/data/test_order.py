@@ -67,6 +67,24 @@ def test_a_split_of_different_rows_has_the_size_asked_for(size: float, num_valid
     assert set(split_rows(np.arange(100), size, 1)[1]) != set(validation)
 
 
+@given(content=st.sets(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=60), size=st.floats(0.02, 20), seed=SEEDS)
+def test_a_split_of_different_rows_is_the_same_in_every_release(content: set[int], size: float, seed: int):
+    """The first of a permutation, as many as were asked for: a resumed run must find its split again."""
+    keys = np.asarray(list(content), dtype=np.int64)
+    wanted = round(size * len(keys) if size < 1 else size)
+    assume(0 < wanted < len(keys))
+    first = np.sort(keys)[permutation(len(keys), Purpose.SPLIT, seed)[:wanted]]
+    assert set(keys[split_rows(keys, size, seed)[1]]) == set(first)
+
+
+def test_content_that_occurs_too_often_is_passed_over():
+    content = np.asarray([0] * 50 + list(range(1, 51)))
+    for seed in range(60):
+        assert len(split_rows(content, 0.1, seed)[1]) == 10
+    twice_and_once = np.asarray([*np.repeat(np.arange(30), 2), *range(100, 110)])
+    assert {len(split_rows(twice_and_once, 15, seed)[1]) for seed in range(60)} == {15}
+
+
 @pytest.mark.parametrize(
     ("content", "size", "said"),
     [
