@@ -47,7 +47,7 @@ class Duration:
     Args:
         start_s: Start-up; of every trial in turn where they run alone.
         steps_s: Optimizer steps.
-        evaluations_s: Evaluations.
+        evaluations_s: Evaluations, one a report.
         num_steps: Optimizer steps of a trial.
         tokens_per_s: Of one pack, while it steps.
         speedup: Of steps, over the same trials one at a time on the same workers. Neither start-ups nor the gathering
@@ -120,10 +120,12 @@ def predict_duration(
         return str(error)
     waves = num_trials / (num_packs * width.num_slots)  # trials of one slot, one after the other
     step_s, alone_s = _step_s(spec, time, width.slots_stay_on_ranks), _step_s(spec, alone, False)
-    num_evaluations = math.ceil(num_steps / sweep.report_steps) + 1  # one before the first step
+    num_evaluations = math.ceil(num_steps / sweep.report_steps)
     lines = _validation_lines(rows, tokens)
     evaluation_s = _evaluation_s(spec, time, lines, width.slots_stay_on_ranks)
     evaluation_alone_s = _evaluation_s(spec, alone, lines, False)
+    # A run alone is evaluated before its first step, too.
+    one_s = start_s + num_steps * alone_s + (num_evaluations + 1) * evaluation_alone_s
     return Duration(
         start_s=start_s * (waves if starts_each else 1),
         steps_s=waves * num_steps * step_s,
@@ -131,7 +133,7 @@ def predict_duration(
         num_steps=num_steps,
         tokens_per_s=width.num_slots * spec.rows_per_step * tokens / step_s,
         speedup=width.num_slots * alone_s / step_s,
-        one_by_one_s=num_trials / num_packs * (start_s + num_steps * alone_s + num_evaluations * evaluation_alone_s),
+        one_by_one_s=num_trials / num_packs * one_s,
     )
 
 

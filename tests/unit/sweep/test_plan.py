@@ -230,8 +230,8 @@ def test_an_evaluation_takes_as_long_as_its_validation_rows_are(binned: bool, mo
     asked = grid(GRID_OF_8, STEPS | {"sample_packing": binned, "micro_batch_size": 2}, report_steps=4)
     time = only(plan(asked, machine(), rows=rows)).duration
     assert time is not None
-    # 8 trials, evaluated before the first step, after the fourth and after the last, on 16 rows of 8 tokens.
-    assert time.evaluations_s == pytest.approx(8 * 3 * 16 * 8)
+    # 8 trials, evaluated after the fourth step and after the last, on 16 rows of 8 tokens.
+    assert time.evaluations_s == pytest.approx(8 * 2 * 16 * 8)
 
 
 def test_one_trial_after_the_other_pays_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,8 @@ def test_one_trial_after_the_other_pays_each_start(monkeypatch: pytest.MonkeyPat
     rows = Rows(num_rows=64, mean_tokens=8.0, num_validation_rows=16, mean_validation_tokens=8.0)
     time = only(plan(grid(GRID_OF_8, STEPS, report_steps=6), machine(), rows=rows)).duration
     assert time is not None and time.speedup == pytest.approx(1)
-    assert time.one_by_one_s == pytest.approx(time.seconds + 7 * time.start_s)
+    before_the_first_step = 8 * 16 * 8  # seconds: `raylora train` is evaluated there, a trial is not
+    assert time.one_by_one_s == pytest.approx(time.seconds + 7 * time.start_s + before_the_first_step)
 
 
 def test_a_start_is_foreseen_by_the_size_of_the_base() -> None:
