@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from raylora.model.targets import find_targets, linear_layers, refuse
+from raylora.model.targets import find_targets, layer_values, linear_layers, refuse
 from raylora.spec.adapter import AdapterFields
 
 
@@ -25,7 +25,7 @@ class TargetRow:
         shape: Output and input features.
         num_modules: How many there are.
         num_adapted: How many of them the spec's targets match.
-        trainable_parameters: Of the adapters on those, both matrices at the spec's rank.
+        trainable_parameters: Of the adapters on those, at the spec's rank and of its kind.
     """
 
     pattern: str
@@ -66,7 +66,7 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
 
     Args:
         model: The base; its parameters may be on the meta device.
-        spec: `lora_target_modules` and `lora_r` count.
+        spec: `lora_target_modules`, `lora_r` and `use_dora` count.
     """
     names, problems = find_targets(model, spec)
     groups: dict[tuple[str, tuple[int, int]], list[str]] = defaultdict(list)
@@ -77,6 +77,6 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
     rows = []
     for (pattern, shape), members in groups.items():
         num_adapted = len(adapted.intersection(members))
-        trainable = num_adapted * spec.lora_r * sum(shape)
+        trainable = num_adapted * layer_values(spec, *shape)
         rows.append(TargetRow(pattern, shape, len(members), num_adapted, trainable))
     return Inspection(tuple(rows), tuple(problems))

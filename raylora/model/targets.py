@@ -165,10 +165,21 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
 
     Args:
         model: The base, filled or on the meta device.
-        spec: Its rank and targets count.
+        spec: Its rank, targets and kind count.
 
     Raises:
         ModelError: The targets match nothing.
     """
     layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
-    return sum(spec.lora_r * (layer.in_features + layer.out_features) for layer in layers)
+    return sum(layer_values(spec, layer.out_features, layer.in_features) for layer in layers)
+
+
+def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
+    """Values that a run's adapter trains on one linear layer: both matrices, and DoRA's magnitude for each output.
+
+    Args:
+        spec: `lora_r` and `use_dora` count.
+        num_outputs: Output features of the layer.
+        num_inputs: Its input features.
+    """
+    return spec.lora_r * (num_outputs + num_inputs) + (num_outputs if spec.use_dora else 0)

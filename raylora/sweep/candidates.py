@@ -112,7 +112,9 @@ def _by_kind(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> 
 
 def _largest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> RunSpec:
     """Put the largest of every field that counts into one run, whether or not a trial has them all."""
-    adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec for spec in specs}
+    # All of one kind, of which the others are `by_kind`: else a narrower DoRA would pass for more than a wider LoRA.
+    dora = {"use_dora": any(spec.use_dora for spec in specs)}
+    adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec.model_copy(update=dora) for spec in specs}
     adapter = max(adapters.values(), key=num_values)
     rows_at_once = max(spec.micro_batch_size for spec in specs)
     num_workers = specs[0].distributed.num_workers

@@ -18,7 +18,7 @@ from transformers import (
 
 from raylora.model.inspect import inspect_targets
 from raylora.model.meta import meta_model
-from raylora.model.targets import match_targets
+from raylora.model.targets import adapter_values, match_targets
 from tests.unit.model.tiny import spec_of, tiny_config
 
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64, "intermediate_size": 48}
@@ -49,14 +49,16 @@ ASKED = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize(("kind", "asked"), ASKED, ids=[f"{kind}-{asked}" for kind, asked in ASKED])
-def test_the_same_modules_as_peft(kind: str, asked: str | list[str]) -> None:
+def test_the_same_modules_and_values_as_peft(kind: str, asked: str | list[str], use_dora: bool) -> None:
     config = CONFIGS[kind]
     peft_model = get_peft_model(
         AutoModelForCausalLM.from_config(config, dtype=torch.float32),
-        LoraConfig(r=2, target_modules=asked, task_type="CAUSAL_LM"),
+        LoraConfig(r=2, target_modules=asked, task_type="CAUSAL_LM", use_dora=use_dora),
     )
-    spec = spec_of("base", lora_r=2, lora_target_modules=asked)
+    spec = spec_of("base", lora_r=2, lora_target_modules=asked, use_dora=use_dora)
     model = meta_model(config, torch.float32)
     assert sorted(match_targets(model, spec)) == sorted(peft_model.targeted_module_names)
-    assert inspect_targets(model, spec).trainable_parameters == peft_model.get_nb_trainable_parameters()[0]
+    num_values, _ = peft_model.get_nb_trainable_parameters()
+    assert inspect_targets(model, spec).trainable_parameters == adapter_values(model, spec) == num_values

@@ -97,6 +97,12 @@ def test_memory_is_planned_for_the_kind_that_holds_most(
     assert estimate(found.largest, CONFIG, device="cpu").peak_bytes == max(peaks)
 
 
+def test_doras_magnitudes_make_no_narrow_adapter_the_largest() -> None:
+    narrow = {"lora_r": 4, "lora_target_modules": ["q_proj"], "use_dora": True}  # 4 x (64 + 64) + 64 values a layer
+    wide = {"lora_r": 6, "lora_target_modules": ["k_proj"], "use_dora": False}  # 6 x (32 + 64), more of either kind
+    assert only(plan(grid({"_adapter": {"choice": [narrow, wide]}}), machine())).largest.lora_r == 6
+
+
 def test_memory_for_three_slots_only() -> None:
     asked = grid(GRID_OF_8)
     largest = only(plan(asked, machine())).largest

@@ -10,6 +10,8 @@ import torch
 from transformers import BertConfig, CTRLConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from raylora.errors import ModelError
+from raylora.model.inspect import inspect_targets
+from raylora.model.meta import meta_model
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import Estimate, RankBytes, estimate
 
@@ -105,6 +107,8 @@ def test_every_kind_is_counted() -> None:
     ):
         found = predicted(**fields, **kind)
         assert found.trainable_parameters == num_trained
+        seen = inspect_targets(meta_model(SMALL, torch.float32), spec(**fields, **kind))
+        assert seen.trainable_parameters == num_trained
         assert found.ranks[0].adapters_bytes == 4 * (num_trained + num_beside)
         assert found.ranks[0].optimizer_bytes == 8 * num_trained
     peft = predicted(**fields, adapter_bank="peft", use_dora=True)
