@@ -6,6 +6,7 @@ Called through `raylora.store.blob.open_store`.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,9 @@ class FolderStore(Store):
     def keys(self, prefix: str = "") -> list[str]:
         start = self._path(prefix) if prefix else self.folder
         with explained(f"cannot list {start}"):
-            files = [path for path in start.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL_SUFFIX)]
+            walked = os.walk(start, onerror=_refuse_unless_passed_over)
+            paths = [Path(folder, name) for folder, _, names in walked for name in names]
+            files = [path for path in paths if path.is_file() and not path.name.endswith(PARTIAL_SUFFIX)]
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
     @override
@@ -106,3 +109,9 @@ class FolderStore(Store):
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
+
+
+def _refuse_unless_passed_over(error: OSError) -> None:
+    """Raise what keeps a folder from being listed, unless it is gone since, a file, or closed to this user."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error

@@ -52,6 +52,7 @@ class StoreSuite:
         store.write("run/a", b"1")
         store.write("run2/a", b"2")
         assert store.keys("run") == ["run/a"]
+        assert store.keys("run/a") == []
         assert not store.exists("run")
         store.delete("run")
         assert store.keys() == ["run2/a"]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,36 @@ def test_files_that_are_being_written_are_no_objects(store: Store, tmp_path: Pat
     store.write("d/a", b"1")
     (tmp_path / "store" / "d" / ".b.12345678.partial").write_bytes(b"half")
     assert store.keys() == ["d/a"]
+
+
+def test_a_folder_that_goes_while_it_is_listed_has_no_keys(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another driver makes room for newer checkpoints."""
+    store.write("runs/a/run.json", b"1")
+    store.write("runs/b/run.json", b"1")
+    going, scandir = tmp_path / "store" / "runs" / "b", os.scandir
+
+    def meanwhile(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+        if Path(folder) == going:
+            (going / "run.json").unlink()
+            going.rmdir()
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", meanwhile)
+    assert store.keys("runs") == ["runs/a/run.json"]
+    assert not going.exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_said(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store.write("runs/a/run.json", b"1")
+
+    def fail(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+        raise OSError(errno.EIO, "Input/output error", str(folder))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(StoreError, match=r"cannot list .*runs: .*Input/output error"):
+        store.keys("runs")
 
 
 @pytest.mark.parametrize(
