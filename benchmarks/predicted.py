@@ -12,7 +12,7 @@ def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, num_slots: 
     """Predict a pack.
 
     Args:
-        spec: The run in every slot.
+        spec: The run in every slot, with one worker.
         config: Of the base.
         device: ``cpu`` or ``cuda``.
         num_slots: Slots, all at work.
@@ -20,7 +20,7 @@ def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, num_slots: 
     Returns:
         The base, what all slots hold between steps and one of them, and the peak.
     """
-    rank = estimate_pack([spec] * num_slots, config, world_size=1, device=device).ranks[0]
+    rank = estimate_pack([spec] * num_slots, config, device).ranks[0]
     slots_bytes = rank.adapters_bytes + rank.gradients_bytes + rank.optimizer_bytes
     return {
         "base_bytes": rank.base_bytes,

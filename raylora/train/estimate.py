@@ -101,40 +101,33 @@ class Estimate:
         return asdict(self) | {"ranks": [asdict(rank) for rank in self.ranks], "peak_bytes": self.peak_bytes}
 
 
-def estimate(
-    spec: RunSpec, config: PretrainedConfig, world_size: int | None = None, device: str | None = None
-) -> Estimate:
+def estimate(spec: RunSpec, config: PretrainedConfig, device: str | None = None) -> Estimate:
     """Predict a run.
 
     Args:
         spec: The run.
         config: Of the base.
-        world_size: Number of workers; `distributed.num_workers` where absent.
         device: ``cpu`` or ``cuda``; as in `device_of` where absent.
 
     Raises:
         ModelError: The targets match nothing, or the model's forward pass cannot be followed without data.
     """
-    return estimate_pack([spec], config, world_size, device)
+    return estimate_pack([spec], config, device)
 
 
-def estimate_pack(
-    specs: Sequence[RunSpec], config: PretrainedConfig, world_size: int | None = None, device: str | None = None
-) -> Estimate:
+def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: str | None = None) -> Estimate:
     """Predict a rank that runs several slots over one base, the rows of all of them at once.
 
     Args:
         specs: The runs of the slots that each rank holds, at least one; they share a pack key.
         config: Of the base.
-        world_size: Number of workers; `distributed.num_workers` where absent.
         device: ``cpu`` or ``cuda``; as in `device_of` where absent.
 
     Raises:
         ModelError: As in `estimate`; or the base takes the rows of one slot only.
     """
     spec = specs[0]
-    place = spec.distributed
-    world_size = world_size or place.num_workers
+    place, world_size = spec.distributed, spec.distributed.num_workers
     device = device or device_of(place)
     dtype, kind = dtype_on(spec, device), strategy_kind(place)
     with torch.random.fork_rng(devices=[]):

@@ -126,7 +126,8 @@ def test_slots_stay_on_two_workers_that_shard_the_base() -> None:
     found = only(plan(asked, machine(cores=2)))
     assert (found.num_packs, found.width.num_slots, found.width.slots_per_rank) == (1, 8, 4)
     assert found.width.slots_stay_on_ranks and "no gradient travels" in found.width.why_there
-    whole = estimate(found.largest, CONFIG, world_size=1, device="cpu").ranks[0]
+    on_one = found.largest.distributed.model_copy(update={"num_workers": 1})
+    whole = estimate(found.largest.model_copy(update={"distributed": on_one}), CONFIG, device="cpu").ranks[0]
     assert all(rank.base_bytes < 0.6 * whole.base_bytes for rank in found.memory.ranks)
     assert found.memory.ranks[0].adapters_bytes == 4 * whole.adapters_bytes
 

@@ -58,7 +58,7 @@ def test_gpt3_175b_trains_what_the_lora_paper_counts(r: int, trainable: int) -> 
         hidden_size=12288, ffn_dim=49152, num_hidden_layers=96, num_attention_heads=96, vocab_size=50257,
         word_embed_proj_dim=12288,
     )  # fmt: skip
-    found = estimate(spec(lora_r=r, lora_target_modules=["q_proj", "v_proj"], sequence_len=8), gpt3, 1, "cuda")
+    found = estimate(spec(lora_r=r, lora_target_modules=["q_proj", "v_proj"], sequence_len=8), gpt3, "cuda")
     assert found.trainable_parameters == trainable
     assert found.base_parameters == pytest.approx(175_255.8e6, rel=0.005)
     if r == 1:
@@ -82,10 +82,10 @@ def test_65b_in_nf4_fits_one_gpu_of_48_gb_and_in_16_bits_does_not() -> None:
         "optimizer": "paged_adamw_8bit",
         "sequence_len": 512,
     }
-    quantized = estimate(spec(load_in_4bit=True, **asked), llama_65b, 1, "cuda")
+    quantized = estimate(spec(load_in_4bit=True, **asked), llama_65b, "cuda")
     assert quantized.base_parameters == pytest.approx(65.3e9, rel=0.001)
     assert quantized.fits(48 * GB)
-    assert not estimate(spec(**asked), llama_65b, 1, "cuda").fits(48 * GB)
+    assert not estimate(spec(**asked), llama_65b, "cuda").fits(48 * GB)
 
 
 def test_adapters_gradients_and_moments_are_counted_at_their_own_rank() -> None:
