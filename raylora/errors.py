@@ -126,6 +126,6 @@ class WorkerError(RunFailedError):
 
 
 class InterruptedRunError(RayloraError):
-    """The run was asked to stop and left a resumable checkpoint."""
+    """Somebody asked to stop; where a run had begun, the message says what was saved of it and how it goes on."""
 
     exit_code = 130

@@ -69,7 +69,7 @@ class DataReport:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the content of all sources: equal digests trained and validated on equal rows."""
+        """SHA-256 over the content of all sources; which of their rows a run sees, and how, its spec says beside it."""
         content = repr([[source.digest for source in sources] for sources in (self.train, self.validation)])
         return hashlib.sha256(content.encode()).hexdigest()
 

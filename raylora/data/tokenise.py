@@ -100,7 +100,7 @@ class RowTokeniser:
 
 
 def tokenise(rows: RowTokeniser, folder: Path, num_proc: int) -> None:
-    """Write a source's tokens into a folder; `tokens_tables` reads them.
+    """Write a source's tokens into a folder; `tokens_table` reads them.
 
     Args:
         rows: The source and how its rows are encoded.

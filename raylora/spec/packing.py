@@ -1,4 +1,4 @@
-"""Which runs can share one frozen base in one worker group. The sweep's planner and the service call it."""
+"""Which runs can share one frozen base in one worker group. The sweep calls it, and the builder of a base's slots."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Strategy(Protocol):
         """Make the stepper of the adapters' parameters.
 
         Args:
-            adapters: Parameters by name; each has the slot as its first dimension or belongs to one slot.
+            adapters: Parameters by name, all of one slot.
             make: Makes the optimizer.
             max_grad_norm: Largest gradient norm; 0 for no clipping.
             rates: By name, the multiple of the step's learning rate at which a parameter moves.

@@ -33,7 +33,8 @@ def lineage(
         base_name: Logical name of the base model, such as a hub id; never a path of one machine.
         base_revision: Its commit, where it has one.
         base_digest: Hexadecimal SHA-256 of its files.
-        data_digest: Hexadecimal digest of the rows that were trained on.
+        data_digest: Hexadecimal SHA-256 over the content of all data sources; what was made of their rows (split,
+            order, weights, truncation) follows from the specification.
         tokenizer_digest: Hexadecimal SHA-256 of the tokenizer as it was loaded, chat template included.
     """
     return {

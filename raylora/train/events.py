@@ -13,7 +13,7 @@ EventKind = Literal["doing", "phase", "log", "placed", "start", "step", "eval", 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened on rank 0.
+    """Something that happened, told by one rank: 0, or the one at home on which a run trains alone; ``log`` by any.
 
     Args:
         kind: ``doing`` (what the launcher begins, before there are workers), ``phase`` (a part of the start and its
@@ -32,7 +32,7 @@ class Event:
 
 
 class Hooks(Protocol):
-    """What the loop calls; every rank has one, rank 0's is heard."""
+    """What the loop calls; every rank has one, and one of those that train a run speaks for it."""
 
     def emit(self, event: Event) -> None:
         """Tell; returns at once."""
