@@ -90,12 +90,19 @@ def knock(address: str) -> bool:
     return True
 
 
-def worker_resources(spec: RunSpec) -> dict[str, float]:
-    """What each worker reserves on the connected cluster."""
+def worker_resources(spec: RunSpec, has_gpus: bool | None = None) -> dict[str, float]:
+    """What each worker of a run reserves, by Ray's names.
+
+    Args:
+        spec: The run.
+        has_gpus: Whether there are any, which decides where the run does not; the connected cluster is asked where
+            absent.
+    """
     place = spec.distributed
     num_gpus = place.gpus_per_worker
     if num_gpus is None:
-        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        are_there = ray.cluster_resources().get("GPU") if has_gpus is None else has_gpus
+        num_gpus = 1 if are_there else 0
     resources = {"CPU": place.cpus_per_worker} | dict(place.resources_per_worker or {})
     return resources | ({"GPU": float(num_gpus)} if num_gpus else {})
 

@@ -28,7 +28,7 @@ from raylora.runtime.failures import lost_contact
 from raylora.runtime.stopping import StopWish
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
-from raylora.sweep.scheduler_state import Standing, note, recall, standing
+from raylora.sweep.scheduler_state import Statuses, note, recall, statuses
 from raylora.sweep.seats import Seats
 from raylora.sweep.watch import Listener, Watch, why_failed
 
@@ -126,7 +126,7 @@ def drive(
     watch.serve(controller.get_trials)
     seats.serve(controller)
 
-    def keep(stood: Standing) -> float:
+    def keep(stood: Statuses) -> float:
         began = time.monotonic()
         # Raises where Tune thinks that trials failed because the host, and all with it, is gone.
         ray.get(host.waiting.remote())
@@ -145,9 +145,9 @@ def drive(
             is_due = time.monotonic() - kept_at > wait_s
             # Tune forgets what it has decided about a trial that is being saved.
             if is_due and not any(trial.is_saving for trial in controller.get_live_trials()):
-                took_s = keep(standing(controller))
+                took_s = keep(statuses(controller))
                 num_ended, kept_at = ended, time.monotonic()
-        keep(_paused(controller, seats, host) if stop.asked else standing(controller))
+        keep(_paused(controller, seats, host) if stop.asked else statuses(controller))
     except RayError as error:
         raise lost_contact(error) from error
     finally:
@@ -190,7 +190,7 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
     return controller
 
 
-def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -> Standing:
+def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -> Statuses:
     """Save the trials that run, so that they go on from here when the search is resumed.
 
     Returns:
@@ -201,7 +201,7 @@ def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -
     deadline = time.monotonic() + PAUSE_PATIENCE_S
     while not (controller.is_finished() or _is_at_rest(controller, host)) and time.monotonic() < deadline:
         controller.step()
-    stood = standing(controller)
+    stood = statuses(controller)
     running = [trial for trial in controller.get_trials() if trial.status == Trial.RUNNING]
     for trial in running:
         controller.pause_trial(trial)

@@ -22,6 +22,7 @@ from raylora.model.own_dropout import own_dropout
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.source import base_config, resolve_base
 from raylora.model.targets import adapter_values
+from raylora.runtime.cluster import worker_resources
 from raylora.spec.packing import pack_key
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
@@ -150,7 +151,9 @@ def plan_sweep(
         return adapter_values(models[key], spec)
 
     found = candidates(sweep, num_values)
-    gangs = [max(1, offer.num_workers(worker_needs(each.by_kind[0], offer)) // _ranks(each)) for each in found]
+    gangs = [
+        max(1, offer.num_workers(worker_resources(each.by_kind[0], offer.has_gpus)) // _ranks(each)) for each in found
+    ]
     shared = share_out([each.num_trials for each in found], gangs)
     groups = tuple(
         _group(sweep, each, num_packs, offer, config_of(each.by_kind[0]), rows, foretells)
@@ -188,21 +191,6 @@ def plan_ahead(sweep: SweepSpec) -> Plan:
     return plan_sweep(sweep, offer_for(sweep.run), base_config, rows)
 
 
-def worker_needs(spec: RunSpec, offer: Offer) -> dict[str, float]:
-    """Resources of one worker of a run, by Ray's names.
-
-    Args:
-        spec: The run.
-        offer: Whether it has GPUs decides where the run does not say.
-    """
-    place = spec.distributed
-    num_gpus = place.gpus_per_worker
-    if num_gpus is None:
-        num_gpus = 1 if offer.has_gpus else 0
-    needed = {"CPU": place.cpus_per_worker, **(place.resources_per_worker or {})}
-    return needed | ({"GPU": float(num_gpus)} if num_gpus else {})
-
-
 def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]:
     """Packs of each group that run at once: one at least, and further ones where trials wait most.
 
@@ -232,7 +220,7 @@ def _group(
     rows: Rows | None,
     foretells: bool,
 ) -> Group:
-    needed = worker_needs(found.by_kind[0], offer)
+    needed = worker_resources(found.by_kind[0], offer.has_gpus)
     device = "cuda" if needed.get("GPU") else "cpu"
     predict = partial(estimate_pack, config=config, device=device)
     kinds = [(spec, PackMemory(spec, predict)) for spec in found.by_kind]

@@ -28,11 +28,11 @@ KEPT = "_raylora_kept"
 GONE = ""
 """Instead of a save that was under way: whoever waited for it has asked again, or asks again."""
 
-Standing = dict[str, str]
+Statuses = dict[str, str]
 """Status of each trial, by Tune's name of it, in the order in which they were made."""
 
 
-def standing(controller: TuneController) -> Standing:
+def statuses(controller: TuneController) -> Statuses:
     """How trials stand between two steps of the controller; one that is about to be paused is so already."""
     deciding = controller._cached_trial_decisions
     return {
@@ -41,7 +41,7 @@ def standing(controller: TuneController) -> Standing:
     }
 
 
-def note(controller: TuneController, stood: Standing) -> None:
+def note(controller: TuneController, stood: Statuses) -> None:
     """Lay it beside what Tune keeps next.
 
     Args:
@@ -73,7 +73,7 @@ def recall(controller: TuneController) -> bool:
     trials = {trial.trial_id: trial for trial in controller.get_trials()}
     state = _Unpickler(zlib.decompress(base64.b85decode(kept)), trials).load()
     vars(controller.scheduler_alg).update(state["scheduler"])
-    stood: Standing = state["stood"]
+    stood: Statuses = state["stood"]
     places = list(stood)
     controller._trials[:] = [trials[trial_id] for trial_id in places]  # Tune has them in any order
     for trial in controller.get_trials():

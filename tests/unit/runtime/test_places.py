@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.runtime.cluster import places
+from raylora.runtime.cluster import places, worker_resources
 from raylora.runtime.growth import is_managed
+from tests.unit.model.tiny import spec_of
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,17 @@ def test_a_node_holds_as_many_as_its_scarcest_resource_allows(
     node: dict[str, float], needed: dict[str, float], expected: int
 ):
     assert places(node, needed) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_gpus", "num_gpus"), [(None, True, 1), (None, False, 0), (1, False, 1), (0, True, 0)]
+)
+def test_a_worker_takes_a_gpu_where_the_run_says_so_or_else_where_there_are_any(
+    asked: int | None, has_gpus: bool, num_gpus: int
+):
+    place = {"gpus_per_worker": asked, "cpus_per_worker": 2, "resources_per_worker": {"fast": 0.5}}
+    found = worker_resources(spec_of("base", distributed=place), has_gpus)
+    assert found == {"CPU": 2.0, "fast": 0.5} | ({"GPU": 1.0} if num_gpus else {})
 
 
 def test_a_configured_node_type_is_told_from_an_observers_name():
