@@ -1,4 +1,4 @@
-"""Strategies that no other test of whole runs has, on two Ray Train workers: one configuration, one loss."""
+"""The strategies that no other test of whole runs has, on two Ray Train workers: one configuration, one loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 SHORT = ("dtype=float32", "max_steps=4", "eval_steps=4", "sample_prompts=[]", "save_steps=null")
 STRATEGIES = {
     "ddp": ("distributed.strategy=ddp",),
+    "zero1": ("distributed.strategy=deepspeed", "distributed.zero_stage=1"),
     "zero2": ("distributed.strategy=deepspeed", "distributed.zero_stage=2"),
 }
 
 
-def test_ddp_and_a_lower_stage_of_zero_train_alike(on_head: Command):
+def test_ddp_and_the_lower_stages_of_zero_train_alike(on_head: Command):
     results: dict[str, dict[str, Any]] = {}
     for name, words in STRATEGIES.items():
         overrides = [part for word in SHORT + words for part in ("--set", word)]
