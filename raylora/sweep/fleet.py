@@ -53,7 +53,7 @@ class Fleet:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
-        self._placed: set[str] = set()
+        self._looked_for: set[str] = set()
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -182,9 +182,9 @@ class Fleet:
 
     def _look_for_places(self, key: str, spec: RunSpec) -> None:
         """Note that packs of a key cannot be, where the idle cluster could not hold one; looked at once for each."""
-        if key in self._placed:
+        if key in self._looked_for:
             return
-        self._placed.add(key)
+        self._looked_for.add(key)
         try:
             check_places(spec)
         except InputError as error:

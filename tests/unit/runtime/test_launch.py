@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-from unittest.mock import MagicMock
+from typing import Any, cast
 
 import pytest
 from mlflow import MlflowClient
 
 from raylora.errors import RunFailedError
 from raylora.runtime import launch
+from raylora.runtime.mailbox import Job
 from raylora.runtime.stopping import StopWish
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.lease import Lease
+from raylora.store.lease import KEY, Lease
 from raylora.store.runs import new_run, run_store
 from raylora.tracking.tracker import Tracker
+from raylora.train.events import Event
+from tests.unit.runtime.handles import Handle, NoRay
+from tests.unit.store.other_driver import take_over
 from tests.unit.tracking.sqlite_home import client, home
 
 __all__ = ["client", "home"]
@@ -27,25 +32,52 @@ pytestmark = pytest.mark.slow
 SPEC = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}], tracking={"system_metrics": False})
 
 
+class Post:
+    """A mailbox into which nobody puts anything."""
+
+    def post_job(self, job: Job) -> None:
+        pass
+
+    def after(self, number: int, patience_s: float) -> list[Event]:
+        return []
+
+
+class Workers:
+    """A group that dies.
+
+    Args:
+        before: What happens before.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
+
+    @property
+    def running(self) -> bool:
+        self._before()
+        return False
+
+    def check(self) -> None:
+        raise RunFailedError("rank 1: its process died")
+
+
 @pytest.mark.parametrize(("is_lost", "status"), [(True, "RUNNING"), (False, "FAILED")])
 def test_a_driver_that_was_taken_over_does_not_say_how_the_run_ended(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool, status: str
 ):
-    def follow(group: Any, mailbox: Any, ledger: Any, lease: Lease, *others: Any) -> None:
-        lease._lost = is_lost
-        lease.check()
-        raise RunFailedError("rank 1: its process died")
-
-    monkeypatch.setattr(launch, "_listen", follow)
-    monkeypatch.setattr(launch, "ray", SimpleNamespace(get=lambda answer: answer))
     store, record = open_store(str(tmp_path / "store")), new_run(SPEC)
-    lease = Lease(run_store(store, record.run_id), record.run_id)
+    own = run_store(store, record.run_id)
+    monkeypatch.setattr(launch, "ray", NoRay)
     tracker = Tracker.start(SPEC, record.run_id, tmp_path / "spool")
     checked: Any = SimpleNamespace(store=store, base=SimpleNamespace(name="m"))
-    try:
-        with pytest.raises(RunFailedError, match="taken it over" if is_lost else "process died"):
-            launch._run(SPEC, record, lease, checked, tracker, MagicMock(), MagicMock(), StopWish(), lambda event: None)
-    finally:
-        lease._lost = False  # to give it back
-        lease.close()
+    group, mailbox = (
+        cast("Any", Workers(lambda: take_over(own, lambda: lease.lost or not is_lost))),
+        cast("Any", Handle(Post())),
+    )
+    with (
+        closing(Lease(own, record.run_id, beat_s=0.05)) as lease,
+        pytest.raises(RunFailedError, match="taken it over" if is_lost else "process died"),
+    ):
+        launch._run(SPEC, record, lease, checked, tracker, group, mailbox, StopWish(), lambda event: None)
     assert client.get_run(tracker.mlflow_run_id).info.status == status
+    assert own.exists(KEY) == is_lost, "what the other driver holds is left to it"

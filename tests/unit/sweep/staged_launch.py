@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
@@ -16,8 +15,10 @@ from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.lease import Lease
 from raylora.sweep import launch
-from raylora.sweep.berths import Berths
+from raylora.sweep.berths import Berth, Berths
 from raylora.sweep.drive import Search, TrialOutcome
+from raylora.sweep.trials import SweepTrials
+from tests.unit.runtime.handles import Handle, NoRay
 
 Act = Callable[[], None]
 
@@ -42,9 +43,9 @@ class Stage:
         monkeypatch.setattr(launch, "check_places", lambda spec: None)
         monkeypatch.setattr(launch, "checking", _checking)
         monkeypatch.setattr(launch, "stop_wish", self._stop_wish)
-        monkeypatch.setattr(launch, "open_host", lambda num_leases, num_packs: MagicMock())
-        monkeypatch.setattr(launch, "ray", SimpleNamespace(get=lambda answer: answer, kill=lambda actor: None))
-        monkeypatch.setattr(launch, "Fleet", self._fleet)
+        monkeypatch.setattr(launch, "open_host", lambda num_leases, num_packs: Handle(StagedHost()))
+        monkeypatch.setattr(launch, "ray", NoRay)
+        monkeypatch.setattr(launch, "Fleet", lambda *made_with: StagedFleet(self))
         monkeypatch.setattr(launch, "Lease", self._lease)
         monkeypatch.setattr(Berths, "plan", lambda berths: None)
         monkeypatch.setattr("raylora.sweep.drive.drive", self._drive)
@@ -58,11 +59,6 @@ class Stage:
     def _stop_wish(self) -> Iterator[StopWish]:
         yield self.stop
 
-    def _fleet(self, *made_with: Any) -> MagicMock:
-        fleet = MagicMock()
-        fleet.end.side_effect = lambda: self.while_ending()
-        return fleet
-
     def _lease(self, *made_with: Any) -> Lease:
         self.leases.append(Lease(*made_with))
         return self.leases[-1]
@@ -72,6 +68,39 @@ class Stage:
         self.searches.append((search, resume))
         self.while_driving(tend)
         return self.outcomes
+
+
+class StagedHost:
+    """Makes nothing ready."""
+
+    def prepare(self, environment: Mapping[str, str], trials: SweepTrials) -> None:
+        pass
+
+
+class StagedFleet:
+    """Without packs.
+
+    Args:
+        stage: What it does at its end.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def start(self, key: str, spec: RunSpec) -> int:
+        return 0
+
+    def begin(self, store_uri: str, berths: Mapping[str, Berth]) -> None:
+        pass
+
+    def tend(self, berths: Mapping[str, Berth]) -> None:
+        pass
+
+    def end(self) -> None:
+        self._stage.while_ending()
+
+    def close(self) -> None:
+        pass
 
 
 def _checking(run: RunSpec) -> SimpleNamespace:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
 from raylora.runtime.desk import Desk
+from raylora.runtime.mailbox import PackJob
 from raylora.spec.run import RunSpec
 from raylora.sweep import fleet as fleet_module
 from raylora.sweep.berths import Berth
 from raylora.sweep.fleet import Fleet
+from tests.unit.runtime.handles import Handle, NoRay
 from tests.unit.runtime.steering import Steering, claim
 
 
-class Host:
-    """A desk, called as Ray's handle of its actor is."""
+class Group:
+    """A pack's workers: only who was started and who was told to begin."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.job: PackJob | None = None
 
-    def __getattr__(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=getattr(self._desk, name))
+    def begin(self, job: PackJob) -> None:
+        self.job = job
 
 
 def berth(num_workers: int) -> Berth:
@@ -34,18 +36,23 @@ def berth(num_workers: int) -> Berth:
 
 
 @pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
-    """Makes the worker groups; there is one node with two cores, both free."""
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
+    """The worker groups that were started; there is one node with two cores, both free."""
     cores = {"CPU": 2.0}
     state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": cores}], _private=SimpleNamespace(state=state))
     monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
     monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: False)
-    monkeypatch.setattr(fleet_module, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(fleet_module, "ray", NoRay)
     monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
-    groups = MagicMock()
-    monkeypatch.setattr(fleet_module, "PackGroup", groups)
-    return groups
+    started: list[Group] = []
+
+    def start(spec: RunSpec) -> Group:
+        started.append(Group(spec))
+        return started[-1]
+
+    monkeypatch.setattr(fleet_module, "PackGroup", start)
+    return started
 
 
 @pytest.fixture
@@ -56,8 +63,8 @@ def steering() -> Iterator[Steering]:
     steering.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: MagicMock, steering: Steering) -> None:
-    host: Any = Host(steering.desk)
+def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: list[Group], steering: Steering) -> None:
+    host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
     fleet.begin("store", {})
     steering.lease(claim(0, key="wide"))
@@ -70,4 +77,6 @@ def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: M
     assert report.values["error"].startswith("distributed.num_workers: 4 workers of")
     assert "can hold 2" in report.values["error"]
     assert steering.desk.waiting() == {"narrow": 1}
-    groups.assert_called_once_with(berths["narrow"].spec)
+    (group,) = groups
+    assert group.spec == berths["narrow"].spec
+    assert group.job is not None and group.job.key == "narrow"

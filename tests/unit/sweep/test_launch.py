@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,11 +14,11 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import default_store_uri
-from raylora.store.lease import KEY, Holder, Lease
-from raylora.store.process import here
+from raylora.store.lease import KEY, Lease
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
+from tests.unit.store.other_driver import OTHER, take_over
 from tests.unit.sweep.planted_sweep import new_record, sweep_spec
 from tests.unit.sweep.staged_launch import Stage
 
@@ -94,30 +93,25 @@ def test_a_driver_that_was_taken_over_ends_and_writes_no_more(
     """As after a sleep of the machine, when another has long gone on with the sweep."""
     monkeypatch.setattr(Lease.__init__, "__defaults__", (0.05, 1.0))
     own = sweep_store(store, left.sweep_id)
-    other = Holder(token="other", num_beats=1, process=here()).model_dump_json().encode()
     finished: list[SweepRecord] = []
 
-    def take_over(is_known: Callable[[], bool]) -> None:
+    def finish_elsewhere(is_known: Callable[[], bool]) -> None:
         record = read_sweep(store, left.sweep_id).model_copy(update={"status": "finished", "result": {"by": "other"}})
         finished[:] = [write_sweep(store, record)]
-        deadline = time.monotonic() + 60
-        while not is_known():
-            assert time.monotonic() < deadline
-            own.write(KEY, other)
-            time.sleep(0.02)
+        take_over(own, is_known)
 
     def drive(tend: Callable[[], None]) -> None:
-        take_over(lambda: tend() is not None)  # until it raises
+        finish_elsewhere(lambda: tend() is not None)  # until it raises
 
     if when == "while it drives":
         stage.while_driving = drive
     else:
         stage.outcomes = [through(left)]
-        stage.while_ending = lambda: take_over(lambda: stage.leases[-1].lost)
+        stage.while_ending = lambda: finish_elsewhere(lambda: stage.leases[-1].lost)
     with pytest.raises(RunFailedError, match="taken it over"):
         resume_sweep(left.sweep_id, store.uri)
     assert [read_sweep(store, left.sweep_id)] == finished
-    assert own.read(KEY) == other
+    assert own.read(KEY) == OTHER
     assert client.get_run(str(finished[0].mlflow_run_id)).info.status == "RUNNING"
 
 
