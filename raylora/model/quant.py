@@ -14,14 +14,18 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from bitsandbytes.functional import (
-    QuantState,
-    create_dynamic_map,
-    dequantize_4bit,
-    get_4bit_type,
-    quantize_4bit,
-)
 from torch import Tensor
+
+from raylora.model.uncompiled import uncompiled
+
+with uncompiled():
+    from bitsandbytes.functional import (
+        QuantState,
+        create_dynamic_map,
+        dequantize_4bit,
+        get_4bit_type,
+        quantize_4bit,
+    )
 
 BLOCK = 64
 """Values that share one scale in 4 bits (QLoRA, section 3)."""

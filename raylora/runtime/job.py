@@ -10,8 +10,9 @@ from ray.actor import ActorHandle
 from ray.train.torch import get_device
 
 from raylora.model.export import publish_adapter
+from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
-from raylora.runtime.mailbox import Job, Mailbox, WorkerHooks
+from raylora.runtime.mailbox import Job, Mailbox
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store

@@ -1,14 +1,15 @@
 """The line between the workers and the driver: events one way, the job and the wish to stop the other.
 
 An actor without a core of its own. Workers start and import while the driver still checks the run; they wait
-here for the job. Afterwards rank 0 writes and the driver reads; both may lag without hurting a step.
+here for the job. Afterwards rank 0 writes and the driver reads; both may lag without hurting a step. Its process
+starts beside theirs, on the same cores, and so nothing is imported here that imports torch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
@@ -16,8 +17,6 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.spec.run import RunSpec
-from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
-from raylora.store.contract import Store
 from raylora.train.events import Event
 
 
@@ -154,40 +153,6 @@ def open_mailbox(environment: dict[str, str]) -> ActorHandle[Mailbox]:
     mailbox = cast("ActorHandle[Mailbox]", actor.remote())
     mailbox.equip.remote(environment)
     return mailbox
-
-
-class WorkerHooks:
-    """The loop's hooks on a worker: events to the mailbox, checkpoints to the store.
-
-    Args:
-        mailbox: The run's mailbox.
-        store: The run's own store.
-        keep: Newest checkpoints kept.
-        run_id: The run.
-    """
-
-    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, keep: int, run_id: str) -> None:
-        self._mailbox, self._store, self._keep, self._run_id = mailbox, store, keep, run_id
-
-    def emit(self, event: Event) -> None:
-        """Send an event; does not wait."""
-        self._mailbox.put.remote(replace(event, run_id=self._run_id))
-
-    def deliver(self, event: Event) -> None:
-        """Send an event and wait until it is there, with all before it: this worker may end now."""
-        ray.get(self._mailbox.put.remote(replace(event, run_id=self._run_id)))
-
-    def stop_requested(self) -> bool:
-        """Ask the mailbox."""
-        return bool(ray.get(self._mailbox.stopping.remote()))
-
-    def save(self, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint; returns its URI."""
-        return save_checkpoint(self._store, checkpoint, self._keep)
-
-    def fall_back(self, step: int) -> str:
-        """Delete checkpoints beyond a step where there is one up to it; returns that one's URI, or nothing."""
-        return fall_back(self._store, step)
 
 
 class MailboxHandler(logging.Handler):

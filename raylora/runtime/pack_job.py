@@ -19,8 +19,9 @@ from raylora.errors import RayloraError
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
 from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
+from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
-from raylora.runtime.mailbox import Mailbox, PackJob, WorkerHooks
+from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.pack_width import pack_width
 from raylora.runtime.timed_saves import timed_saves
 from raylora.spec.run import RunSpec

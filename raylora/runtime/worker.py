@@ -5,6 +5,7 @@ Called by Ray Train with the run's mailbox.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -35,12 +36,15 @@ def work(config: dict[str, Any]) -> None:
     logger = logging.getLogger(ROOT)
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     logger.addHandler(MailboxHandler(mailbox, rank))
+    gc.disable()  # Python looks for garbage as it imports, for a seventh of the time, and modules are none
     # Only now: transformers and the stores read the environment when they are imported.
     import torch
 
     from raylora.runtime.job import run_job
     from raylora.runtime.pack_job import run_pack
 
+    gc.freeze()
+    gc.enable()
     imported_at = time.time()
     job: Job | PackJob = ray.get(mailbox.job.remote())
     seconds = {

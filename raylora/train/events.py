@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from raylora.store.checkpoint import Checkpoint
+if TYPE_CHECKING:
+    from raylora.store.checkpoint import Checkpoint
 
 EventKind = Literal["doing", "phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
 

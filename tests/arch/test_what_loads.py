@@ -29,6 +29,17 @@ def test_a_sweeps_report_loads_nothing_heavy():
     assert loaded_after(["raylora.sweep.report", "raylora.cli.trials"], REPOSITORY) & HEAVY == set()
 
 
+def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
+    actors = ["raylora.runtime.mailbox", "raylora.runtime.desk", "raylora.sweep.host"]
+    assert "torch" not in loaded_after(actors, REPOSITORY)
+
+
+def test_packing_a_base_does_without_torchs_compiler():
+    loaded = loaded_after(["raylora.model.quant"], REPOSITORY)
+    assert "bitsandbytes.functional" in loaded
+    assert "torch._inductor.compile_fx" not in loaded
+
+
 def test_training_core_loads_without_ray_and_mlflow():
     modules = modules_of(PACKAGE, *CORE)
     assert modules
