@@ -16,8 +16,6 @@ from ray.train import Result, WorkerGroupError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, HEALTH_CHECK_INTERVAL_S_ENV_VAR
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -27,6 +25,7 @@ from raylora.errors import RunFailedError
 from raylora.log import get_logger
 from raylora.runtime.cluster import worker_resources
 from raylora.runtime.failures import cause, gist, worker_error
+from raylora.runtime.introduction import Introduction
 from raylora.runtime.mailbox import Mailbox
 from raylora.runtime.network import NodeNetwork
 from raylora.runtime.recovery import Recovery
@@ -68,11 +67,13 @@ class Group:
             scaling_config=ScalingConfig(
                 num_workers=spec.distributed.num_workers, use_gpu=uses_gpu, resources_per_worker=resources
             ),
-            torch_config=NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s),
+            torch_config=cast(
+                "Any", NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s)
+            ),
             run_config=RunConfig(
                 name=uuid.uuid4().hex,
                 storage_path=str(scratch),
-                callbacks=cast("Any", [_Introduction(mailbox)]),  # Ray takes its own kind as well
+                callbacks=cast("Any", [Introduction(mailbox)]),  # Ray takes its own kind as well
             ),
         )
         self._mailbox = mailbox
@@ -141,14 +142,3 @@ class _Trainer(TorchTrainer):
         callbacks = super()._create_default_callbacks()
         left_out = PlacementGroupCleanerCallback, DatasetsCallback
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
-
-
-class _Introduction(ControllerCallback):
-    """Runs in Ray Train's controller, which nobody else can name, and makes it known to the mailbox."""
-
-    def __init__(self, mailbox: ActorHandle[Mailbox]) -> None:
-        self._mailbox = mailbox
-
-    @override
-    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
-        self._mailbox.introduce.remote(ray.get_runtime_context().current_actor)

@@ -5,7 +5,6 @@ Called by Ray Train with the run's mailbox.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ import ray.train
 
 from raylora.log import ROOT
 from raylora.runtime.allocator import keep_freed_memory
+from raylora.runtime.imports import importing
 from raylora.runtime.mailbox import Job, MailboxHandler, PackJob
 
 
@@ -36,15 +36,13 @@ def work(config: dict[str, Any]) -> None:
     logger = logging.getLogger(ROOT)
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     logger.addHandler(MailboxHandler(mailbox, rank))
-    gc.disable()  # Python looks for garbage as it imports, for a seventh of the time, and modules are none
     # Only now: transformers and the stores read the environment when they are imported.
-    import torch
+    with importing():
+        import torch
 
-    from raylora.runtime.job import run_job
-    from raylora.runtime.pack_job import run_pack
+        from raylora.runtime.job import run_job
+        from raylora.runtime.pack_job import run_pack
 
-    gc.freeze()
-    gc.enable()
     imported_at = time.time()
     job: Job | PackJob = ray.get(mailbox.job.remote())
     seconds = {

@@ -30,8 +30,10 @@ def test_a_sweeps_report_loads_nothing_heavy():
 
 
 def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
-    actors = ["raylora.runtime.mailbox", "raylora.runtime.desk", "raylora.sweep.host"]
-    assert "torch" not in loaded_after(actors, REPOSITORY)
+    actors = ["runtime.mailbox", "runtime.desk", "sweep.host"]
+    in_ray_trains_controller = ["runtime.introduction", "runtime.network", "runtime.recovery", "runtime.worker"]
+    modules = [f"raylora.{name}" for name in (*actors, *in_ray_trains_controller)]
+    assert "torch" not in loaded_after(modules, REPOSITORY)
 
 
 def test_packing_a_base_does_without_torchs_compiler():
