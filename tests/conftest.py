@@ -45,6 +45,13 @@ def served(server: Server | Hub) -> Iterator[Server | Hub]:
 
 
 @pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """raylora's cache for the packaged model, which takes long to convert: one for all lanes, with its own locks."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS with the bucket `raylora`; its `.env` is not set for this process."""
     yield from served(S3Server(tmp_path_factory.mktemp("s3")))

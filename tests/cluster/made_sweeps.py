@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
-from safetensors.torch import load_file
 
 from raylora.spec.knobs import Ratio
 from raylora.spec.load_sweep import load_sweep
@@ -18,11 +17,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.sweeps import SweepRecord, list_sweeps
-from raylora.train.evaluate import evaluate
-from raylora.train.member import Member
 from tests.cluster.command import Command, Ended
-from tests.unit.train.pack_run import admit, place_tiny, train_all
-from tests.unit.train.tiny_run import build_tiny, open_rows
 
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
@@ -76,24 +71,6 @@ def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:
     """The run that a trial of a result was."""
     ratios = [name for name, knob in sweep.space.items() if isinstance(knob, Ratio)]
     return trial_spec(sweep, {name: value for name, value in trial["config"].items() if name not in ratios})
-
-
-def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:
-    """Loss of a stored adapter on its validation rows, on a base that this process has to itself."""
-    place = spec.distributed.model_copy(update={"strategy": "ddp", "num_workers": 1})
-    trainee = build_tiny(spec.model_copy(update={"distributed": place}))
-    trainee.bank.load(0, load_file(Path(adapter_uri) / "adapter_model.safetensors"))
-    _, validation = open_rows(spec, cache)
-    assert validation is not None
-    return evaluate(trainee, {0: validation})[0]
-
-
-def trained_alone(spec: RunSpec, cache: Path, max_tokens: int | None = None) -> Member:
-    """The run at its end, in a pack of its own in this process."""
-    trainee = place_tiny(spec)
-    member = admit(trainee, 0, spec, cache, max_tokens=max_tokens)
-    train_all(trainee, [member])
-    return member
 
 
 @pytest.fixture

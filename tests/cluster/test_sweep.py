@@ -14,20 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
+from tests.cluster.alone import loss_alone, trained_alone
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, ASHA, GRID, SWEPT
-from tests.cluster.made_sweeps import (
-    client,
-    in_workplace,
-    loaded,
-    loss_alone,
-    run_of,
-    same_curves,
-    the_record,
-    trained_alone,
-    whole,
-    write,
-)
+from tests.cluster.made_sweeps import client, in_workplace, loaded, run_of, same_curves, the_record, whole, write
 from tests.cluster.plain_tune import told_again
 from tests.servers.ray import RayHead
 
@@ -143,13 +133,11 @@ def test_the_record_and_the_report_say_the_same(command: Command, result: dict[s
     assert "finished at" in again.err
 
 
-def test_a_trial_ends_where_it_ends_alone(command: Command, succeeded: list[dict[str, Any]], in_workplace: Path):
+def test_a_trial_ends_where_it_ends_alone(succeeded: list[dict[str, Any]], in_workplace: Path, tmp_path: Path):
     trial = succeeded[0]
-    spec = run_of(loaded(in_workplace, "asha.yaml"), trial)
-    write(in_workplace, "alone.yaml", spec.model_dump(mode="json", exclude_defaults=True))
-    alone = whole(command.run("train", "alone.yaml", "--json"))
-    assert alone["eval_loss"] == pytest.approx(trial["metric"], abs=1e-5)
-    assert alone["tokens"] == trial["tokens"]
+    alone = trained_alone(run_of(loaded(in_workplace, "asha.yaml"), trial), tmp_path).progress
+    assert alone.eval_loss == pytest.approx(trial["metric"], abs=1e-5)
+    assert alone.num_tokens == trial["tokens"]
 
 
 def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(

@@ -31,19 +31,19 @@ def test_all_problems_of_a_file_are_told_at_once(workplace: Path, tmp_path: Path
     assert any("lora_r" in field for field in fields)
 
 
-def test_a_store_that_cannot_be_written(on_head: Command, ray_head: RayHead, tmp_path: Path):
+def test_a_store_that_cannot_be_written(newcomer: Command, ray_head: RayHead, tmp_path: Path):
     (tmp_path / "file").touch()
-    name = asked(on_head, "unwritable.yaml")
+    name = asked(newcomer, "unwritable.yaml")
     place = f"storage.uri={tmp_path}/file/store"
-    ended = on_head.run("sweep", name, "--json", "--set", place, timeout_s=SOON_S)
-    assert "storage.uri" in refused(on_head, ended)
+    ended = newcomer.run("sweep", name, "--json", "--set", place, timeout_s=SOON_S)
+    assert "storage.uri" in refused(newcomer, ended)
     assert ray_head.census() == {"actors": [], "groups": []}
 
 
-def test_repeats_that_have_no_room_side_by_side(on_head: Command, ray_head: RayHead):
+def test_repeats_that_have_no_room_side_by_side(newcomer: Command, ray_head: RayHead):
     """Each would wait for ever for the other's report."""
-    ended = on_head.run("sweep", asked(on_head, "repeats.yaml", repeats=2), "--json", "--set", "adapter_bank=peft")
-    said = refused(on_head, ended)
+    ended = newcomer.run("sweep", asked(newcomer, "repeats.yaml", repeats=2), "--json", "--set", "adapter_bank=peft")
+    said = refused(newcomer, ended)
     assert "repeats: the 2 runs of a trial train side by side, and there is room for 1" in said
     assert "adapter_bank: peft" in said
     assert ray_head.census() == {"actors": [], "groups": []}

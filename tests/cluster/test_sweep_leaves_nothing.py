@@ -20,7 +20,7 @@ SWEEP: dict[str, Any] = {
     "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK | {"max_failures": 1}, "save_steps": 4},
     "num_trials": 40,
     "scheduler": "asha",
-    "budget": {"steps": 40},
+    "budget": {"steps": 16},
     "report_steps": 1,
     "grace_period": 1,
     "slots": 4,

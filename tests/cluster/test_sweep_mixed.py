@@ -13,19 +13,10 @@ import pytest
 import yaml
 
 from raylora.spec.load import load_spec
+from tests.cluster.alone import loss_alone, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
-from tests.cluster.made_sweeps import (
-    in_workplace,
-    loaded,
-    loss_alone,
-    run_of,
-    the_record,
-    trained_alone,
-    whole,
-    write,
-)
-from tests.servers.ray import RayHead
+from tests.cluster.made_sweeps import in_workplace, loaded, run_of, the_record, whole, write
 
 __all__ = ["in_workplace"]
 
@@ -35,12 +26,12 @@ KINDS = [{"use_dora": False}, {"use_dora": True}, {"use_dora": False, "init_lora
 """What an axolotl grid lets vary together."""
 
 
-def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path, ray_head: RayHead, tmp_path: Path):
+def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path, on_head: Command, tmp_path: Path):
     """LoRA, DoRA and PiSSA with dropout side by side, activations recomputed, on as many slots as are fastest."""
     changes = {"gradient_checkpointing": True, "lora_dropout": 0.1, "distributed": ALONE_ON_ITS_RANK, "max_steps": 4}
     run, grid = write(tmp_path, "run.yaml", in_place(in_workplace, SWEPT | changes)), tmp_path / "axolotl.yaml"
     grid.write_text(yaml.safe_dump({"_kinds": KINDS}))
-    command = Command(tmp_path, tmp_path / "home", ray_head.env)
+    command = Command(tmp_path, on_head.home, on_head.env)
     ended = command.run("sweep", run, "--grid", str(grid), "--json", "--set", "report_steps=2")
     result = whole(ended)
     assert "slots; tokens/s by slots 1: " in ended.err
@@ -53,7 +44,7 @@ def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path,
     assert alone.progress.eval_loss == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
 
 
-def test_repeats_of_drawn_trials(in_workplace: Path, ray_head: RayHead, tmp_path: Path):
+def test_repeats_of_drawn_trials(in_workplace: Path, on_head: Command, tmp_path: Path):
     """Optuna, median stopping, two repeats of each trial."""
     sweep = {
         "run": SWEPT | {"distributed": {"strategy": "fsdp", "num_workers": 2}},
@@ -67,8 +58,7 @@ def test_repeats_of_drawn_trials(in_workplace: Path, ray_head: RayHead, tmp_path
         "space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
     }
     name = write(in_workplace, "repeated.yaml", sweep)
-    command = Command(in_workplace, tmp_path / "home", ray_head.env)
-    result = whole(command.run("sweep", name, "--json"))
+    result = whole(on_head.run("sweep", name, "--json"))
     trials = result["trials"]
     assert len(trials) == 6 and {trial["status"] for trial in trials} <= {"succeeded", "stopped"}
     rates = [trial["config"]["learning_rate"] for trial in trials]
@@ -80,7 +70,7 @@ def test_repeats_of_drawn_trials(in_workplace: Path, ray_head: RayHead, tmp_path
     assert loss_alone(run_of(spec, trials[0]), trials[0]["adapter_uri"], tmp_path) == pytest.approx(
         trials[0]["metric"], abs=1e-5
     )
-    assert all(math.isfinite(trial.metric or math.inf) for trial in the_record(command).trials)
+    assert all(math.isfinite(trial.metric or math.inf) for trial in the_record(on_head).trials)
 
 
 def metrics_at_end(trials: Sequence[dict[str, Any]]) -> list[float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def undisturbed(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) -> Command:
+    return Command(workplace, new_home(), ray_head.env)
 
 
 @pytest.fixture(scope="module")

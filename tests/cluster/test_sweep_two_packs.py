@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.alone import trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import SWEPT
-from tests.cluster.made_sweeps import in_workplace, loaded, run_of, trained_alone, whole, write
+from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -30,8 +32,8 @@ SWEEP: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) -> Command:
+    return Command(workplace, new_home(), ray_head.env)
 
 
 @pytest.fixture(scope="module")

@@ -26,17 +26,17 @@ def refused(command: Command, ended: Ended) -> str:
     return ended.error
 
 
-def test_more_workers_than_the_cluster_can_hold(on_head: Command):
-    ended = on_head.run("train", "run.yaml", "--json", "--set", "distributed.num_workers=99", timeout_s=SOON_S)
-    message = refused(on_head, ended)
+def test_more_workers_than_the_cluster_can_hold(newcomer: Command):
+    ended = newcomer.run("train", "run.yaml", "--json", "--set", "distributed.num_workers=99", timeout_s=SOON_S)
+    message = refused(newcomer, ended)
     assert "99 workers" in message
     assert "can hold 2" in message
 
 
-def test_a_failed_check_leaves_the_cluster_as_it_was(on_head: Command, ray_head: RayHead):
+def test_a_failed_check_leaves_the_cluster_as_it_was(newcomer: Command, ray_head: RayHead):
     before = ray_head.census()
-    ended = on_head.run("train", "run.yaml", "--json", "--set", "datasets.0.path=gone.jsonl", timeout_s=SOON_S)
-    assert "gone.jsonl" in refused(on_head, ended)
+    ended = newcomer.run("train", "run.yaml", "--json", "--set", "datasets.0.path=gone.jsonl", timeout_s=SOON_S)
+    assert "gone.jsonl" in refused(newcomer, ended)
     wait_until(lambda: ray_head.census() == before, 60)
     assert before == {"actors": [], "groups": []}, "and no earlier run has left anything either"
 
@@ -48,10 +48,10 @@ def test_a_failed_check_ends_the_ray_it_started(workplace: Path, tmp_path: Path)
     assert "rows.jsonl, line 1" in refused(command, ended)
 
 
-def test_a_store_that_cannot_be_written(on_head: Command, tmp_path: Path):
+def test_a_store_that_cannot_be_written(newcomer: Command, tmp_path: Path):
     (tmp_path / "file").touch()
     asked = f"storage.uri={tmp_path}/file/store"
-    message = refused(on_head, on_head.run("train", "run.yaml", "--json", "--set", asked, timeout_s=SOON_S))
+    message = refused(newcomer, newcomer.run("train", "run.yaml", "--json", "--set", asked, timeout_s=SOON_S))
     assert "storage.uri" in message
 
 
@@ -61,11 +61,11 @@ def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
     assert "no Ray cluster answers at 127.0.0.1:1" in message
 
 
-def test_an_mlflow_that_does_not_answer_leaves_no_run(on_head: Command):
-    ended = on_head.run("train", "run.yaml", "--json", "--set", "tracking.uri=http://127.0.0.1:1", timeout_s=SOON_S)
+def test_an_mlflow_that_does_not_answer_leaves_no_run(newcomer: Command):
+    ended = newcomer.run("train", "run.yaml", "--json", "--set", "tracking.uri=http://127.0.0.1:1", timeout_s=SOON_S)
     assert ended.code == 1
     assert "MLflow at http://127.0.0.1:1 does not answer" in ended.error
-    assert {path.name for path in on_head.home.iterdir()} == {"cache"}
+    assert {path.name for path in newcomer.home.iterdir()} == {"cache"}
 
 
 @pytest.mark.parametrize(

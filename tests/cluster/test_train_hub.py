@@ -1,15 +1,18 @@
-"""`raylora train` with a base and rows of a hub: fetched by the driver, found by the workers, trained on."""
+"""`raylora train` with a base and rows of a hub: fetched by the driver, found by the workers, trained on by ZeRO-1."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from raylora.model.digest import base_digest
+from raylora.spec.load import load_spec
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
+from tests.cluster.alone import ended_as_alone
 from tests.cluster.command import Command
 from tests.servers.hub import Hub
 from tests.servers.ray import RayHead
@@ -18,7 +21,9 @@ from tests.unit.train.tiny_run import save_base, write_chats
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
-def test_a_base_and_rows_of_the_hub(workplace: Path, ray_head: RayHead, hub_server: Hub, tmp_path: Path):
+def test_a_base_and_rows_of_the_hub(
+    workplace: Path, ray_head: RayHead, hub_server: Hub, new_home: Callable[[], Path], tmp_path: Path
+):
     save_base(tmp_path / "newer", initializer_range=0.2)
     (tmp_path / "chats" / "data").mkdir(parents=True)
     write_chats(tmp_path / "chats" / "data" / "train.jsonl", 40)
@@ -27,11 +32,20 @@ def test_a_base_and_rows_of_the_hub(workplace: Path, ray_head: RayHead, hub_serv
     hub_server.commit("datasets/owner/chats", tmp_path / "chats", "main")
 
     client = {**ray_head.env, **hub_server.env, "HF_HOME": str(tmp_path / "hf")}
-    words = ["base_model=owner/tiny-llama", "base_model_revision=v1", "datasets.0.path=owner/chats", "max_steps=2"]
-    asked = [word for words in words for word in ("--set", words)]
-    ended = Command(tmp_path, tmp_path / "home", client).run("train", str(workplace / "run.yaml"), "--json", *asked)
+    of_hub = ["base_model=owner/tiny-llama", "base_model_revision=v1", "datasets.0.path=owner/chats"]
+    zero1 = [
+        "distributed.strategy=deepspeed",
+        "distributed.zero_stage=1",
+        "dtype=float32",
+        "max_steps=4",
+        "eval_steps=4",
+    ]
+    asked = [word for each in (*of_hub, *zero1) for word in ("--set", each)]
+    ended = Command(tmp_path, new_home(), client).run("train", str(workplace / "run.yaml"), "--json", *asked)
     assert ended.code == 0, ended.err
     assert "owner/chats: 40 of 40 rows" in ended.err
+    local = [f"base_model={workplace / 'base'}", f"datasets.0.path={tmp_path / 'chats' / 'data' / 'train.jsonl'}"]
+    ended_as_alone(ended.json, load_spec(workplace / "run.yaml", [*local, *zero1]).spec, tmp_path / "cache")
 
     adapter = Path(ended.json["adapter_uri"])
     config = json.loads((adapter / "adapter_config.json").read_text())

@@ -1,16 +1,21 @@
-"""`distributed.resources_per_worker` on a cluster of which one node has what is asked for."""
+"""`distributed.resources_per_worker` on a cluster of which one node has what is asked for; ZeRO-2 runs there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from raylora.spec.load import load_spec
+from tests.cluster.alone import ended_as_alone
 from tests.cluster.command import Command
+from tests.cluster.made_sweeps import in_workplace
 from tests.conftest import served
 from tests.servers.process import Server
 from tests.servers.ray import RayHead, ray_start
+
+__all__ = ["in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -30,17 +35,27 @@ def node_with_disk(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def command(workplace: Path, head: RayHead, tmp_path: Path) -> Command:
-    return Command(workplace, tmp_path / "home", head.env)
+def command(workplace: Path, head: RayHead, new_home: Callable[[], Path]) -> Command:
+    return Command(workplace, new_home(), head.env)
 
 
 def each_asks(amount: float) -> tuple[str, str]:
     return "--set", f"distributed.resources_per_worker={{fast_disk: {amount}}}"
 
 
-def test_workers_run_where_it_is(command: Command, head: RayHead):
-    ended = command.run("train", "run.yaml", "--json", "--set", "max_steps=2", *each_asks(1))
+def test_workers_run_where_it_is(command: Command, head: RayHead, in_workplace: Path, tmp_path: Path):
+    zero2 = [
+        "distributed.strategy=deepspeed",
+        "distributed.zero_stage=2",
+        "dtype=float32",
+        "max_steps=4",
+        "eval_steps=4",
+    ]
+    ended = command.run(
+        "train", "run.yaml", "--json", *(word for each in zero2 for word in ("--set", each)), *each_asks(1)
+    )
     assert ended.code == 0, ended.err
+    ended_as_alone(ended.json, load_spec(in_workplace / "run.yaml", zero2).spec, tmp_path)
     assert [env.get("NODE") for env in head.seen_by_workers().values()] == ["with a fast disk"] * 2
 
 

