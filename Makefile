@@ -51,12 +51,11 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
 .PHONY: ip
 
-# Most tests have one thread. Those on Ray go one after the other: each of them fills two cores.
-TWO_LANES := -n 2 --dist loadfile
+# One lane has whole runs on Ray, the other all tests that have one thread (tests/lanes.py).
+TWO_LANES := -n 2
 
-test: setup ip ## All tests: 20 to 40 minutes on 2 cores
-	python -m pytest -m 'not cluster' $(TWO_LANES)
-	python -m pytest -m cluster
+test: setup ip ## All tests: 20 to 30 minutes on 2 cores
+	python -m pytest $(TWO_LANES)
 
 test-fast: setup ## The tests that start no servers: at most 2 minutes
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)

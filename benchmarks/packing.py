@@ -30,7 +30,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         material: What is trained on what.
         num_turns: Turns that count, after one that does not.
     """
-    work = packing_work(material, list(GOALS), num_threads=os.cpu_count() or 1, with_rates=True)
+    work = packing_work(material, list(GOALS), num_threads=os.cpu_count() or 1, rates_s=material.rates_s)
     with Stage() as stage:
         side = enter_raylora(stage, work, material.folder, "pack and alone", "packing_side")
         turns = []
@@ -54,11 +54,11 @@ def packing_work(material: Material, lengths: Sequence[str], **fields: Any) -> W
     Args:
         material: What is trained on what.
         lengths: Tokens of a row.
-        fields: Of the workload, and ``slots_stay_on_ranks`` and ``with_rates`` of its options.
+        fields: Of the workload, and ``slots_stay_on_ranks`` and ``rates_s`` of its options.
     """
     rows = {name: str(material.lines(int(name))) for name in lengths}
-    flags = {name: fields.pop(name, False) for name in ("slots_stay_on_ranks", "with_rates")}
-    options = {"num_slots": NUM_SLOTS, "rows": rows, **flags}
+    own = {name: fields.pop(name, 0) for name in ("slots_stay_on_ranks", "rates_s")}
+    options = {"num_slots": NUM_SLOTS, "rows": rows, **own}
     return Workload(str(material.base), rows[lengths[0]], micro_batch_rows=1, options=options, **fields)
 
 

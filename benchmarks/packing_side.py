@@ -28,8 +28,6 @@ from raylora.data.tokenised import TokenisedRows
 from raylora.train.build import place_base
 from raylora.train.step import Share, StepResult, train_step
 
-RATES_AT_LEAST_S = 0.5
-
 
 def main(player: Player) -> None:
     """Place the base, then let every length have one step of both sides a turn."""
@@ -50,14 +48,14 @@ class Packing:
 
     Args:
         work: Its options: ``num_slots``; ``rows``, a file of rows by their length; ``slots_stay_on_ranks``, under which
-            there is only the pack; ``with_rates``, to measure the machine's products as well.
+            there is only the pack; ``rates_s``, how long to measure each of the machine's products, 0 for not at all.
         rank: Of this process.
     """
 
     def __init__(self, work: Workload, rank: int) -> None:
         options = work.options
         self._num_slots, self._num_ranks, self._rank = options["num_slots"], work.num_ranks, rank
-        self._at_home, self._with_rates = options["slots_stay_on_ranks"], options["with_rates"]
+        self._at_home, self._rates_s = options["slots_stay_on_ranks"], options["rates_s"]
         self._base = Path(work.base)
         self._rows = {
             name: TokenisedRows.of((), [replace(work, rows=path).table()]) for name, path in options["rows"].items()
@@ -84,8 +82,8 @@ class Packing:
         shares = self._shares(name, turn, 0)
         told["num_tokens"] = sum(batch.num_tokens for share in shares for batch in share.batches)
         told["flops"] = step_flops(self.trainee, shares)
-        if self._with_rates:
-            told["flops_per_s"] = rates(self._base, told["num_tokens"], RATES_AT_LEAST_S)
+        if self._rates_s:
+            told["flops_per_s"] = rates(self._base, told["num_tokens"], self._rates_s)
         return told
 
     def _alone(self, name: str, turn: int) -> dict[str, Any]:

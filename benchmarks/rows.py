@@ -40,12 +40,14 @@ class Material:
         name: Its name.
         folder: Where rows are written.
         num_rows: Rows taken of the data.
+        rates_s: Seconds that each rate of the machine is measured beside a turn.
     """
 
     base: Path
     name: str
     folder: Path
     num_rows: int
+    rates_s: float
 
     def chats(self, num_tokens: int) -> Path:
         """Write real rows, of at most so many tokens each, loss on the assistant's alone; returns the file."""
@@ -89,7 +91,7 @@ def real_material(folder: Path) -> Material:
             [sys.executable, "examples/python_docs.py", "--out", str(DATA.parent)], cwd=REPOSITORY, check=True
         )
     base = resolve_base(_spec(128), cache_dir())
-    return Material(base.path, base.name, folder, 1024)
+    return Material(base.path, base.name, folder, 1024, rates_s=0.5)
 
 
 def tiny_material(folder: Path) -> Material:
@@ -102,7 +104,7 @@ def tiny_material(folder: Path) -> Material:
     base = folder / "tiny"
     LlamaForCausalLM(config).save_pretrained(base)
     load_tokenizer(real.base).save_pretrained(base)
-    return Material(base, "a random Llama of two layers", folder, 64)
+    return Material(base, "a random Llama of two layers", folder, 64, rates_s=0.01)
 
 
 def _tokenised(num_tokens: int) -> TokenisedRows:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -36,6 +37,13 @@ gc.set_threshold(50_000)
 # A busy machine is no failure, and a failure found once is to be found again.
 settings.register_profile("raylora", deadline=None, derandomize=True)
 settings.load_profile("raylora")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.lanes import Lanes
+
+    return Lanes(config, log)
 
 
 def served(server: Server | Hub) -> Iterator[Server | Hub]:

@@ -31,7 +31,7 @@ SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-2), "lora_r": tune.choice([4,
 
 def ray_of_two_cores() -> Iterator[None]:
     """A Ray on which two packs hold all cores: leases must need none."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
     ACTORS.clear()
@@ -154,7 +154,7 @@ def made(
 
 def main(folder: Path, scheduler: str) -> None:
     """Run a slow search, and say which trials have ended; for a test that kills it."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with stage(folder) as here:
         here.open_pack(0, 4, turn_s=0.05)
 

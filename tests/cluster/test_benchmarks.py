@@ -24,7 +24,8 @@ def written() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for place in places for path in place.rglob("*")}
 
 
-def test_it_runs(tmp_path: Path):
+def test_it_runs(shared_cache: Path, tmp_path: Path):
+    (tmp_path / "cache").symlink_to(shared_cache)
     before = written()
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks", QUICK, "--try", "--turns", "1"],

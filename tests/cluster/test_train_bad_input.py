@@ -12,6 +12,7 @@ from tests.servers.s3 import SECRET, S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
+ONE_WORKER = ("--set", "distributed.num_workers=1")
 SOON_S = 240.0
 """Bounds a hang; such runs end in seconds where nothing else goes on."""
 
@@ -44,14 +45,18 @@ def test_a_failed_check_leaves_the_cluster_as_it_was(newcomer: Command, ray_head
 def test_a_failed_check_ends_the_ray_it_started(workplace: Path, tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"messages": \n')
     command = Command(workplace, tmp_path / "home")
-    ended = command.run("train", "run.yaml", "--json", "--set", f"datasets.0.path={tmp_path / 'rows.jsonl'}")
+    ended = command.run(
+        "train", "run.yaml", "--json", *ONE_WORKER, "--set", f"datasets.0.path={tmp_path / 'rows.jsonl'}"
+    )
     assert "rows.jsonl, line 1" in refused(command, ended)
 
 
 def test_a_store_that_cannot_be_written(newcomer: Command, tmp_path: Path):
     (tmp_path / "file").touch()
     asked = f"storage.uri={tmp_path}/file/store"
-    message = refused(newcomer, newcomer.run("train", "run.yaml", "--json", "--set", asked, timeout_s=SOON_S))
+    message = refused(
+        newcomer, newcomer.run("train", "run.yaml", "--json", *ONE_WORKER, "--set", asked, timeout_s=SOON_S)
+    )
     assert "storage.uri" in message
 
 
@@ -62,7 +67,9 @@ def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
 
 
 def test_an_mlflow_that_does_not_answer_leaves_no_run(newcomer: Command):
-    ended = newcomer.run("train", "run.yaml", "--json", "--set", "tracking.uri=http://127.0.0.1:1", timeout_s=SOON_S)
+    ended = newcomer.run(
+        "train", "run.yaml", "--json", *ONE_WORKER, "--set", "tracking.uri=http://127.0.0.1:1", timeout_s=SOON_S
+    )
     assert ended.code == 1
     assert "MLflow at http://127.0.0.1:1 does not answer" in ended.error
     assert {path.name for path in newcomer.home.iterdir()} == {"cache"}

@@ -18,7 +18,7 @@ from tests.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60")
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1")
 
 
 def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
