@@ -34,45 +34,29 @@ def ray_of_two_cores() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
-    ACTORS.clear()
 
 
 @ray.remote(num_cpus=1)
 class PackActor:
-    """Runs packs, one after another (a process takes seconds to start), each until it is told to end."""
+    """One pack; it ends by itself when it is told to.
 
-    def run(self, host: Any, pack: SimulatedPack, turn_s: float = 0.0) -> SimulatedPack:
-        """Run a pack.
+    Args:
+        host: Where its commands come from.
+        folder: For saved slots.
+        turn_s: Seconds a turn takes at least.
+    """
 
-        Args:
-            host: Where its commands come from.
-            pack: At its beginning.
-            turn_s: Seconds a turn takes at least.
+    def __init__(self, host: Any, number: int, folder: Path, save_steps: int = 0, turn_s: float = 0.0) -> None:
+        self.host, self.turn_s = host, turn_s
+        self.pack = SimulatedPack(number, folder, save_steps)
 
-        Returns:
-            The pack at its end.
-        """
+    def run(self) -> SimulatedPack:
+        self.pack.run(self.exchange)
+        return self.pack
 
-        def exchange(number: int, reports: list[Report], wait: bool) -> list[Command]:
-            time.sleep(turn_s)
-            return ray.get(host.exchange.remote(number, reports, wait))
-
-        pack.run(exchange)
-        return pack
-
-
-ACTORS: dict[int, Any] = {}
-"""On the Ray of two cores, by the number of their packs."""
-
-
-def pack_actor(number: int) -> Any:
-    if number not in ACTORS:
-        ACTORS[number] = PackActor.remote()
-    return ACTORS[number]
-
-
-def kill_pack(number: int) -> None:
-    ray.kill(ACTORS.pop(number))
+    def exchange(self, number: int, reports: list[Report], wait: bool) -> list[Command]:
+        time.sleep(self.turn_s)
+        return ray.get(self.host.exchange.remote(number, reports, wait))
 
 
 @dataclass
@@ -83,22 +67,22 @@ class Stage:
         host: The actor.
         prepared: Its answer once it has started; packs start meanwhile.
         folder: For all that is saved.
-        runs: The packs to come back, by number.
+        actors: The packs' actors by number.
+        runs: Their results to come.
     """
 
     host: Any
     prepared: Any
     folder: Path
+    actors: dict[int, Any] = field(default_factory=dict)
     runs: dict[int, Any] = field(default_factory=dict)
     events: list[TrialEvent] = field(default_factory=list)
     stop: StopWish = field(default_factory=StopWish)
 
-    def open_pack(
-        self, number: int, num_slots: int, key: str = "all", save_steps: int = 0, turn_s: float = 0.0
-    ) -> None:
+    def open_pack(self, number: int, num_slots: int, key: str = "all", **more: Any) -> None:
+        self.actors[number] = PackActor.remote(self.host, number, self.folder, **more)
         ray.get([self.prepared, self.host.open_pack.remote(number, key, num_slots)])
-        pack = SimulatedPack(number, self.folder, save_steps)
-        self.runs[number] = pack_actor(number).run.remote(self.host, pack, turn_s)
+        self.runs[number] = self.actors[number].run.remote()
 
     def drive(self, search: Search, **more: Any) -> list[TrialOutcome]:
         more.setdefault("listen", self.events.append)
@@ -134,7 +118,8 @@ def stage(folder: Path, trials: SimulatedTrials | None = None, num_leases: int =
     try:
         yield stage
     finally:
-        ray.kill(host)
+        for actor in (*stage.actors.values(), host):
+            ray.kill(actor)
 
 
 def asha() -> AsyncHyperBandScheduler:

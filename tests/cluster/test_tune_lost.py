@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group_table
 from raylora.errors import RunFailedError
 from raylora.sweep.watch import TrialEvent
 from tests.cluster.command import wait_until
-from tests.cluster.simulated_packs import SPACE, Stage, kill_pack, pack_actor, ray_of_two_cores, stage
+from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -52,7 +52,7 @@ def test_a_lost_pack_changes_nothing_but_the_time(tmp_path: Path, save_steps: in
             def listen(event: TrialEvent, here: Stage = here, lost: bool = lost) -> None:
                 here.events.append(event)
                 if lost and len([each for each in here.events if each.kind == "report"]) == 20:
-                    kill_pack(0)
+                    ray.kill(here.actors[0])
                     ray.get(here.host.lose_pack.remote(0, "killed", True))
                     here.open_pack(0, 4)
 
@@ -114,7 +114,6 @@ def census() -> tuple[list[str], list[str]]:
 
 
 def test_nothing_is_left_after_twenty_kills(tmp_path: Path):
-    pack_actor(0)
     before = census()
     for kill in range(20):
         with stage(tmp_path) as here:
