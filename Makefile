@@ -51,7 +51,7 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
 .PHONY: ip
 
-# One lane has whole runs on Ray, the other all tests that have one thread (tests/lanes.py).
+# One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
 test: setup ip ## All tests: 20 to 30 minutes on 2 cores

@@ -56,7 +56,9 @@ def served(server: Server | Hub) -> Iterator[Server | Hub]:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """raylora's cache for the packaged model, which takes long to convert: one for all lanes, with its own locks."""
     folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    cache = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache
 
 
 @pytest.fixture(scope="session")

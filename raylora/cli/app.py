@@ -28,7 +28,7 @@ from raylora.errors import InterruptedRunError, RayloraError
 INTERRUPTED = InterruptedRunError.exit_code
 QUIET = ("--quiet", "-q")
 ALLOCATIONS_BETWEEN_LOOKS = 50_000
-"""Python looks for garbage after 700, which takes a seventh of the time that Ray, torch and MLflow take to import."""
+"""Python's own number is far lower: its looks for garbage take a seventh of the time of importing Ray and torch."""
 
 app = typer.Typer(
     help="Fine-tune language models with LoRA adapters over a sharded, quantized base on Ray.",

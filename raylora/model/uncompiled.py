@@ -1,4 +1,7 @@
-"""Import a library without torch's compiler, for which it asks and which nothing here uses."""
+"""Import a library without torch's compiler, for which it asks.
+
+bitsandbytes would compile its way for odd widths on a CPU, for ten seconds in each process that meets one.
+"""
 
 from __future__ import annotations
 

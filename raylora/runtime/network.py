@@ -7,6 +7,7 @@ controller before any worker may start; here torch is imported by the workers al
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,18 +19,18 @@ from ray.exceptions import GetTimeoutError
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.constants import DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as DEFAULT_TIMEOUT_S
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as TIMEOUT
 from ray.train.v2._internal.util import TrainingFramework
 from typing_extensions import override
 
-from raylora.log import get_logger
 from raylora.runtime.imports import importing
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 """Gloo's own variable; a value set on a node stays."""
 
-LEAVE_PATIENCE_S = 30.0
-
-log = get_logger(__name__)
+log = logging.getLogger("ray.train")
+"""The one that Ray lets its controller write."""
 
 
 @dataclass
@@ -73,9 +74,11 @@ class _NodeNetworkBackend(Backend):
 
     @override
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
-        world_size, meeting = len(worker_group), worker_group.execute_single(0, get_address_and_port)
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        worker_group.execute(prepare, address, port)
+        world_size = len(worker_group)
         joined: list[Any] = [
-            worker_group.execute_single_async(rank, join, backend_config, *meeting, rank, world_size)
+            worker_group.execute_single_async(rank, join, backend_config, rank, world_size)
             for rank in range(world_size)
         ]
         ray.get(joined)
@@ -83,28 +86,38 @@ class _NodeNetworkBackend(Backend):
     @override
     def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         left: list[Any] = worker_group.execute_async(leave)
+        patience_s = float(os.environ.get(TIMEOUT, DEFAULT_TIMEOUT_S))
         try:
-            ray.get(left, timeout=LEAVE_PATIENCE_S)
+            ray.get(left, timeout=patience_s)
         except GetTimeoutError:
-            log.warning("workers did not leave their process group within %s seconds", LEAVE_PATIENCE_S)
+            log.warning("workers did not leave their process group within %s seconds", patience_s)
 
 
-def join(network: NodeNetwork, address: str, port: int, rank: int, world_size: int) -> None:
-    """Make this worker a member of the process group; returns when all are.
+def prepare(address: str, port: int) -> None:
+    """Let this worker do what takes longer on some than on others, before any waits for the others.
 
     Args:
-        network: How they talk.
         address: Of the worker of rank 0.
         port: There.
-        rank: Of this worker.
-        world_size: Number of workers.
     """
     bind_to_node()
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
     with importing():
-        from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+        from ray.train.torch.config import _set_torch_distributed_env_vars
 
     _set_torch_distributed_env_vars()
+
+
+def join(network: NodeNetwork, rank: int, world_size: int) -> None:
+    """Make this worker a member of the process group; returns when all are.
+
+    Args:
+        network: How they talk.
+        rank: Of this worker.
+        world_size: Number of workers.
+    """
+    from ray.train.torch.config import _setup_torch_process_group
+
     _setup_torch_process_group(network.backend, rank, world_size, "env://", network.timeout_s)
 
 

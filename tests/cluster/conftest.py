@@ -90,7 +90,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes homes that have seen runs before: MLflow takes seconds to build its tables for the first of a home."""
+    """Makes homes with MLflow's tables and nothing else: MLflow takes seconds to build them for a home's first run."""
     tables = tmp_path_factory.mktemp("tables") / "mlflow.db"
     MlflowClient(f"sqlite:///{tables}").search_experiments()
     return lambda: Path(shutil.copy(tables, tmp_path_factory.mktemp("home"))).parent

@@ -127,10 +127,12 @@ def test_the_record_and_the_report_say_the_same(command: Command, result: dict[s
     report = command.run("report", result["sweep_id"], "--json", "--out", str(tmp_path / "report")).json
     assert (report["best_trial"], report["best_config"]) == (result["best_trial"], result["best_config"])
     assert Path(report["page"]).read_text().startswith("<!")
-    assert command.run("validate", report["winner"], "--spec-only").code == 0
     again = command.run("resume", result["sweep_id"], "--json")
     assert again.json == result
     assert "finished at" in again.err
+    # The winner's configuration trains, in workers of its own, what was trained in the pack.
+    alone = whole(command.run("train", report["winner"], "--json"))
+    assert alone["eval_loss"] == pytest.approx(result["best_metric"], abs=1e-5)
 
 
 def test_a_trial_ends_where_it_ends_alone(succeeded: list[dict[str, Any]], in_workplace: Path, tmp_path: Path):

@@ -31,15 +31,17 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     first = command.start("train", "run.yaml", "--json", *words)
     first.wait_for("step 3/")
     workers = list(ray_head.seen_by_workers())
-    send(signal.SIGSTOP, workers)  # while they are held, their driver is at work
-    (record,) = list_runs(store)
-    second = command.run("resume", record.run_id, "--store", store.uri, "--json")
-    assert second.code == 2, second.err
-    assert f"process {first.process.pid} on " in second.error
-    assert record.status == "running"
-    assert first.process.poll() is None
-    os.kill(first.process.pid, signal.SIGKILL)
-    send(signal.SIGCONT, workers)
+    try:
+        send(signal.SIGSTOP, workers)  # while they are held, their driver is at work
+        (record,) = list_runs(store)
+        second = command.run("resume", record.run_id, "--store", store.uri, "--json")
+        assert second.code == 2, second.err
+        assert f"process {first.process.pid} on " in second.error
+        assert record.status == "running"
+        assert first.process.poll() is None
+    finally:
+        send(signal.SIGKILL, [first.process.pid])
+        send(signal.SIGCONT, workers)
     third = command.run("resume", record.run_id, "--store", store.uri, "--json")
     assert first.end().code == -signal.SIGKILL
     assert third.code == 0, third.err
