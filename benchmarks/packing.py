@@ -57,7 +57,8 @@ def packing_work(material: Material, lengths: Sequence[str], **fields: Any) -> W
         fields: Of the workload, and ``slots_stay_on_ranks`` and ``rates_s`` of its options.
     """
     rows = {name: str(material.lines(int(name))) for name in lengths}
-    own = {name: fields.pop(name, 0) for name in ("slots_stay_on_ranks", "rates_s")}
+    defaults = {"slots_stay_on_ranks": False, "rates_s": 0.0}
+    own = {name: fields.pop(name, default) for name, default in defaults.items()}
     options = {"num_slots": NUM_SLOTS, "rows": rows, **own}
     return Workload(str(material.base), rows[lengths[0]], micro_batch_rows=1, options=options, **fields)
 

@@ -60,6 +60,7 @@ class Group:
         asked = spec.distributed.max_failures
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
+        network = NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s)
         self._trainer = _Trainer(
             Recovery(max_failures if asked is None else asked),
             work,
@@ -67,9 +68,7 @@ class Group:
             scaling_config=ScalingConfig(
                 num_workers=spec.distributed.num_workers, use_gpu=uses_gpu, resources_per_worker=resources
             ),
-            torch_config=cast(
-                "Any", NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s)
-            ),
+            torch_config=cast("Any", network),  # Ray takes any way to a process group
             run_config=RunConfig(
                 name=uuid.uuid4().hex,
                 storage_path=str(scratch),

@@ -19,8 +19,8 @@ from ray.exceptions import GetTimeoutError
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
-from ray.train.constants import DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as DEFAULT_TIMEOUT_S
-from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as TIMEOUT
+from ray.train.constants import DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as LEAVE_TIMEOUT_S
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as LEAVE_TIMEOUT_VARIABLE
 from ray.train.v2._internal.util import TrainingFramework
 from typing_extensions import override
 
@@ -86,7 +86,7 @@ class _NodeNetworkBackend(Backend):
     @override
     def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         left: list[Any] = worker_group.execute_async(leave)
-        patience_s = float(os.environ.get(TIMEOUT, DEFAULT_TIMEOUT_S))
+        patience_s = float(os.environ.get(LEAVE_TIMEOUT_VARIABLE, LEAVE_TIMEOUT_S))
         try:
             ray.get(left, timeout=patience_s)
         except GetTimeoutError:

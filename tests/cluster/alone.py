@@ -14,11 +14,15 @@ from raylora.train.member import Member
 from tests.unit.train.pack_run import admit, place_tiny, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows
 
+SHORT = ("dtype=float32", "max_steps=4", "eval_steps=4")
+"""Settings of a run that is done soon, in the precision in which losses are compared."""
+
 
 def ended_as_alone(result: dict[str, Any], spec: RunSpec, cache: Path) -> None:
     """Assert that a run whose workers have the whole base each came to what it comes to here."""
     place, alone = spec.distributed, trained_alone(spec, cache)
     assert result["strategy"] == ("ddp" if place.strategy == "ddp" else f"zero{place.zero_stage}")
+    assert result["eval_loss"] < result["eval_loss_before"]
     assert result["eval_loss"] == pytest.approx(alone.progress.eval_loss, abs=1e-5)
     assert (result["steps"], result["tokens"]) == (alone.progress.step, alone.progress.num_tokens)
     assert result["base_bytes_per_rank"] == [build_tiny(in_one_process(spec)).held_base_bytes] * result["num_workers"]

@@ -149,6 +149,11 @@ class Running:
         return found
 
 
+def overrides(*settings: str) -> list[str]:
+    """Words of a command that set fields, of `field=value` each."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def wait_until(is_so: Callable[[], bool], timeout_s: float) -> None:
     """Ask again and again.
 

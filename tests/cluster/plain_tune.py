@@ -76,8 +76,8 @@ def told_again(sweep: SweepSpec, curves: dict[int, dict[int, float]], at_once: i
         folder: For what Tune writes.
     """
     # As many cores, it seems, as trials: all of them come, and the turnstile alone says who has a place.
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init("local", num_cpus=len(curves), **quiet)
+    num_cpus = len(curves)
+    ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         turnstile = ray.remote(num_cpus=0)(Turnstile).options(name="turnstile").remote(len(curves), at_once)
         replay = tune.with_parameters(Replay, curves=curves, max_steps=sweep.max_t)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
 from tests.cluster.alone import loss_alone, trained_alone
-from tests.cluster.command import Command, Ended
+from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, ASHA, GRID, SWEPT
 from tests.cluster.made_sweeps import client, in_workplace, loaded, run_of, same_curves, the_record, whole, write
 from tests.cluster.plain_tune import told_again
@@ -165,7 +165,7 @@ def test_zero3_trains_what_fsdp_trains(on_head: Command, ray_head: RayHead, comm
     """As far as ASHA let each trial under FSDP2 go."""
     ray_head.forget_workers()
     place = ("distributed.strategy=deepspeed", "distributed.zero_stage=3", "scheduler=fifo", "num_trials=3")
-    found = whole(on_head.run("sweep", "asha.yaml", "--json", *(word for each in place for word in ("--set", each))))
+    found = whole(on_head.run("sweep", "asha.yaml", "--json", *overrides(*place)))
     assert [(trial["status"], trial["steps"]) for trial in found["trials"]] == [("succeeded", 8)] * 3
     assert sorted(env["RANK"] for env in ray_head.seen_by_workers().values() if "RANK" in env) == ["0", "1"]
     same_curves(the_record(on_head), the_record(command))
@@ -221,8 +221,8 @@ def test_schedulers_that_pause_and_clone_come_to_their_end(
     sweep |= {"space": {"learning_rate": {"loguniform": [1e-4, 2e-2]}}, "slots": 4}
     del sweep["budget"]
     name = write(on_head.folder, f"{scheduler}.yaml", sweep)
-    overrides = [word for each in (f"num_trials={num_trials}", "max_steps=6") for word in ("--set", each)]
-    result = whole(on_head.run("sweep", name, "--json", *overrides))
+    changes = overrides(f"num_trials={num_trials}", "max_steps=6")
+    result = whole(on_head.run("sweep", name, "--json", *changes))
     statuses = [trial["status"] for trial in result["trials"]]
     assert len(statuses) == num_trials
     assert set(statuses) == ends

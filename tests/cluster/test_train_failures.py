@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.runs import RunRecord, list_runs, run_store
-from tests.cluster.command import Command, Ended, Running
+from tests.cluster.command import Command, Ended, Running, overrides
 from tests.cluster.conftest import RUN
 from tests.servers.ray import RayHead
 from tests.unit.store.disks import mounted
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
         "save_steps=1",
         "distributed.max_failures=2",
     )  # the first step moves nothing, the second ruins all
-    ended = on_head.run("train", "run.yaml", "--json", *(word for each in wild for word in ("--set", each)))
+    ended = on_head.run("train", "run.yaml", "--json", *overrides(*wild))
     error = said_in_one_line(ended)
     assert ended.code == 1
     assert ended.json["error"]["type"] == "NonFiniteLossError"

@@ -12,8 +12,8 @@ from raylora.model.digest import base_digest
 from raylora.spec.load import load_spec
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
-from tests.cluster.alone import ended_as_alone
-from tests.cluster.command import Command
+from tests.cluster.alone import SHORT, ended_as_alone
+from tests.cluster.command import Command, overrides
 from tests.servers.hub import Hub
 from tests.servers.ray import RayHead
 from tests.unit.train.tiny_run import save_base, write_chats
@@ -33,15 +33,9 @@ def test_a_base_and_rows_of_the_hub(
 
     client = {**ray_head.env, **hub_server.env, "HF_HOME": str(tmp_path / "hf")}
     of_hub = ["base_model=owner/tiny-llama", "base_model_revision=v1", "datasets.0.path=owner/chats"]
-    zero1 = [
-        "distributed.strategy=deepspeed",
-        "distributed.zero_stage=1",
-        "dtype=float32",
-        "max_steps=4",
-        "eval_steps=4",
-    ]
-    asked = [word for each in (*of_hub, *zero1) for word in ("--set", each)]
-    ended = Command(tmp_path, new_home(), client).run("train", str(workplace / "run.yaml"), "--json", *asked)
+    zero1 = ["distributed.strategy=deepspeed", "distributed.zero_stage=1", *SHORT]
+    command = Command(tmp_path, new_home(), client)
+    ended = command.run("train", str(workplace / "run.yaml"), "--json", *overrides(*of_hub, *zero1))
     assert ended.code == 0, ended.err
     assert "owner/chats: 40 of 40 rows" in ended.err
     local = [f"base_model={workplace / 'base'}", f"datasets.0.path={tmp_path / 'chats' / 'data' / 'train.jsonl'}"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raylora.spec.load import load_spec
-from tests.cluster.alone import ended_as_alone
-from tests.cluster.command import Command
+from tests.cluster.alone import SHORT, ended_as_alone
+from tests.cluster.command import Command, overrides
 from tests.cluster.made_sweeps import in_workplace
 from tests.conftest import served
 from tests.servers.process import Server
@@ -44,16 +44,8 @@ def each_asks(amount: float) -> tuple[str, str]:
 
 
 def test_workers_run_where_it_is(command: Command, head: RayHead, in_workplace: Path, tmp_path: Path):
-    zero2 = [
-        "distributed.strategy=deepspeed",
-        "distributed.zero_stage=2",
-        "dtype=float32",
-        "max_steps=4",
-        "eval_steps=4",
-    ]
-    ended = command.run(
-        "train", "run.yaml", "--json", *(word for each in zero2 for word in ("--set", each)), *each_asks(1)
-    )
+    zero2 = ["distributed.strategy=deepspeed", "distributed.zero_stage=2", *SHORT]
+    ended = command.run("train", "run.yaml", "--json", *overrides(*zero2), *each_asks(1))
     assert ended.code == 0, ended.err
     ended_as_alone(ended.json, load_spec(in_workplace / "run.yaml", zero2).spec, tmp_path)
     assert [env.get("NODE") for env in head.seen_by_workers().values()] == ["with a fast disk"] * 2

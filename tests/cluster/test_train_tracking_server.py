@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from raylora.spec.load import load_spec
 from tests.cluster.alone import ended_as_alone
-from tests.cluster.command import Command
+from tests.cluster.command import Command, overrides
 from tests.cluster.made_sweeps import in_workplace
 from tests.servers.mlflow import MlflowServer
 
@@ -25,7 +25,7 @@ def test_a_training_goes_on_without_its_server_and_loses_nothing(
 ):
     command = Command(in_workplace, on_head.home, on_head.env | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
     words = ["distributed.strategy=ddp", "dtype=float32", f"max_steps={NUM_STEPS}"]
-    running = command.start("train", "run.yaml", "--json", *(word for each in words for word in ("--set", each)))
+    running = command.start("train", "run.yaml", "--json", *overrides(*words))
     running.wait_for(f"step 2/{NUM_STEPS}")
     mlflow_server.stop()
     try:

@@ -12,7 +12,7 @@ import pytest
 from raylora.store.blob import open_store
 from raylora.store.lease import KEY
 from raylora.store.runs import list_runs
-from tests.cluster.command import Command
+from tests.cluster.command import Command, overrides
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
@@ -27,7 +27,7 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     ray_head.forget_workers()
     store = open_store(s3_server.uri("two-drivers"))
     command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
-    words = [word for each in (f"storage.uri={store.uri}", *SETTINGS) for word in ("--set", each)]
+    words = overrides(f"storage.uri={store.uri}", *SETTINGS)
     first = command.start("train", "run.yaml", "--json", *words)
     first.wait_for("step 3/")
     workers = list(ray_head.seen_by_workers())

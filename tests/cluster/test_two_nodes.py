@@ -13,7 +13,7 @@ import yaml
 from raylora.store.blob import open_store
 from raylora.store.manifest import fetch
 from raylora.store.sweeps import list_sweeps
-from tests.cluster.command import Command, Ended
+from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import RUN
 from tests.cluster.made_sweeps import same_curves, the_record, whole
 from tests.conftest import served
@@ -109,7 +109,7 @@ def test_a_sweep_has_a_worker_of_its_pack_on_each_node(
     head.forget_workers()
     command = Command(workplace, home, head.env, door=hosts[0].door)
     changes = (f"storage.uri={workplace / 'shared'}", "scheduler=fifo", "num_trials=2")
-    result = whole(command.run("sweep", "asha.yaml", "--json", *(word for each in changes for word in ("--set", each))))
+    result = whole(command.run("sweep", "asha.yaml", "--json", *overrides(*changes)))
     assert_one_worker_each(head)
     assert [(trial["status"], trial["steps"]) for trial in result["trials"]] == [("succeeded", 8)] * 2
     (record,) = list_sweeps(open_store(str(workplace / "shared")))
