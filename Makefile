@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO_DATA)/train.jsonl: $(INSTALLED) examples/python_docs.py
-	python examples/python_docs.py --out $(DEMO_DATA) --validation-rows 64
+	python examples/python_docs.py --out $(DEMO_DATA)
 
 demo: $(DEMO_DATA)/train.jsonl ## Fine-tune a real model on this machine: 2 to 6 minutes on 2 cores
 	raylora train examples/quickstart.yaml

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from benchmarks.rows import DATA, Material
 from benchmarks.turns import REPOSITORY
+from raylora.model.dtype import cpu_has_bf16
 
 CONFIG = REPOSITORY / "examples" / "quickstart.yaml"
 GOALS = {"wall_s": 360.0, "loss_falls_by": 0.25}
@@ -21,7 +23,7 @@ TOLD = ("eval_loss_before", "eval_loss", "tokens_per_s", "tokens", "trainable_pa
 
 
 def measure(material: Material, num_turns: int) -> dict[str, Any]:
-    """Run it once.
+    """Run it once as it stands, and once in float32.
 
     Args:
         material: Only its folder is used: the base is the demo's own.
@@ -29,14 +31,20 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
     """
     del num_turns
     assert DATA.exists()  # the conductor has made it
-    env = os.environ | {"RAYLORA_HOME": str(material.folder / "home")}
+    chosen = "bfloat16" if cpu_has_bf16() else "float32"
+    dtypes = dict.fromkeys((chosen, "float32"))
+    return {"goals": GOALS, "runs": {dtype: _run(material.folder / f"home-{dtype}", dtype) for dtype in dtypes}}
+
+
+def _run(home: Path, dtype: str) -> dict[str, Any]:
+    env = os.environ | {"RAYLORA_HOME": str(home)}
     env.pop("OMP_NUM_THREADS", None)  # the conductor's own
-    command = [sys.executable, "-c", "from raylora.cli.app import main; main()", "train", str(CONFIG), "--json"]
+    words = ["train", str(CONFIG), "--json", "--set", f"dtype={dtype}"]
+    command = [sys.executable, "-c", "from raylora.cli.app import main; main()", *words]
     start = perf_counter()
     done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
     wall_s, told = perf_counter() - start, json.loads(done.stdout)
     return {
-        "goals": GOALS,
         "wall_s": wall_s,
         "loss_falls_by": 1 - told["eval_loss"] / told["eval_loss_before"],
         **{name: told[name] for name in TOLD},

@@ -49,10 +49,19 @@ def packing(results: Mapping[str, Any]) -> str:
             "### What a pack's step reaches of the machine's float32 matrix products\n\nProducts of the model's shapes "
             "with as many rows as the step has tokens.\n",
             table(("tokens a slot", "GFLOP a step", "GFLOP/s", "of `torch.mm`", "of oneDNN"), reaches),
+            *(f"### {what[0].upper()}{what[1:]}\n\n{_times(found)}" for what, found in results["others"].items()),
             f"### With {ROOFLINE} tokens a slot, in full\n",
             products(results["lengths"][ROOFLINE]["of_matrix_products"]),
         )
     )
+
+
+def _times(lengths: Mapping[str, Any]) -> str:
+    rows = [
+        (name, spread(found["alone_s"]), spread(found["pack_s"]), spread(found["pack_is_faster_by"]))
+        for name, found in lengths.items()
+    ]
+    return table(("tokens a slot", "alone, s", "pack, s", "pack is faster by"), rows)
 
 
 def packing_workers(results: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("examples/data"), help="folder of the two files")
-    parser.add_argument("--validation-rows", type=int, default=200, help="rows for validation (default: 200)")
+    parser.add_argument("--validation-rows", type=int, default=64, help="rows for validation (default: 64)")
     options = parser.parse_args()
     signal.alarm(IMPORTS_MAY_TAKE_S)  # An import that hangs ends the script.
     warnings.simplefilter("ignore")  # Some modules are deprecated, and say so.

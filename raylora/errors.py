@@ -17,7 +17,7 @@ RayloraError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -25,6 +25,8 @@ class RayloraError(Exception):
     """Base of every error raylora raises on purpose."""
 
     exit_code = 1
+    about: Mapping[str, str] = {}
+    """Names of what it happened to, for programs: `run_id` or `sweep_id`, once there is one."""
 
 
 class InputError(RayloraError):

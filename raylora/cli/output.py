@@ -81,6 +81,8 @@ def tell_program(error: Exception, exit_code: int) -> int:
 
 def _described(error: Exception) -> dict[str, Any]:
     described: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, RayloraError):
+        described |= error.about
     if isinstance(error, SpecError):
         described["problems"] = [
             {"field": problem.field, "message": problem.message, "line": problem.line} for problem in error.problems

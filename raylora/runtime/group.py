@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from raylora.errors import RunFailedError
 from raylora.log import get_logger
+from raylora.runtime.as_asked import AsAsked
 from raylora.runtime.cluster import worker_resources
 from raylora.runtime.failures import cause, gist, worker_error
 from raylora.runtime.introduction import Introduction
@@ -60,14 +61,16 @@ class Group:
         asked = spec.distributed.max_failures
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
+        scaling = ScalingConfig(
+            num_workers=spec.distributed.num_workers, use_gpu=uses_gpu, resources_per_worker=resources
+        )
         network = NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s)
         self._trainer = _Trainer(
             Recovery(max_failures if asked is None else asked),
+            AsAsked(scaling),
             work,
             train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
-            scaling_config=ScalingConfig(
-                num_workers=spec.distributed.num_workers, use_gpu=uses_gpu, resources_per_worker=resources
-            ),
+            scaling_config=scaling,
             torch_config=cast("Any", network),  # Ray takes any way to a process group
             run_config=RunConfig(
                 name=uuid.uuid4().hex,
@@ -122,19 +125,19 @@ class Group:
 
 
 class _Trainer(TorchTrainer):
-    """Has a policy of its own for failures, and leaves out two of Ray Train's helpers, each a process.
+    """Has policies of its own for size and failures, and leaves out two more of Ray Train's helpers, each a process.
 
     Its keeper of placement groups is no driver's, so a run that is cut off leaves it behind; Ray itself removes the
     placement groups of a driver that has ended. Its manager of Ray's data sets has none to manage here.
     """
 
-    def __init__(self, recovery: Recovery, *args: Any, **options: Any) -> None:
+    def __init__(self, recovery: Recovery, size: AsAsked, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._recovery = recovery
+        self._policies = {"failure_policy": recovery, "scaling_policy": size}
 
     @override
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        return super()._initialize_and_run_controller(**(parts | {"failure_policy": self._recovery}))
+        return super()._initialize_and_run_controller(**(parts | self._policies))
 
     @override
     def _create_default_callbacks(self) -> list[RayTrainCallback]:

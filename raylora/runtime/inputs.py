@@ -72,17 +72,30 @@ class Inputs:
             ranks: Those that train together.
 
         Raises:
-            InputError: Some do not: a folder differs by node, or was replaced meanwhile.
+            InputError: Some do not.
         """
-        found = ranks.gather(self.digests)
+        if problems := self.unlike(ranks):
+            raise InputError("\n".join(problems))
+
+    def unlike(self, ranks: Ranks) -> list[str]:
+        """What the ranks do not read alike: a folder differs by node, or was replaced meanwhile; called on all of them.
+
+        Args:
+            ranks: Those that train together.
+
+        Returns:
+            The same on every rank; nothing where all is alike.
+        """
+        found, problems = ranks.gather(self.digests), []
         for name, field in (("base", "base_model"), ("data", "datasets")):
             of_ranks = [digests[name] for digests in found]
             if len(set(of_ranks)) > 1:
                 told = ", ".join(f"rank {rank} {digest[:12]}" for rank, digest in enumerate(of_ranks))
-                raise InputError(
+                problems.append(
                     f"{field}: the workers do not read the same {name}: its digests are {told}; name what every node "
                     "has alike: a folder all share, an s3:// folder, or a hub id with its revision"
                 )
+        return problems
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.

@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from raylora.errors import InputError, InterruptedRunError, RunFailedError, StoreError
+from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
@@ -129,6 +129,7 @@ def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen
                 result = _run(spec, record, lease, checked, tracker, group, mailbox, stop, listen)
             except BaseException as error:
                 raise _recorded(error, store, record.run_id, lease) from error
+        lease.check()  # the workers' end took its time, and the record may be another driver's since
         result["wall_s"] = time.time() - started_at
         update_run(store, record.run_id, status="finished", result=result)
     return result
@@ -234,6 +235,8 @@ def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> 
         error = InterruptedRunError("ended at once, without a checkpoint of this moment")
     if isinstance(error, InterruptedRunError):
         error = InterruptedRunError(f"run {run_id}: {error}; go on with: {resume_command(run_id, store.uri)}")
+    if isinstance(error, RayloraError):
+        error.about = {"run_id": run_id}
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
     if lease.lost:  # the record is another driver's now
         return error

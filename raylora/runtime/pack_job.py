@@ -101,11 +101,17 @@ class _Pack:
         self._asked_at, self._saved_at = 0.0, time.monotonic()
 
     def width(self) -> int:
-        """Slots to offer."""
-        job, trainee = self._job, self._trainee
-        inputs = self._inputs_of(job.spec)
-        inputs.check_alike(trainee.ranks)
-        return pack_width(job, trainee, inputs)
+        """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
+        job, ranks, inputs, error = self._job, self._trainee.ranks, None, None
+        try:
+            inputs = self._inputs_of(job.spec)
+        except RayloraError as failure:
+            error = str(failure)
+        if any(ranks.gather(error)):
+            inputs = None
+        if inputs is not None:
+            inputs.check_alike(ranks)
+        return pack_width(job, self._trainee, inputs)
 
     def run(self) -> None:
         """Obey and train in turns."""
@@ -172,6 +178,8 @@ class _Pack:
         except RayloraError as failure:
             error = str(failure)
         errors = [found for found in self._trainee.slot_ranks.gather(error) if found is not None]
+        if not errors:
+            errors = self._inputs_of(command.spec).unlike(self._trainee.slot_ranks)
         if errors:
             self._release(lease)
             self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": errors[0]})])

@@ -18,19 +18,19 @@ from raylora.train.calibrate import calibrate
 log = get_logger(__name__)
 
 
-def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs) -> int:
+def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs | None) -> int:
     """Try a few widths with the first rows of the data, where the job asks for it; a collective call.
 
     Args:
         job: The pack; its spec is as large as any run that will come.
         trainee: The placed base, without slots; one that takes one at a time is not tried.
-        inputs: Of the pack's spec.
+        inputs: Of the pack's spec; without them nothing is tried.
     """
     num_ranks = trainee.ranks.world_size if job.slots_stay_on_ranks else 1
     if trainee.why_one_slot is not None:  # known only now where a row's length decides
         return min(job.num_slots, num_ranks)
     most = math.ceil(job.num_slots / num_ranks)
-    if most == 1 or not job.calibrates:
+    if most == 1 or not job.calibrates or inputs is None:
         return job.num_slots
     spec = job.spec
     if trainee.why_not_binned is not None:  # runs that bin are refused, and those that come do not

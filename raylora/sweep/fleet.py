@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, num_places, worker_resources
+from raylora.runtime.growth import can_grow
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
@@ -54,6 +55,7 @@ class Fleet:
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
         self._looked_for: set[str] = set()
+        self._may_grow = False
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -174,18 +176,19 @@ class Fleet:
             if key not in packs.values():  # the last of them was closed since
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
-        match next_move(key, berths, packs, held, has_room):
+        match next_move(key, berths, packs, held, has_room, self._may_grow):
             case Opening():
                 self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):
                 ray.get(self._host.close_pack.remote(pack))
 
     def _look_for_places(self, key: str, spec: RunSpec) -> None:
-        """Note that packs of a key cannot be, where the idle cluster could not hold one; looked at once for each."""
+        """Note that packs of a key cannot be, where the cluster can never hold one; looked at once for each."""
         if key in self._looked_for:
             return
         self._looked_for.add(key)
         try:
             check_places(spec)
+            self._may_grow = can_grow()
         except InputError as error:
             self._broken[key] = str(error)

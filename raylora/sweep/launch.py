@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
-from raylora.errors import InputError, InterruptedRunError, RunFailedError, StoreError
+from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, cluster
 from raylora.runtime.environment import forwarded
@@ -283,6 +283,8 @@ class _Launch:
             error = InterruptedRunError("ended at once, without saving the slots")
         if isinstance(error, InterruptedRunError):
             error = InterruptedRunError(f"sweep {sweep_id}: {error}; go on with: {resume_command(sweep_id, store.uri)}")
+        if isinstance(error, RayloraError):
+            error.about = {"sweep_id": sweep_id}
         status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
         if lease.lost:  # the record and MLflow's runs are another driver's now
             books.leave()

@@ -28,7 +28,12 @@ class Closing:
 
 
 def next_move(
-    key: str, berths: Mapping[str, Berth], packs: Mapping[int, str], held: Mapping[int, int], has_room: bool
+    key: str,
+    berths: Mapping[str, Berth],
+    packs: Mapping[int, str],
+    held: Mapping[int, int],
+    has_room: bool,
+    may_grow: bool = False,
 ) -> Opening | Closing | None:
     """Choose what to do for the leases of one key; ``None`` where nothing helps but time.
 
@@ -40,12 +45,14 @@ def next_move(
         packs: Keys of the packs that are there, by number.
         held: Leases of each pack that is open; others are starting.
         has_room: Whether a pack of the key finds its workers' resources free.
+        may_grow: Whether nodes may come for a pack that waits for them; as long as none does, others make room.
     """
     berth = berths[key]
     akin = [number for number, of in packs.items() if berths[of].family == berth.family]
     is_full = len(akin) >= berth.num_packs
     # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
-    if not is_full and has_room and all(number in held for number in packs):
+    if not is_full and (has_room or may_grow) and all(number in held for number in packs):
         return Opening()
-    in_the_way = akin if is_full else packs
+    waits_for_room = may_grow and any(of == key and number not in held for number, of in packs.items())
+    in_the_way = akin if is_full and not waits_for_room else packs
     return next((Closing(number) for number in in_the_way if held.get(number) == 0 and packs[number] != key), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from raylora.spec.run import RunSpec
 from raylora.train.evaluate import evaluate
 from raylora.train.member import Member
-from tests.unit.train.pack_run import admit, place_tiny, train_all
+from tests.unit.train.pack_run import admit, events_of, place_tiny, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows
 
 SHORT = ("dtype=float32", "max_steps=4", "eval_steps=4")
@@ -31,6 +32,17 @@ def ended_as_alone(result: dict[str, Any], spec: RunSpec, cache: Path) -> None:
 def in_one_process(spec: RunSpec) -> RunSpec:
     """The run with nothing sharded; its steps have the rows of all its workers."""
     return spec.model_copy(update={"distributed": spec.distributed.model_copy(update={"strategy": "ddp"})})
+
+
+def curves_alone(specs: Sequence[RunSpec], cache: Path) -> list[dict[int, float]]:
+    """Validation losses by step of runs that share a base, each trained to its end by itself."""
+    trainee, curves = place_tiny(in_one_process(specs[0])), []
+    for spec in specs:
+        member = admit(trainee, 0, in_one_process(spec), cache)
+        train_all(trainee, [member])
+        trainee.release(0)
+        curves.append({event.step: event.values["eval_loss"] for event in events_of(member, "eval")})
+    return curves
 
 
 def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:

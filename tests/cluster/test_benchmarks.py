@@ -1,7 +1,8 @@
-"""A benchmark still runs: on a tiny model, with one turn, and nothing written into the project."""
+"""Benchmarks still run: on tiny models, with one turn, and nothing written into the project."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import packing
 from tests.servers.ray import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -39,3 +41,17 @@ def test_it_runs(shared_cache: Path, tmp_path: Path):
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert len(re.findall("^## ", ended.stdout, re.MULTILINE)) == 1, "the section of this benchmark"
     assert written() == before
+
+
+def test_what_waits_for_a_gpu_runs_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A Llama of one layer, two slots."""
+    case, out = packing.Case(rows=1, tokens=16, slots=2, goal=1.0), tmp_path / "found.json"
+    monkeypatch.setattr(packing, "CASES", (case,))
+    words = ["packing", "--device=cpu", "--layers=1", "--hidden=256", "--turns=1", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", words)
+    packing.main()
+    found = json.loads(out.read_text())
+    assert found["results"]["cases"][case.name]["pack_s"]["median"] > 0
+    assert packing.render(found) in capsys.readouterr().out

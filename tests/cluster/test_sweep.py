@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raylora.spec.space import resolve
-from tests.cluster.alone import loss_alone, trained_alone
+from tests.cluster.alone import curves_alone, loss_alone, trained_alone
 from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, ASHA, GRID, SWEPT
 from tests.cluster.made_sweeps import client, in_workplace, loaded, run_of, same_curves, the_record, whole, write
@@ -135,22 +135,31 @@ def test_the_record_and_the_report_say_the_same(command: Command, result: dict[s
     assert alone["eval_loss"] == pytest.approx(result["best_metric"], abs=1e-5)
 
 
-def test_a_trial_ends_where_it_ends_alone(succeeded: list[dict[str, Any]], in_workplace: Path, tmp_path: Path):
-    trial = succeeded[0]
-    alone = trained_alone(run_of(loaded(in_workplace, "asha.yaml"), trial), tmp_path).progress
-    assert alone.eval_loss == pytest.approx(trial["metric"], abs=1e-5)
-    assert alone.num_tokens == trial["tokens"]
+@pytest.fixture(scope="module")
+def unpacked(
+    result: dict[str, Any], workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[int, float]]:
+    """Each trial's validation losses by step, trained alone and never stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        sweep = loaded(workplace, "asha.yaml")
+        runs = [run_of(sweep, trial) for trial in result["trials"]]
+        return curves_alone(runs, tmp_path_factory.mktemp("unpacked"))
+
+
+def test_each_trial_has_the_losses_it_has_alone(command: Command, unpacked: list[dict[int, float]]):
+    for trial, alone in zip(the_record(command).trials, unpacked, strict=True):
+        told = {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
+        assert list(told) == list(range(1, trial.steps + 1))
+        assert told == pytest.approx({step: alone[step] for step in told}, abs=1e-5), trial.trial_id
 
 
 def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
-    command: Command, result: dict[str, Any], in_workplace: Path, tmp_path: Path
+    result: dict[str, Any], unpacked: list[dict[int, float]], in_workplace: Path, tmp_path: Path
 ):
+    """Tune's actors tell it the losses of the trials alone, of which it may ask for as many as it likes."""
     sweep = loaded(in_workplace, "asha.yaml")
-    curves = {
-        trial.number: {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
-        for trial in the_record(command).trials
-    }
-    plain = told_again(sweep, curves, 8, tmp_path / "plain")
+    plain = told_again(sweep, dict(enumerate(unpacked)), 8, tmp_path / "plain")
     assert [each.error for each in plain] == [None] * 16
     assert [resolve(sweep.space, each.config) for each in plain] == [trial["config"] for trial in result["trials"]]
     steps = [trial["steps"] for trial in result["trials"]]
@@ -162,9 +171,9 @@ def test_asha_decides_what_it_decides_over_an_actor_for_each_trial(
 
 
 def test_zero3_trains_what_fsdp_trains(on_head: Command, ray_head: RayHead, command: Command, in_workplace: Path):
-    """As far as ASHA let each trial under FSDP2 go."""
+    """As far as ASHA let each trial under FSDP2 go; in one slot, which both workers share."""
     ray_head.forget_workers()
-    place = ("distributed.strategy=deepspeed", "distributed.zero_stage=3", "scheduler=fifo", "num_trials=3")
+    place = ("distributed.strategy=deepspeed", "distributed.zero_stage=3", "scheduler=fifo", "num_trials=3", "slots=1")
     found = whole(on_head.run("sweep", "asha.yaml", "--json", *overrides(*place)))
     assert [(trial["status"], trial["steps"]) for trial in found["trials"]] == [("succeeded", 8)] * 3
     assert sorted(env["RANK"] for env in ray_head.seen_by_workers().values() if "RANK" in env) == ["0", "1"]
@@ -194,15 +203,24 @@ def test_one_worker_trains_a_slot_as_alone(grid: dict[str, Any], in_workplace: P
 
 
 def test_packs_of_three_kinds_take_turns_where_one_has_room(on_head: Command, ray_head: RayHead):
+    """Trials whose rows cannot be read fail alone, beside one whose can."""
+    (on_head.folder / "broken.jsonl").write_text((on_head.folder / "rows.jsonl").read_text() + '{"messages": \n')
+    files = ["gone.jsonl", "rows.jsonl", "broken.jsonl"]
     space = {
         "sequence_len": {"choice": [64, 128]},
+        "datasets.0.path": {"choice": files, "when": {"sequence_len": 64}},
         "adapter_bank": {"choice": ["peft", "packed"], "when": {"sequence_len": 128}},
     }
     run = SWEPT | {"distributed": ALONE_ON_ITS_RANK}
     sweep = {"run": run, "searcher": "grid", "budget": {"steps": 2}, "report_steps": 1, "slots": 2, "space": space}
     result = whole(on_head.run("sweep", write(on_head.folder, "kinds.yaml", sweep), "--json"))
-    assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * 3
-    assert result["num_packs"] == len({trial["pack"] for trial in result["trials"]}) == 3
+    unread = {trial["config"]["datasets.0.path"]: trial["error"] for trial in result["trials"] if trial["error"]}
+    assert unread.keys() == {"gone.jsonl", "broken.jsonl"}
+    assert "gone.jsonl: no such file" in unread["gone.jsonl"]
+    assert "broken.jsonl, line 201" in unread["broken.jsonl"]
+    sound = [trial for trial in result["trials"] if not trial["error"]]
+    assert [trial["status"] for trial in sound] == ["succeeded"] * 3
+    assert result["num_packs"] == len({trial["pack"] for trial in sound}) == 3
     assert ray_head.census() == {"actors": [], "groups": []}
 
 
@@ -218,7 +236,8 @@ def test_schedulers_that_pause_and_clone_come_to_their_end(
     on_head: Command, scheduler: str, num_trials: int, more: dict[str, Any], ends: set[str]
 ):
     sweep = GRID | {"searcher": "random", "scheduler": scheduler, "report_steps": 1} | more
-    sweep |= {"space": {"learning_rate": {"loguniform": [1e-4, 2e-2]}}, "slots": 4}
+    space = {"learning_rate": {"loguniform": [1e-4, 2e-2]}, "lora_dropout": {"uniform": [0.0, 0.3]}}
+    sweep |= {"space": space, "slots": 4}
     del sweep["budget"]
     name = write(on_head.folder, f"{scheduler}.yaml", sweep)
     changes = overrides(f"num_trials={num_trials}", "max_steps=6")
@@ -229,3 +248,9 @@ def test_schedulers_that_pause_and_clone_come_to_their_end(
     assert max(trial["steps"] for trial in result["trials"]) == 6
     best = the_record(on_head).trials[int(result["best_trial"][1:])]
     assert [point.step for point in best.curve] == list(range(1, best.steps + 1))
+    # MLflow keeps the parameters that a trial began with.
+    begun = [client(on_head).get_run(trial["mlflow_run_id"]).data.params for trial in result["trials"]]
+    ended = [trial["config"] for trial in result["trials"]]
+    for knob in space:
+        has_changed = [float(first[knob]) != last[knob] for first, last in zip(begun, ended, strict=True)]
+        assert any(has_changed) == (scheduler == "pbt"), knob

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 NOTHING = {"actors": [], "groups": []}
 UNDER_WAY = "t001 failed"
 """Said at the second step, when the others have many to go."""
+AGAIN_FROM_THE_BEGINNING = "and goes on from step 0"
+"""Said of a trial that had come farther."""
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +61,22 @@ def killed(command: Command, interrupted: Ended, ray_head: RayHead) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def finished(command: Command, killed: Ended, ray_head: RayHead) -> dict[str, Any]:
+def last(command: Command, killed: Ended, ray_head: RayHead) -> Ended:
     assert killed.code == -signal.SIGKILL
-    result = whole(command.run("resume", the_record(command).sweep_id, "--json"))
+    ended = command.run("resume", the_record(command).sweep_id, "--json")
     assert ray_head.census() == NOTHING
-    return result
+    return ended
+
+
+@pytest.fixture(scope="module")
+def finished(last: Ended) -> dict[str, Any]:
+    return whole(last)
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(command: Command, interrupted: Ended):
     assert interrupted.code == 130, interrupted.err
     assert f"raylora resume {the_record(command).sweep_id}" in interrupted.error
+    assert interrupted.json["error"]["sweep_id"] == the_record(command).sweep_id
     assert "Traceback" not in interrupted.err
     assert interrupted.left_behind == ()
 
@@ -81,7 +89,9 @@ def test_a_sweep_that_was_cut_off_twice_ends_like_one_undisturbed(
     assert finished["tokens"] == undisturbed["tokens"]
 
 
-def test_it_went_on_from_its_saves_and_kept_its_runs(command: Command, interrupted: Ended, finished: dict[str, Any]):
+def test_it_went_on_from_its_saves_and_kept_its_runs(
+    command: Command, killed: Ended, last: Ended, finished: dict[str, Any]
+):
     mlflow = client(command)
     (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
     runs = {run.info.run_id for run in mlflow.search_runs([experiment.experiment_id])}
@@ -91,6 +101,7 @@ def test_it_went_on_from_its_saves_and_kept_its_runs(command: Command, interrupt
         # What a driver told MLflow within its last second, and had not written down, may be told again.
         assert sorted(set(steps)) == list(range(1, trial["steps"] + 1))
         assert len(steps) <= trial["steps"] + 4
+    assert AGAIN_FROM_THE_BEGINNING not in killed.err + last.err
 
 
 def workers(ray_head: RayHead) -> list[int]:
@@ -110,10 +121,13 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
+    saves = "store/runs/*/checkpoints/step-00000004/manifest.json"
+    wait_until(lambda: len(list(on_head.home.glob(saves))) == 3, 60)
     kill_the_worker(ray_head)
-    result = whole(running.end())
+    ended = running.end()
+    same_ends(whole(ended), undisturbed)
     assert len(workers(ray_head)) == 2
-    same_ends(result, undisturbed)
+    assert AGAIN_FROM_THE_BEGINNING not in ended.err
 
 
 def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Command, ray_head: RayHead):

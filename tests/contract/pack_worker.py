@@ -39,11 +39,14 @@ UNDER = ("ddp", "fsdp", "zero3")
 MEMBERS = (*MIXED[:5], *KINDS[::2], MIXED[7], *TWINS)
 """Of every sort: all of them under every strategy would take too long. Twins have their other half on their rank."""
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
+BASES: dict[str, dict[str, object]] = {"nf4": {"load_in_4bit": True}, "plain": {}}
+CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"], "gradient_checkpointing": True}}
 
 
-def specs_of(folder: Path, strategy: str, **fields: object) -> list[RunSpec]:
+def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    return member_specs(folder, MEMBERS, load_in_4bit=True, distributed=place, **fields)
+    members = MEMBERS[::3] if case == "plain" else MEMBERS
+    return member_specs(folder, members, distributed=place, **CASES[case])
 
 
 def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:
@@ -72,7 +75,12 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
 
 def see_alone(folder: Path) -> None:
     """Every member in a process and a pack of its own."""
-    keep(folder, ALONE, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
+    for base in BASES:
+        keep(folder, f"{ALONE}-{base}", partial(train_each_alone, folder, base))
+
+
+def train_each_alone(folder: Path, base: str) -> list[dict[str, Any]]:
+    return [train_alone(spec, folder) for spec in specs_of(folder, "ddp", base)]
 
 
 def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
@@ -85,13 +93,13 @@ def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 def see_together(folder: Path) -> None:
     """Every strategy on the ranks of this group."""
-    keep(folder, ALONE_ON_TWO, lambda: [train_alone(spec, folder) for spec in specs_of(folder, "ddp")])
+    for base in BASES:
+        keep(folder, f"{ALONE_ON_TWO}-{base}", partial(train_each_alone, folder, base))
     for strategy in UNDER:
-        for recompute in (False, True):
-            specs = specs_of(folder, strategy, gradient_checkpointing=recompute)
-            ending = "-recomputed" if recompute else ""
-            keep(folder, f"{strategy}-shared{ending}", partial(train_pack, specs, folder, False))
-            keep(folder, f"{strategy}-at-home{ending}", partial(train_pack, specs, folder, True))
+        for case in CASES:
+            specs = specs_of(folder, strategy, case)
+            keep(folder, f"{strategy}-shared-{case}", partial(train_pack, specs, folder, False))
+            keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ CASES = [
     if quantization != "fp4" or strategy in FP4_UNDER
 ]
 PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
-LOADED = [("fsdp", "none"), ("fsdp", "nf4"), ("zero3", "none"), ("zero3", "nf4"), ("ddp", "nf4"), ("ddp", "int8")]
+LOADED = [
+    *((strategy, quantization) for strategy in SHARDING for quantization in ("none", "nf4", "int8")),
+    *(("ddp", "nf4"), ("ddp", "int8"), ("zero2", "nf4")),
+]
 HALF, SECOND_HALF = range(5), range(5, 10)
 MOVES = [
     *((name, name) for name in STRATEGIES),

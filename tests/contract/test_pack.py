@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, UNDER, see_alone
+from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, BASES, CASES, UNDER, see_alone
 from tests.contract.strategy_group import run_group
 from tests.unit.train.tiny_run import save_materials
 
@@ -22,35 +22,42 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     last_words = run_group(folder, program="tests.contract.pack_worker")
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
     errors = [value["error"] for value in found.values() if isinstance(value, dict)]
-    assert len(found) == 2 + 4 * len(UNDER), last_words
+    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER), last_words
     assert not errors, errors[0]
     return found
 
 
-@pytest.mark.parametrize("ending", ["", "-recomputed"])
+def on(case: str) -> str:
+    """The base of a case."""
+    return case.removesuffix("-recomputed")
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("strategy", UNDER)
-def test_slots_that_all_ranks_share(seen: Seen, strategy: str, ending: str):
-    for together, alone in zip(seen[f"{strategy}-shared{ending}"], seen[ALONE_ON_TWO], strict=True):
+def test_slots_that_all_ranks_share(seen: Seen, strategy: str, case: str):
+    for together, alone in zip(seen[f"{strategy}-shared-{case}"], seen[f"{ALONE_ON_TWO}-{on(case)}"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
 
 
-def test_two_workers_are_one_process(seen: Seen):
+@pytest.mark.parametrize("base", BASES)
+def test_two_workers_are_one_process(seen: Seen, base: str):
     """Dropout included: a row's mask is its own, whichever rank has the row."""
-    for two, one in zip(seen[ALONE_ON_TWO], seen[ALONE], strict=True):
+    for two, one in zip(seen[f"{ALONE_ON_TWO}-{base}"], seen[f"{ALONE}-{base}"], strict=True):
         assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
 
 
-@pytest.mark.parametrize("ending", ["", "-recomputed"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("strategy", UNDER)
-def test_slots_at_home_on_a_rank(seen: Seen, strategy: str, ending: str):
+def test_slots_at_home_on_a_rank(seen: Seen, strategy: str, case: str):
     """Nothing of theirs is summed over ranks, so they are what one process makes of them.
 
     ZeRO-3 gathers weights to other addresses, at which kernels sum in another order.
     """
-    for together, alone in zip(seen[f"{strategy}-at-home{ending}"], seen[ALONE], strict=True):
+    for together, alone in zip(seen[f"{strategy}-at-home-{case}"], seen[f"{ALONE}-{on(case)}"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         assert together == alone or strategy == "zero3"
 
 
 def test_members_differ(seen: Seen):
-    assert len({found["digest"] for found in seen[ALONE]}) == len(seen[ALONE])
+    found = seen[f"{ALONE}-nf4"]
+    assert len({member["digest"] for member in found}) == len(found)

@@ -51,8 +51,7 @@ actors, groups = state.actor_table(None, None, None).values(), state.placement_g
 free = state.available_resources()
 print(json.dumps({
     "actors": [
-        actor["ActorClassName"] for actor in actors
-        if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
+        actor["ActorClassName"] for actor in actors if actor["State"] != "DEAD"
     ],
     "groups": [group["placement_group_id"] for group in groups if group["state"] != "REMOVED"],
     "taken": {name: all_ - free.get(name, 0.0) for name, all_ in state.cluster_resources().items()},
@@ -60,8 +59,8 @@ print(json.dumps({
 """
 
 
-RAYS_OWN = ("IDLE", "_AutoscalingCoordinatorActor")
-"""Processes kept ready for the next driver, and the one that Ray Train keeps on each cluster."""
+IDLE = "IDLE"
+"""Processes kept ready for the next driver."""
 
 
 class RayHead(Server):
@@ -126,18 +125,18 @@ class RayHead(Server):
             note.unlink()
 
     def census(self) -> dict[str, list[str]]:
-        """Actors and placement groups that live, but for the one actor that Ray Train keeps on each cluster."""
+        """Actors and placement groups that live."""
         counted = self._counted()
         return {name: counted[name] for name in ("actors", "groups")}
 
     def in_use(self) -> dict[str, Any]:
-        """Resources that somebody holds, and processes at work for drivers, but for Ray's own."""
+        """Resources that somebody holds, and processes at work for drivers."""
         assert self.process is not None
         names = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 names.append(" ".join(process.cmdline()))
-        at_work = [name for name in names if name.startswith("ray::") and not any(own in name for own in RAYS_OWN)]
+        at_work = [name for name in names if name.startswith("ray::") and IDLE not in name]
         return {"taken": self._counted()["taken"], "processes": sorted(at_work)}
 
     def _counted(self) -> dict[str, Any]:

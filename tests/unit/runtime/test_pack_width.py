@@ -32,7 +32,7 @@ def test_a_base_with_padded_lines_offers_one_slot(tmp_path: Path, calibrates: bo
     small_tokenizer().save_pretrained(tmp_path / "base")
     spec = tiny_spec(tmp_path / "base", write_chats(tmp_path / "rows.jsonl", 20))
     job, trainee = job_of(spec, 8, calibrates=calibrates), place_tiny(spec)
-    assert pack_width(job, trainee, cast("Inputs", None)) == 1  # nor are there rows to try widths with
+    assert pack_width(job, trainee, None) == 1  # nor are there rows to try widths with
     assert not trainee.steppers
 
 
@@ -43,6 +43,7 @@ def test_what_is_measured_is_offered_in_whole_trials(tmp_path: Path, monkeypatch
     trainee = place_tiny(spec)
     assert pack_width(job_of(spec, 6, calibrates=True, repeats=3), trainee, Inputs.open(spec)) in (3, 6)
     assert not trainee.steppers
+    assert pack_width(job_of(spec, 6, calibrates=True, repeats=3), trainee, None) == 6
     # Runs that may not bin there are refused one by one; the pack is there for those that do not.
     mixing, binned = replace(trainee, why_not_binned="mixes rows"), spec.model_copy(update={"sample_packing": True})
     assert pack_width(job_of(binned, 2, calibrates=True), mixing, Inputs.open(binned)) in (1, 2)

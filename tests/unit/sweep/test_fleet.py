@@ -1,4 +1,4 @@
-"""What a fleet does for leases of runs that no plan foresaw: a pack where the cluster can hold one, a refusal else."""
+"""What a fleet does for leases of runs that no plan foresaw: a pack where the cluster may hold one, a refusal else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
     state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": cores}], _private=SimpleNamespace(state=state))
     monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
-    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: False)
+    for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
+        monkeypatch.setattr(f"{place}.can_grow", lambda: False)
     monkeypatch.setattr(fleet_module, "ray", NoRay)
     monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
     started: list[Group] = []
@@ -80,3 +81,18 @@ def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: l
     (group,) = groups
     assert group.spec == berths["narrow"].spec
     assert group.job is not None and group.job.key == "narrow"
+
+
+def test_a_pack_is_opened_for_nodes_that_may_come(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
+        monkeypatch.setattr(f"{place}.can_grow", lambda: True)
+    host: Any = Handle(steering.desk)
+    fleet = Fleet(host, 2, lambda pack, event: None)
+    fleet.begin("store", {})
+    steering.lease(claim(0, key="wide"))
+    fleet.tend({"wide": berth(4)})
+    (group,) = groups
+    assert group.job is not None and group.job.key == "wide"
+    assert steering.desk.waiting() == {"wide": 1}

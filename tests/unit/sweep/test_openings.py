@@ -62,3 +62,24 @@ def test_the_next_move(
     key: str, packs: Mapping[int, str], held: Mapping[int, int], has_room: bool, move: Opening | Closing | None
 ):
     assert next_move(key, BERTHS, packs, held, has_room) == move
+
+
+@pytest.mark.parametrize(
+    ("packs", "held", "move"),
+    [
+        ({0: "short"}, {0: 4}, Opening()),
+        ({0: "short", 1: "long"}, {0: 4}, None),
+        ({0: "short", 1: "long"}, {0: 0}, Closing(0)),
+        ({0: "short", 1: "long"}, {0: 0, 1: 4}, None),
+    ],
+    ids=[
+        "nodes are asked for",
+        "which may take their time",
+        "those that are there may be free first",
+        "nothing makes way for one that has its room",
+    ],
+)
+def test_the_next_move_where_nodes_may_come(
+    packs: Mapping[int, str], held: Mapping[int, int], move: Opening | Closing | None
+):
+    assert next_move("long", BERTHS, packs, held, has_room=False, may_grow=True) == move

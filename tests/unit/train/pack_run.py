@@ -13,7 +13,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint, save_checkpoint
 from raylora.train.build import Trainee, place_base
-from raylora.train.events import Event
+from raylora.train.events import Event, EventKind
 from raylora.train.member import Member
 from raylora.train.turn import step_all, validate_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
@@ -139,9 +139,14 @@ def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
 
 def losses_of(member: Member, names: Sequence[str] = ("train_loss", "eval_loss", "grad_norm")) -> list[float]:
     """All that it told of these, in order."""
+    return [event.values[name] for event in events_of(member) for name in names if name in event.values]
+
+
+def events_of(member: Member, kind: EventKind | None = None) -> list[Event]:
+    """What it told, of one kind or of all."""
     hooks = member._hooks
     assert isinstance(hooks, Silent)
-    return [event.values[name] for event in hooks.events for name in names if name in event.values]
+    return [event for event in hooks.events if kind in (None, event.kind)]
 
 
 def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

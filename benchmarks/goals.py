@@ -1,0 +1,115 @@
+"""Every goal beside what was measured, in one table: what is missed is seen at once, and said by nobody's memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import load
+from benchmarks.tables import table
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure that was asked for.
+
+    Args:
+        what: It is of.
+        found: As measured; the median of turns.
+        least: It is to be.
+        most: It is to be.
+        unit: Behind figures.
+    """
+
+    what: str
+    found: float
+    least: float = -math.inf
+    most: float = math.inf
+    unit: str = "x"
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is what was asked for."""
+        return self.least <= self.found <= self.most
+
+    @property
+    def row(self) -> tuple[str, str, str, str]:
+        """As people read it."""
+        limit, words = (self.most, "at most") if self.least == -math.inf else (self.least, "at least")
+        found = f"{self.found:.2f}{self.unit}"
+        return self.what, f"{words} {limit:g}{self.unit}", found, "met" if self.is_met else "**missed**"
+
+
+def goals(results: Path) -> str:
+    """The table.
+
+    Args:
+        results: Folder of the results; what was not measured is left out.
+    """
+    found = [goal for name, of in OF.items() if (told := load(results, name)) for goal in of(told["results"])]
+    return table(("", "goal", "measured", ""), [goal.row for goal in found])
+
+
+def _demo(results: Mapping[str, Any]) -> Iterator[Goal]:
+    asked = results["goals"]
+    for how, run in results["runs"].items():
+        yield Goal(f"`make demo` in {how}, wall clock", run["wall_s"], most=asked["wall_s"], unit=" s")
+        falls = {"found": 100 * run["loss_falls_by"], "least": 100 * asked["loss_falls_by"]}
+        yield Goal(f"`make demo` in {how}, validation loss falls by", **falls, unit=" %")
+
+
+def _solo(results: Mapping[str, Any]) -> Iterator[Goal]:
+    asked, cases = results["goals"], results["cases"]
+    for case, name in (("all tokens", "steps"), ("binned", "binned")):
+        faster = cases[case]["times_faster_than"]["trl"]["median"]
+        yield Goal(f"one process against TRL, {case}", faster, least=asked[name])
+    of_products = cases["all tokens"]["of_matrix_products"]["kernels"]["torch.mm"]["model_shapes"]["step_reaches"]
+    share = {"found": 100 * of_products["median"], "least": 100 * asked["of_matrix_products"]}
+    yield Goal("its step, of `torch.mm`'s rate at the model's shapes", **share, unit=" %")
+
+
+def _packing(results: Mapping[str, Any]) -> Iterator[Goal]:
+    for tokens, found in results["lengths"].items():
+        faster = found["pack_is_faster_by"]["median"]
+        yield Goal(f"a pack of 8, {tokens} tokens a slot", faster, least=results["goals"][tokens])
+    for what, lengths in results["others"].items():
+        least = min(found["pack_is_faster_by"]["median"] for found in lengths.values())
+        yield Goal(f"a pack of 8 {what}, whatever the length", least, least=results["never_below"])
+
+
+def _packing_workers(results: Mapping[str, Any]) -> Iterator[Goal]:
+    for strategy, found in results["strategies"].items():
+        for tokens, length in found["lengths"].items():
+            best = max(pack["is_faster_by"]["median"] for pack in length["packs"].values())
+            asked = results["goals"][strategy][tokens]
+            yield Goal(f"a pack of 8 on two workers, {strategy}, {tokens} tokens", best, least=asked)
+
+
+def _slots(results: Mapping[str, Any]) -> Iterator[Goal]:
+    grown = results["growth_per_slot"]
+    off = abs(grown["resident_bytes"] / grown["predicted_bytes"] - 1)
+    yield Goal("what each further slot takes of memory, off its prediction by", 100 * off, most=5, unit=" %")
+
+
+def _makespan(results: Mapping[str, Any]) -> Iterator[Goal]:
+    for name, sweep in results["sweeps"].items():
+        found = sweep["found"]["no early stopping"]
+        for how, goal in sweep["asked"]["goals"].items():
+            yield Goal(f"a sweep of {name} against Ray Tune {how}", found["raylora_is_faster_by"][how], least=goal)
+        seconds = found["sides"]["raylora"]["makespan_s"]
+        of_floor = seconds / sweep["floor"]["floor_s"]["torch.mm"]
+        yield Goal(f"a sweep of {name}, of the floor by `torch.mm`", of_floor, most=results["floor_goal"])
+
+
+OF: dict[str, Callable[[Mapping[str, Any]], Iterator[Goal]]] = {
+    "demo": _demo,
+    "solo": _solo,
+    "packing": _packing,
+    "packing_workers": _packing_workers,
+    "slots": _slots,
+    "makespan": _makespan,
+}
+"""By benchmark; the others have none."""
