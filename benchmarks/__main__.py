@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-NAMES = ("demo", "solo", "workers", "memory", "start", "packing", "packing_workers", "slots", "makespan")
+ALONE = ("demo", "solo", "workers", "memory", "start")
+PACKED = ("packing", "packing_workers", "slots", "makespan_short", "makespan_longer")
+NAMES = ALONE + PACKED
 
 
 def main() -> None:

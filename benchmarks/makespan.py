@@ -24,8 +24,6 @@ from benchmarks.turns import REPOSITORY
 from benchmarks.workload import MAX_GRAD_NORM
 
 LIMIT_S = 7200
-MOST_TURNS = 1
-"""Sweeps take minutes, and each is run once."""
 RAYLORA = "raylora"
 OTHERS = {"ray-tune, one at a time": 1, "ray-tune, two at once": 2}
 """Trials that run at the same time."""
@@ -86,22 +84,17 @@ SWEEPS = {
 FLOOR_GOAL = 1.2
 
 
-def measure(material: Material, num_turns: int) -> dict[str, Any]:
-    """Every sweep without early stopping, then with ASHA.
+def measure_sweep(material: Material, name: str) -> dict[str, Any]:
+    """A sweep without early stopping, then with ASHA.
 
     Args:
         material: What is trained on what.
-        num_turns: One.
+        name: Of the sweep.
     """
-    del num_turns
-    return {
-        "threads": _cores(),
-        "floor_goal": FLOOR_GOAL,
-        "sweeps": {name: _measure_one(material, sweep) for name, sweep in SWEEPS.items()},
-    }
+    return {"threads": _cores(), "floor_goal": FLOOR_GOAL, "name": name, **_measured(material, SWEEPS[name])}
 
 
-def _measure_one(material: Material, sweep: Sweep) -> dict[str, Any]:
+def _measured(material: Material, sweep: Sweep) -> dict[str, Any]:
     run = run_fields(material, sweep)
     rows = write_rows(run, material.base, material.folder, sweep.num_steps)
     start_s = _start_up(run, material.folder)

@@ -36,7 +36,8 @@ def render(results: Path) -> str:
         "packing": ("A pack of adapters against each alone", packing),
         "packing_workers": ("A pack on two workers that shard the base", packing_workers),
         "slots": ("From 1 slot to 64", slots),
-        "makespan": ("A sweep against Ray Tune with one PEFT trial per actor", makespan),
+        "makespan_short": ("A sweep of 32 short trials against Ray Tune with one PEFT trial per actor", makespan),
+        "makespan_longer": ("The same for 16 longer trials", makespan),
     }
     parts = [HEAD, "## Goals\n", goals(results)]
     for name, (title, write) in sections.items():

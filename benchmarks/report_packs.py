@@ -131,47 +131,31 @@ def _memory_cells(memory: Mapping[str, int], predicted: Mapping[str, int]) -> tu
 
 def makespan(results: Mapping[str, Any]) -> str:
     """A sweep against Ray Tune."""
-    parts = [
-        f"Seconds from the command to its end, {results['threads']} cores, NF4 base in float32, each run once. The "
-        "other side is a Tune function that loads the base, trains a LoRA of PEFT and saves it, one trial per actor, "
-        "with all threads one at a time or half of them two at once. Both sides try the same configurations on the "
-        "same rows. The floor is one start-up and the floating-point operations of all trials at the rate of one of "
-        f"two product kernels; goal: at most {results['floor_goal']} times that of `torch.mm`.\n"
-    ]
-    for name, sweep in results["sweeps"].items():
-        asked, floor = sweep["asked"], sweep["floor"]
-        goals = ", ".join(f"{goal}x {how}" for how, goal in asked["goals"].items())
-        rows = [
-            (
-                f"{side}, {how}",
-                f"{told['makespan_s']:.1f}",
-                str(told["steps"]),
-                f"{told['makespan_s'] / found['sides']['raylora']['makespan_s']:.2f}" if side != "raylora" else "",
-                *(
-                    f"{told['makespan_s'] / floor_s:.2f}" if how == "no early stopping" else ""
-                    for floor_s in floor["floor_s"].values()
-                ),
-            )
-            for how, found in sweep["found"].items()
-            for side, told in found["sides"].items()
-        ]
-        floors = ", ".join(
-            f"{floor['start_s']:.1f} s + {seconds:.1f} s at the rate of {kernel} = {floor['floor_s'][kernel]:.1f} s"
-            for kernel, seconds in floor["products_s"].items()
-        )
-        parts += [
-            f"### {name}\n\n{asked['num_trials']} trials, {asked['num_steps']} steps of {asked['rows_per_step']} x "
-            f"{asked['row_tokens']} tokens. {floor['flops'] / 1e12:.2f} TFLOP. Floor: {floors}. "
-            f"Goals: {goals}.\n",
-            table(
-                (
-                    "side",
-                    "s",
-                    "steps trained",
-                    "raylora is faster by",
-                    *(f"times the floor, {k}" for k in floor["floor_s"]),
-                ),
-                rows,
+    asked, floor = results["asked"], results["floor"]
+    rows = [
+        (
+            f"{side}, {how}",
+            f"{told['makespan_s']:.1f}",
+            str(told["steps"]),
+            f"{told['makespan_s'] / found['sides']['raylora']['makespan_s']:.2f}" if side != "raylora" else "",
+            *(
+                f"{told['makespan_s'] / floor_s:.2f}" if how == "no early stopping" else ""
+                for floor_s in floor["floor_s"].values()
             ),
-        ]
-    return "\n".join(parts)
+        )
+        for how, found in results["found"].items()
+        for side, told in found["sides"].items()
+    ]
+    floors = ", ".join(
+        f"{floor['start_s']:.1f} s + {seconds:.1f} s at the rate of {kernel} = {floor['floor_s'][kernel]:.1f} s"
+        for kernel, seconds in floor["products_s"].items()
+    )
+    head = ("side", "s", "steps trained", "raylora is faster by", *(f"times the floor, {k}" for k in floor["floor_s"]))
+    return (
+        f"{asked['num_trials']} trials, {asked['num_steps']} steps of {asked['rows_per_step']} x {asked['row_tokens']} "
+        f"tokens. Seconds from the command to its end, {results['threads']} cores, NF4 base in float32, each run once. "
+        "The other side is a Tune function that loads the base, trains a LoRA of PEFT and saves it, one trial per "
+        "actor, with all threads one at a time or half of them two at once. Both sides try the same configurations on "
+        f"the same rows. The floor is one start-up and the {floor['flops'] / 1e12:.2f} TFLOP of all trials at the rate "
+        f"of one of two product kernels: {floors}.\n\n" + table(head, rows)
+    )

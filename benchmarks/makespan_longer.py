@@ -1,0 +1,22 @@
+"""`makespan` for 16 longer trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.makespan import measure_sweep
+from benchmarks.rows import Material
+
+MOST_TURNS = 1
+"""Sweeps take minutes, and each is run once."""
+
+
+def measure(material: Material, num_turns: int) -> dict[str, Any]:
+    """Run both sides.
+
+    Args:
+        material: What is trained on what.
+        num_turns: One.
+    """
+    del num_turns
+    return measure_sweep(material, "16 longer trials")
