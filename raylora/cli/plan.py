@@ -120,6 +120,12 @@ def _reasons(group: Group) -> list[str]:
         found = [f"each trial runs alone: {group.why_alone}"]
     else:
         found = [f"{width.num_slots} trials at once in a pack: {width.why_so_many}", width.why_there]
+    asked = group.largest.distributed.num_workers
+    if group.num_places < asked:
+        found += [
+            f"workers: a pack has {asked}, and there is room for {group.num_places}: it waits where the cluster grows, "
+            "and is refused elsewhere"
+        ]
     found += [] if group.fits else [f"memory: {width.why_so_many}"]
     if group.duration is not None and group.duration.speedup < SLOWER:
         found += [

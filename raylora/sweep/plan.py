@@ -51,6 +51,8 @@ class Group:
         largest: A run that needs as much as any of them; what they share (base, placement) is in it.
         num_trials: How many, repeats counted; where they are drawn, how many to expect.
         num_packs: Packs that run at once, or trials where they run alone.
+        num_places: Workers like theirs that there is room for, if nothing else runs; fewer than a pack has, and it
+            waits for a cluster that grows, or cannot be.
         width: Slots of each pack, where they live, and why.
         why_alone: Why the trials share nothing; None where they do.
         memory: Predicted for a worker with all its slots filled.
@@ -63,6 +65,7 @@ class Group:
     largest: RunSpec
     num_trials: int
     num_packs: int
+    num_places: int
     width: Width
     why_alone: str | None
     memory: Estimate
@@ -87,6 +90,7 @@ class Group:
             "key": self.key,
             "num_trials": self.num_trials,
             "num_packs": self.num_packs,
+            "num_places": self.num_places,
             **asdict(self.width),
             "why_alone": self.why_alone,
             "fits": self.fits,
@@ -249,6 +253,7 @@ def _group(
         largest=spec,
         num_trials=found.num_trials,
         num_packs=num_packs,
+        num_places=offer.num_workers(needed),
         width=width,
         why_alone=why_alone,
         memory=memory.at(width.slots_per_rank),

@@ -27,6 +27,7 @@ def group(**fields: object) -> Group:
         "largest": run,
         "num_trials": 24,
         "num_packs": 3,
+        "num_places": 4,
         "width": Width(8, 8, False, "the 24 trials are shared out over 3 packs", "one worker holds the base"),
         "why_alone": None,
         "memory": Estimate("ddp", "cpu", "float32", 100, 1000, (RANK,)),
@@ -40,6 +41,7 @@ def group(**fields: object) -> Group:
 
 ALONE = group(
     num_packs=1,
+    num_places=0,
     num_trials=2,
     width=Width(1, 1, False, "even one trial needs 3.00 GB", "one worker holds the base"),
     why_alone="adapter_bank: peft holds one adapter",
@@ -84,6 +86,8 @@ def test_what_runs_alone_or_may_not_fit_says_why() -> None:
     text = shown(Plan((group(), ALONE), None, True))
     assert "group 2: each trial runs alone: adapter_bank: peft holds one adapter" in text
     assert "group 2: memory: even one trial needs 3.00 GB" in text
+    assert "group 2: workers: a pack has 1, and there is room for 0: it waits where the cluster grows" in text
+    assert "group 1: workers" not in text
     assert "group 2: no predicted time: num_epochs says how long" in text
     assert "predicted: no time" in text
     assert "groups take turns" in text

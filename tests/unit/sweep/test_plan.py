@@ -132,6 +132,11 @@ def test_slots_stay_on_two_workers_that_shard_the_base() -> None:
     assert found.memory.ranks[0].adapters_bytes == 4 * whole.adapters_bytes
 
 
+def test_room_for_fewer_workers_than_a_pack_has_is_told() -> None:
+    asked = grid(GRID_OF_8, place(num_workers=4))
+    assert [only(plan(asked, machine(cores))).num_places for cores in (2, 8)] == [2, 8]
+
+
 def test_fewer_slots_than_workers_are_on_all_of_them() -> None:
     asked = grid({"lora_r": {"choice": [4, 8]}}, place(num_workers=3))
     found = only(plan(asked, machine(cores=3)))
