@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import cast
 
 import ray
@@ -23,6 +24,7 @@ from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.pack_width import pack_width
+from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
@@ -218,11 +220,15 @@ class _Pack:
         failures = step_all(self._trainee, list(mine.values()))
         whole = [member for member in mine.values() if member.slot not in failures]
         failures |= validate_all(self._trainee, whole)
+        sound = {name: member for name, member in mine.items() if member.slot not in failures}
+        through = {name: member for name, member in sound.items() if member.ending is not None}
+        writes = {name: partial(self._publish, name, member) for name, member in through.items()}
+        published = write_side_by_side(self._trainee.slot_ranks, writes)
         for name, member in mine.items():
             if member.slot in failures:
                 self._end(name, member, "failed", {"error": str(failures[member.slot])})
-            elif member.ending is not None:
-                self._finish(name, member)
+            elif name in published:
+                self._finish(name, member, published[name])
             else:
                 self._tell(name, member)
 
@@ -242,24 +248,20 @@ class _Pack:
         self._report(member, name, "saved", {"uri": member.checkpoint_uri})
         return True
 
-    def _finish(self, name: str, member: Member) -> None:
-        """Publish the adapter of a run that is through."""
+    def _publish(self, name: str, member: Member) -> str:
+        """Write the adapter of a run that is through; returns where."""
         admit = self._leases[name].admit
+        about = self._inputs_of(admit.spec).lineage(admit.spec, admit.run_id)
+        about |= {"eval_loss": member.progress.eval_loss}
+        return publish_adapter(run_store(self._stores, admit.run_id), self._trainee.bank.export(member.slot), about)
 
-        def publish() -> str:
-            inputs = self._inputs_of(admit.spec)
-            about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
-            adapter = self._trainee.bank.export(member.slot)
-            return publish_adapter(run_store(self._stores, admit.run_id), adapter, about)
-
-        try:
-            adapter_uri = self._trainee.slot_ranks.store(publish)
-        except RayloraError as error:
-            self._end(name, member, "failed", {"error": str(error)})
+    def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
+        if isinstance(published, RayloraError):
+            self._end(name, member, "failed", {"error": str(published)})
             return
         outcome = Outcome(member.ending or "finished", member.progress, member.checkpoint_uri, [])
-        member.emit("outcome", {**asdict(outcome), "adapter_uri": adapter_uri})
-        self._end(name, member, "finished", {**member.metrics, "adapter_uri": adapter_uri})
+        member.emit("outcome", {**asdict(outcome), "adapter_uri": published})
+        self._end(name, member, "finished", {**member.metrics, "adapter_uri": published})
 
     def _end(self, name: str, member: Member, kind: ReportKind, values: Mapping[str, object]) -> None:
         self._report(member, name, kind, values)
@@ -285,7 +287,8 @@ class _Pack:
         return self._inputs[key]
 
     def _free_slot(self) -> int:
-        return _first_free(lease.slot for lease in self._leases.values())
+        taken = {lease.slot for lease in self._leases.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def _owner(self) -> int | None:
         """The rank with the fewest runs, where each trains its own."""
@@ -293,8 +296,3 @@ class _Pack:
             return None
         held = Counter(lease.owner for lease in self._leases.values())
         return min(range(self._trainee.ranks.world_size), key=lambda rank: (held[rank], rank))
-
-
-def _first_free(taken: Iterable[int]) -> int:
-    used = set(taken)
-    return next(number for number in range(len(used) + 1) if number not in used)

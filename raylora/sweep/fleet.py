@@ -28,8 +28,8 @@ from raylora.train.events import Event
 
 log = get_logger(__name__)
 
-TEND_S = 0.1
-"""Time between two looks at the packs: Tune steps once for each report of a turn, and the packs wait for the last."""
+TEND_S = 0.5
+"""Time between two looks at the packs. Nothing waits for it; each look takes time of processes on the packs' cores."""
 
 END_PATIENCE_S = 60.0
 """For workers that were told to end, to check the base and leave."""

@@ -1,4 +1,4 @@
-"""A run that a pack cannot train fails alone, with its reason, and its slot is there for the next."""
+"""A run that a pack cannot train or keep fails alone, with its reason, and its slot is there for the next."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from raylora.runtime.desk_messages import Admit, Go
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_job import _Pack
+from raylora.spec.run import RunSpec
 from raylora.train.events import Event
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
@@ -25,15 +26,22 @@ class Post:
         self.events.append(event)
 
 
+def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> _Pack:
+    desk = cast("Any", None)  # it is not asked
+    job = PackJob(
+        0, "key", num_slots, spec, str(folder / "store"), desk, 1, slots_stay_on_ranks=False, calibrates=False
+    )
+    return _Pack(job, cast("Any", post), place_tiny(spec))
+
+
 def test_a_trial_whose_bins_the_base_would_mix_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
     home = save_materials(tmp_path, 20)
     config = home / "base" / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"mistral"').replace("{", '{"sliding_window": 64,', 1))
     plain = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
-    desk, post = cast("Any", None), Post()  # the desk is not asked
-    job = PackJob(0, "key", 1, plain, str(tmp_path / "store"), desk, 1, slots_stay_on_ranks=False, calibrates=False)
-    pack = _Pack(job, cast("Any", post), place_tiny(plain))
+    post = Post()
+    pack = open_pack(plain, post, tmp_path)
     pack._obey(Admit("binned", 0, plain.model_copy(update={"sample_packing": True}), "run0", None))
     pack._obey(Admit("plain", 1, plain, "run1", None))
     pack._obey(Go("plain"))
@@ -43,3 +51,25 @@ def test_a_trial_whose_bins_the_base_would_mix_fails_alone(tmp_path: Path, monke
     assert told == [("binned", "failed"), ("plain", "metrics"), ("plain", "finished")]
     assert pack._reports[0].values["error"].startswith("sample_packing: MistralForCausalLM has sliding_window: 64")
     assert {event.run_id for event in post.events} == {"run1"}
+
+
+def test_a_trial_whose_adapter_the_store_does_not_take_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    specs = [tiny_spec(home / "base", home / "rows.jsonl", max_steps=1, seed=seed) for seed in range(3)]
+    pack = open_pack(specs[0], Post(), tmp_path, num_slots=3)
+    in_the_way = tmp_path / "store" / "runs" / "run1"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    for number, spec in enumerate(specs):
+        pack._obey(Admit(f"lease{number}", number, spec, f"run{number}", None))
+        pack._obey(Go(f"lease{number}"))
+    pack._turn()
+    first, failed, last = pack._reports
+    assert (first.kind, failed.kind, last.kind) == ("finished", "failed", "finished")
+    assert str(in_the_way) in str(failed.values["error"])
+    adapters = [
+        (Path(str(each.values["adapter_uri"])) / "adapter_model.safetensors").read_bytes() for each in (first, last)
+    ]
+    assert adapters[0] != adapters[1]
+    assert not pack._trainee.steppers
