@@ -24,6 +24,8 @@ from benchmarks.turns import REPOSITORY
 from benchmarks.workload import MAX_GRAD_NORM
 
 LIMIT_S = 7200
+MOST_TURNS = 1
+"""Sweeps take minutes, and each is run once."""
 RAYLORA = "raylora"
 OTHERS = {"ray-tune, one at a time": 1, "ray-tune, two at once": 2}
 """Trials that run at the same time."""

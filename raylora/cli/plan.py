@@ -123,8 +123,8 @@ def _reasons(group: Group) -> list[str]:
     asked = group.largest.distributed.num_workers
     if group.num_places < asked:
         found += [
-            f"workers: a pack has {asked}, and there is room for {group.num_places}: it waits where the cluster grows, "
-            "and is refused elsewhere"
+            f"workers: {asked} are asked for, and there is room for {group.num_places}: they are waited for where the "
+            "cluster grows, and refused elsewhere"
         ]
     found += [] if group.fits else [f"memory: {width.why_so_many}"]
     if group.duration is not None and group.duration.speedup < SLOWER:

@@ -86,16 +86,7 @@ class Inputs:
         Returns:
             The same on every rank; nothing where all is alike.
         """
-        found, problems = ranks.gather(self.digests), []
-        for name, field in (("base", "base_model"), ("data", "datasets")):
-            of_ranks = [digests[name] for digests in found]
-            if len(set(of_ranks)) > 1:
-                told = ", ".join(f"rank {rank} {digest[:12]}" for rank, digest in enumerate(of_ranks))
-                problems.append(
-                    f"{field}: the workers do not read the same {name}: its digests are {told}; name what every node "
-                    "has alike: a folder all share, an s3:// folder, or a hub id with its revision"
-                )
-        return problems
+        return [*_differing(ranks, "base", self.digests["base"]), *_differing(ranks, "data", self.digests["data"])]
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.
@@ -136,3 +127,33 @@ class Inputs:
 def _digest(source: Source, rows: TokenisedRows) -> str:
     """Of what was used of a source: MLflow takes data sets of one name and digest for one, with the first's counts."""
     return hashlib.sha256(source.digest.encode() + rows.column("content").tobytes()).hexdigest()
+
+
+FIELDS = {"base": "base_model", "data": "datasets"}
+"""Of the configuration, by what is read."""
+
+
+def check_same_base(ranks: Ranks, base: BaseFolder) -> None:
+    """Find out that every rank has the same base; called on all of them.
+
+    Args:
+        ranks: Those that train together.
+        base: This rank's.
+
+    Raises:
+        InputError: Some have another.
+    """
+    if problems := _differing(ranks, "base", base.digest):
+        raise InputError("\n".join(problems))
+
+
+def _differing(ranks: Ranks, what: str, digest: str) -> list[str]:
+    """One sentence where the ranks do not read the same, nothing where they do; a collective call."""
+    digests = ranks.gather(digest)
+    if len(set(digests)) == 1:
+        return []
+    told = ", ".join(f"rank {rank} {found[:12]}" for rank, found in enumerate(digests))
+    return [
+        f"{FIELDS[what]}: the workers do not read the same {what}: its digests are {told}; name what every node has "
+        "alike: a folder all share, an s3:// folder, or a hub id with its revision"
+    ]

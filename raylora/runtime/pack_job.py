@@ -17,16 +17,17 @@ from ray.actor import ActorHandle
 from ray.train.torch import get_device
 
 from raylora.errors import RayloraError
+from raylora.log import get_logger
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
 from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
 from raylora.runtime.hooks import WorkerHooks
-from raylora.runtime.inputs import Inputs
+from raylora.runtime.inputs import check_same_base
 from raylora.runtime.mailbox import Mailbox, PackJob
+from raylora.runtime.open_inputs import OpenInputs
 from raylora.runtime.pack_width import pack_width
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
-from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint_or_oldest
 from raylora.store.home import cache_dir
@@ -36,6 +37,8 @@ from raylora.train.events import Event
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.member import Member, Outcome
 from raylora.train.turn import step_all, validate_all
+
+log = get_logger(__name__)
 
 CHECK_IN_S = 0.5
 """Longest time between two looks at what the desk wants, while there is something to train."""
@@ -61,6 +64,7 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
     base_name = (base.name, base.revision)
     trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
     trainee.train_mode(True)
+    check_same_base(trainee.ranks, base)
     before = checksum(trainee)
     pack, start = _Pack(job, mailbox, trainee), time.monotonic()
     num_slots = pack.width()
@@ -98,21 +102,19 @@ class _Pack:
         self._job, self._mailbox, self._trainee = job, mailbox, trainee
         self._stores = open_store(job.store_uri)
         self._leases: dict[str, _Lease] = {}
-        self._inputs: dict[str, Inputs] = {}
+        self._inputs = OpenInputs()
         self._reports: list[Report] = []
         self._asked_at, self._saved_at = 0.0, time.monotonic()
 
     def width(self) -> int:
         """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
-        job, ranks, inputs, error = self._job, self._trainee.ranks, None, None
-        try:
-            inputs = self._inputs_of(job.spec)
-        except RayloraError as failure:
-            error = str(failure)
-        if any(ranks.gather(error)):
-            inputs = None
-        if inputs is not None:
-            inputs.check_alike(ranks)
+        job, ranks = self._job, self._trainee.ranks
+        if why := self._inputs.why_unreadable(job.spec, ranks):
+            if ranks.rank == 0:
+                log.warning("pack %d: no widths are tried, since rows cannot be read: %s", job.pack, why)
+            return pack_width(job, self._trainee, None)
+        inputs = self._inputs.of(job.spec)
+        inputs.check_alike(ranks)
         return pack_width(job, self._trainee, inputs)
 
     def run(self) -> None:
@@ -174,22 +176,28 @@ class _Pack:
         self._leases[command.lease] = lease
         if lease.owner not in (None, self._trainee.ranks.rank):
             return
+        if why := self._why_not(lease):
+            self._release(lease)
+            self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": why})])
+
+    def _why_not(self, lease: _Lease) -> str | None:
+        """Let a run in; returns why it cannot be, the same on all ranks that share it."""
+        ranks, spec = self._trainee.slot_ranks, lease.admit.spec
+        if why := self._inputs.why_unreadable(spec, ranks):
+            return why
+        if unlike := self._inputs.of(spec).unlike(ranks):
+            return "\n".join(unlike)
         error = None
         try:
             lease.member = self._member(lease)
         except RayloraError as failure:
             error = str(failure)
-        errors = [found for found in self._trainee.slot_ranks.gather(error) if found is not None]
-        if not errors:
-            errors = self._inputs_of(command.spec).unlike(self._trainee.slot_ranks)
-        if errors:
-            self._release(lease)
-            self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": errors[0]})])
+        return next((found for found in ranks.gather(error) if found is not None), None)
 
     def _member(self, lease: _Lease) -> Member:
         """Open the run's rows, give it its slot, and let it go on from where it was."""
         command, trainee = lease.admit, self._trainee
-        inputs = self._inputs_of(command.spec)
+        inputs = self._inputs.of(command.spec)
         store = run_store(self._stores, command.run_id)
         hooks = WorkerHooks(self._mailbox, store, command.spec.storage.keep_checkpoints, command.run_id)
         trainee.admit(lease.slot, command.spec)
@@ -220,8 +228,7 @@ class _Pack:
         failures = step_all(self._trainee, list(mine.values()))
         whole = [member for member in mine.values() if member.slot not in failures]
         failures |= validate_all(self._trainee, whole)
-        sound = {name: member for name, member in mine.items() if member.slot not in failures}
-        through = {name: member for name, member in sound.items() if member.ending is not None}
+        through = {name: member for name, member in mine.items() if member.ending and member.slot not in failures}
         writes = {name: partial(self._publish, name, member) for name, member in through.items()}
         published = write_side_by_side(self._trainee.slot_ranks, writes)
         for name, member in mine.items():
@@ -251,7 +258,7 @@ class _Pack:
     def _publish(self, name: str, member: Member) -> str:
         """Write the adapter of a run that is through; returns where."""
         admit = self._leases[name].admit
-        about = self._inputs_of(admit.spec).lineage(admit.spec, admit.run_id)
+        about = self._inputs.of(admit.spec).lineage(admit.spec, admit.run_id)
         about |= {"eval_loss": member.progress.eval_loss}
         return publish_adapter(run_store(self._stores, admit.run_id), self._trainee.bank.export(member.slot), about)
 
@@ -278,13 +285,6 @@ class _Pack:
     def _speaking(self, reports: list[Report]) -> list[Report]:
         """One of the ranks that share a run speaks for it."""
         return reports if self._trainee.slot_ranks.rank == 0 else []
-
-    def _inputs_of(self, spec: RunSpec) -> Inputs:
-        """Runs that read the same rows open them once."""
-        key = Inputs.key(spec)
-        if key not in self._inputs:
-            self._inputs[key] = Inputs.open(spec)
-        return self._inputs[key]
 
     def _free_slot(self) -> int:
         taken = {lease.slot for lease in self._leases.values()}

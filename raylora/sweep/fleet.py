@@ -29,7 +29,8 @@ from raylora.train.events import Event
 log = get_logger(__name__)
 
 TEND_S = 0.5
-"""Time between two looks at the packs. Nothing waits for it; each look takes time of processes on the packs' cores."""
+"""Time between two looks at the packs. Leases without a pack wait for it alone, and those wait for seconds anyway; each
+look takes time of processes on the packs' cores."""
 
 END_PATIENCE_S = 60.0
 """For workers that were told to end, to check the base and leave."""
@@ -55,7 +56,7 @@ class Fleet:
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
         self._looked_for: set[str] = set()
-        self._may_grow = False
+        self._may_grow, self._without_room = False, set[int]()
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -176,9 +177,12 @@ class Fleet:
             if key not in packs.values():  # the last of them was closed since
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
-        match next_move(key, berths, packs, held, has_room, self._may_grow):
+        self._without_room -= held.keys()
+        match next_move(key, berths, packs, held, has_room, self._may_grow, self._without_room):
             case Opening():
-                self._begin(self.start(key, berth.spec), key, berth)
+                number = self.start(key, berth.spec)
+                self._without_room |= set() if has_room else {number}
+                self._begin(number, key, berth)
             case Closing(pack):
                 ray.get(self._host.close_pack.remote(pack))
 
@@ -189,6 +193,6 @@ class Fleet:
         self._looked_for.add(key)
         try:
             check_places(spec)
-            self._may_grow = can_grow()
+            self._may_grow = self._may_grow or can_grow()
         except InputError as error:
             self._broken[key] = str(error)

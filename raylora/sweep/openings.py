@@ -5,7 +5,7 @@ The packs that are there, and what each kind needs, enter; a move leaves. Called
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from raylora.sweep.berths import Berth
@@ -34,6 +34,7 @@ def next_move(
     held: Mapping[int, int],
     has_room: bool,
     may_grow: bool = False,
+    without_room: Collection[int] = (),
 ) -> Opening | Closing | None:
     """Choose what to do for the leases of one key; ``None`` where nothing helps but time.
 
@@ -46,13 +47,15 @@ def next_move(
         held: Leases of each pack that is open; others are starting.
         has_room: Whether a pack of the key finds its workers' resources free.
         may_grow: Whether nodes may come for a pack that waits for them; as long as none does, others make room.
+        without_room: Packs that were opened for nodes that may come, and hold nothing yet.
     """
     berth = berths[key]
     akin = [number for number, of in packs.items() if berths[of].family == berth.family]
     is_full = len(akin) >= berth.num_packs
     # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
-    if not is_full and (has_room or may_grow) and all(number in held for number in packs):
+    starting = [number for number in packs if number not in held]
+    if not is_full and (has_room or may_grow) and all(number in without_room for number in starting):
         return Opening()
-    waits_for_room = may_grow and any(of == key and number not in held for number, of in packs.items())
+    waits_for_room = may_grow and any(packs[number] == key for number in starting)
     in_the_way = akin if is_full and not waits_for_room else packs
     return next((Closing(number) for number in in_the_way if held.get(number) == 0 and packs[number] != key), None)

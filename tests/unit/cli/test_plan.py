@@ -86,7 +86,7 @@ def test_what_runs_alone_or_may_not_fit_says_why() -> None:
     text = shown(Plan((group(), ALONE), None, True))
     assert "group 2: each trial runs alone: adapter_bank: peft holds one adapter" in text
     assert "group 2: memory: even one trial needs 3.00 GB" in text
-    assert "group 2: workers: a pack has 1, and there is room for 0: it waits where the cluster grows" in text
+    assert "group 2: workers: 1 are asked for, and there is room for 0: they are waited for where" in text
     assert "group 1: workers" not in text
     assert "group 2: no predicted time: num_epochs says how long" in text
     assert "predicted: no time" in text

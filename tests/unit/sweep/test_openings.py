@@ -83,3 +83,11 @@ def test_the_next_move_where_nodes_may_come(
     packs: Mapping[int, str], held: Mapping[int, int], move: Opening | Closing | None
 ):
     assert next_move("long", BERTHS, packs, held, has_room=False, may_grow=True) == move
+
+
+@pytest.mark.parametrize(("without_room", "move"), [({1}, Opening()), (set(), None)])
+def test_a_pack_that_waits_for_nodes_keeps_no_other_from_room_that_is_there(
+    without_room: set[int], move: Opening | None
+):
+    packs, held = {0: "short", 1: "long"}, {0: 4}
+    assert next_move("alone-1", BERTHS, packs, held, True, may_grow=True, without_room=without_room) == move

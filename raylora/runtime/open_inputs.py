@@ -1,0 +1,40 @@
+"""What the runs of a pack read, opened once for those that read the same. Called by the pack on every rank."""
+
+from __future__ import annotations
+
+from raylora.errors import RayloraError
+from raylora.runtime.inputs import Inputs
+from raylora.spec.run import RunSpec
+from raylora.train.ranks import Ranks
+
+
+class OpenInputs:
+    """Inputs by what they are made of."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Inputs] = {}
+
+    def of(self, spec: RunSpec) -> Inputs:
+        """The inputs of a run.
+
+        Raises:
+            RayloraError: They cannot be read.
+        """
+        key = Inputs.key(spec)
+        if key not in self._by_key:
+            self._by_key[key] = Inputs.open(spec)
+        return self._by_key[key]
+
+    def why_unreadable(self, spec: RunSpec, ranks: Ranks) -> str | None:
+        """Why some rank cannot read a run's inputs; a collective call with the same answer on every rank.
+
+        Args:
+            spec: The run.
+            ranks: Those that are to read them.
+        """
+        error = None
+        try:
+            self.of(spec)
+        except RayloraError as failure:
+            error = str(failure)
+        return next((found for found in ranks.gather(error) if found is not None), None)
