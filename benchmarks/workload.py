@@ -22,7 +22,7 @@ UNLIKE: list[dict[str, Any]] = [
     {"lora_r": 8, "lora_dropout": 0.1},
     {"lora_r": 32, "lora_target_modules": ["gate_proj", "up_proj", "down_proj"]},
     {"lora_r": 8, "use_dora": True},
-    {"lora_r": 64, "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
+    {"lora_r": 24, "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
     {"lora_r": 16, "lora_dropout": 0.05, "lora_target_modules": ["q_proj", "v_proj"]},
     {"lora_r": 12, "use_rslora": True},
 ]
