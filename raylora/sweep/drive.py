@@ -37,9 +37,6 @@ log = get_logger(__name__)
 PAUSE_PATIENCE_S = 60.0
 """For packs to save every slot after somebody asked to stop."""
 
-REST_S = 0.4
-"""Longest wait for trials between two of Tune's steps: each takes time of a process on the packs' cores."""
-
 KEEP_S = 15.0
 """What Tune knows is kept so often while no trial ends, for a driver that is killed."""
 
@@ -144,7 +141,6 @@ def drive(
             meanwhile()
             controller.step()
             watch.tell_pauses()
-            seats.rest(REST_S)
             wait_s = took_s / KEEP_SHARE if (ended := watch.num_ended) > num_ended else KEEP_S
             is_due = time.monotonic() - kept_at > wait_s
             # Tune forgets what it has decided about a trial that is being saved.

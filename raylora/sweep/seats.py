@@ -48,16 +48,6 @@ class Seats(ResourceManager):
             told = (trial.last_result or {}).get("repeats", ())
             self._heard[trial.trial_id] = {each["run_id"]: each["step"] for each in told}
 
-    def rest(self, at_most_s: float) -> None:
-        """Wait for an answer if nothing else is left to do; Tune itself looks again every tenth of a second.
-
-        Args:
-            at_most_s: Longest wait in seconds.
-        """
-        pending = self._pending()
-        if pending and self._said == (self._num_orders, len(pending)):  # else the desk is still to hear of orders
-            ray.wait(pending, num_returns=1, timeout=at_most_s)
-
     def close(self) -> None:
         """Give no seat any more."""
         self._num_seats = 0
@@ -133,18 +123,12 @@ class Seats(ResourceManager):
             return cast("ray.ObjectRef[Any]", self._host.order.remote(name, method, args, kwargs))
         return cast("ray.ObjectRef[Any]", self._host.ask.remote(name, method, args, kwargs))
 
-    def _pending(self) -> list[ray.ObjectRef[Any]]:
-        """What Tune waits for."""
-        if self._controller is None:
-            return []
-        actors = self._controller._actor_manager
-        return [*actors._actor_task_events.get_futures(), *actors._actor_state_events.get_futures()]
-
     def _tell_desk(self) -> None:
         """Say how many orders are open, if Tune has taken in every answer there is."""
         if self._controller is None:
             return
-        pending = self._pending()
+        actors = self._controller._actor_manager
+        pending = [*actors._actor_task_events.get_futures(), *actors._actor_state_events.get_futures()]
         if pending and ray.wait(pending, num_returns=1, timeout=0)[0]:
             return
         if (said := (self._num_orders, len(pending))) != self._said:

@@ -75,6 +75,9 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int, num_p
         budget_s = min(MAX_S, max(MIN_S, SHARE * at_most * num_passes * num_tokens / rates[1]))
         if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > budget_s):
             break
+    if width < best_width(rates, at_most) < at_most:
+        # Still getting faster, yet not fast enough to foresee more: a step that was held up looks the same.
+        rates[width] = max(rates[width], width * num_tokens / _step_s(trainee, batch, width))
     for slot in list(trainee.steppers):
         trainee.release(slot)
     return Calibration(best_width(rates, at_most), rates)

@@ -45,6 +45,20 @@ def test_a_step_that_was_held_up_is_taken_to_be_no_slower_than_a_wider_one(
     assert found.num_slots == 2
 
 
+@pytest.mark.parametrize(("again_s", "num_slots"), [(1.2, 32), (1.5, 8)])
+def test_a_step_that_would_narrow_the_pack_is_taken_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again_s: float, num_slots: int
+) -> None:
+    """Time is up at width 4, where a further slot took 0.58 of the time of one alone, or, undisturbed, 0.33."""
+    home = save_materials(tmp_path, 12)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    rows, _ = open_rows(spec, home / "cache")
+    seconds = {1: [0.6, 0.6], 2: [0.8], 4: [1.5, again_s]}
+    monkeypatch.setattr(calibrate_module, "_step_s", lambda trainee, batch, width: seconds[width].pop(0))
+    found = calibrate(place_tiny(spec), spec, rows.step(0, 0, 1)[0], 32, 2)
+    assert (found.num_slots, seconds) == (num_slots, {1: [], 2: [], 4: []})
+
+
 def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Path) -> None:
     home = save_materials(tmp_path, 12)
     spec = tiny_spec(home / "base", home / "rows.jsonl", load_in_4bit=True, max_steps=2)
