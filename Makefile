@@ -54,7 +54,7 @@ ip:
 # One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
-test: setup ip ## All tests: 20 to 35 minutes on 2 cores
+test: setup ip ## All tests: 20 to 30 minutes on 2 cores
 	python -m pytest $(TWO_LANES)
 
 test-fast: setup ## The tests that start no servers: at most 2 minutes
