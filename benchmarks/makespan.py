@@ -86,13 +86,15 @@ SWEEPS = {
 FLOOR_GOAL = 1.2
 
 
-def measure_sweep(material: Material, name: str) -> dict[str, Any]:
+def measure_sweep(name: str, material: Material, num_turns: int) -> dict[str, Any]:
     """A sweep without early stopping, then with ASHA.
 
     Args:
-        material: What is trained on what.
         name: Of the sweep.
+        material: What is trained on what.
+        num_turns: One.
     """
+    del num_turns
     return {"threads": _cores(), "floor_goal": FLOOR_GOAL, "name": name, **_measured(material, SWEEPS[name])}
 
 
