@@ -57,7 +57,7 @@ TWO_LANES := -n 2
 test: setup ip ## All tests: 20 to 30 minutes on 2 cores
 	python -m pytest $(TWO_LANES)
 
-test-fast: setup ## The tests that start no servers: at most 2 minutes
+test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
 
 bench: setup ## Measure against TRL and the machine's own limits

@@ -54,13 +54,16 @@ def together_and_alone(home: Path, **fields: object) -> Iterator[tuple[Trainee, 
         yield together, member, trainee, alone
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    "base", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in BASES if name != "plain")]
+)
 def test_members_together_are_members_alone(home: Path, base: str):
     for together, member, trainee, alone in together_and_alone(home, **BASES[base]):
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
 
 
+@pytest.mark.slow
 def test_members_together_are_members_alone_in_bfloat16(home: Path):
     """To its rounding: kernels may sum in another order for more rows."""
     for _, member, _, alone in together_and_alone(home, dtype="bfloat16", load_in_4bit=True):
