@@ -74,19 +74,28 @@ class Inputs:
         Raises:
             InputError: Some do not.
         """
-        if problems := self.unlike(ranks):
-            raise InputError("\n".join(problems))
+        check_same_base(ranks, self.base)
+        self.check_same_rows(ranks)
 
-    def unlike(self, ranks: Ranks) -> list[str]:
-        """What the ranks do not read alike: a folder differs by node, or was replaced meanwhile; called on all of them.
+    def check_same_rows(self, ranks: Ranks) -> None:
+        """Find out that every rank reads the same rows; called on all of them.
 
         Args:
             ranks: Those that train together.
 
-        Returns:
-            The same on every rank; nothing where all is alike.
+        Raises:
+            InputError: Some do not.
         """
-        return [*_differing(ranks, "base", self.digests["base"]), *_differing(ranks, "data", self.digests["data"])]
+        if why := self.why_other_rows(ranks):
+            raise InputError(why)
+
+    def why_other_rows(self, ranks: Ranks) -> str | None:
+        """Why the ranks do not read the same rows, the same on every rank; None where they do; called on all of them.
+
+        Args:
+            ranks: Those that train together.
+        """
+        return _why_differing(ranks, "data", self.digests["data"])
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.
@@ -143,17 +152,17 @@ def check_same_base(ranks: Ranks, base: BaseFolder) -> None:
     Raises:
         InputError: Some have another.
     """
-    if problems := _differing(ranks, "base", base.digest):
-        raise InputError("\n".join(problems))
+    if why := _why_differing(ranks, "base", base.digest):
+        raise InputError(why)
 
 
-def _differing(ranks: Ranks, what: str, digest: str) -> list[str]:
-    """One sentence where the ranks do not read the same, nothing where they do; a collective call."""
+def _why_differing(ranks: Ranks, what: str, digest: str) -> str | None:
+    """A folder differs by node, or was replaced meanwhile: whose; None where all have the same; a collective call."""
     digests = ranks.gather(digest)
     if len(set(digests)) == 1:
-        return []
+        return None
     told = ", ".join(f"rank {rank} {found[:12]}" for rank, found in enumerate(digests))
-    return [
+    return (
         f"{FIELDS[what]}: the workers do not read the same {what}: its digests are {told}; name what every node has "
         "alike: a folder all share, an s3:// folder, or a hub id with its revision"
-    ]
+    )

@@ -114,7 +114,7 @@ class _Pack:
                 log.warning("pack %d: no widths are tried, since rows cannot be read: %s", job.pack, why)
             return pack_width(job, self._trainee, None)
         inputs = self._inputs.of(job.spec)
-        inputs.check_alike(ranks)
+        inputs.check_same_rows(ranks)
         return pack_width(job, self._trainee, inputs)
 
     def run(self) -> None:
@@ -183,10 +183,8 @@ class _Pack:
     def _why_not(self, lease: _Lease) -> str | None:
         """Let a run in; returns why it cannot be, the same on all ranks that share it."""
         ranks, spec = self._trainee.slot_ranks, lease.admit.spec
-        if why := self._inputs.why_unreadable(spec, ranks):
+        if why := self._inputs.why_unreadable(spec, ranks) or self._inputs.of(spec).why_other_rows(ranks):
             return why
-        if unlike := self._inputs.of(spec).unlike(ranks):
-            return "\n".join(unlike)
         error = None
         try:
             lease.member = self._member(lease)
