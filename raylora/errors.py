@@ -7,6 +7,7 @@ RayloraError
 │   └── ModelError        the base model or the adapter's targets
 ├── StoreError            object storage refused, vanished or is full
 │   ├── MissingObjectError  there is no object of that name
+│   ├── ExistingObjectError  there is one already, where one was to be made
 │   └── CorruptObjectError  what is stored is not what was written
 ├── TrackingError         MLflow refuses, or does not answer before training starts
 ├── RunFailedError        training ended without a result (exit code 1)
@@ -96,6 +97,10 @@ class StoreError(RayloraError):
 
 class MissingObjectError(StoreError):
     """There is no object of that name in the store."""
+
+
+class ExistingObjectError(StoreError):
+    """There is an object of that name already; another writer came first."""
 
 
 class CorruptObjectError(StoreError):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 NAMES = frozenset(
     {
         "RAYLORA_HOME",
+        "RAYLORA_SIGNING_KEY",
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",

@@ -10,7 +10,10 @@ import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from raylora.errors import InputError, StoreError
+from raylora.errors import ExistingObjectError, InputError, StoreError
+from raylora.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class Store(ABC):
@@ -41,6 +44,18 @@ class Store(ABC):
         Args:
             key: Name in the store.
             data: All of the object.
+        """
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> None:
+        """Store `data` under `key` if there is nothing yet: of several writers, one alone succeeds.
+
+        Args:
+            key: Name in the store.
+            data: All of the object. One that holds just this counts as this writer's own, whose answer was lost.
+
+        Raises:
+            ExistingObjectError: There is another object.
         """
 
     @abstractmethod
@@ -103,6 +118,8 @@ class Store(ABC):
     def check_writable(self) -> None:
         """Write, read and delete one small object, and leave nothing behind.
 
+        Storage that lets a second writer in where a first one was is told of in the log.
+
         Raises:
             StoreError: One of the three is not possible; said before training starts.
         """
@@ -111,8 +128,22 @@ class Store(ABC):
         try:
             if self.read(key) != data:
                 raise StoreError(f"{self.uri}: what was just written reads back differently; check the storage itself")
+            if not self._keeps(key):
+                _log.warning(
+                    "%s: this storage does not keep two writers apart (S3: If-None-Match); see to it that no two "
+                    "commands work on one run at a time",
+                    self.uri,
+                )
         finally:
             self.delete(key)
+
+    def _keeps(self, key: str) -> bool:
+        """Whether an object stays what it is when another is to be created in its place."""
+        try:
+            self.create(key, b"another writer")
+        except ExistingObjectError:
+            return True
+        return False
 
 
 def checked_key(key: str) -> str:

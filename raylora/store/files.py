@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,21 +20,53 @@ from raylora.errors import MissingObjectError, StoreError
 PARTIAL_SUFFIX = ".partial"
 """Ending of files that are being written; a crash may leave one, and no reader takes it for an object."""
 
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""How file systems without hard links refuse one, such as buckets that are mounted as folders."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Hand out a path beside `path`; it takes `path`'s place if the block succeeds and vanishes if it fails."""
+    with _placed_by(Path.replace, path) as partial:
+        yield partial
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Hand out a path beside `path`, as `replacing` does; of several that create one file, one alone succeeds.
+
+    Raises:
+        FileExistsError: There is a file.
+    """
+    with _placed_by(_move_to_free_place, path) as partial:
+        yield partial
+
+
+@contextmanager
+def _placed_by(place: Callable[[Path, Path], object], path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
         yield partial
         sync(partial)
-        partial.replace(path)
+        place(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
     sync(path.parent)
+
+
+def _move_to_free_place(partial: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with path.open("xb") as file:  # one alone still succeeds; a crash now may leave a part
+            file.write(partial.read_bytes())
+        sync(path)
+    partial.unlink()
 
 
 def sync(path: Path) -> None:

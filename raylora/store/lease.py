@@ -1,24 +1,28 @@
 """One driver at a time works on a run: it says so beside the run's record, and goes on saying so while it lives.
 
-Enters: the run's own store. Leaves: a `Lease` that is held, or a refusal that names who holds it. A process of this
-machine is asked for; one elsewhere is watched for as long as three of its signs of life take, by nobody's clock but
-one's own. Nothing has to be cleaned up after a driver that was killed. Called by the launcher, and by whoever lists.
+Enters: the run's own store. Leaves: a `Lease` that is held, or a refusal that names who holds it. Holders are numbered,
+the newest holds the run, and a number is taken by creating its object, which one of several drivers alone can do. Who
+gives the run back says so and leaves the object, so that no number comes twice: a driver that slept through all of it
+finds out. A process of this machine is asked for; one elsewhere is watched for as long as three of its signs of life
+take, by nobody's clock but one's own. Nothing has to be cleaned up after a driver that was killed. Called by the
+launcher, and by whoever lists.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raylora.errors import InputError, MissingObjectError, RunFailedError, StoreError
+from raylora.errors import ExistingObjectError, InputError, MissingObjectError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.store.contract import Store
 from raylora.store.process import Process, here, lives
 
-KEY = "driver.json"
+FOLDER = "driver"
 BEAT_S = 5.0
 WATCH_S = 3 * BEAT_S + 1.0
 SILENT_S = 300.0
@@ -47,6 +51,9 @@ class Holder(BaseModel):
     beaten_at: float | None = None
     """Unix time of the last sign of life, in seconds by the driver's clock."""
 
+    is_released: bool = False
+    """Whether the run was given back."""
+
 
 class Lease:
     """The right to work on a run; take it, and close it in the end.
@@ -61,6 +68,7 @@ class Lease:
     def __init__(self, store: Store, run_id: str, beat_s: float = BEAT_S, watch_s: float = WATCH_S) -> None:
         self._store, self._run_id, self._beat_s, self._watch_s = store, run_id, beat_s, watch_s
         self._mine = Holder(token=secrets.token_hex(8), num_beats=0, process=here())
+        self._number = 0
         self._ended, self._lost = threading.Event(), False
         self._beating: threading.Thread | None = None
 
@@ -73,17 +81,24 @@ class Lease:
         """
         if self._beating is not None:
             return
-        other = _holder(self._store)
+        newest, other = _newest(self._store)
+        if newest and other is None:  # where files are not made whole at once, it may be on its way
+            time.sleep(self._beat_s)
+            newest, other = _newest(self._store)
         if other is not None and self._is_held(other):
-            who = other.process
-            raise InputError(
-                f"run {self._run_id}: another raylora command is at work on it (process {who.pid} on {who.host}); "
-                f"wait for its end, or stop it there (Ctrl-C, or kill {who.pid}, which saves a checkpoint), then resume"
-            )
-        self._write()
+            raise self._refused(other)
+        self._number = newest + 1
         _TAKEN.add(self._mine.token)
+        try:
+            self._create()
+        except BaseException:
+            _TAKEN.discard(self._mine.token)
+            raise
         self._beating = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._beating.start()
+        for found in _numbers(self._store):
+            if found < self._number:
+                self._store.delete(key_of(found))
 
     def close(self) -> None:
         """Give it back, if it was taken. A store that fails now fails nothing: this process will be found dead."""
@@ -95,7 +110,8 @@ class Lease:
         if self._lost:
             return
         try:
-            self._store.delete(KEY)
+            given_back = self._mine.model_copy(update={"is_released": True})
+            self._store.write(key_of(self._number), given_back.model_dump_json().encode())
         except StoreError as failure:
             _log.warning("run %s could not be given back: %s", self._run_id, failure)
 
@@ -113,8 +129,29 @@ class Lease:
         if self._lost:
             raise RunFailedError(f"run {self._run_id}: another raylora command has taken it over; this one ends")
 
+    def _create(self) -> None:
+        try:
+            self._store.create(key_of(self._number), self._next_beat())
+        except ExistingObjectError:
+            raise self._refused(_newest(self._store)[1]) from None
+        newest, other = _newest(self._store)
+        # A folder that changes while it is listed may show neither the number that goes nor the one that has come.
+        if newest > self._number:
+            self._store.delete(key_of(self._number))
+            raise self._refused(other)
+
+    def _refused(self, other: Holder | None) -> InputError:
+        who = f" (process {other.process.pid} on {other.process.host})" if other else ""
+        kill = f", or kill {other.process.pid}, which saves a checkpoint" if other else ""
+        return InputError(
+            f"run {self._run_id}: another raylora command is at work on it{who}; wait for its end, or stop it there "
+            f"(Ctrl-C{kill}), then resume"
+        )
+
     def _is_held(self, other: Holder) -> bool:
         """Whether a holder lives; takes `watch_s` only where it may be a process of another machine."""
+        if other.is_released:
+            return False
         if other.process == self._mine.process:
             return other.token in _TAKEN
         known = lives(other.process)
@@ -124,27 +161,26 @@ class Lease:
         deadline = time.monotonic() + self._watch_s
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._beat_s))
-            now = _holder(self._store)
+            _, now = _newest(self._store)
             if now is None or now != other:
-                return now is not None
+                return now is not None and not now.is_released
         return False
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):
             try:
-                now = _holder(self._store)
-                # Another may have had it, ended, and left nothing.
+                _, now = _newest(self._store)
                 if now is None or now.token != self._mine.token:
                     self._lost = True
                     return
-                self._write()
-            except StoreError as failure:  # tried again at the next beat; nobody else can take it meanwhile either
+                self._store.write(key_of(self._number), self._next_beat())
+            except StoreError as failure:  # tried again at the next beat, which tells whether another came meanwhile
                 _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
 
-    def _write(self) -> None:
+    def _next_beat(self) -> bytes:
         beat = {"num_beats": self._mine.num_beats + 1, "beaten_at": time.time()}
         self._mine = self._mine.model_copy(update=beat)
-        self._store.write(KEY, self._mine.model_dump_json().encode())
+        return self._mine.model_dump_json().encode()
 
 
 def is_deserted(store: Store) -> bool:
@@ -156,8 +192,8 @@ def is_deserted(store: Store) -> bool:
     Raises:
         StoreError: The store does not answer.
     """
-    holder = _holder(store)
-    if holder is None:
+    _, holder = _newest(store)
+    if holder is None or holder.is_released:
         return True
     known = lives(holder.process)
     if known is not None:
@@ -165,8 +201,24 @@ def is_deserted(store: Store) -> bool:
     return holder.beaten_at is not None and time.time() - holder.beaten_at > SILENT_S
 
 
-def _holder(store: Store) -> Holder | None:
+def key_of(number: int) -> str:
+    """Where the holder of a number says that it lives.
+
+    Args:
+        number: From 1.
+    """
+    return f"{FOLDER}/{number:08d}.json"
+
+
+def _numbers(store: Store) -> list[int]:
+    found = (re.fullmatch(rf"{FOLDER}/(\d+)\.json", key) for key in store.keys(FOLDER))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _newest(store: Store) -> tuple[int, Holder | None]:
+    """The newest number, 0 where there is none, and who has or had it, unless that cannot be read."""
+    number = max(_numbers(store), default=0)
     try:
-        return Holder.model_validate_json(store.read(KEY))
+        return number, Holder.model_validate_json(store.read(key_of(number))) if number else None
     except (MissingObjectError, ValidationError):
-        return None
+        return number, None

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from raylora.errors import MissingObjectError, StoreError
+from raylora.errors import ExistingObjectError, MissingObjectError, StoreError
 from raylora.store.contract import Store, checked_key
-from raylora.store.files import PARTIAL_SUFFIX, copy, explained, replacing
+from raylora.store.files import PARTIAL_SUFFIX, copy, creating, explained, replacing
 
 
 class FolderStore(Store):
@@ -37,6 +37,21 @@ class FolderStore(Store):
         path = self._path(key)
         with explained(f"cannot write {path}"), replacing(path) as partial:
             partial.write_bytes(data)
+
+    @override
+    def create(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with explained(f"cannot create {path}"):
+            try:
+                with creating(path) as partial:
+                    partial.write_bytes(data)
+            except FileExistsError as error:
+                if path.is_dir() or not path.parent.is_dir():
+                    raise
+                with contextlib.suppress(FileNotFoundError):
+                    if path.read_bytes() == data:
+                        return
+                raise ExistingObjectError(f"cannot create {path}: there is one already") from error
 
     @override
     def read(self, key: str) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 from raylora.errors import CorruptObjectError, InputError, MissingObjectError
 from raylora.store.contract import Store, checked_key
+from raylora.store.signature import check_signature, signed
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -57,6 +58,10 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
 
     Returns:
         The URI of the group.
+
+    Raises:
+        ExistingObjectError: Another writer was at it meanwhile and came first.
+        StoreError: The store refused.
     """
     discard(store, prefix)
     digests = {}
@@ -68,7 +73,7 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
         else:
             store.write(key, content)
     document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
-    store.write(f"{prefix}/{MANIFEST}", json.dumps(document, indent=1).encode())
+    store.create(f"{prefix}/{MANIFEST}", json.dumps(signed(document), indent=1).encode())
     return store.uri_of(prefix)
 
 
@@ -92,7 +97,7 @@ def read_manifest(store: Store, prefix: str) -> Manifest:
 
     Raises:
         MissingObjectError: There is no whole group at `prefix`.
-        CorruptObjectError: The manifest is not one of ours.
+        CorruptObjectError: The manifest is not one of ours, or not signed with our key.
     """
     key = f"{prefix}/{MANIFEST}"
     text = store.read(key)
@@ -102,9 +107,10 @@ def read_manifest(store: Store, prefix: str) -> Manifest:
             raise CorruptObjectError(
                 f"{store.uri_of(key)}: format {document['format']!r}, this raylora reads {FORMAT}; use a newer raylora"
             )
+        check_signature(document, store.uri_of(key))
         files = {checked_key(name): FileDigest(**digest) for name, digest in document["files"].items()}
         return Manifest(files, dict(document["about"]))
-    except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
         raise CorruptObjectError(f"{store.uri_of(key)}: not a manifest of raylora ({error!r})") from error
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import s3fs
 from typing_extensions import override
 
+from raylora.errors import ExistingObjectError, MissingObjectError
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import explained, replacing
 from raylora.store.retry import retrying
-from raylora.store.s3_errors import is_missing_object, is_transient, store_error
+from raylora.store.s3_errors import is_existing_object, is_missing_object, is_transient, is_unconditional, store_error
 
 T = TypeVar("T")
 
@@ -60,6 +62,28 @@ class BucketStore(Store):
     @override
     def write(self, key: str, data: bytes) -> None:
         self._do("write", self._path(key), lambda files, path: files.pipe_file(path, data, chunksize=PART_BYTES))
+
+    @override
+    def create(self, key: str, data: bytes) -> None:
+        def create(files: s3fs.S3FileSystem, path: str) -> bool:
+            try:
+                files.pipe_file(path, data, mode="create", chunksize=PART_BYTES)
+            except (OSError, NotImplementedError) as error:
+                if is_unconditional(error):
+                    files.pipe_file(path, data, chunksize=PART_BYTES)
+                    return True
+                if is_existing_object(error):
+                    return False
+                raise
+            return True
+
+        path = self._path(key)
+        if self._do("create", path, create):
+            return
+        with suppress(MissingObjectError):
+            if self.read(key) == data:
+                return
+        raise ExistingObjectError(f"cannot create s3://{path}: there is one already")
 
     @override
     def read(self, key: str) -> bytes:

@@ -24,7 +24,16 @@ REFUSED_KEYS = {
     "RequestTimeTooSkewed",
 }
 FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403"}
-BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "429"}
+EXISTING = {"PreconditionFailed", "412"}
+BUSY = {
+    "SlowDown",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "429",
+}
 BROKEN_CONNECTION = (*S3_RETRYABLE_ERRORS, BotoConnectionError, ConnectionError, TimeoutError)
 
 
@@ -41,6 +50,18 @@ def is_missing_object(error: FileNotFoundError) -> bool:
     """Return whether the object is what is missing, and not its whole bucket."""
     answer = _answer(error)
     return answer is None or _code(answer) != "NoSuchBucket"
+
+
+def is_existing_object(error: Exception) -> bool:
+    """Return whether an object was not to be there and is."""
+    answer = _answer(error)
+    return answer is not None and _code(answer) in EXISTING
+
+
+def is_unconditional(error: Exception) -> bool:
+    """Return whether the server knows no conditions on a write, and says so."""
+    answer = _answer(error)
+    return answer is not None and _code(answer) in {"NotImplemented", "501"}
 
 
 def store_error(error: Exception, failure: str, bucket: str) -> StoreError:

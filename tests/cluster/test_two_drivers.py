@@ -10,8 +10,8 @@ from contextlib import suppress
 import pytest
 
 from raylora.store.blob import open_store
-from raylora.store.lease import KEY
-from raylora.store.runs import list_runs
+from raylora.store.lease import is_deserted
+from raylora.store.runs import list_runs, run_store
 from tests.cluster.command import Command, overrides
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
@@ -48,9 +48,8 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     assert "watching" not in third.err, "its process is known to be dead"
     assert "60 steps to do, 0 done" not in third.err
     assert third.json["steps"] == 60
-    keys = store.keys()
     assert [each.status for each in list_runs(store)] == ["finished"]
-    assert [key for key in keys if key.endswith(KEY)] == []
+    assert is_deserted(run_store(store, record.run_id))
 
 
 def send(word: signal.Signals, pids: Sequence[int]) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
 
 from raylora.errors import InputError, RunFailedError
 from raylora.store.blob import Store
-from raylora.store.lease import KEY, Holder, Lease
+from raylora.store.lease import FOLDER, Holder, Lease, is_deserted, key_of
 
 BEAT_S, WATCH_S = 0.05, 1.0
+NUM_TAKERS = 6
+FIRST, SECOND = key_of(1), key_of(2)
 
 HOLD = """
 import sys
@@ -32,7 +36,7 @@ def lease(store: Store) -> Lease:
 
 
 def holder(store: Store) -> Holder:
-    return Holder.model_validate_json(store.read(KEY))
+    return Holder.model_validate_json(store.read(store.keys(FOLDER)[-1]))
 
 
 @contextmanager
@@ -74,19 +78,42 @@ class LeaseSuite:
             mine.take()
             wait_until(lambda: holder(store).num_beats > 3)
             mine.check()
-        assert store.keys() == []
+        assert is_deserted(store)
 
     def test_one_that_was_never_taken_leaves_others_alone(self, store: Store):
         with closing(lease(store)) as mine:
             mine.take()
             lease(store).close()
-            assert store.keys() == [KEY]
+            assert store.keys() == [FIRST]
 
     def test_a_driver_that_lives_is_named(self, store: Store):
         with other_driver(store) as process:
             with pytest.raises(InputError, match=rf"^run r1: .*process {process.pid} on .*wait for its end.*kill"):
                 lease(store).take()
             assert holder(store).process.pid == process.pid
+
+    @pytest.mark.parametrize("left", ["nothing", "a dead driver's lease", "something unreadable"])
+    def test_of_many_that_take_it_at_once_one_gets_it(self, store: Store, left: str):
+        if left != "nothing":
+            is_dead = left.startswith("a dead")
+            store.write(FIRST, killed_holder(store).model_dump_json().encode() if is_dead else b"{")
+        start = threading.Barrier(NUM_TAKERS)
+
+        def take(taker: Lease) -> bool:
+            start.wait()
+            try:
+                taker.take()
+            except InputError as error:
+                assert "at work on it" in str(error)
+                return False
+            return True
+
+        takers = [Lease(store, "r1") for _ in range(NUM_TAKERS)]
+        with ThreadPoolExecutor(NUM_TAKERS) as pool:
+            assert sorted(pool.map(take, takers)) == [False] * (NUM_TAKERS - 1) + [True]
+        for taker in takers:
+            taker.close()
+        assert is_deserted(store)
 
     def test_two_of_one_process_are_told_apart(self, store: Store):
         with closing(lease(store)) as mine:
@@ -97,8 +124,8 @@ class LeaseSuite:
     def test_what_this_process_could_not_give_back_is_its_own(self, store: Store):
         with closing(lease(store)) as mine:
             mine.take()
-            left = store.read(KEY)
-        store.write(KEY, left)
+            left = store.read(FIRST)
+        store.write(FIRST, left)
         with closing(lease(store)) as again:
             again.take()
             assert holder(store).token != Holder.model_validate_json(left).token
@@ -107,10 +134,10 @@ class LeaseSuite:
         killed_holder(store)
         with closing(Lease(store, "r1", BEAT_S, watch_s=1e9)) as mine:
             mine.take()
-        assert store.keys() == []
+        assert is_deserted(store)
 
     def test_a_dead_driver_of_another_machine_is_followed_after_a_while(self, store: Store):
-        store.write(KEY, on_another_machine(killed_holder(store)).model_dump_json().encode())
+        store.write(FIRST, on_another_machine(killed_holder(store)).model_dump_json().encode())
         with closing(lease(store)) as mine:
             mine.take()
             assert holder(store).process.host != "far"
@@ -129,7 +156,7 @@ class LeaseSuite:
             other = on_another_machine(holder(store)).model_copy(update={"token": "other"})
 
             def ends_at_the_others_beat() -> bool:
-                store.write(KEY, other.model_dump_json().encode())
+                store.write(SECOND, other.model_dump_json().encode())
                 return silent.lost
 
             wait_until(ends_at_the_others_beat)
@@ -140,16 +167,22 @@ class LeaseSuite:
     def test_a_driver_that_was_taken_over_by_one_that_has_ended_does_not_come_back(self, store: Store):
         with closing(lease(store)) as silent:
             silent.take()
+            ended = holder(store).model_copy(update={"token": "other", "is_released": True})
+            store.write(SECOND, ended.model_dump_json().encode())
+            wait_until(lambda: silent.lost)
+        with closing(lease(store)) as next_one:
+            next_one.take()
+            assert store.keys(FOLDER) == [key_of(3)], "no number comes twice"
 
-            def ends_without_the_others_name() -> bool:
-                store.delete(KEY)
-                return silent.lost
-
-            wait_until(ends_without_the_others_name)
-        assert store.keys() == []
+    def test_a_lease_that_was_given_back_is_taken_again(self, store: Store):
+        for number in (1, 2, 3):
+            with closing(lease(store)) as mine:
+                mine.take()
+                assert store.keys(FOLDER) == [key_of(number)]
+            assert is_deserted(store)
 
     def test_what_cannot_be_read_holds_nothing(self, store: Store):
-        store.write(KEY, b"{")
+        store.write(FIRST, b"{")
         with closing(lease(store)) as mine:
             mine.take()
-        assert store.keys() == []
+        assert is_deserted(store)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylora.errors import InputError, MissingObjectError
+from raylora.errors import ExistingObjectError, InputError, MissingObjectError
 from raylora.store.blob import Store, open_store
 
 NAMES = st.sampled_from(["a", "b.json", "d/a", "d/e/a", "dd/a", "ä ö/ü+%20#?.bin"])
+NUM_WRITERS = 8
 ACTIONS = st.one_of(
-    st.tuples(st.just("write"), NAMES, st.binary(max_size=64)),
+    st.tuples(st.sampled_from(["write", "create"]), NAMES, st.binary(max_size=64)),
     st.tuples(st.just("delete"), st.sampled_from(["a", "d", "d/e", "dd", "nothing"]), st.just(b"")),
 )
 # Every backend runs this one method, and every example takes a new child of the one store.
@@ -40,6 +44,32 @@ class StoreSuite:
         assert not store.exists("no/where")
         assert store.keys() == store.keys("no") == []
         store.delete("no/where")
+
+    def test_what_is_there_is_not_created_again(self, store: Store):
+        store.create("a/b", b"mine")
+        store.create("a/b", b"mine")
+        with pytest.raises(ExistingObjectError, match="a/b: there is one already"):
+            store.create("a/b", b"other")
+        assert store.read("a/b") == b"mine"
+        store.delete("a")
+        store.create("a/b", b"other")
+        assert store.read("a/b") == b"other"
+
+    def test_of_many_that_create_one_object_one_does(self, store: Store):
+        start = threading.Barrier(NUM_WRITERS)
+
+        def create(data: bytes) -> bytes | None:
+            start.wait()
+            try:
+                store.create("a", data)
+            except ExistingObjectError:
+                return None
+            return data
+
+        with ThreadPoolExecutor(NUM_WRITERS) as pool:
+            created = [data for data in pool.map(create, [b"%d" % n for n in range(NUM_WRITERS)]) if data is not None]
+        assert created == [store.read("a")]
+        assert store.keys() == ["a"]
 
     def test_a_version_changes_with_the_content(self, store: Store):
         store.write("a", b"one")
@@ -101,6 +131,10 @@ class StoreSuite:
             if action == "write":
                 store.write(key, data)
                 model[key] = data
+            elif action == "create":
+                with suppress(ExistingObjectError):
+                    store.create(key, data)
+                model.setdefault(key, data)
             else:
                 store.delete(key)
                 model = {name: kept for name, kept in model.items() if name != key and not name.startswith(f"{key}/")}

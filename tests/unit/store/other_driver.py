@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from raylora.store.contract import Store
-from raylora.store.lease import KEY, Holder
+from raylora.store.lease import Holder, key_of
 from raylora.store.process import here
 
 OTHER = Holder(token="other", num_beats=1, process=here()).model_dump_json().encode()
@@ -22,5 +22,5 @@ def take_over(store: Store, is_known: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not is_known():
         assert time.monotonic() < deadline
-        store.write(KEY, OTHER)
+        store.write(key_of(2), OTHER)
         time.sleep(0.02)

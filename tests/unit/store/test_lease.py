@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylora.store.blob import Store, open_store
-from raylora.store.lease import KEY, SILENT_S, Lease, is_deserted
+from raylora.store.lease import SILENT_S, Lease, is_deserted, key_of
 from raylora.store.process import here, lives
 from tests.contract.lease_suite import LeaseSuite, killed_holder, on_another_machine
 
@@ -39,7 +39,7 @@ def test_a_run_is_deserted_when_its_driver_is_gone(store: Store):
     with closing(Lease(store, "r1")) as mine:
         mine.take()
         assert not is_deserted(store)
-    store.write(KEY, killed_holder(store).model_dump_json().encode())
+    store.write(key_of(1), killed_holder(store).model_dump_json().encode())
     assert is_deserted(store)
 
 
@@ -47,5 +47,5 @@ def test_a_run_is_deserted_when_its_driver_is_gone(store: Store):
 def test_a_driver_elsewhere_is_gone_when_it_was_silent_for_long(store: Store, age_s: float | None, gone: bool):
     beaten_at = None if age_s is None else time.time() - age_s
     left = on_another_machine(killed_holder(store)).model_copy(update={"beaten_at": beaten_at})
-    store.write(KEY, left.model_dump_json().encode())
+    store.write(key_of(1), left.model_dump_json().encode())
     assert is_deserted(store) is gone

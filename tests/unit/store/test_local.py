@@ -9,6 +9,7 @@ import pytest
 
 from raylora.errors import InputError, StoreError
 from raylora.store.blob import Store, open_store
+from raylora.store.local import FolderStore
 from tests.contract.store_suite import StoreSuite
 from tests.unit.store.disks import close, mounted
 
@@ -27,6 +28,33 @@ def test_a_check_removes_the_folders_it_made_and_no_others(tmp_path: Path):
     open_store(str(tmp_path / "mine")).check_writable()
     open_store(str(tmp_path / "new" / "er")).check_writable()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.fixture(params=[errno.EPERM, errno.ENOTSUP])
+def without_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no second name for a file."""
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("without_links")
+class TestFolderWithoutLinks(StoreSuite):
+    pass
+
+
+def test_storage_that_lets_a_second_writer_in_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    class Careless(FolderStore):
+        def create(self, key: str, data: bytes) -> None:
+            self.write(key, data)
+
+    FolderStore(tmp_path).check_writable()
+    assert caplog.messages == []
+    Careless(tmp_path).check_writable()
+    assert "does not keep two writers apart" in caplog.messages[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_below_a_file_is_not_writable(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.errors import CorruptObjectError, MissingObjectError, StoreError
+from raylora.errors import CorruptObjectError, ExistingObjectError, MissingObjectError, StoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.local import FolderStore
 from raylora.store.manifest import fetch, publish, read_manifest
@@ -32,6 +32,10 @@ class FailingStore(FolderStore):
     def write(self, key: str, data: bytes) -> None:
         self._change()
         super().write(key, data)
+
+    def create(self, key: str, data: bytes) -> None:
+        self._change()
+        super().create(key, data)
 
     def delete(self, prefix: str) -> None:
         self._change()
@@ -78,6 +82,18 @@ def test_wherever_a_second_writer_stops_readers_see_one_whole_group_or_none(stor
         fetch(store, "group", local)
     seen = {path.read_bytes() for path in local.glob("*")}
     assert seen == ({b"old"} if changes == 0 else {b"new"} if changes == 5 else set())
+
+
+def test_of_two_writers_at_once_one_is_refused(store: Store, local: Path):
+    class Meanwhile(FolderStore):
+        def write(self, key: str, data: bytes) -> None:
+            super().write(key, data)
+            publish(store, "group", {"a": b"theirs"}, {})
+
+    with pytest.raises(ExistingObjectError, match=r"manifest\.json: there is one already"):
+        publish(Meanwhile(Path(store.uri)), "group", {"a": b"mine"}, {})
+    fetch(store, "group", local)
+    assert (local / "a").read_bytes() == b"theirs"
 
 
 @pytest.mark.parametrize("damage", [b"other", b"longer than it was", b""])

@@ -14,7 +14,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import default_store_uri
-from raylora.store.lease import KEY, Lease
+from raylora.store.lease import FOLDER, Lease, is_deserted
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
@@ -73,7 +73,7 @@ def test_what_another_driver_finished_a_moment_ago_is_the_result(
     assert resume_sweep(left.sweep_id, store.uri) == result
     assert (stage.num_clusters, stage.searches) == (0, [])
     assert read_sweep(store, left.sweep_id).result == result
-    assert not sweep_store(store, left.sweep_id).exists(KEY)
+    assert is_deserted(sweep_store(store, left.sweep_id))
 
 
 @pytest.mark.parametrize("status", ["running", "finished"], ids=["trains", "sends its report"])
@@ -111,7 +111,7 @@ def test_a_driver_that_was_taken_over_ends_and_writes_no_more(
     with pytest.raises(RunFailedError, match="taken it over"):
         resume_sweep(left.sweep_id, store.uri)
     assert [read_sweep(store, left.sweep_id)] == finished
-    assert own.read(KEY) == OTHER
+    assert own.read(own.keys(FOLDER)[-1]) == OTHER
     assert client.get_run(str(finished[0].mlflow_run_id)).info.status == "RUNNING"
 
 
