@@ -49,9 +49,11 @@ def _answers(prompts: list[str], samples: dict[str, list[str]]) -> Table:
 
 
 def _places(result: dict[str, Any]) -> dict[str, str]:
+    last, best = result["checkpoint_uri"], result.get("best_checkpoint_uri")
     return {
         "adapter": result["adapter_uri"],
-        "checkpoint": result["checkpoint_uri"],
+        "checkpoint": last,
+        **({"the best one": best} if best not in (None, last) else {}),
         "MLflow run": result["mlflow_run_id"],
         "open it with": result["mlflow_command"],
     }

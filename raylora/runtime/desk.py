@@ -284,8 +284,8 @@ class Desk:
         tenant = self._tenants.get(report.lease)
         if tenant is None or report.lease not in pack.leases:
             return
-        if report.kind == "saved":
-            tenant.saved, tenant.saving = (report.values["uri"], report.step), False
+        if report.kind in ("kept", "saved"):
+            tenant.keep(report)
         elif report.kind == "metrics" and report.step <= tenant.told_step:
             tenant.repeating = report.step < tenant.told_step
             pack.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()

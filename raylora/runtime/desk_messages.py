@@ -43,9 +43,10 @@ class Go:
 
 @dataclass(frozen=True)
 class Save:
-    """Save the slot as it is now, and report where."""
+    """Save the slot as it is now, and report where; the pack trains on meanwhile unless somebody waits for it."""
 
     lease: str
+    is_awaited: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Close:
 
 
 Command = Admit | Go | Save | Free | Halt | Close
-ReportKind = Literal["metrics", "saved", "finished", "failed"]
+ReportKind = Literal["metrics", "kept", "saved", "finished", "failed"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Report:
 
     Args:
         lease: Its name.
-        kind: ``metrics`` (it waits for its `Go`), ``saved`` (asked for or not; ``uri``), ``finished`` (the last
-            metrics and ``adapter_uri``) or ``failed`` (``error``). After the last two the slot is free.
+        kind: ``metrics`` (it waits for its `Go`), ``kept`` (there is a checkpoint of an earlier moment; ``uri``),
+            ``saved`` (the answer to a `Save` that is awaited; ``uri``), ``finished`` (the last metrics and
+            ``adapter_uri``) or ``failed`` (``error``). After the last two the slot is free.
         step: Optimizer steps done.
         values: What is told; metrics are ``eval_loss``, ``train_loss`` and ``num_tokens``.
     """

@@ -87,6 +87,17 @@ class Tenant:
         """Have no slot any more, for good."""
         self.pack, self.ended, self.saving, self.wanted = None, True, False, False
 
+    def keep(self, report: Report) -> None:
+        """Note a checkpoint; one that was on its way when it was asked to save is no answer.
+
+        Args:
+            report: Of kind ``kept`` or ``saved``.
+        """
+        is_answer = report.kind == "saved"
+        if self.saved is None or is_answer or report.step >= self.saved[1]:
+            self.saved = (report.values["uri"], report.step)
+        self.saving &= not is_answer
+
     def lose(self) -> None:
         """Lose the slot; what was done after the last save must be done again."""
         self.pack, self.returns = None, True

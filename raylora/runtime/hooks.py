@@ -1,16 +1,21 @@
-"""What the loop on a worker tells and asks: events and the wish to stop by the mailbox, checkpoints in the store."""
+"""What the loop on a worker tells and asks: events and wishes by the mailbox, checkpoints in the store."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from queue import SimpleQueue
+from typing import cast
 
 import ray
 from ray.actor import ActorHandle
+from typing_extensions import override
 
+from raylora.errors import RayloraError
+from raylora.runtime.desk_messages import Admit, Report
 from raylora.runtime.mailbox import Mailbox
 from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
 from raylora.store.contract import Store
-from raylora.train.events import Event
+from raylora.train.events import Event, Wish
 
 
 class WorkerHooks:
@@ -34,14 +39,39 @@ class WorkerHooks:
         """Send an event and wait until it is there, with all before it: this worker may end now."""
         ray.get(self._mailbox.put.remote(replace(event, run_id=self._run_id)))
 
-    def stop_requested(self) -> bool:
+    def wish(self) -> Wish | None:
         """Ask the mailbox."""
-        return bool(ray.get(self._mailbox.stopping.remote()))
+        return cast("Wish | None", ray.get(self._mailbox.wish.remote()))
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint; returns its URI."""
+        """Write a checkpoint, in a thread beside training; returns its URI."""
         return save_checkpoint(self._store, checkpoint, self._keep)
 
     def fall_back(self, step: int) -> str:
         """Delete checkpoints beyond a step where there is one up to it; returns that one's URI, or nothing."""
         return fall_back(self._store, step)
+
+
+class PackHooks(WorkerHooks):
+    """Hooks of one lease of a pack: the desk, too, is told of checkpoints.
+
+    Args:
+        mailbox: The workers' mailbox.
+        store: The run's own store.
+        admit: What the lease was let in with.
+        written: Takes a report of each checkpoint, whenever it is written or could not be.
+    """
+
+    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, admit: Admit, written: SimpleQueue[Report]) -> None:
+        super().__init__(mailbox, store, admit.spec.storage.keep_checkpoints, admit.run_id)
+        self._lease, self._written = admit.lease, written
+
+    @override
+    def save(self, checkpoint: Checkpoint) -> str:
+        try:
+            uri = super().save(checkpoint)
+        except RayloraError as error:
+            self._written.put(Report(self._lease, "failed", checkpoint.step, {"error": str(error)}))
+            raise
+        self._written.put(Report(self._lease, "kept", checkpoint.step, {"uri": uri}))
+        return uri

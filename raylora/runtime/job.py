@@ -9,12 +9,13 @@ from dataclasses import asdict
 from ray.actor import ActorHandle
 from ray.train.torch import get_device
 
+from raylora.log import get_logger
 from raylora.model.export import publish_adapter
 from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Job, Mailbox
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import load_latest
+from raylora.store.checkpoint import best_checkpoint, load_latest
 from raylora.store.contract import Store
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, build
@@ -23,6 +24,8 @@ from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
 from raylora.train.memory import PeakMemory
+
+log = get_logger(__name__)
 
 
 def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping[str, float]) -> None:
@@ -45,6 +48,8 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
     with PeakMemory(device) as load_memory:
         base = inputs.base
         trainee = build(spec, base.path, (base.name, base.revision), device, hooks.phase)
+    if trainee.ranks.world_size < spec.distributed.num_workers:
+        log.warning("%d of %d workers found a place", trainee.ranks.world_size, spec.distributed.num_workers)
     inputs.check_alike(trainee.ranks)
     origin = inputs.lineage(spec, job.run_id)
     hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory) | {"lineage": origin}))
@@ -88,8 +93,10 @@ def _placement(trainee: Trainee, inputs: Inputs, memory: PeakMemory) -> dict[str
 def _result(
     trainee: Trainee, origin: dict[str, object], store: Store, outcome: Outcome, peaks: list[int]
 ) -> dict[str, object]:
-    adapter_uri = None
-    if outcome.ending != "stopped" and trainee.ranks.rank == 0:
-        about = origin | {"eval_loss": outcome.progress.eval_loss}
-        adapter_uri = publish_adapter(store, trainee.bank.export(0), about)
-    return {**asdict(outcome), "adapter_uri": adapter_uri, "train_peak_bytes_per_rank": peaks}
+    uris: dict[str, str | None] = {"adapter_uri": None, "best_checkpoint_uri": None}
+    if trainee.ranks.rank == 0:
+        uris["best_checkpoint_uri"] = best_checkpoint(store)
+        if outcome.ending != "stopped":
+            about = origin | {"eval_loss": outcome.progress.eval_loss}
+            uris["adapter_uri"] = publish_adapter(store, trainee.bank.export(0), about)
+    return {**asdict(outcome), **uris, "train_peak_bytes_per_rank": peaks}

@@ -34,7 +34,7 @@ class Ledger:
         self._tracker, self._store, self._title = tracker, store, title
         self._losses: dict[str, dict[int, float]] = {"train_loss": {}, "eval_loss": {}}
         self._last_steps = {"step": -1, "eval": -1} | dict(seen or {})
-        self._is_resumed = False
+        self._is_resumed = max(self._last_steps.values()) >= 0
         self._phases_s: dict[str, float] = {}
         self._placement: Mapping[str, Any] = {}
         self._samples: Mapping[str, list[str]] = {"before": [], "after": []}
@@ -106,6 +106,8 @@ class Ledger:
             "ending": outcome.get("ending"),
             "adapter_uri": outcome.get("adapter_uri"),
             "checkpoint_uri": outcome.get("checkpoint_uri"),
+            "best_checkpoint_uri": outcome.get("best_checkpoint_uri"),
+            "num_workers": len(self._placement.get("base_bytes_per_rank", ())),
             **{name: self._placement.get(name) for name in placement},
             "data": self._placement.get("data"),
             "steps": progress.get("step"),

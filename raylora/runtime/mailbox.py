@@ -1,4 +1,4 @@
-"""The line between the workers and the driver: events one way, the job and the wish to stop the other.
+"""The line between the workers and the driver: events one way, the job and wishes the other.
 
 An actor without a core of its own. Workers start and import while the driver still checks the run; they wait
 here for the job. Afterwards rank 0 writes and the driver reads; both may lag without hurting a step. Its process
@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.spec.run import RunSpec
-from raylora.train.events import Event
+from raylora.train.events import Event, Wish
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Mailbox:
         self._events: list[Event] = []
         self._num_forgotten = 0
         self._arrived = asyncio.Event()
-        self._stopping = False
+        self._wish: Wish | None = None
+        self._num_saves = 0
         self._controller: ActorHandle[Any] | None = None
         self._introduced = asyncio.Event()
 
@@ -112,6 +113,7 @@ class Mailbox:
     async def put(self, event: Event) -> None:
         """Take an event from a worker."""
         self._events.append(event)
+        self._num_saves += event.kind == "saved"
         self._arrived.set()
 
     async def after(self, num_seen: int, timeout_s: float) -> list[Event]:
@@ -135,11 +137,24 @@ class Mailbox:
 
     async def ask_stop(self) -> None:
         """Ask the workers to save and end."""
-        self._stopping = True
+        self._wish = "stop"
 
-    async def stopping(self) -> bool:
-        """Whether somebody asked."""
-        return self._stopping
+    async def ask_save(self) -> int:
+        """Ask the workers to save and go on; returns how often they have done so."""
+        if self._wish is None:
+            self._wish = "save"
+        return self._num_saves
+
+    async def num_saves(self) -> int:
+        """How often the workers have saved because they were asked to."""
+        return self._num_saves
+
+    async def wish(self) -> Wish | None:
+        """What somebody asked for; to save is asked once, to stop again and again."""
+        wish = self._wish
+        if wish == "save":
+            self._wish = None
+        return wish
 
 
 def open_mailbox(environment: dict[str, str]) -> ActorHandle[Mailbox]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.train.torch import get_device
 
-from raylora.errors import RayloraError
+from raylora.errors import RayloraError, StoreError
 from raylora.log import get_logger
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
 from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
-from raylora.runtime.hooks import WorkerHooks
+from raylora.runtime.hooks import PackHooks
 from raylora.runtime.inputs import check_same_base
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
@@ -29,7 +31,7 @@ from raylora.runtime.pack_width import pack_width
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import load_checkpoint_or_oldest
+from raylora.store.checkpoint import load_checkpoint_or_next
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, place_base
@@ -104,6 +106,7 @@ class _Pack:
         self._leases: dict[str, _Lease] = {}
         self._inputs = OpenInputs()
         self._reports: list[Report] = []
+        self._written: SimpleQueue[Report] = SimpleQueue()
         self._asked_at, self._saved_at = 0.0, time.monotonic()
 
     def width(self) -> int:
@@ -129,6 +132,8 @@ class _Pack:
     def _exchange(self) -> list[Command]:
         """Tell what happened on any rank, and hear what is next; the same on every rank."""
         ranks = self._trainee.ranks
+        while not self._written.empty():
+            self._reports.append(self._written.get())
         told = [report for of_rank in ranks.gather(self._reports) for report in of_rank]
         self._reports = []
         for report in told:
@@ -138,7 +143,7 @@ class _Pack:
 
     def _note(self, report: Report) -> None:
         if report.kind in ("finished", "failed"):
-            self._leases.pop(report.lease, None)
+            self._release(report.lease)
         elif report.kind == "metrics":
             self._leases[report.lease].is_going = False
 
@@ -165,11 +170,11 @@ class _Pack:
             case Halt():
                 for each in self._leases.values():
                     each.is_going = False
-            case Save(lease) if lease in self._leases:
+            case Save(lease, is_awaited) if lease in self._leases:
                 if member := self._leases[lease].member:
-                    self._save(lease, member)
-            case Free(lease) if lease in self._leases:
-                self._release(self._leases.pop(lease))
+                    self._save(lease, member, is_awaited)
+            case Free(lease):
+                self._release(lease)
 
     def _admit(self, command: Admit) -> None:
         lease = _Lease(command, self._free_slot(), self._owner())
@@ -177,7 +182,7 @@ class _Pack:
         if lease.owner not in (None, self._trainee.ranks.rank):
             return
         if why := self._why_not(lease):
-            self._release(lease)
+            lease.member = None
             self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": why})])
 
     def _why_not(self, lease: _Lease) -> str | None:
@@ -197,12 +202,12 @@ class _Pack:
         command, trainee = lease.admit, self._trainee
         inputs = self._inputs.of(command.spec)
         store = run_store(self._stores, command.run_id)
-        hooks = WorkerHooks(self._mailbox, store, command.spec.storage.keep_checkpoints, command.run_id)
+        hooks = PackHooks(self._mailbox, store, command, self._written)
         trainee.admit(lease.slot, command.spec)
         rows, validation = inputs.batches(command.spec)
         member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests, command.max_tokens)
         if command.start_from is not None:
-            checkpoint = load_checkpoint_or_oldest(command.start_from)
+            checkpoint = load_checkpoint_or_next(command.start_from)
             if checkpoint is not None:
                 member.restore(checkpoint)
         placed = {
@@ -231,27 +236,24 @@ class _Pack:
         published = write_side_by_side(self._trainee.slot_ranks, writes)
         for name, member in mine.items():
             if member.slot in failures:
-                self._end(name, member, "failed", {"error": str(failures[member.slot])})
+                self._report(member, name, "failed", {"error": str(failures[member.slot])})
             elif name in published:
                 self._finish(name, member, published[name])
             else:
                 self._tell(name, member)
 
     def _tell(self, name: str, member: Member) -> None:
-        if member.is_to_save and not self._save(name, member):
-            return
+        if member.is_to_save:
+            self._save(name, member, is_awaited=False)
         if member.is_to_report or member.progress.step % self._job.report_steps == 0:
             self._report(member, name, "metrics", member.metrics)
 
-    def _save(self, name: str, member: Member) -> bool:
-        """Keep a checkpoint; where the store takes none, the run fails, and no other does."""
-        try:
+    def _save(self, name: str, member: Member, is_awaited: bool) -> None:
+        """Keep a checkpoint; where the store takes none, the run fails, as its hooks tell, and no other does."""
+        with suppress(StoreError):
             member.save()
-        except RayloraError as error:
-            self._end(name, member, "failed", {"error": str(error)})
-            return False
-        self._report(member, name, "saved", {"uri": member.checkpoint_uri})
-        return True
+            if is_awaited:
+                self._report(member, name, "saved", {"uri": member.settle()})
 
     def _publish(self, name: str, member: Member) -> str:
         """Write the adapter of a run that is through; returns where."""
@@ -262,18 +264,19 @@ class _Pack:
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
         if isinstance(published, RayloraError):
-            self._end(name, member, "failed", {"error": str(published)})
+            self._report(member, name, "failed", {"error": str(published)})
             return
-        outcome = Outcome(member.ending or "finished", member.progress, member.checkpoint_uri, [])
+        outcome = Outcome(member.ending or "finished", member.progress, "", [])
         member.emit("outcome", {**asdict(outcome), "adapter_uri": published})
-        self._end(name, member, "finished", {**member.metrics, "adapter_uri": published})
+        self._report(member, name, "finished", {**member.metrics, "adapter_uri": published})
 
-    def _end(self, name: str, member: Member, kind: ReportKind, values: Mapping[str, object]) -> None:
-        self._report(member, name, kind, values)
-        self._release(self._leases[name])
-
-    def _release(self, lease: _Lease) -> None:
-        lease.member = None
+    def _release(self, name: str) -> None:
+        """Give a lease's slot up; one that is gone already is passed over."""
+        lease = self._leases.pop(name, None)
+        if lease is None:
+            return
+        if lease.member is not None:
+            lease.member.leave()
         if lease.slot in self._trainee.steppers:
             self._trainee.release(lease.slot)
 

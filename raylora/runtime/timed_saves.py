@@ -23,4 +23,4 @@ def timed_saves(specs: Mapping[str, RunSpec], passed_s: float) -> list[Save]:
     """
     if passed_s < SAVE_S:
         return []
-    return [Save(lease) for lease, spec in specs.items() if spec.save_steps is None]
+    return [Save(lease, is_awaited=False) for lease, spec in specs.items() if spec.save_steps is None]

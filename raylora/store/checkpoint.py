@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors
@@ -26,6 +26,7 @@ from raylora.store.manifest import MANIFEST, discard, publish, read_manifest, re
 
 FOLDER = "checkpoints"
 TENSORS, STATE = "state.safetensors", "state.json"
+EVAL_LOSS = "eval_loss"
 
 _log = get_logger(__name__)
 
@@ -39,12 +40,19 @@ class Checkpoint:
         tensors: Whole tensors by name: adapter, optimizer moments, random generators.
         state: Everything else, made of what JSON holds: data cursor, schedule, best loss.
         uri: Where it was read from; empty while it is stored nowhere.
+        eval_loss: Validation loss of these very weights; ``None`` where they were not validated.
     """
 
     step: int
     tensors: Mapping[str, torch.Tensor]
     state: Mapping[str, Any]
     uri: str = ""
+    eval_loss: float | None = None
+
+    def on_host(self) -> Checkpoint:
+        """A copy in the CPU's memory, which stays as it is while training goes on."""
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=copies)
 
 
 def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
@@ -53,7 +61,8 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     Args:
         store: The run's own store.
         checkpoint: What to keep; its tensors may live on any device and share memory.
-        keep: Newest checkpoints to leave, this one among them; at least 1.
+        keep: Newest checkpoints to leave, this one among them, beside the one with the lowest validation loss; at
+            least 1.
 
     Returns:
         The checkpoint's URI.
@@ -64,7 +73,8 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     """
     prefix = _prefix(checkpoint.step)
     files = {TENSORS: _tensor_bytes(checkpoint.tensors), STATE: _state_bytes(checkpoint.state)}
-    uri = publish(store, prefix, files, {"step": checkpoint.step, "raylora": __version__})
+    about = {"step": checkpoint.step, EVAL_LOSS: checkpoint.eval_loss, "raylora": __version__}
+    uri = publish(store, prefix, files, about)
     try:
         _prune(store, checkpoint.step, keep)
     except StoreError as error:
@@ -72,10 +82,24 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     return uri
 
 
-def load_latest(store: Store) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole.
+def best_checkpoint(store: Store) -> str | None:
+    """Return the URI of the kept checkpoint with the lowest validation loss, the earliest of several.
 
-    Interrupted ones are passed over in silence and corrupt ones with a warning.
+    Args:
+        store: The run's own store.
+
+    Returns:
+        The URI; ``None`` where no checkpoint was validated.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    best = _best(store, _complete_steps(store))
+    return None if best is None else store.uri_of(_prefix(best))
+
+
+def load_latest(store: Store) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole; others are passed over with a warning.
 
     Args:
         store: The run's own store.
@@ -88,6 +112,8 @@ def load_latest(store: Store) -> Checkpoint | None:
         StoreError: The store does not answer.
     """
     damage: list[CorruptObjectError] = []
+    for step in sorted(_begun_steps(store) - set(_complete_steps(store)), reverse=True):
+        _log.warning("CHECKPOINT AT STEP %d IS INCOMPLETE, without its %s; it was never finished", step, MANIFEST)
     for step in reversed(_complete_steps(store)):
         try:
             return _load(store, step)
@@ -118,10 +144,11 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return _load(open_store(match[1]), int(match[2]))
 
 
-def load_checkpoint_or_oldest(uri: str) -> Checkpoint | None:
-    """Return the checkpoint at a URI, or where it was deleted to make room the oldest that the run still has.
+def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
+    """Return the checkpoint at a URI, or where it was deleted to make room the next that the run still has.
 
-    Whoever was killed may remember one that is gone. Of those that are there, the oldest leaves the least untold.
+    Whoever was killed may remember one that is gone. Of those after it, the first leaves the least untold; where there
+    is none, the last before it.
 
     Args:
         uri: As `save_checkpoint` gave it.
@@ -138,8 +165,10 @@ def load_checkpoint_or_oldest(uri: str) -> Checkpoint | None:
     except MissingObjectError:
         store = open_store(uri.rpartition(f"/{FOLDER}/")[0])
         steps = _complete_steps(store)
-    _log.warning("%s is gone; its run goes on from %s", uri, f"step {steps[0]}" if steps else "its beginning")
-    return _load(store, steps[0]) if steps else None
+    gone = int(uri.rpartition("-")[2])
+    later = [step for step in steps if step > gone] or steps[-1:]
+    _log.warning("%s is gone; its run goes on from %s", uri, f"step {later[0]}" if later else "its beginning")
+    return _load(store, later[0]) if later else None
 
 
 def fall_back(store: Store, step: int) -> str:
@@ -167,25 +196,50 @@ def fall_back(store: Store, step: int) -> str:
 def _load(store: Store, step: int) -> Checkpoint:
     prefix = _prefix(step)
     manifest = read_manifest(store, prefix)
+    if manifest.about.get("step") != step:
+        raise CorruptObjectError(f"{store.uri_of(prefix)}: it is of step {manifest.about.get('step')}; restore its own")
     try:
         tensors = safetensors.torch.load(read_verified(store, prefix, TENSORS, manifest))
-        state = json.loads(read_verified(store, prefix, STATE, manifest))
-    except (safetensors.SafetensorError, ValueError) as error:
+        state = dict(json.loads(read_verified(store, prefix, STATE, manifest)))
+    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
     return Checkpoint(step, tensors, state, store.uri_of(prefix))
 
 
 def _prune(store: Store, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` up to `step`, and everything beyond it: a future that was given up."""
+    """Delete all but the newest `keep` up to `step` and the best, and what is beyond it: a future that was given up."""
     complete = [found for found in _complete_steps(store) if found <= step]
-    kept = set(complete[-keep:])
-    for prefix in {_prefix_of(key) for key in store.keys(FOLDER)} - {_prefix(found) for found in kept}:
+    best = _best(store, complete)
+    kept = {_prefix(found) for found in complete if found in complete[-keep:] or found == best}
+    for prefix in {_prefix_of(key) for key in store.keys(FOLDER)} - kept:
         discard(store, prefix)
 
 
+def _best(store: Store, steps: Iterable[int]) -> int | None:
+    losses = {step: loss for step in steps if (loss := _eval_loss(store, step)) is not None}
+    return min(losses, key=lambda step: (losses[step], step), default=None)
+
+
+def _eval_loss(store: Store, step: int) -> float | None:
+    try:
+        loss = read_manifest(store, _prefix(step)).about.get(EVAL_LOSS)
+    except (MissingObjectError, CorruptObjectError):  # whoever loads it says so
+        return None
+    return loss if isinstance(loss, float) else None
+
+
 def _complete_steps(store: Store) -> list[int]:
-    pattern = re.compile(rf"{FOLDER}/step-(\d+)/{re.escape(MANIFEST)}")
-    return sorted(int(match[1]) for key in store.keys(FOLDER) if (match := pattern.fullmatch(key)))
+    return sorted(_steps(store, re.escape(MANIFEST)))
+
+
+def _begun_steps(store: Store) -> set[int]:
+    return _steps(store, ".+")
+
+
+def _steps(store: Store, name: str) -> set[int]:
+    """Steps of which there is a file of that name, a regular expression."""
+    pattern = re.compile(rf"{FOLDER}/step-(\d+)/{name}")
+    return {int(match[1]) for key in store.keys(FOLDER) if (match := pattern.fullmatch(key))}
 
 
 def _prefix(step: int) -> str:
@@ -197,8 +251,14 @@ def _prefix_of(key: str) -> str:
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    # A copy for each: safetensors refuses tensors that share memory, such as views of one flat buffer.
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that share memory, such as views of one flat buffer.
+    plain, seen = dict[str, torch.Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu()
+        memory = here.untyped_storage()
+        is_shared = memory.nbytes() > here.nbytes or memory.data_ptr() in seen
+        seen.add(memory.data_ptr())
+        plain[name] = here.clone(memory_format=torch.contiguous_format) if is_shared else here.contiguous()
     return safetensors.torch.save(plain)
 
 

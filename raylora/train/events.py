@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from raylora.store.checkpoint import Checkpoint
 
-EventKind = Literal["doing", "phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "outcome"]
+Wish = Literal["save", "stop"]
+EventKind = Literal[
+    "doing", "phase", "log", "placed", "start", "step", "eval", "samples", "checkpoint", "saved", "outcome"
+]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Event:
     Args:
         kind: ``doing`` (what the launcher begins, before there are workers), ``phase`` (a part of the start and its
             seconds), ``log`` (a line of a worker), ``placed`` (bytes of the base on each rank, data sets and what
-            became of their rows, lineage), ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint`` or
-            ``outcome`` (how it ended).
+            became of their rows, lineage), ``start`` (steps to do), ``step``, ``eval``, ``samples``, ``checkpoint``,
+            ``saved`` (as was wished) or ``outcome`` (how it ended).
         step: Optimizer steps done.
         values: What is told.
         run_id: Which run of the workers it is about; filled in on the way out, empty where it is about all of them.
@@ -38,11 +41,11 @@ class Hooks(Protocol):
     def emit(self, event: Event) -> None:
         """Tell; returns at once."""
 
-    def stop_requested(self) -> bool:
-        """Whether training should save and end after this step."""
+    def wish(self) -> Wish | None:
+        """What training should do after this step: save and go on, or save and end."""
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Keep a checkpoint; returns where."""
+        """Keep a checkpoint, in a thread beside training; returns where."""
 
     def fall_back(self, step: int) -> str:
         """Give up checkpoints beyond a step; returns where the newest up to it is, empty where there is none."""

@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from raylora.data.batches import Batches
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.build import Trainee
-from raylora.train.events import Hooks
+from raylora.train.events import Hooks, Wish
 from raylora.train.member import Ending, Member, Outcome
 from raylora.train.sample import answer
 from raylora.train.turn import Failures, step_all, validate_all
+
+WISHES: tuple[Wish | None, ...] = (None, "save", "stop")
 
 
 class Training:
@@ -54,15 +56,19 @@ class Training:
         if checkpoint is None:
             _check(validate_all(self._trainee, [member]))
             member.progress.samples_before = self._answers()
-        while (ending := self._ending()) is None:
+        while (ending := member.ending) is None:
+            wish = self._wish()
+            if wish == "stop":
+                ending = "stopped"
+                break
+            if wish == "save":
+                member.save()
+                member.emit("saved", {"uri": member.settle()})
             _check(step_all(self._trainee, [member]))
             _check(validate_all(self._trainee, [member]))
             if member.is_to_save:
                 member.save()
         return self._end(ending)
-
-    def _ending(self) -> Ending | None:
-        return self._member.ending or ("stopped" if self._stop_requested() else None)
 
     def _end(self, ending: Ending) -> Outcome:
         member, samples = self._member, list[str]()
@@ -70,17 +76,17 @@ class Training:
             samples = self._answers()
             member.emit("samples", {"before": member.progress.samples_before, "after": samples})
         member.save()
-        return Outcome(ending, member.progress, member.checkpoint_uri, samples)
+        return Outcome(ending, member.progress, member.settle(), samples)
 
     def _answers(self) -> list[str]:
         spec = self._trainee.spec
         return answer(self._trainee, 0, self._tokenizer, spec.sample_prompts, spec.sample_max_new_tokens)
 
-    def _stop_requested(self) -> bool:
-        """Whether rank 0 was asked to stop; all ranks agree."""
+    def _wish(self) -> Wish | None:
+        """What rank 0 was asked for; all ranks agree."""
         ranks = self._trainee.ranks
-        asked = ranks.rank == 0 and self._hooks.stop_requested()
-        return bool(ranks.sum(torch.tensor(int(asked), device=self._trainee.device)))
+        asked = WISHES.index(self._hooks.wish()) if ranks.rank == 0 else 0
+        return WISHES[int(ranks.sum(torch.tensor(asked, device=self._trainee.device)))]
 
 
 def _check(failures: Failures) -> None:

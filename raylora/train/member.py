@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.step import Share, StepResult
+from raylora.train.writing import Writing
 
 NUM_PLACES = 3
 """Rows whose file and line an error names."""
@@ -72,7 +74,7 @@ class Member:
         self._rows, self.validation = rows, validation
         self._hooks, self._digests = hooks, digests
         self.progress = Progress()
-        self.checkpoint_uri, self._saved_step = "", -1
+        self._writing, self._saved_step = Writing(trainee.slot_ranks, self._write), -1
         self._sound_step = -1  # the newest whose weights gave a finite loss
         num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
         self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
@@ -80,7 +82,7 @@ class Member:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
         self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
-        self.checkpoint_uri, self._saved_step = checkpoint.uri, checkpoint.step
+        self._writing.uri, self._saved_step = checkpoint.uri, checkpoint.step
         self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
 
     @property
@@ -160,7 +162,7 @@ class Member:
         self._sound_step = progress.step
         if progress.step == 0:
             progress.eval_loss_before = loss
-        progress.eval_loss = loss
+        progress.eval_loss, progress.eval_step = loss, progress.step
         if progress.best_eval_loss is None or loss < progress.best_eval_loss:
             progress.best_eval_loss, progress.num_worse = loss, 0
         else:
@@ -173,18 +175,30 @@ class Member:
         return bool(self.spec.save_steps) and self.progress.step % (self.spec.save_steps or 1) == 0
 
     def save(self) -> None:
-        """Keep a checkpoint of this moment, unless there is one; a collective call.
+        """Begin to keep a checkpoint of this moment, unless there is one; a collective call.
 
         Raises:
-            StoreError: It cannot be kept; on every rank.
+            StoreError: The checkpoint before this one could not be kept; on every rank.
         """
-        if self._saved_step == self.progress.step:
-            return
-        ranks = self._trainee.slot_ranks
-        checkpoint = take(self._trainee, self.slot, self.progress, self._digests)
-        self.checkpoint_uri = ranks.store(lambda: self._hooks.save(checkpoint))
-        self._saved_step = self.progress.step
-        self.emit("checkpoint", {"uri": self.checkpoint_uri})
+        if self._saved_step != self.progress.step:
+            self._writing.begin(take(self._trainee, self.slot, self.progress, self._digests))
+            self._saved_step = self.progress.step
+
+    def settle(self) -> str:
+        """Wait until what was to be kept is; a collective call.
+
+        Returns:
+            URI of the last checkpoint; empty where there is none.
+
+        Raises:
+            StoreError: It could not be kept; on every rank.
+        """
+        self._writing.settle()
+        return self._writing.uri
+
+    def leave(self) -> None:
+        """Let nothing of this run go on in this process, on this rank; whether its last checkpoint is kept is left."""
+        self._writing.end()
 
     def emit(self, kind: EventKind, values: Mapping[str, Any]) -> None:
         """Tell of this run; one rank speaks for all.
@@ -196,16 +210,24 @@ class Member:
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.emit(Event(kind, self.progress.step, values))
 
+    def _write(self, checkpoint: Checkpoint) -> str:
+        """Keep a checkpoint and tell of it; in a thread of its own, on the rank that speaks."""
+        uri = self._hooks.save(checkpoint)
+        self._hooks.emit(Event("checkpoint", checkpoint.step, {"uri": uri}))
+        return uri
+
     def _falling_back(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """Give up weights that are in doubt, and name the checkpoint that the run goes on from; a collective call.
 
         A loss that comes out finite speaks for the weights it was computed with; one that does not speaks against them.
         """
+        with suppress(StoreError):  # the checkpoints before it are as good
+            self._writing.settle()
         try:
             good = self._trainee.slot_ranks.store(lambda: self._hooks.fall_back(self._sound_step))
         except StoreError as failure:
             good = f"not known ({failure})"
-        doubted = f"none; {self.checkpoint_uri} gave this loss" if self.checkpoint_uri else ""
+        doubted = f"none; {self._writing.uri} gave this loss" if self._writing.uri else ""
         last = good or doubted or "none was saved yet (set save_steps)"
         return NonFiniteLossError(f"{error}.{self._places(error)} Last good checkpoint: {last}")
 

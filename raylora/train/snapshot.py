@@ -25,6 +25,7 @@ class Progress:
         train_loss: Loss of the last step.
         eval_loss_before: Validation loss before the first step.
         eval_loss: Newest validation loss.
+        eval_step: Optimizer steps done when it was found.
         best_eval_loss: Lowest validation loss.
         num_worse: Evaluations since the lowest.
         samples_before: Answers before the first step.
@@ -36,6 +37,7 @@ class Progress:
     train_loss: float | None = None
     eval_loss_before: float | None = None
     eval_loss: float | None = None
+    eval_step: int | None = None
     best_eval_loss: float | None = None
     num_worse: int = 0
     samples_before: list[str] = field(default_factory=list)
@@ -54,7 +56,8 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
     tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(slot).tensors.items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
     state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
-    return Checkpoint(progress.step, tensors, state)
+    eval_loss = progress.eval_loss if progress.eval_step == progress.step else None
+    return Checkpoint(progress.step, tensors, state, eval_loss=eval_loss)
 
 
 def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[str, str]) -> Progress:

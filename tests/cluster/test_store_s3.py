@@ -174,6 +174,26 @@ def test_the_record_of_a_sweep_in_a_bucket(store: Store):
     assert list_sweeps(open_store(store.uri)) == [record]
 
 
+@pytest.mark.parametrize("damage", ["truncated", "a bit flipped", "file missing", "manifest missing"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(store: Store, caplog: pytest.LogCaptureFixture, damage: str):
+    for step in (1, 2):
+        save_checkpoint(store, Checkpoint(step, {"w": torch.full((64,), float(step))}, {"step": step}), keep=2)
+    key = f"checkpoints/step-00000002/{MANIFEST if damage == 'manifest missing' else 'state.safetensors'}"
+    data = store.read(key)
+    match damage:
+        case "truncated":
+            store.write(key, data[:-1])
+        case "a bit flipped":
+            store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+        case _:
+            store.delete(key)
+    loaded = load_latest(store)
+    assert loaded is not None
+    assert loaded.step == 1
+    said = "STEP 2 IS CORRUPT" if damage != "manifest missing" else "STEP 2 IS INCOMPLETE"
+    assert said in caplog.text
+
+
 def test_checkpoints_in_a_bucket(store: Store, caplog: pytest.LogCaptureFixture):
     def at_step(step: int) -> Checkpoint:
         return Checkpoint(step, {"w": torch.full((8,), float(step))}, {"step": step})

@@ -103,7 +103,8 @@ def test_the_checkpoint_is_the_newest(result: dict[str, Any]):
     folder = Path(result["checkpoint_uri"])
     assert folder.name == f"step-{RUN['max_steps']:08d}"
     assert (folder / "manifest.json").exists()
-    assert len(list(folder.parent.iterdir())) == 2, "as many as storage.keep_checkpoints"
+    kept = {Path(result["best_checkpoint_uri"]).name, "step-00000016", folder.name}
+    assert {found.name for found in folder.parent.iterdir()} == kept, "storage.keep_checkpoints and the best"
 
 
 def test_the_record_says_finished(command: Command, result: dict[str, Any]):

@@ -20,6 +20,7 @@ RESULT = {
     "mlflow_command": "mlflow ui --backend-store-uri sqlite:////data/mlflow.db",
     "adapter_uri": "/data/store/runs/20260101-000000-abcdef/adapter",
     "checkpoint_uri": "/data/store/runs/20260101-000000-abcdef/checkpoints/step-00000016",
+    "best_checkpoint_uri": "/data/store/runs/20260101-000000-abcdef/checkpoints/step-00000008",
     "strategy": "fsdp",
     "base_bytes_per_rank": [93_000_000, 92_500_000],
     "trainable_parameters": 4_884_480,
@@ -60,6 +61,7 @@ def test_the_summary_of_a_run(screen: io.StringIO):
     assert ["What does [bold] do?", "It eats.", "It makes text heavy."] in rows
     assert ["adapter", RESULT["adapter_uri"]] in rows
     assert ["checkpoint", RESULT["checkpoint_uri"]] in rows
+    assert ["the best one", RESULT["best_checkpoint_uri"]] in rows
     assert ["open it with", RESULT["mlflow_command"]] in rows
 
 

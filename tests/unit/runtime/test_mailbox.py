@@ -61,3 +61,28 @@ def test_what_the_driver_has_is_forgotten():
         assert [each() is None for each in kept] == [True, True, False]
 
     asyncio.run(play())
+
+
+def test_a_wish_to_save_is_told_once_and_counted_when_it_is_done():
+    async def play() -> None:
+        mailbox = Mailbox()
+        assert await mailbox.wish() is None
+        assert await mailbox.ask_save() == 0
+        assert [await mailbox.wish() for _ in range(2)] == ["save", None]
+        await mailbox.put(Event("checkpoint", 1, {}))
+        assert await mailbox.num_saves() == 0, "another checkpoint is no answer"
+        await mailbox.put(Event("saved", 1, {}))
+        assert await mailbox.num_saves() == await mailbox.ask_save() == 1
+
+    asyncio.run(play())
+
+
+def test_a_wish_to_stop_stays_and_goes_before_one_to_save():
+    async def play() -> None:
+        mailbox = Mailbox()
+        await mailbox.ask_save()
+        await mailbox.ask_stop()
+        await mailbox.ask_save()
+        assert [await mailbox.wish() for _ in range(2)] == ["stop", "stop"]
+
+    asyncio.run(play())

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from raylora.runtime.desk_messages import Admit, Go
+from raylora.runtime.desk_messages import Admit, Go, Save
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_job import _Pack
 from raylora.spec.run import RunSpec
+from raylora.store.checkpoint import load_checkpoint
 from raylora.train.events import Event
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
@@ -76,4 +77,49 @@ def test_a_trial_whose_adapter_the_store_does_not_take_fails_alone(tmp_path: Pat
         (wanted,) = alone._reports
         files = [Path(str(each.values["adapter_uri"])) / "adapter_model.safetensors" for each in (report, wanted)]
         assert files[0].read_bytes() == files[1].read_bytes()
+    for report in pack._reports:
+        pack._note(report)
     assert not pack._trainee.steppers
+
+
+def test_a_trial_whose_checkpoint_the_store_does_not_take_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is written beside training: the trial hears of it at one of the next turns."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    specs = [tiny_spec(home / "base", home / "rows.jsonl", max_steps=9, save_steps=1, seed=seed) for seed in range(2)]
+    pack = open_pack(specs[0], Post(), tmp_path, num_slots=2)
+    in_the_way = tmp_path / "store" / "runs" / "run1"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    for number, spec in enumerate(specs):
+        pack._obey(Admit(f"lease{number}", number, spec, f"run{number}", None))
+        pack._obey(Go(f"lease{number}"))
+    pack._turn()
+    told = [pack._written.get(timeout=60) for _ in specs]
+    by_lease = {report.lease: report for report in told}
+    assert {name: (report.kind, report.step) for name, report in by_lease.items()} == {
+        "lease0": ("kept", 1),
+        "lease1": ("failed", 1),
+    }
+    assert str(in_the_way) in str(by_lease["lease1"].values["error"])
+    for report in told:
+        pack._note(report)
+    assert list(pack._leases) == ["lease0"]
+    assert len(pack._trainee.steppers) == 1
+    pack._turn()
+    assert load_checkpoint(str(by_lease["lease0"].values["uri"])).step == 1
+
+
+def test_a_save_that_is_awaited_is_answered_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=9)
+    pack = open_pack(spec, Post(), tmp_path)
+    pack._obey(Admit("lease", 0, spec, "run", None))
+    pack._obey(Go("lease"))
+    pack._turn()
+    for is_awaited in (False, True, True):
+        pack._obey(Save("lease", is_awaited))
+    answers = [report for report in pack._reports if report.kind == "saved"]
+    assert [report.step for report in answers] == [1, 1]
+    assert load_checkpoint(str(answers[0].values["uri"])).step == 1

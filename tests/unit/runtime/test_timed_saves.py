@@ -15,7 +15,7 @@ SPECS = {
 
 
 def test_runs_without_saves_of_their_own_are_saved_when_it_is_time():
-    assert timed_saves(SPECS, SAVE_S) == [Save("first"), Save("third")]
+    assert timed_saves(SPECS, SAVE_S) == [Save("first", is_awaited=False), Save("third", is_awaited=False)]
 
 
 def test_before_that_nothing_is_saved():

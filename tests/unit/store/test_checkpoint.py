@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import torch
 
 from raylora.errors import CorruptObjectError, StoreError
 from raylora.store.blob import Store, open_store
-from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint_or_oldest, load_latest, save_checkpoint
+from raylora.store.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    fall_back,
+    load_checkpoint_or_next,
+    load_latest,
+    save_checkpoint,
+)
 from raylora.store.local import FolderStore
 from raylora.store.manifest import publish
 from tests.unit.store.test_manifest import FailingStore, PowerCut
@@ -70,6 +78,48 @@ def test_the_newest_is_loaded_and_the_oldest_go(store: Store):
     loaded = load_latest(store)
     assert loaded is not None
     assert (loaded.step, dict(loaded.state)) == (100_000_000, dict(at_step(100_000_000).state))
+
+
+def with_loss(step: int, eval_loss: float | None) -> Checkpoint:
+    return replace(at_step(step), eval_loss=eval_loss)
+
+
+def test_the_best_is_kept_beside_the_newest(store: Store):
+    losses = {1: 3.0, 2: None, 3: 1.5, 4: 1.5, 5: 2.0, 6: None, 7: 2.5}
+    for step, loss in losses.items():
+        save_checkpoint(store, with_loss(step, loss), keep=2)
+    assert steps(store) == [3, 6, 7]
+    assert best_checkpoint(store) == f"{store.uri}/checkpoints/step-00000003"
+    save_checkpoint(store, with_loss(8, 1.0), keep=2)
+    assert steps(store) == [7, 8]
+    assert best_checkpoint(store) == f"{store.uri}/checkpoints/step-00000008"
+
+
+def test_where_nothing_was_validated_there_is_no_best(store: Store):
+    assert best_checkpoint(store) is None
+    for step in (1, 2, 3):
+        save_checkpoint(store, at_step(step), keep=1)
+    assert steps(store) == [3]
+    assert best_checkpoint(store) is None
+
+
+def test_one_whose_manifest_is_damaged_is_not_the_best(store: Store):
+    for step, loss in ((1, 1.0), (2, 2.0)):
+        save_checkpoint(store, with_loss(step, loss), keep=2)
+    damage(store, 1, "manifest.json")
+    assert best_checkpoint(store) == f"{store.uri}/checkpoints/step-00000002"
+
+
+def test_a_copy_on_the_host_stays_as_it_is():
+    live = torch.arange(6.0)
+    copy = Checkpoint(1, {"all": live, "part": live[2:4], "again": live}, {"a": 1}, eval_loss=0.5).on_host()
+    live.zero_()
+    assert (copy.step, copy.state, copy.eval_loss) == (1, {"a": 1}, 0.5)
+    assert {name: tensor.tolist() for name, tensor in copy.tensors.items()} == {
+        "all": [0, 1, 2, 3, 4, 5],
+        "part": [2, 3],
+        "again": [0, 1, 2, 3, 4, 5],
+    }
 
 
 def test_an_interrupted_checkpoint_is_passed_over_and_later_deleted(store: Store):
@@ -170,10 +220,18 @@ def test_a_pickle_is_refused_and_not_run(store: Store, tmp_path: Path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     files = {"state.safetensors": pickle.dumps(Payload()), "state.json": b"{}"}
-    publish(store, "checkpoints/step-00000001", files, {})
+    publish(store, "checkpoints/step-00000001", files, {"step": 1})
     with pytest.raises(CorruptObjectError, match="not a checkpoint of raylora"):
         load_latest(store)
     assert not (tmp_path / "ran").exists()
+
+
+def test_one_that_was_put_into_the_place_of_another_step_is_refused(store: Store):
+    for step in (1, 2):
+        save_checkpoint(store, at_step(step), keep=2)
+    for key in store.keys("checkpoints/step-00000001"):
+        store.write(key.replace("step-00000001", "step-00000002"), store.read(key))
+    assert load_latest(store).step == 1
 
 
 @pytest.mark.parametrize("state", [{"a": (1, 2)}, {1: "a"}, {"a": float("nan")}])
@@ -190,21 +248,21 @@ def test_state_is_read_as_json(store: Store):
 
 def test_a_checkpoint_that_made_room_is_replaced_by_the_oldest_there_is(store: Store, caplog: pytest.LogCaptureFixture):
     uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10, 15)]
-    assert load_checkpoint_or_oldest(uris[1]).step == 10
+    assert load_checkpoint_or_next(uris[1]).step == 10
     assert caplog.text == ""
     store.write("checkpoints/step-00000002/state.safetensors", b"half")
-    assert load_checkpoint_or_oldest(uris[0]).step == 10
+    assert load_checkpoint_or_next(uris[0]).step == 10
     assert f"{uris[0]} is gone; its run goes on from step 10" in caplog.text
 
 
 def test_a_checkpoint_that_is_gone_with_all_others_is_none(store: Store):
     uri = save_checkpoint(store, at_step(5), keep=1)
     store.delete("checkpoints")
-    assert load_checkpoint_or_oldest(uri) is None
+    assert load_checkpoint_or_next(uri) is None
 
 
 def test_a_named_checkpoint_that_is_corrupt_is_not_passed_over(store: Store):
     uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10)]
     damage(store, 10)
     with pytest.raises(CorruptObjectError):
-        load_checkpoint_or_oldest(uris[1])
+        load_checkpoint_or_next(uris[1])

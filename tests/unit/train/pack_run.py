@@ -13,7 +13,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint, save_checkpoint
 from raylora.train.build import Trainee, place_base
-from raylora.train.events import Event, EventKind
+from raylora.train.events import Event, EventKind, Wish
 from raylora.train.member import Member
 from raylora.train.turn import step_all, validate_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
@@ -59,8 +59,8 @@ class Silent:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    def stop_requested(self) -> bool:
-        return False
+    def wish(self) -> Wish | None:
+        return None
 
     def save(self, checkpoint: Checkpoint) -> str:
         return f"checkpoint of step {checkpoint.step}"

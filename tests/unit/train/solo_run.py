@@ -11,7 +11,7 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
 from raylora.store.contract import Store
 from raylora.train.build import Trainee
-from raylora.train.events import Event
+from raylora.train.events import Event, Wish
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
 from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec
@@ -30,9 +30,9 @@ class Recorder:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    def stop_requested(self) -> bool:
+    def wish(self) -> Wish | None:
         done = max((event.step for event in self.events), default=0)
-        return self.stop_after is not None and done >= self.stop_after
+        return "stop" if self.stop_after is not None and done >= self.stop_after else None
 
     def save(self, checkpoint: Checkpoint) -> str:
         return save_checkpoint(self.store, checkpoint, keep=2)

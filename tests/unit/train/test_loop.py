@@ -13,7 +13,7 @@ from raylora.model.route import Span
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_latest
 from raylora.train.evaluate import evaluate
-from tests.unit.train.solo_run import DIGESTS, spec_of, start
+from tests.unit.train.solo_run import DIGESTS, Recorder, spec_of, start
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt
 
 
@@ -82,6 +82,24 @@ def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):
     assert outcome.ending == "early_stopped"
     assert outcome.progress.step == 2
     assert len(set(hooks.values("eval", "eval_loss"))) == 1
+
+
+def test_a_run_saves_when_it_is_wished_and_goes_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wishes = iter([None, None, "save", "save", None, None])
+    monkeypatch.setattr(Recorder, "wish", lambda self: next(wishes))
+    hooks, outcome, _ = start(spec_of(home, save_steps=None), home, tmp_path)
+    assert outcome.progress.step == 6
+    assert [event.step for event in hooks.events if event.kind == "saved"] == [2, 3]
+    assert [event.step for event in hooks.events if event.kind == "checkpoint"] == [2, 3, 6]
+
+
+def test_a_wish_at_a_step_that_is_saved_already_is_answered(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Recorder, "wish", lambda self: "save")
+    hooks, _, _ = start(spec_of(home, save_steps=1, max_steps=3), home, tmp_path)
+    assert [event.step for event in hooks.events if event.kind == "saved"] == [0, 1, 2]
+    assert [event.step for event in hooks.events if event.kind == "checkpoint"] == [0, 1, 2, 3]
 
 
 def test_a_checkpoint_of_other_data_is_refused(home: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import NonFiniteLossError, StoreError
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, load_latest
+from raylora.store.checkpoint import load_latest
 from raylora.train.events import Event
 from raylora.train.loop import Training
 from tests.unit.train.solo_run import DIGESTS, Recorder, spec_of, start
@@ -88,14 +88,12 @@ def test_weights_that_were_validated_are_good(home: Path, tmp_path: Path):
     hooks, trainee = Recorder(open_store(str(tmp_path))), build_tiny(spec)
     rows, validation = open_rows(spec, home / "cache")
     training = Training(trainee, load_tokenizer(home / "base"), rows, validation, hooks, DIGESTS)
-    save = hooks.save
 
-    def save_and_poison(checkpoint: Checkpoint) -> str:
-        uri = save(checkpoint)
-        next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
-        return uri
+    def poison_after_the_save() -> None:
+        if training._member.settle():
+            next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
 
-    hooks.save = save_and_poison  # type: ignore[method-assign]
+    hooks.wish = poison_after_the_save  # type: ignore[method-assign]
     with pytest.raises(NonFiniteLossError, match=r"at step 3.*Last good checkpoint: \S+step-00000002$"):
         training.run()
 

@@ -87,9 +87,7 @@ def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, tmp_path: 
         newcomer = admit(other, 99, specs[0], home)
         turn(other, [newcomer])
         half = members[begin::2]
-        resumed = [
-            admit(other, len(specs) - member.slot, member.spec, home, None, member.checkpoint_uri) for member in half
-        ]
+        resumed = [admit(other, len(specs) - member.slot, member.spec, home, None, member.settle()) for member in half]
         train_all(other, [newcomer, *resumed])
         for member, uninterrupted in zip(resumed, half, strict=True):
             told = losses_of(member)
@@ -149,7 +147,7 @@ def test_a_run_that_follows_its_like_in_a_slot_starts_anew(home: Path, tmp_path:
     first.save()
     train_all(trainee, [first])
     wanted = state_of(trainee, first)
-    for start_from in (None, first.checkpoint_uri):
+    for start_from in (None, first.settle()):
         trainee.release(0)
         member = admit(trainee, 0, spec, home, start_from=start_from)
         train_all(trainee, [member])
@@ -189,7 +187,7 @@ def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_pa
     donor.save()
     at_save = state_of(busy, donor)
     busy.release(1)
-    clone = admit(busy, 1, changed, home, None, donor.checkpoint_uri)
+    clone = admit(busy, 1, changed, home, None, donor.settle())
     assert clone.progress.step == donor.progress.step == 3
     assert_same_bits(state_of(busy, clone), at_save)
     turn(busy, [clone])
@@ -199,7 +197,7 @@ def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_pa
     assert_same_bits(state_of(busy, donor), state_of(quiet, undisturbed))
 
     elsewhere = place_tiny(spec)
-    alone = admit(elsewhere, 0, changed, home, None, donor.checkpoint_uri)
+    alone = admit(elsewhere, 0, changed, home, None, donor.settle())
     train_all(elsewhere, [alone])
     assert losses_of(clone) == losses_of(alone)
     assert_same_bits(state_of(busy, clone), state_of(elsewhere, alone))
