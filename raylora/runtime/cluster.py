@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -121,23 +121,26 @@ def check_places(spec: RunSpec) -> None:
     needed = worker_resources(spec)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     num_places = sum(places(node, needed) for node in nodes)
-    asked = spec.distributed.num_workers
+    fewest = spec.distributed.min_workers
+    name, asked = ("num_workers", spec.distributed.num_workers) if fewest is None else ("min_workers", fewest)
     if num_places < asked and can_grow():
         log.info("waiting for the cluster to grow: it can hold %d of %d workers of %s", num_places, asked, needed)
     elif num_places < asked:
         raise InputError(
-            f"distributed.num_workers: {asked} workers of {needed} asked, the cluster's {len(nodes)} node(s) can hold "
-            f"{num_places}; lower num_workers, cpus_per_worker or resources_per_worker, or add nodes"
+            f"distributed.{name}: {asked} workers of {needed} asked, the cluster's {len(nodes)} node(s) can hold "
+            f"{num_places}; lower {name}, cpus_per_worker or resources_per_worker, or add nodes"
         )
 
 
-def num_places(needed: dict[str, float]) -> int:
-    """Workers that the connected cluster can hold now, beside what runs.
+def free_places(needed: dict[str, float], but: Container[str] = ()) -> list[str]:
+    """Places for workers that the connected cluster has now, beside what runs: the id of each one's node.
 
     Args:
         needed: Resources of a worker.
+        but: Nodes that do not count, by id.
     """
-    return sum(places(node, needed) for node in ray._private.state.available_resources_per_node().values())
+    free = ray._private.state.available_resources_per_node().items()
+    return [node for node, left in free if node not in but for _ in range(places(left, needed))]
 
 
 def places(node: dict[str, float], needed: dict[str, float]) -> int:

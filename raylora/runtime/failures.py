@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from ray.exceptions import RayActorError, RayError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from raylora.errors import RayloraError, RunFailedError, WorkerError
+
+RESTARTS = "distributed.max_failures restarts the workers from the last checkpoint that often"
 
 
 def worker_error(error: WorkerGroupError) -> RayloraError:
@@ -20,8 +23,12 @@ def worker_error(error: WorkerGroupError) -> RayloraError:
         return first
     if isinstance(first, RayActorError):
         return WorkerError(
-            f"rank {rank}: its process died without a word: killed, out of memory, or its node was lost; "
-            "distributed.max_failures restarts the workers from the last checkpoint that often"
+            f"rank {rank}: its process died without a word: killed, out of memory, or its node was lost; {RESTARTS}"
+        )
+    if isinstance(first, WorkerHealthCheckTimeoutError):
+        return WorkerError(
+            f"rank {rank}: it did not answer for as long as distributed.worker_timeout_s: stopped, or its node hangs; "
+            f"{RESTARTS}"
         )
     return WorkerError(f"rank {rank}: {type(first).__name__}: {gist(first)}")
 
@@ -51,5 +58,6 @@ def gist(error: BaseException) -> str:
 
 
 def _telling(failure: BaseException) -> int:
-    """Lower says more: an error of ours, a process that died, and what the others saw of it."""
-    return 0 if isinstance(failure, RayloraError) else 1 if isinstance(failure, RayActorError) else 2
+    """Lower says more: an error of ours, a process that died or is silent, and what the others saw of it."""
+    is_gone = isinstance(failure, RayActorError | WorkerHealthCheckTimeoutError)
+    return 0 if isinstance(failure, RayloraError) else 1 if is_gone else 2

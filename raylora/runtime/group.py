@@ -15,7 +15,11 @@ from ray.exceptions import RayError
 from ray.train import Result, WorkerGroupError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, HEALTH_CHECK_INTERVAL_S_ENV_VAR
+from ray.train.v2._internal.constants import (
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
+    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -25,6 +29,7 @@ from raylora.errors import RunFailedError
 from raylora.log import get_logger
 from raylora.runtime.as_asked import AsAsked
 from raylora.runtime.cluster import worker_resources
+from raylora.runtime.elastic import Elastic
 from raylora.runtime.failures import cause, gist, worker_error
 from raylora.runtime.introduction import Introduction
 from raylora.runtime.mailbox import Mailbox
@@ -45,6 +50,10 @@ CLOSE_PATIENCE_S = 5.0
 """Workers that are training end sooner; a controller that waits for workers to start hears nothing."""
 
 
+ELASTIC_FAILURES = 3
+"""Restarts of a group that may shrink, where the spec does not say."""
+
+
 class Group:
     """The workers of one run.
 
@@ -58,7 +67,10 @@ class Group:
     def __init__(self, spec: RunSpec, mailbox: ActorHandle[Mailbox], scratch: Path, max_failures: int = 0) -> None:
         os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, LOOK_S)
         os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")  # a process whose word nobody asks for
+        os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(spec.distributed.worker_timeout_s)
         asked = spec.distributed.max_failures
+        if spec.distributed.min_workers is not None:
+            max_failures = ELASTIC_FAILURES
         resources = worker_resources(spec)
         uses_gpu = "GPU" in resources
         scaling = ScalingConfig(
@@ -67,7 +79,7 @@ class Group:
         network = NodeNetwork(backend="nccl" if uses_gpu else "gloo", timeout_s=spec.distributed.timeout_s)
         self._trainer = _Trainer(
             Recovery(max_failures if asked is None else asked),
-            AsAsked(scaling),
+            _size(spec, scaling, mailbox),
             work,
             train_loop_config={"mailbox": mailbox, "folder": os.getcwd(), "asked_at": time.time()},
             scaling_config=scaling,
@@ -122,6 +134,11 @@ class Group:
             self._trainer.fit()
         except Exception as error:  # handed to the driver's thread by check()
             self._error = error
+
+
+def _size(spec: RunSpec, scaling: ScalingConfig, mailbox: ActorHandle[Mailbox]) -> AsAsked:
+    fewest = spec.distributed.min_workers
+    return AsAsked(scaling) if fewest is None else Elastic(scaling, fewest, mailbox)
 
 
 class _Trainer(TorchTrainer):

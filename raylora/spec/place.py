@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import model_validator
 
 from raylora.spec.fields import Address, Flag, NonNegativeInt, Number, Part, PositiveFloat, PositiveInt, Text
 
@@ -22,6 +24,9 @@ class DistributedSpec(Part):
     num_workers: PositiveInt = 1
     """Ray Train workers, one model replica or shard each."""
 
+    min_workers: PositiveInt | None = None
+    """Fewest workers that a run goes on with when it loses some or the cluster has no room for more; it grows again when there is room, and every step has the same rows throughout. As many as `num_workers` where absent. `num_workers: [1, 2]` says both. Packs of a sweep keep their number."""
+
     cpus_per_worker: PositiveFloat = 1.0
     """CPU cores reserved for each worker; its thread count is the whole part of it."""
 
@@ -34,8 +39,22 @@ class DistributedSpec(Part):
     timeout_s: PositiveInt = 1800
     """Seconds after which a collective call that does not finish fails."""
 
+    worker_timeout_s: PositiveInt = 120
+    """Seconds after which a worker that does not answer, such as one that was stopped or whose machine hangs, counts as failed."""
+
     max_failures: NonNegativeInt | None = None
-    """Restarts of the worker group from the last checkpoint after a worker's failure, and as many again after nodes were taken back; none for a run and one for a pack of a sweep where absent. An error that would come again, such as a loss of NaN, ends the run at once."""
+    """Restarts of the worker group from the last checkpoint after a worker's failure, and as many again after nodes were taken back; none for a run, three for one with `min_workers`, and one for a pack of a sweep where absent. An error that would come again, such as a loss of NaN, ends the run at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fewest_and_most(cls, values: Any) -> Any:
+        """Read `num_workers: [1, 2]`."""
+        asked = values.get("num_workers") if isinstance(values, dict) else None
+        if not isinstance(asked, list | tuple) or len(asked) != 2 or values.get("min_workers") is not None:
+            return values
+        if all(type(number) is int and number > 0 for number in asked):
+            return {**values, "min_workers": asked[0], "num_workers": asked[1]}
+        return values
 
 
 class RaySpec(Part):
@@ -71,4 +90,4 @@ class StorageSpec(Part):
     """Folder or `s3://bucket/prefix`; `store` in raylora's home where absent."""
 
     keep_checkpoints: PositiveInt = 2
-    """Newest checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept, beside the one with the lowest validation loss; others are deleted."""

@@ -57,6 +57,15 @@ def _offload_needs_shards(run: RunFields) -> str | None:
     return None
 
 
+@rule("distributed.min_workers", "distributed.num_workers")
+def _fewest_of_most(run: RunFields) -> str | None:
+    """`min_workers` is at most `num_workers`."""
+    place = run.distributed
+    if place.min_workers is not None and place.min_workers > place.num_workers:
+        return f"got {place.min_workers}, more than num_workers: {place.num_workers}; lower one or raise the other"
+    return None
+
+
 @rule("adapter_bank", "distributed.strategy", "distributed.zero_stage")
 def _bank_under_zero3(run: RunFields) -> str | None:
     """`adapter_bank: peft` does not run under DeepSpeed stage 3."""

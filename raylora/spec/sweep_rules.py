@@ -107,6 +107,14 @@ def _evaluation_needs_rows(sweep: SweepFields) -> str | None:
     return None
 
 
+@rule("run")
+def _packs_keep_their_workers(sweep: SweepFields) -> str | None:
+    """`distributed.min_workers` is not of a sweep's run."""
+    if sweep.run.distributed.min_workers is not None:
+        return "distributed.min_workers: a pack keeps its number of workers; remove it from the sweep's run"
+    return None
+
+
 @rule("budget")
 def _one_budget(sweep: SweepFields) -> str | None:
     """`budget` is in `steps` or in `tokens`."""

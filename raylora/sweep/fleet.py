@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 
 from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, num_places, worker_resources
+from raylora.runtime.cluster import check_places, free_places, worker_resources
 from raylora.runtime.growth import can_grow
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
@@ -170,7 +170,7 @@ class Fleet:
             held: Leases of each pack that is open.
         """
         packs, berth = {number: of for number, (of, _) in self._packs.items()}, berths[key]
-        has_room = num_places(worker_resources(berth.spec)) >= berth.spec.distributed.num_workers
+        has_room = len(free_places(worker_resources(berth.spec))) >= berth.spec.distributed.num_workers
         if not has_room:
             self._look_for_places(key, berth.spec)
         if key in self._broken:

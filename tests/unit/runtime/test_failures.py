@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from ray.exceptions import ActorDiedError, RaySystemError
 from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 
 from raylora.errors import NonFiniteLossError, RunFailedError, WorkerError
 from raylora.runtime.failures import lost_contact, worker_error
@@ -24,6 +28,12 @@ def test_a_death_comes_before_what_others_saw_of_it():
     told = worker_error(WorkerGroupError("", {0: COLLATERAL, 1: DIED}))
     assert type(told) is WorkerError
     assert str(told).startswith("rank 1: its process died")
+
+
+def test_silence_comes_before_what_others_saw_of_it_and_names_its_bound():
+    told = worker_error(WorkerGroupError("", {0: COLLATERAL, 1: WorkerHealthCheckTimeoutError("hanging for 11 s")}))
+    assert type(told) is WorkerError
+    assert str(told).startswith("rank 1: it did not answer for as long as distributed.worker_timeout_s")
 
 
 def test_any_other_error_is_told_in_one_line():

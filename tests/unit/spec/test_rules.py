@@ -14,6 +14,7 @@ BROKEN = {
     "load_in_8bit": "load_in_4bit: true\nload_in_8bit: true",
     "bnb_4bit_quant_storage": "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: fsdp}",
     "distributed.cpu_offload": "distributed: {cpu_offload: true}",
+    "distributed.min_workers": "distributed: {min_workers: 3, num_workers: 2}",
     "adapter_bank": "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 3}",
     "optimizer": "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed, zero_stage: 2}",
     "init_lora_weights": "init_lora_weights: pissa\nadapter_bank: peft",
@@ -51,6 +52,8 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "load_in_4bit: true\nbnb_4bit_quant_storage: bfloat16\ndistributed: {strategy: fsdp}",
         "distributed: {strategy: fsdp, cpu_offload: true}",
+        "distributed: {min_workers: 2, num_workers: 2}",
+        "distributed: {num_workers: [1, 2]}",
         "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "adapter_bank: peft\ndistributed: {zero_stage: 3}",
         "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed}",
@@ -73,6 +76,19 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):
     assert load_text(tmp_path, LEAST + text)
+
+
+def test_fewest_and_most_workers_in_one_list(tmp_path: Path):
+    place = load_text(tmp_path, LEAST + "distributed: {num_workers: [1, 4]}").spec.distributed
+    assert (place.min_workers, place.num_workers) == (1, 4)
+    overridden = load_text(tmp_path, LEAST, ["distributed.num_workers=[2, 3]"]).spec.distributed
+    assert (overridden.min_workers, overridden.num_workers) == (2, 3)
+
+
+@pytest.mark.parametrize("asked", ["[2]", "[1, 2, 3]", "[]", "[3, 2]", "[0, 2]", "[a, 2]"])
+def test_other_lists_are_refused(tmp_path: Path, asked: str):
+    problems = problems_of(tmp_path, LEAST + f"distributed: {{num_workers: {asked}}}")
+    assert all("workers" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("start", ["false", "eva", "pissa_niter_0", "pissa_niter_", "Gaussian"])

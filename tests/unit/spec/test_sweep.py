@@ -166,6 +166,8 @@ BROKEN = {
     "repeats: got 2; under pbt": "scheduler: pbt\nrepeats: 2\nspace: {lora_alpha: {choice: [1, 2]}}",
     "repeats: got 2, and seed is a knob": "repeats: 2\nspace: {seed: {choice: [1, 2]}}",
     "metric: the run has no validation rows": "run: {base_model: a, datasets: [{path: b}]}",
+    "run: distributed.min_workers: a pack keeps": "run: {base_model: a, datasets: [{path: b}], val_set_size: 1, "
+    "distributed: {min_workers: 1}}",
     "budget: got both or none": "budget: {steps: 5, tokens: 5}",
     "scheduler: asha divides a budget": "scheduler: asha\nrun: {base_model: a, datasets: [{path: b}], val_set_size: 1}",
     "report_steps: got 60; a trial ends after 50": "report_steps: 60",

@@ -1,0 +1,167 @@
+"""A run on two Ray nodes, of which one is drained with notice, comes back, and is lost: two workers, one, two, one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from raylora.spec.elsewhere import elsewhere
+from raylora.spec.load import load_spec
+from raylora.spec.run import RunSpec
+from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
+from tests.conftest import served
+from tests.servers.host import Host, two_hosts
+from tests.servers.process import Server
+from tests.servers.ray import TOKEN, RayHead, ray_start
+from tests.unit.train.solo_run import start
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+NUM_STEPS = 60
+SETTINGS = (
+    *("distributed.num_workers=[1, 2]", "distributed.max_failures=1", "gradient_accumulation_steps=8"),
+    *(f"max_steps={NUM_STEPS}", "eval_steps=60", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
+)
+NODES = """
+import json, sys
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
+
+state = GlobalState()
+state._initialize_global_state(
+    GcsClientOptions.create(sys.argv[1], None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+)
+print(json.dumps({node["NodeManagerAddress"]: node["NodeID"] for node in state.node_table() if node["Alive"]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    with two_hosts() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0]))
+
+
+def second_node(host: Host, head: RayHead, log: Path) -> Server:
+    words = ray_start(f"--address={head.address}", f"--node-ip-address={host.address}", "--num-cpus=1")
+    command = [*host.door, *words]
+    server = Server(command, log, lambda: "Ray runtime started" in log.read_text(), env=head.server_env)
+    server.start()
+    return server
+
+
+def drain(hosts: tuple[Host, Host], head: RayHead) -> None:
+    """Tell the cluster that its second node will be taken away in a minute."""
+    env = os.environ | TOKEN
+    asked = [*hosts[0].door, sys.executable, "-c", NODES, head.address]
+    nodes = subprocess.run(asked, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    node_id = json.loads(nodes)[hosts[1].address]
+    words = (f"--address={head.address}", f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION")
+    more = ("--reason-message=taken back", "--deadline-remaining-seconds=60")
+    ray = Path(sysconfig.get_path("scripts")) / "ray"
+    command = [*hosts[0].door, sys.executable, str(ray), "drain-node", *words, *more]
+    subprocess.run(command, env=env, capture_output=True, check=True, timeout=60)
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that rest meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def command(hosts: tuple[Host, Host], head: RayHead, workplace: Path, new_home: Callable[[], Path]) -> Command:
+    return Command(workplace, new_home(), head.env, door=hosts[0].door)
+
+
+@pytest.fixture(scope="module")
+def ended(command: Command, hosts: tuple[Host, Host], head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    logs = tmp_path_factory.mktemp("second")
+    second = second_node(hosts[1], head, logs / "first.log")
+    running = command.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    try:
+        starts(running, 1)
+        running.wait_for("step 5/")
+        drain(hosts, head)
+        starts(running, 2)
+        second.stop(signal.SIGKILL)
+        running.wait_for(f"step {steps_done(running) + 2}/")
+        with stopped([pid for pid, env in head.seen_by_workers().items() if is_alive(pid)]):
+            second = second_node(hosts[1], head, logs / "second.log")
+        starts(running, 3)
+        running.wait_for(f"step {steps_done(running) + 3}/")
+        second.stop(signal.SIGKILL)
+        return running.end()
+    finally:
+        second.stop(signal.SIGKILL)
+
+
+def starts(running: Running, number: int) -> None:
+    """Wait until workers have begun so and so often."""
+    wait_until(lambda: running.said.count(" steps to do, ") >= number or running.process.poll() is not None, LONG_S)
+    assert running.said.count(" steps to do, ") == number, running.said
+
+
+def steps_done(running: Running) -> int:
+    """Steps that the newest workers began with."""
+    return int(running.said.rpartition(" steps to do, ")[2].split()[0])
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_two_workers_then_one_then_two_then_one(ended: Ended, head: RayHead):
+    assert ended.code == 0, ended.err
+    seen = [(env["WORLD_SIZE"], env["RANK"]) for env in head.seen_by_workers().values()]
+    assert sorted(seen) == [("1", "0"), ("1", "0"), *[("2", "0")] * 2, *[("2", "1")] * 2]
+    assert ended.json["num_workers"] == len(ended.json["base_bytes_per_rank"]) == 1
+
+
+def test_what_was_announced_cost_no_step(ended: Ended):
+    """The run was saved before it left the node and before it grew; only the node that was lost took steps with it."""
+    begun = [int(part.split()[0]) for part in ended.err.split(" steps to do, ")[1:]]
+    assert begun[0] == 0
+    assert 0 < begun[1] < begun[2] <= begun[3] < NUM_STEPS
+
+
+def test_every_step_had_its_rows_whatever_the_number_of_workers(
+    ended: Ended, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Against one process that takes as many rows in each step, never disturbed."""
+    monkeypatch.chdir(workplace)
+    asked = load_spec(workplace / "run.yaml", list(SETTINGS)).spec
+    alone: RunSpec = elsewhere(asked.model_dump(mode="json"), ["distributed.num_workers=1", "distributed.strategy=ddp"])
+    assert alone.rows_per_step == asked.rows_per_step
+    hooks, outcome, _ = start(alone, tmp_path, tmp_path / "store")
+    result = ended.json
+    assert result["steps"] == outcome.progress.step == NUM_STEPS
+    assert result["tokens"] == outcome.progress.num_tokens
+    assert result["eval_loss"] == pytest.approx(outcome.progress.eval_loss, rel=1e-3)
+    assert hooks.values("eval", "eval_loss")
+
+
+def test_mlflow_has_each_step_once(ended: Ended, command: Command):
+    client = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
+    points = client.get_metric_history(ended.json["mlflow_run_id"], "train_loss")
+    assert [point.step for point in points] == list(range(1, NUM_STEPS + 1))

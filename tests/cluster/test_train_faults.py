@@ -1,0 +1,101 @@
+"""A run whose workers are killed while a checkpoint is on its way, or are stopped: it ends as one that never was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from raylora.store.blob import open_store
+from tests.cluster.command import LONG_S, Command, Ended, overrides
+from tests.cluster.conftest import RUN
+from tests.servers.fault_proxy import Fault, fault_proxy
+from tests.servers.ray import RayHead
+from tests.servers.s3 import S3Server
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def worker(ray_head: RayHead, rank: int) -> int:
+    """The process of a rank, of the newest workers."""
+    seen = ray_head.seen_by_workers().items()
+    (pid,) = (pid for pid, env in seen if env["RANK"] == str(rank) and psutil.pid_exists(pid))
+    return pid
+
+
+def assert_trained_like(ended: Ended, whole_run: tuple[Command, Ended]) -> None:
+    """The adapter has the bits of the run that was never disturbed, and no sample was left out or seen twice."""
+    assert ended.code == 0, ended.err
+    result, whole = ended.json, whole_run[1].json
+    mine = open_store(result["adapter_uri"]).read(ADAPTER)
+    assert mine == (Path(whole["adapter_uri"]) / ADAPTER).read_bytes()
+    assert (result["tokens"], result["eval_loss"]) == (whole["tokens"], whole["eval_loss"])
+
+
+def test_workers_killed_while_a_checkpoint_is_on_its_way(
+    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
+):
+    """Once before its tensors are there, and once when only its manifest is missing."""
+    ray_head.forget_workers()
+    places = overrides("distributed.max_failures=2", f"storage.uri={s3_server.uri('killed-while-saving')}")
+    with fault_proxy(s3_server.endpoint) as proxy:
+        in_the_middle = proxy.strike(Fault("hold", "PUT", "step-00000008/state.safetensors"))
+        before_the_manifest = proxy.strike(Fault("hold", "PUT", "step-00000016/manifest.json"))
+        env = {**on_head.env, **s3_server.env, "AWS_ENDPOINT_URL": proxy.endpoint}
+        running = Command(on_head.folder, on_head.home, env).start("train", "run.yaml", "--json", *places)
+        for fault, rank in ((in_the_middle, 0), (before_the_manifest, 1)):
+            assert fault.met.wait(LONG_S), running.said
+            os.kill(worker(ray_head, rank), signal.SIGKILL)
+        ended = running.end()
+    assert_trained_like(ended, whole_run)
+    num_steps = RUN["max_steps"]
+    assert ended.err.count(f"{num_steps} steps to do, 0 done") == 2, "nothing of step 8 is there to go on from"
+    assert f"{num_steps} steps to do, 8 done" in ended.err
+    assert "STEP 16 IS INCOMPLETE" in ended.err
+
+
+def test_a_worker_that_is_stopped_is_missed_and_replaced(
+    on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]
+):
+    ray_head.forget_workers()
+    bounds = overrides("distributed.max_failures=1", "distributed.worker_timeout_s=10")
+    running = on_head.start("train", "run.yaml", "--json", *bounds)
+    running.wait_for("step 10/")
+    stopped = psutil.Process(worker(ray_head, rank=1))
+    stopped.suspend()
+    ended = running.end()
+    assert_trained_like(ended, whole_run)
+    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    assert not stopped.is_running(), "the stopped process is gone"
+
+
+def test_a_run_outlives_its_cluster(
+    workplace: Path, on_head: Command, whole_run: tuple[Command, Ended], tmp_path: Path
+):
+    """The head node is killed, and with it every process of the run but its driver; another cluster goes on with it."""
+    doomed = RayHead(tmp_path)
+    doomed.start()
+    try:
+        running = Command(workplace, on_head.home, doomed.env).start("train", "run.yaml", "--json")
+        running.wait_for("step 10/")
+        doomed.stop(signal.SIGKILL)
+        cut_off = running.end()
+    finally:
+        doomed.stop()
+    assert cut_off.code not in (0, 2)
+    (run,) = on_head.run("runs", "--json").json["runs"]
+    assert run["status"] in ("failed", "lost")
+    ended = on_head.run("resume", run["run_id"], "--json")
+    assert_trained_like(ended, whole_run)
+    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
+    (tracked,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
+    assert tracked.info.run_id == ended.json["mlflow_run_id"]
+    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "train_loss")]
+    assert steps == list(range(1, RUN["max_steps"] + 1)), "each step once"
