@@ -195,7 +195,8 @@ def _run(
     from raylora.runtime.ledger import Ledger
 
     store, run_id = checked.store, record.run_id
-    ledger = Ledger(tracker, run_store(store, run_id), f"{checked.base.name}, {spec.adapter} r={spec.lora_r}")
+    title = f"{checked.base.name}, {spec.adapter} r={spec.lora_r}"
+    ledger = Ledger(tracker, run_store(store, run_id), title, _told(tracker) if record.mlflow_run_id else None)
     status: Literal["finished", "failed", "interrupted"] = "failed"
     try:
         begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
@@ -223,10 +224,14 @@ def _run(
         "mlflow_run_id": tracker.mlflow_run_id,
         "mlflow_command": tracker.how_to_open,
         "status": "finished",
-        "num_workers": spec.distributed.num_workers,
         "sample_prompts": list(spec.sample_prompts),
         **ledger.result(),
     }
+
+
+def _told(tracker: Tracker) -> dict[str, int]:
+    """What MLflow was told of the run by earlier drivers, one that was killed after its last checkpoint included."""
+    return {"step": tracker.last_step("train_loss"), "eval": tracker.last_step("eval_loss")}
 
 
 def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> BaseException:

@@ -54,6 +54,10 @@ class Lanes:
         """Keep an entry that stands for files and deliver it when there is time."""
         self._files.put(entry)
 
+    def pending_values(self) -> list[Entry]:
+        """Small entries that MLflow does not have yet, also those of an earlier process."""
+        return self._values.pending()
+
     def close(self, timeout_s: float) -> dict[str, int]:
         """Deliver what is left.
 

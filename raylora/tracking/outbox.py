@@ -62,6 +62,10 @@ class Outbox:
             _log.error("not tracked: %s", error)
         self._wake.set()
 
+    def pending(self) -> list[Entry]:
+        """Entries that are kept and, as far as is known, not delivered."""
+        return self._spool.pending()[0]
+
     def close(self, timeout_s: float) -> int:
         """Deliver what is left and end the thread.
 

@@ -134,6 +134,19 @@ class RunLog:
             _log.warning("the earlier steps of %s are not at hand: %s", name, self._lanes.shown(error))
             return {}
 
+    def last_step(self, name: str) -> int:
+        """Return the newest step of a metric that MLflow has, or that is on its way there; -1 where there is none.
+
+        Args:
+            name: Of the metric, as it was logged.
+        """
+        pending = self._lanes.pending_values()  # asked first: what is delivered meanwhile is in the history
+        on_the_way = (entry["step"] for entry in pending if self._is_own(entry) and name in entry.get("values", {}))
+        return max((*on_the_way, *self.history(name)), default=-1)
+
+    def _is_own(self, entry: Entry) -> bool:
+        return bool(entry.get("child") == self._whose.get("child"))
+
     def _put(self, entry: Entry) -> None:
         self._lanes.put_value(entry | self._whose)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from mlflow import MlflowClient
 
 from raylora.errors import MissingObjectError
 from raylora.model.export import FOLDER
+from raylora.runtime.launch import _told
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.manifest import publish
+from raylora.tracking.delivery import Delivery
+from raylora.tracking.spool import Entry
 from raylora.tracking.tracker import Tracker
 from raylora.train.events import Event, EventKind
 from tests.unit.tracking.sqlite_home import client, home
@@ -34,7 +37,7 @@ class Driver:
     def __init__(self, folder: Path, run_id: str, mlflow_run_id: str | None = None) -> None:
         self.tracker = Tracker.start(SPEC, run_id, folder / "spool", mlflow_run_id)
         self.store = open_store(str(folder / "store"))
-        self.ledger = Ledger(self.tracker, self.store, "a run")
+        self.ledger = Ledger(self.tracker, self.store, "a run", _told(self.tracker) if mlflow_run_id else None)
 
     def hear(self, kind: EventKind, step: int, values: Mapping[str, Any]) -> None:
         self.ledger.take(Event(kind, step, values))
@@ -62,6 +65,31 @@ def test_the_result_names_the_checkpoint_and_the_picture_shows_the_run(
     assert resumed.ledger.stopped == (ending == "stopped")
     assert resumed.ledger.result()["checkpoint_uri"] == CHECKPOINT
     assert "loss.png" in {file.path for file in client.list_artifacts(resumed.tracker.mlflow_run_id)}
+
+
+def refuse(self: Delivery, entries: Sequence[Entry]) -> None:
+    raise ConnectionError("MLflow is away")
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["MLflow has them", "on their way"])
+def test_steps_that_a_killed_driver_told_after_its_last_checkpoint_are_told_once(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bool
+):
+    with monkeypatch.context() as away:
+        if not sent:
+            away.setattr(Delivery, "__call__", refuse)
+        killed = Driver(tmp_path, f"killed-{sent}")
+        killed.hear("start", 0, {"num_steps": 8})
+        for step in range(1, 7):
+            killed.hear("step", step, {"train_loss": 3.0 / step})
+        killed.tracker._lanes.close(20 if sent else 0)
+    resumed = Driver(tmp_path, f"killed-{sent}", killed.tracker.mlflow_run_id)
+    resumed.hear("start", 4, {"num_steps": 8})
+    for step in range(5, 9):
+        resumed.hear("step", step, {"train_loss": 3.0 / step})
+    assert resumed.tracker.finish("finished") == {}
+    points = client.get_metric_history(resumed.tracker.mlflow_run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, 9))
 
 
 def test_without_room_for_a_copy_of_the_adapter_the_run_has_finished_and_mlflow_gets_it_later(
