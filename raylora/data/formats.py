@@ -109,7 +109,7 @@ def _read_csv(file: Path, name: str) -> Iterator[RawRow]:
 def _read_parquet(file: Path, name: str) -> Iterator[RawRow]:
     try:
         yield from _rows_of(pq.ParquetFile(file, memory_map=True).iter_batches(batch_size=_BATCH_ROWS))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # damaged pages are told as one of the latter
         raise DataError(f"{name}: not a Parquet file that can be read ({error})") from error
 
 
@@ -117,7 +117,7 @@ def _read_arrow(file: Path, name: str) -> Iterator[RawRow]:
     with pa.memory_map(str(file)) as source:
         try:
             yield from _rows_of(_arrow_batches(source))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # damaged streams are told as one of the latter
             raise DataError(f"{name}: not an Arrow file that can be read ({error})") from error
 
 
@@ -135,6 +135,7 @@ def _arrow_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
 def _rows_of(batches: Iterator[pa.RecordBatch]) -> Iterator[RawRow]:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # offsets of a damaged file would lead out of its memory
         for start in range(0, batch.num_rows, _BATCH_ROWS):
             for row in batch.slice(start, _BATCH_ROWS).to_pylist():
                 number += 1

@@ -40,6 +40,8 @@ def array_items(read: Callable[[int], str], name: str) -> Iterator[str]:
         else:
             try:
                 start, (_, at) = at, decode(text, at)
+            except RecursionError as error:
+                raise DataError(f"{name}, row {number + 1}: nested too deeply") from error
             except json.JSONDecodeError as error:
                 rest = text[at:]
                 more = read(max(len(rest), _CHUNK_CHARS)) if _may_go_on(error) else ""

@@ -83,6 +83,8 @@ class RowTokeniser:
         except json.JSONDecodeError as error:
             place = self.source.place(file, number)
             raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}") from error
+        except RecursionError as error:
+            raise DataError(f"{self.source.place(file, number)}: nested too deeply: {text[:60]!r}") from error
         except DataError as error:
             raise DataError(f"{self.source.place(file, number)}: {error}") from error
         fate, kept = self._fit(encoded)

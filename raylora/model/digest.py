@@ -84,7 +84,7 @@ def tensors_in(file: Path) -> list[TensorBytes]:
                 for name, at in header.items()
                 for start, end in [at["data_offsets"]]
             ]
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"base_model: {file} is no safetensors file. Copy the model's folder again.") from error
     if any(entry.start + entry.num_bytes > size_bytes for entry in entries):
         raise ModelError(f"base_model: {file} ends early, at {size_bytes} bytes. Copy the model's folder again.")

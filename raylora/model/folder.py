@@ -116,7 +116,9 @@ def weight_files(folder: Path) -> list[Path]:
         return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if outside := [name for name in names if Path(name).name != name or name == ".."]:
+            raise ValueError(f"it names {outside[0]!r}, outside of the folder")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"base_model: {index} is no index of safetensors ({error}). Copy the folder again.") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

@@ -77,6 +77,8 @@ def _value(stream: BinaryIO, kind: int) -> object:
         return _string(stream)
     if kind == ARRAY:
         inner, length = struct.unpack("<IQ", stream.read(12))
+        if inner == ARRAY:  # no fact is one, and they could lie in one another without end
+            raise ValueError("an array of arrays")
         return [_value(stream, inner) for _ in range(length)]
     letter = SCALARS[kind] if kind < len(SCALARS) else EIGHT_BYTES[kind]
     return struct.unpack(f"<{letter}", stream.read(struct.calcsize(f"<{letter}")))[0]

@@ -124,7 +124,7 @@ def _read_json(folder: Path) -> dict[str, object]:
         raise ModelError(NO_CONFIG.format(folder))
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"base_model: {path} is not JSON ({error}). Copy the model's folder again.") from error
     if not isinstance(fields, dict):
         raise ModelError(f"base_model: {path} holds {type(fields).__name__}, not an object. Copy the folder again.")

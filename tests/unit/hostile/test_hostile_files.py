@@ -1,0 +1,207 @@
+"""No file crashes raylora: whatever its bytes, it is read, or refused with an error of raylora's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raylora.data.formats import FORMATS, read_rows
+from raylora.data.prepare import prepare
+from raylora.errors import CorruptObjectError, ModelError, RayloraError
+from raylora.model.digest import tensors_in
+from raylora.model.folder import INDEX, weight_files
+from raylora.model.gguf_header import general_facts
+from raylora.model.meta import read_config
+from raylora.spec.load import load_spec
+from raylora.spec.load_sweep import load_sweep
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.manifest import MANIFEST, publish, read_manifest
+from raylora.store.runs import new_run, read_run, write_run
+from tests.unit.data.small_tokenizer import saved, small_tokenizer
+from tests.unit.hostile.edits import NESTED, edited
+from tests.unit.spec.specs import LEAST
+from tests.unit.train.tiny_run import save_base
+
+many = settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+
+CONFIG = (
+    LEAST + "lora_r: 8\ndistributed: {strategy: fsdp, num_workers: [1, 2]}\nsample_prompts: ['a', \"b\"]\n"
+).encode()
+SWEEP = (
+    b"run: {base_model: org/model, datasets: [{path: rows.jsonl}], val_set_size: 0.1, max_steps: 50}\n"
+    b"num_trials: 4\nspace:\n  lora_r: {choice: [4, 8]}\n  lora_alpha: {ratio: 2, of: lora_r}\n"
+)
+ROWS = [{"text": "one\ntwo", "n": 1}, {"text": 'é "quoted", 🙂', "n": 2}]
+JSON_LINES = "\n".join(json.dumps(row) for row in ROWS).encode()
+
+
+def columns(ending: str) -> bytes:
+    """A valid file of a column format."""
+    table, sink = pa.Table.from_pylist(ROWS), pa.BufferOutputStream()
+    if ending == ".parquet":
+        pa.parquet.write_table(table, sink)
+    else:
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+VALID = {
+    ".jsonl": JSON_LINES,
+    ".json": json.dumps(ROWS).encode(),
+    ".csv": b'text,n\n"one\ntwo",1\nthree,2\n',
+    ".parquet": columns(".parquet"),
+    ".arrow": columns(".arrow"),
+}
+GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + b"".join(
+    struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, 4) + b"text" for key in (b"general.name", b"general.url")
+)
+
+
+def put(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def readable_or_refused(read: Callable[[], object]) -> None:
+    with suppress(RayloraError):
+        read()
+
+
+def test_every_format_is_put_to_the_test():
+    assert VALID.keys() == FORMATS.keys()
+
+
+@many
+@given(edited(CONFIG))
+def test_configurations(tmp_path: Path, data: bytes):
+    readable_or_refused(lambda: load_spec(put(tmp_path, "run.yaml", data)))
+
+
+@many
+@given(edited(SWEEP))
+def test_sweeps(tmp_path: Path, data: bytes):
+    readable_or_refused(lambda: load_sweep(put(tmp_path, "sweep.yaml", data)))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_rows(tmp_path: Path, ending: str):
+    @many
+    @given(edited(VALID[ending]))
+    def read(data: bytes) -> None:
+        file = put(tmp_path, f"rows{ending}", data)
+        readable_or_refused(lambda: list(read_rows(file, file.name, ending)))
+
+    read()
+
+
+@many
+@given(edited(GGUF))
+def test_headers_of_gguf_files(tmp_path: Path, data: bytes):
+    readable_or_refused(lambda: general_facts(put(tmp_path, "model.gguf", data)))
+
+
+def test_arrays_in_arrays_in_a_gguf_header(tmp_path: Path):
+    key = b"general.tags"
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<I", 9)
+    data = head + struct.pack("<IQ", 9, 1) * 100_000
+    with pytest.raises(RayloraError, match="no GGUF file"):
+        general_facts(put(tmp_path, "model.gguf", data))
+
+
+@many
+@given(st.data())
+def test_bases(tmp_path: Path, data: st.DataObject):
+    """Configuration, index and headers of a base in a folder; whatever is wrong is wrong with `base_model`."""
+    folder = save_base(tmp_path / "base") if not (tmp_path / "base").exists() else tmp_path / "base"
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole = {path: path.read_bytes() for path in (weights, config)}
+    index = json.dumps({"weight_map": {"a": "model.safetensors"}}).encode()
+    broken = data.draw(st.sampled_from([weights, config, folder / INDEX]))
+    header = whole[weights][:2048]
+    content = {weights: edited(header), config: edited(whole[config]), folder / INDEX: edited(index)}[broken]
+    try:
+        broken.write_bytes(data.draw(content))
+        readable_or_refused(lambda: (read_config(folder), [tensors_in(file) for file in weight_files(folder)]))
+    finally:
+        (folder / INDEX).unlink(missing_ok=True)
+        for path, before in whole.items():
+            path.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", ".."])
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path, name: str):
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelError, match="outside of the folder"):
+        weight_files(tmp_path)
+
+
+@many
+@given(st.data())
+def test_manifests(tmp_path: Path, data: st.DataObject):
+    store = open_store(str(tmp_path / "store"))
+    publish(store, "group", {"a": b"bytes"}, {"step": 3})
+    store.write(f"group/{MANIFEST}", data.draw(edited(store.read(f"group/{MANIFEST}").replace(b" ", b""))))
+    readable_or_refused(lambda: read_manifest(store, "group"))
+
+
+@many
+@given(st.data(), st.sampled_from(["state.safetensors", "state.json"]))
+def test_checkpoints_whose_digests_were_made_to_fit(tmp_path: Path, data: st.DataObject, name: str):
+    """Whoever may write to a store without a signing key can make digests fit; nothing is unpickled or crashes."""
+    store = open_store(str(tmp_path / "store"))
+    prefix = "checkpoints/step-00000001"
+    save_checkpoint(store, Checkpoint(1, {"w": torch.ones(3, 2), "b": torch.zeros(2)}, {"step": 1}), keep=1)
+    content = data.draw(edited(store.read(f"{prefix}/{name}")))
+    store.write(f"{prefix}/{name}", content)
+    manifest = json.loads(store.read(f"{prefix}/{MANIFEST}"))
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    store.write(f"{prefix}/{MANIFEST}", json.dumps(manifest).encode())
+    with suppress(CorruptObjectError):
+        assert load_latest(store) is not None
+
+
+@many
+@given(st.data())
+def test_records_of_runs(tmp_path: Path, data: st.DataObject):
+    store = open_store(str(tmp_path / "store"))
+    record = write_run(store, new_run(load_spec(put(tmp_path, "run.yaml", CONFIG)).spec))
+    key = f"runs/{record.run_id}/run.json"
+    store.write(key, data.draw(edited(store.read(key))))
+    readable_or_refused(lambda: read_run(store, record.run_id))
+
+
+@pytest.mark.parametrize("data", NESTED, ids=["lists", "objects", "both"])
+@pytest.mark.parametrize("what", ["run.yaml", "sweep.yaml", "rows.json", "rows.jsonl", MANIFEST])
+def test_what_is_nested_too_deep_is_refused(tmp_path: Path, what: str, data: bytes):
+    file = put(tmp_path, what, data)
+    store = open_store(str(tmp_path))
+    with pytest.raises(RayloraError):
+        match what:
+            case "run.yaml":
+                load_spec(file)
+            case "sweep.yaml":
+                load_sweep(file)
+            case "rows.json" | "rows.jsonl":
+                dataset = {"path": str(file), "type": "text"}
+                spec = RunSpec.model_validate({"base_model": "org/model", "datasets": [dataset]})
+                prepare(spec, saved(small_tokenizer(), tmp_path / "base"), tmp_path / "cache")
+            case _:
+                store.write(f"group/{MANIFEST}", data)
+                read_manifest(store, "group")
