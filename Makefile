@@ -8,7 +8,7 @@ DEMO_DATA := examples/data
 # The tools of the environment first: DeepSpeed looks for ninja and the tests for an S3 server on PATH.
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo check test test-fast bench docs clean
+.PHONY: help setup demo check test test-fast soak bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## Say what each target does
@@ -56,6 +56,9 @@ TWO_LANES := -n 2
 
 test: setup ip ## All tests: 20 to 30 minutes on 2 cores
 	python -m pytest $(TWO_LANES)
+
+soak: setup ip ## Runs that random faults strike, against one left alone: 20 minutes (MINUTES=, SEED=)
+	python -m tests.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)

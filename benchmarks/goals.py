@@ -71,6 +71,11 @@ def _solo(results: Mapping[str, Any]) -> Iterator[Goal]:
     yield Goal("its step, of `torch.mm`'s rate at the model's shapes", share, least=least, unit=" %")
 
 
+def _saving(results: Mapping[str, Any]) -> Iterator[Goal]:
+    what = f"time lost to a checkpoint every {results['steps_between']} steps"
+    yield Goal(what, 100 * results["lost"]["median"], most=100 * results["goal"], unit=" %")
+
+
 def _packing(results: Mapping[str, Any]) -> Iterator[Goal]:
     for tokens, found in results["lengths"].items():
         faster = found["pack_is_faster_by"]["median"]
@@ -105,6 +110,7 @@ def _makespan(results: Mapping[str, Any]) -> Iterator[Goal]:
 OF: dict[str, Callable[[Mapping[str, Any]], Iterator[Goal]]] = {
     "demo": _demo,
     "solo": _solo,
+    "saving": _saving,
     "packing": _packing,
     "packing_workers": _packing_workers,
     "slots": _slots,
