@@ -8,7 +8,7 @@ DEMO_DATA := examples/data
 # The tools of the environment first: DeepSpeed looks for ninja and the tests for an S3 server on PATH.
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo check test test-fast soak bench docs clean
+.PHONY: help setup demo check test test-fast soak audit bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## Say what each target does
@@ -62,6 +62,10 @@ soak: setup ip ## Runs that random faults strike, against one left alone: 20 min
 
 test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
+
+audit: setup ## Look up known vulnerabilities of what is installed; says so where nobody can be asked
+	@python -m pip install --quiet -c constraints.txt pip-audit
+	@python -m tests.audit
 
 bench: setup ## Measure against TRL and the machine's own limits
 	python -m benchmarks

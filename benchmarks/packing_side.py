@@ -61,7 +61,10 @@ class Packing:
         options = work.options
         self._num_slots, self._num_ranks, self._rank = options["num_slots"], work.num_ranks, rank
         self._at_home, self._rates_s = options["slots_stay_on_ranks"], options["rates_s"]
-        self._is_exact, self._same_loss = work.dtype == "float32" and torch.get_num_threads() == 1, SAME_LOSS[work.dtype]
+        self._is_exact, self._same_loss = (
+            work.dtype == "float32" and torch.get_num_threads() == 1,
+            SAME_LOSS[work.dtype],
+        )
         self._base = Path(work.base)
         self._rows = {
             name: TokenisedRows.of((), [replace(work, rows=path).table()]) for name, path in options["rows"].items()

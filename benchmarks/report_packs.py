@@ -42,8 +42,9 @@ def packing(results: Mapping[str, Any]) -> str:
         (
             f"One process, {results['threads']} threads, NF4 base, {results['num_slots']} slots, r=16 on all linear "
             "layers. Both sides step in one process on one placed base, in turns, through the same code; their losses "
-            "agree, bit for bit with one thread and to a thousandth with more, or the benchmark fails. The last column is what a pack would gain if every operation "
-            "that it needs ran at the rate of the faster product kernel. Beside the goals of the table: never below "
+            "agree, bit for bit with one thread and to a thousandth with more, or the benchmark fails. The last column "
+            "is what a pack would gain if every operation that it needs ran at the rate of the faster product kernel. "
+            "Beside the goals of the table: never below "
             f"{results['never_below']}x.\n",
             table(head, rows),
             "### What a pack's step reaches of the machine's float32 matrix products\n\nProducts of the model's shapes "

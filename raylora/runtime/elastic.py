@@ -14,19 +14,15 @@ import ray
 from ray._private import state
 from ray.actor import ActorHandle
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision
-from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from typing_extensions import override
 
-from raylora.runtime.as_asked import AsAsked
+from raylora.runtime.as_asked import LOOK_S, UNANSWERED, AsAsked, draining_nodes, log
 from raylora.runtime.cluster import free_places
 from raylora.runtime.mailbox import Mailbox
 
 SETTLE_S = 10.0
 """For so long a group waits for more workers than there is room for; nodes may be on their way."""
-
-LOOK_S = 2.0
-"""Between two looks at the cluster, while workers train."""
 
 WAIT_S = 0.5
 """Between two looks while there are too few places; Ray Train itself would ask without pause."""
@@ -42,18 +38,16 @@ class Elastic(AsAsked):
     """
 
     def __init__(self, scaling: ScalingConfig, fewest: int, mailbox: ActorHandle[Mailbox]) -> None:
-        super().__init__(scaling)
-        self._fewest, self._mailbox = fewest, mailbox
+        super().__init__(scaling, mailbox)
+        self._fewest = fewest
         self._needed: dict[str, float] = scaling._resources_per_worker_not_none
-        self._nodes: list[str] = []
         self._short_since: float | None = None
-        self._looked_at = 0.0
         self._saves_before: int | None = None
 
     @override
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start as many as there is room for; fewer than asked only after a while."""
-        room = len(self._staying(leaving := draining_nodes())) + len(free_places(self._needed, leaving))
+        room = self._room()
         if room < self._most:
             self._short_since = self._short_since or time.monotonic()
             if time.monotonic() - self._short_since < SETTLE_S:
@@ -62,20 +56,9 @@ class Elastic(AsAsked):
         return self._resize(max(self._fewest, room))
 
     @override
-    def make_decision_for_running_worker_group(
-        self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
-    ) -> ScalingDecision:
-        """Grow into places that have become free, and leave nodes that are about to be taken away.
-
-        Args:
-            worker_group_state: The workers.
-            worker_group_status: What they are at.
-        """
-        self._nodes = [worker.metadata.node_id for worker in worker_group_state.workers]
-        if self._saves_before is None and time.monotonic() - self._looked_at < LOOK_S:
-            return NoopDecision()
-        self._looked_at = time.monotonic()
-        staying = self._staying(leaving := draining_nodes())
+    def _decide(self, leaving: dict[str, int]) -> ScalingDecision:
+        """Grow into places that have become free, and leave nodes that are about to be taken away."""
+        staying = self._staying(leaving)
         size = min(self._most, len(staying) + len(free_places(self._needed, leaving)))
         is_better = size > len(self._nodes) or (len(staying) < len(self._nodes) and size >= self._fewest)
         if not is_better:
@@ -84,8 +67,22 @@ class Elastic(AsAsked):
         return self._resize(size) if self._is_saved() else NoopDecision()
 
     @property
+    @override
+    def _look_s(self) -> float:
+        return LOOK_S if self._saves_before is None else 0.0  # once it is saved, every step is one to do again
+
+    @property
     def _most(self) -> int:
         return cast("int", self.scaling_config.num_workers)
+
+    def _room(self) -> int:
+        """Places for workers that are not there yet; none where the cluster does not answer."""
+        try:
+            leaving = draining_nodes()
+            return len(self._staying(leaving)) + len(free_places(self._needed, leaving))
+        except UNANSWERED as error:
+            log.warning("the cluster could not be looked at: %s", error)
+            return 0
 
     def _staying(self, leaving: Container[str]) -> list[str]:
         """Of the places of the last workers, which Ray Train holds until there are new ones, those that are left."""
@@ -102,8 +99,3 @@ class Elastic(AsAsked):
         self._short_since = self._saves_before = None
         self._nodes = []
         return ResizeDecision(min(self._most, size), self._needed)
-
-
-def draining_nodes() -> dict[str, int]:
-    """Nodes of which the cluster knows that they will be taken away, by id, with when, in milliseconds of Unix time."""
-    return dict(state.state.get_draining_nodes() or {})

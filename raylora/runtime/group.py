@@ -138,7 +138,7 @@ class Group:
 
 def _size(spec: RunSpec, scaling: ScalingConfig, mailbox: ActorHandle[Mailbox]) -> AsAsked:
     fewest = spec.distributed.min_workers
-    return AsAsked(scaling) if fewest is None else Elastic(scaling, fewest, mailbox)
+    return AsAsked(scaling, mailbox) if fewest is None else Elastic(scaling, fewest, mailbox)
 
 
 class _Trainer(TorchTrainer):

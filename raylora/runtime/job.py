@@ -95,8 +95,8 @@ def _result(
 ) -> dict[str, object]:
     uris: dict[str, str | None] = {"adapter_uri": None, "best_checkpoint_uri": None}
     if trainee.ranks.rank == 0:
-        uris["best_checkpoint_uri"] = best_checkpoint(store)
         if outcome.ending != "stopped":
             about = origin | {"eval_loss": outcome.progress.eval_loss}
             uris["adapter_uri"] = publish_adapter(store, trainee.bank.export(0), about)
+        uris["best_checkpoint_uri"] = best_checkpoint(store)
     return {**asdict(outcome), **uris, "train_peak_bytes_per_rank": peaks}

@@ -48,9 +48,9 @@ class DistributedSpec(Part):
     @model_validator(mode="before")
     @classmethod
     def _fewest_and_most(cls, values: Any) -> Any:
-        """Read `num_workers: [1, 2]`."""
+        """Read `num_workers: [1, 2]`, which a run that is resumed elsewhere may set anew."""
         asked = values.get("num_workers") if isinstance(values, dict) else None
-        if not isinstance(asked, list | tuple) or len(asked) != 2 or values.get("min_workers") is not None:
+        if not isinstance(asked, list | tuple) or len(asked) != 2:
             return values
         if all(type(number) is int and number > 0 for number in asked):
             return {**values, "min_workers": asked[0], "num_workers": asked[1]}
@@ -90,4 +90,4 @@ class StorageSpec(Part):
     """Folder or `s3://bucket/prefix`; `store` in raylora's home where absent."""
 
     keep_checkpoints: PositiveInt = 2
-    """Newest checkpoints kept, beside the one with the lowest validation loss; others are deleted."""
+    """Newest checkpoints kept, beside the one with the lowest validation loss of those that were validated at their own step; others are deleted."""

@@ -37,8 +37,8 @@ class Checkpoint:
 
     Args:
         step: Optimizer steps done.
-        tensors: Whole tensors by name: adapter, optimizer moments, random generators.
-        state: Everything else, made of what JSON holds: data cursor, schedule, best loss.
+        tensors: Whole tensors by name: adapter, optimizer moments.
+        state: Everything else, made of what JSON holds: losses, digests; the step is also the data cursor.
         uri: Where it was read from; empty while it is stored nowhere.
         eval_loss: Validation loss of these very weights; ``None`` where they were not validated.
     """

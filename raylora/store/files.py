@@ -20,7 +20,7 @@ from raylora.errors import MissingObjectError, StoreError
 PARTIAL_SUFFIX = ".partial"
 """Ending of files that are being written; a crash may leave one, and no reader takes it for an object."""
 
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """How file systems without hard links refuse one, such as buckets that are mounted as folders."""
 
 

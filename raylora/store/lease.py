@@ -121,7 +121,7 @@ class Lease:
         return self._lost
 
     def check(self) -> None:
-        """Find out that the run is still this driver's.
+        """Find out that the run is still this driver's, as of its last sign of life.
 
         Raises:
             RunFailedError: It is not: it was silent for too long, and another goes on with it.

@@ -9,12 +9,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from raylora.data.batches import Batches
+from raylora.errors import StoreError
+from raylora.log import get_logger
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.build import Trainee
 from raylora.train.events import Hooks, Wish
 from raylora.train.member import Ending, Member, Outcome
 from raylora.train.sample import answer
 from raylora.train.turn import Failures, step_all, validate_all
+
+log = get_logger(__name__)
 
 WISHES: tuple[Wish | None, ...] = (None, "save", "stop")
 
@@ -48,7 +52,14 @@ class Training:
 
         Raises:
             NonFiniteLossError: A loss was NaN or Inf.
+            StoreError: A checkpoint could not be kept.
         """
+        try:
+            return self._run(checkpoint)
+        finally:
+            self._member.leave()  # what is on its way to the store is what a restart goes on from
+
+    def _run(self, checkpoint: Checkpoint | None) -> Outcome:
         member = self._member
         if checkpoint is not None:
             member.restore(checkpoint)
@@ -75,8 +86,17 @@ class Training:
         if ending != "stopped":
             samples = self._answers()
             member.emit("samples", {"before": member.progress.samples_before, "after": samples})
+        else:
+            self._note_failed_save()
         member.save()
         return Outcome(ending, member.progress, member.settle(), samples)
+
+    def _note_failed_save(self) -> None:
+        """Whoever asks to stop wants this moment kept, whatever became of an earlier one."""
+        try:
+            self._member.settle()
+        except StoreError as error:
+            log.warning("an earlier checkpoint was not kept: %s", error)
 
     def _answers(self) -> list[str]:
         spec = self._trainee.spec

@@ -193,7 +193,11 @@ class Member:
         Raises:
             StoreError: It could not be kept; on every rank.
         """
-        self._writing.settle()
+        try:
+            self._writing.settle()
+        except StoreError:
+            self._saved_step = -1  # this moment may be kept by another try
+            raise
         return self._writing.uri
 
     def leave(self) -> None:

@@ -1,6 +1,7 @@
 """A run's checkpoints written while it trains on: training waits for the copy to the host's memory, not for the store.
 
-Checkpoints enter, their URIs leave. One at a time is on its way; a store that fails is met when the next is due, or
+Checkpoints enter, their URIs leave. One of a run is on its way at a time, and few of a process, so that training waits
+where it asks for more before the store has taken them; a store that fails is met when the next is due, or
 when somebody waits. Called by a member.
 """
 

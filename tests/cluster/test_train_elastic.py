@@ -138,8 +138,8 @@ def test_two_workers_then_one_then_two_then_one(ended: Ended, head: RayHead):
     assert ended.json["num_workers"] == len(ended.json["base_bytes_per_rank"]) == 1
 
 
-def test_what_was_announced_cost_no_step(ended: Ended):
-    """The run was saved before it left the node and before it grew; only the node that was lost took steps with it."""
+def test_the_run_was_saved_before_it_left_a_node_and_before_it_grew(ended: Ended):
+    """It has no other checkpoints."""
     begun = [int(part.split()[0]) for part in ended.err.split(" steps to do, ")[1:]]
     assert begun[0] == 0
     assert 0 < begun[1] < begun[2] <= begun[3] < NUM_STEPS

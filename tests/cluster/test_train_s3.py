@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from raylora.errors import CorruptObjectError
 from raylora.store.blob import open_store
-from raylora.store.manifest import fetch
+from raylora.store.manifest import fetch, read_manifest
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import RUN
 from tests.servers.ray import RayHead
@@ -22,9 +23,14 @@ from tests.unit.train.tiny_run import write_chats
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
+CANARIES = {
+    "HF_TOKEN": "hf-token-nobody-may-print",
+    "RAYLORA_SIGNING_KEY": "signing-key-nobody-may-print",
+    "MLFLOW_TRACKING_PASSWORD": "mlflow-password-nobody-may-print",
+}
 LISTED = {"HF_ENDPOINT": "https://hub.example", "NO_PROXY": "*"}
 NAMED = {"GREETING": "hello"}
-NOT_LISTED = {"OTHER_SECRET": "stays-with-the-driver"}
+NOT_LISTED = {"OTHER_SECRET": "stays-with-the-driver", "MLFLOW_TRACKING_PASSWORD": CANARIES["MLFLOW_TRACKING_PASSWORD"]}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def s3_as_owner(s3_server: S3Server) -> Iterator[S3Server]:
 def command(
     workplace: Path, ray_head: RayHead, s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Command:
-    env = {**ray_head.env, **s3_as_owner.env, **LISTED, **NAMED, **NOT_LISTED}
+    env = {**ray_head.env, **s3_as_owner.env, **CANARIES, **LISTED, **NAMED, **NOT_LISTED}
     return Command(workplace, tmp_path_factory.mktemp("home"), env)
 
 
@@ -101,20 +107,33 @@ def test_workers_see_what_was_listed_and_nothing_else(result: dict[str, Any], ra
     seen = ray_head.seen_by_workers().values()
     assert len(seen) == 2
     for env in seen:
-        assert env.items() >= {**s3_as_owner.env, **LISTED, **NAMED}.items()
+        listed = {name: CANARIES[name] for name in ("HF_TOKEN", "RAYLORA_SIGNING_KEY")} | LISTED
+        assert env.items() >= {**s3_as_owner.env, **listed, **NAMED}.items()
         assert NOT_LISTED.keys().isdisjoint(env)
 
 
-def test_the_secret_is_in_no_file(
-    command: Command, ended: Ended, result: dict[str, Any], ray_head: RayHead, s3_as_owner: S3Server
+@pytest.mark.parametrize("secret", [SECRET, *CANARIES.values()])
+def test_no_secret_is_in_any_file(
+    command: Command, ended: Ended, result: dict[str, Any], ray_head: RayHead, s3_as_owner: S3Server, secret: str
 ):
+    """Of what the command prints and writes, of Ray's session with its logs and records, and of the bucket."""
     del result
-    assert SECRET not in ended.out + ended.err
+    assert secret not in ended.out + ended.err
     for folder in (command.home, command.folder, ray_head.session):
         files = [file for file in folder.rglob("*") if file.is_file()]
         assert files
-        assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+        assert [file for file in files if secret.encode() in file.read_bytes()] == []
     bucket = open_store(s3_as_owner.uri())
     keys = [*bucket.keys("store"), *bucket.keys("mlflow")]
     assert keys
-    assert [key for key in keys if SECRET.encode() in bucket.read(key)] == []
+    assert [key for key in keys if secret.encode() in bucket.read(key)] == []
+
+
+def test_manifests_are_signed_by_the_workers(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """The key came with the run; without it the same adapter is not taken."""
+    folder, _, prefix = result["adapter_uri"].rpartition("/")
+    monkeypatch.setenv("RAYLORA_SIGNING_KEY", CANARIES["RAYLORA_SIGNING_KEY"])
+    assert read_manifest(open_store(folder), prefix).files
+    monkeypatch.setenv("RAYLORA_SIGNING_KEY", "another")
+    with pytest.raises(CorruptObjectError, match="signature is not of the key"):
+        read_manifest(open_store(folder), prefix)

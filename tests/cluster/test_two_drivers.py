@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
+from mlflow import MlflowClient
 
 from raylora.store.blob import open_store
 from raylora.store.lease import is_deserted
@@ -48,6 +49,9 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     assert "watching" not in third.err, "its process is known to be dead"
     assert "60 steps to do, 0 done" not in third.err
     assert third.json["steps"] == 60
+    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
+    points = client.get_metric_history(third.json["mlflow_run_id"], "train_loss")
+    assert [point.step for point in points] == list(range(1, 61)), "each once"
     assert [each.status for each in list_runs(store)] == ["finished"]
     assert is_deserted(run_store(store, record.run_id))
 

@@ -9,10 +9,12 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision
 
-from raylora.runtime import elastic
-from raylora.runtime.elastic import LOOK_S, SETTLE_S, Elastic
+from raylora.runtime import as_asked, elastic
+from raylora.runtime.as_asked import LOOK_S, AsAsked
+from raylora.runtime.elastic import SETTLE_S, Elastic
 
 NODES = ("a", "b", "c")
+FOUR = ScalingConfig(num_workers=4, resources_per_worker={"CPU": 1})
 
 
 class Cluster:
@@ -23,6 +25,7 @@ class Cluster:
         self.draining: dict[str, int] = {}
         self.now_s = 100.0
         self.lost: set[str] = set()
+        self.is_away = False
         self.num_saved = 3
         self.num_asked = 0
 
@@ -32,6 +35,11 @@ class Cluster:
 
     def num_saves(self) -> int:
         return self.num_saved
+
+    def told_of_draining(self) -> dict[str, int]:
+        if self.is_away:
+            raise RuntimeError("the head does not answer")
+        return self.draining
 
     def available_resources_per_node(self) -> dict[str, dict[str, float]]:
         return {node: {} for node in NODES if node not in self.lost}
@@ -43,22 +51,24 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     clock = SimpleNamespace(
         monotonic=lambda: cluster.now_s, sleep=lambda s: setattr(cluster, "now_s", cluster.now_s + s)
     )
-    monkeypatch.setattr(elastic, "time", clock)
+    for module in (as_asked, elastic):
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda answer: answer))
+        monkeypatch.setattr(module, "draining_nodes", lambda: cluster.told_of_draining())
     monkeypatch.setattr(elastic, "state", cluster)
-    monkeypatch.setattr(elastic, "draining_nodes", lambda: cluster.draining)
     monkeypatch.setattr(elastic, "free_places", lambda needed, but: [node for node in cluster.free if node not in but])
-    monkeypatch.setattr(elastic, "ray", SimpleNamespace(get=lambda answer: answer))
     return cluster
 
 
 @pytest.fixture
-def policy(cluster: Cluster) -> Elastic:
-    asked = {
-        "ask_save": SimpleNamespace(remote=cluster.ask_save),
-        "num_saves": SimpleNamespace(remote=cluster.num_saves),
-    }
-    mailbox: Any = SimpleNamespace(**asked)
-    return Elastic(ScalingConfig(num_workers=4, resources_per_worker={"CPU": 1}), 2, mailbox)
+def mailbox(cluster: Cluster) -> Any:
+    asked = {"ask_save": cluster.ask_save, "num_saves": cluster.num_saves}
+    return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in asked.items()})
+
+
+@pytest.fixture
+def policy(mailbox: Any) -> Elastic:
+    return Elastic(FOUR, 2, mailbox)
 
 
 def size(decision: ScalingDecision) -> int | None:
@@ -67,7 +77,7 @@ def size(decision: ScalingDecision) -> int | None:
     return cast("ResizeDecision", decision).num_workers
 
 
-def while_training(policy: Elastic, cluster: Cluster, *nodes: str) -> int | None:
+def while_training(policy: AsAsked, cluster: Cluster, *nodes: str) -> int | None:
     """What is decided at the next look at workers on these nodes."""
     cluster.now_s += LOOK_S
     workers = [SimpleNamespace(metadata=SimpleNamespace(node_id=node)) for node in nodes]
@@ -140,10 +150,31 @@ def test_a_node_that_will_be_taken_away_is_left_once_the_run_is_saved(policy: El
     assert while_training(policy, cluster, "a", "a", "b") == 2
 
 
-def test_a_node_is_not_left_for_fewer_than_the_fewest(policy: Elastic, cluster: Cluster):
+def test_a_node_is_not_left_for_fewer_than_the_fewest_but_the_run_is_saved(policy: Elastic, cluster: Cluster):
     cluster.draining = {"b": 0}
-    assert while_training(policy, cluster, "a", "b") is None
-    assert cluster.num_asked == 0
+    for _ in range(3):
+        assert while_training(policy, cluster, "a", "b") is None
+    assert cluster.num_asked == 1
+
+
+def test_a_group_that_may_not_shrink_is_saved_once_for_each_node_that_will_be_taken_away(
+    cluster: Cluster, mailbox: Any
+):
+    policy = AsAsked(FOUR, mailbox)
+    asked = []
+    for draining in ({}, {"c": 0}, {"b": 0}, {"b": 0}, {"a": 0, "b": 0}):
+        cluster.draining = draining
+        assert while_training(policy, cluster, "a", "a", "b", "b") is None
+        asked.append(cluster.num_asked)
+    assert asked == [0, 0, 1, 1, 2]
+
+
+def test_a_head_that_does_not_answer_for_a_moment_changes_nothing(policy: Elastic, cluster: Cluster):
+    cluster.free, cluster.is_away = ["b", "b"], True
+    assert while_training(policy, cluster, "a", "a") is None
+    assert size(policy.make_decision_for_non_running_worker_group()) is None
+    cluster.is_away = False
+    assert to_start(policy) == 4
 
 
 def test_a_chance_that_has_gone_is_forgotten(policy: Elastic, cluster: Cluster):
