@@ -212,7 +212,7 @@ def key_of(number: int) -> str:
 
 def _numbers(store: Store) -> list[int]:
     found = (re.fullmatch(rf"{FOLDER}/(\d+)\.json", key) for key in store.keys(FOLDER))
-    return sorted(int(match[1]) for match in found if match)
+    return [int(match[1]) for match in found if match]
 
 
 def _newest(store: Store) -> tuple[int, Holder | None]:

@@ -68,7 +68,7 @@ class BucketStore(Store):
         def create(files: s3fs.S3FileSystem, path: str) -> bool:
             try:
                 files.pipe_file(path, data, mode="create", chunksize=PART_BYTES)
-            except (OSError, NotImplementedError) as error:
+            except OSError as error:
                 if is_unconditional(error):
                     files.pipe_file(path, data, chunksize=PART_BYTES)
                     return True

@@ -52,13 +52,13 @@ def is_missing_object(error: FileNotFoundError) -> bool:
     return answer is None or _code(answer) != "NoSuchBucket"
 
 
-def is_existing_object(error: Exception) -> bool:
+def is_existing_object(error: OSError) -> bool:
     """Return whether an object was not to be there and is."""
     answer = _answer(error)
     return answer is not None and _code(answer) in EXISTING
 
 
-def is_unconditional(error: Exception) -> bool:
+def is_unconditional(error: OSError) -> bool:
     """Return whether the server knows no conditions on a write, and says so."""
     answer = _answer(error)
     return answer is not None and _code(answer) in {"NotImplemented", "501"}

@@ -67,14 +67,7 @@ class Training:
         if checkpoint is None:
             _check(validate_all(self._trainee, [member]))
             member.progress.samples_before = self._answers()
-        while (ending := member.ending) is None:
-            wish = self._wish()
-            if wish == "stop":
-                ending = "stopped"
-                break
-            if wish == "save":
-                member.save()
-                member.emit("saved", {"uri": member.settle()})
+        while (ending := member.ending or self._obey()) is None:
             _check(step_all(self._trainee, [member]))
             _check(validate_all(self._trainee, [member]))
             if member.is_to_save:
@@ -101,6 +94,14 @@ class Training:
     def _answers(self) -> list[str]:
         spec = self._trainee.spec
         return answer(self._trainee, 0, self._tokenizer, spec.sample_prompts, spec.sample_max_new_tokens)
+
+    def _obey(self) -> Ending | None:
+        """Save where that is wished; returns how training ends, where it is wished to."""
+        wish = self._wish()
+        if wish == "save":
+            self._member.save()
+            self._member.emit("saved", {"uri": self._member.settle()})
+        return "stopped" if wish == "stop" else None
 
     def _wish(self) -> Wish | None:
         """What rank 0 was asked for; all ranks agree."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,18 @@ def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> _P
     return _Pack(job, cast("Any", post), place_tiny(spec))
 
 
+def turn_without_a_place_for_the_second(pack: _Pack, specs: Sequence[RunSpec], folder: Path) -> Path:
+    """All runs take a turn; returns the file that stands where the second of them would be stored."""
+    in_the_way = folder / "store" / "runs" / "run1"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    for number, spec in enumerate(specs):
+        pack._obey(Admit(f"lease{number}", number, spec, f"run{number}", None))
+        pack._obey(Go(f"lease{number}"))
+    pack._turn()
+    return in_the_way
+
+
 def test_a_trial_whose_bins_the_base_would_mix_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
     home = save_materials(tmp_path, 20)
@@ -59,13 +72,7 @@ def test_a_trial_whose_adapter_the_store_does_not_take_fails_alone(tmp_path: Pat
     home = save_materials(tmp_path, 20)
     specs = [tiny_spec(home / "base", home / "rows.jsonl", max_steps=1, seed=seed) for seed in range(3)]
     pack = open_pack(specs[0], Post(), tmp_path, num_slots=3)
-    in_the_way = tmp_path / "store" / "runs" / "run1"
-    in_the_way.parent.mkdir(parents=True)
-    in_the_way.touch()
-    for number, spec in enumerate(specs):
-        pack._obey(Admit(f"lease{number}", number, spec, f"run{number}", None))
-        pack._obey(Go(f"lease{number}"))
-    pack._turn()
+    in_the_way = turn_without_a_place_for_the_second(pack, specs, tmp_path)
     first, failed, last = pack._reports
     assert (first.kind, failed.kind, last.kind) == ("finished", "failed", "finished")
     assert str(in_the_way) in str(failed.values["error"])
@@ -88,13 +95,7 @@ def test_a_trial_whose_checkpoint_the_store_does_not_take_fails_alone(tmp_path: 
     home = save_materials(tmp_path, 20)
     specs = [tiny_spec(home / "base", home / "rows.jsonl", max_steps=9, save_steps=1, seed=seed) for seed in range(2)]
     pack = open_pack(specs[0], Post(), tmp_path, num_slots=2)
-    in_the_way = tmp_path / "store" / "runs" / "run1"
-    in_the_way.parent.mkdir(parents=True)
-    in_the_way.touch()
-    for number, spec in enumerate(specs):
-        pack._obey(Admit(f"lease{number}", number, spec, f"run{number}", None))
-        pack._obey(Go(f"lease{number}"))
-    pack._turn()
+    in_the_way = turn_without_a_place_for_the_second(pack, specs, tmp_path)
     told = [pack._written.get(timeout=60) for _ in specs]
     by_lease = {report.lease: report for report in told}
     assert {name: (report.kind, report.step) for name, report in by_lease.items()} == {

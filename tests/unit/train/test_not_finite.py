@@ -24,7 +24,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("save_steps", [None, 2])
-def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, save_steps: int | None):
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int | None
+):
     spec = spec_of(home, save_steps=save_steps, gradient_accumulation_steps=2)
     hooks = Recorder(open_store(str(tmp_path)))
     trainee = build_tiny(spec)
@@ -37,7 +39,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home: Path, tmp_path: Path, s
         if event.kind == "step" and event.step == 3:
             next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
 
-    hooks.emit = poison  # type: ignore[method-assign]
+    monkeypatch.setattr(hooks, "emit", poison)
     with pytest.raises(NonFiniteLossError) as caught:
         training.run()
     said = str(caught.value)
@@ -82,7 +84,7 @@ def test_a_run_that_goes_on_from_ruined_weights_falls_back(home: Path, tmp_path:
             start(spec, home, tmp_path, checkpoint=checkpoint)
 
 
-def test_weights_that_were_validated_are_good(home: Path, tmp_path: Path):
+def test_weights_that_were_validated_are_good(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Rows of the next step may be to blame."""
     spec = spec_of(home, eval_steps=2, save_steps=2)
     hooks, trainee = Recorder(open_store(str(tmp_path))), build_tiny(spec)
@@ -93,7 +95,7 @@ def test_weights_that_were_validated_are_good(home: Path, tmp_path: Path):
         if training._member.settle():
             next(iter(trainee.bank.parameters(0).values())).data[0, 0] = float("nan")
 
-    hooks.wish = poison_after_the_save  # type: ignore[method-assign]
+    monkeypatch.setattr(hooks, "wish", poison_after_the_save)
     with pytest.raises(NonFiniteLossError, match=r"at step 3.*Last good checkpoint: \S+step-00000002$"):
         training.run()
 

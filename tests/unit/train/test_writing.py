@@ -57,7 +57,7 @@ def beside(action: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path):
+def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is kept are the weights of the moment that it was asked for."""
     (spec,) = member_specs(home, [{"lora_r": 4}], max_steps=6)
     trainee, slow = place_tiny(spec), SlowStore()
@@ -68,7 +68,7 @@ def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path):
         slow.write(checkpoint)
         return write(checkpoint)
 
-    member._hooks.save = write_slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(member._hooks, "save", write_slowly)
     turn(trainee, [member])
     then = {name: tensor.clone() for name, tensor in state_of(trainee, member).items()}
     member.save()
@@ -152,11 +152,11 @@ def test_the_best_of_a_runs_checkpoints_is_told_by_its_validation(home: Path, tm
     assert found == {"step-00000003": None, "step-00000006": losses[6]}
 
 
-def test_a_member_that_leaves_waits_for_its_writer(home: Path):
+def test_a_member_that_leaves_waits_for_its_writer(home: Path, monkeypatch: pytest.MonkeyPatch):
     (spec,) = member_specs(home, [{"lora_r": 4}])
     trainee, slow = place_tiny(spec), SlowStore()
     member: Member = admit(trainee, 0, spec, home)
-    member._hooks.save = slow.write  # type: ignore[method-assign]
+    monkeypatch.setattr(member._hooks, "save", slow.write)
     turn(trainee, [member])
     member.save()
     leaving = beside(member.leave)
