@@ -14,9 +14,9 @@ from raylora.model.export import publish_adapter
 from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Job, Mailbox
-from raylora.store.blob import open_store
 from raylora.store.checkpoint import best_checkpoint, load_latest
 from raylora.store.contract import Store
+from raylora.store.fence import open_fenced
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, build
 from raylora.train.events import Event
@@ -38,7 +38,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
         seconds: What the start took so far, by part.
     """
     spec, device = job.spec, get_device()
-    store = run_store(open_store(job.store_uri), job.run_id)
+    store = run_store(open_fenced(job.store_uri, job.fence), job.run_id)
     hooks = _RankHooks(WorkerHooks(mailbox, store, spec.storage.keep_checkpoints, job.run_id), rank)
     for name, taken in seconds.items():
         hooks.phase(name, taken)

@@ -129,7 +129,7 @@ def _launch(spec: RunSpec, record: RunRecord | None, lease: Lease | None, listen
                 result = _run(spec, record, lease, checked, tracker, group, mailbox, stop, listen)
             except BaseException as error:
                 raise _recorded(error, store, record.run_id, lease) from error
-        lease.check()  # the workers' end took its time, and the record may be another driver's since
+        lease.check_now()  # the workers' end took its time, and the record may be another driver's since
         result["wall_s"] = time.time() - started_at
         update_run(store, record.run_id, status="finished", result=result)
     return result
@@ -203,7 +203,7 @@ def _run(
         with before_start():
             lease.take()
             write_run(store, record.model_copy(update=begun))
-        ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri)))
+        ray.get(mailbox.post_job.remote(Job(spec, run_id, store.uri, lease.fence)))
         _listen(group, mailbox, ledger, lease, stop, listen)
         ledger.close()
         if ledger.stopped:
@@ -215,7 +215,7 @@ def _run(
     except RayError as error:
         raise lost_contact(error) from error
     finally:
-        if lease.lost:  # MLflow's run is another driver's now
+        if lease.is_lost():  # MLflow's run is another driver's now
             tracker.leave()
         else:
             tracker.finish(status)
@@ -243,7 +243,7 @@ def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> 
     if isinstance(error, RayloraError):
         error.about = {"run_id": run_id}
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-    if lease.lost:  # the record is another driver's now
+    if lease.is_lost():  # the record is another driver's now
         return error
     try:
         update_run(store, run_id, status=status, error=str(error) or type(error).__name__)

@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.spec.run import RunSpec
+from raylora.store.fence import Fence
 from raylora.train.events import Event, Wish
 
 
@@ -28,11 +29,13 @@ class Job:
         spec: The run.
         run_id: Its name in the store.
         store_uri: The store of all runs.
+        fence: Of its driver.
     """
 
     spec: RunSpec
     run_id: str
     store_uri: str
+    fence: Fence
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class PackJob:
         num_slots: Runs at once at most.
         spec: What its runs share: base, strategy, workers.
         store_uri: The store of all runs.
+        fence: Of the sweep's driver.
         desk: Gives out runs and takes their reports.
         report_steps: Optimizer steps of a run between its reports.
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
@@ -57,6 +61,7 @@ class PackJob:
     num_slots: int
     spec: RunSpec
     store_uri: str
+    fence: Fence
     desk: ActorHandle[Any]
     report_steps: int
     slots_stay_on_ranks: bool

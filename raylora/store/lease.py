@@ -10,7 +10,6 @@ launcher, and by whoever lists.
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 import time
@@ -20,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raylora.errors import ExistingObjectError, InputError, MissingObjectError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.store.contract import Store
+from raylora.store.fence import Fence, key_of, numbers
 from raylora.store.process import Process, here, lives
 
-FOLDER = "driver"
 BEAT_S = 5.0
 WATCH_S = 3 * BEAT_S + 1.0
 SILENT_S = 300.0
@@ -96,7 +95,7 @@ class Lease:
             raise
         self._beating = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._beating.start()
-        for found in _numbers(self._store):
+        for found in numbers(self._store):
             if found < self._number:
                 self._store.delete(key_of(found))
 
@@ -116,8 +115,17 @@ class Lease:
             _log.warning("run %s could not be given back: %s", self._run_id, failure)
 
     @property
-    def lost(self) -> bool:
-        """Whether another driver has taken the run over."""
+    def fence(self) -> Fence:
+        """What workers of this driver are handed, once it was taken."""
+        return Fence(self._store.uri, self._number, self._run_id)
+
+    def is_lost(self) -> bool:
+        """Ask the store whether another driver has taken the run over; as of the last sign of life where it is mute."""
+        if self._beating is not None and not self._lost:
+            try:
+                self._look()
+            except StoreError as failure:
+                _log.warning("run %s: it is not known whether another has taken it over: %s", self._run_id, failure)
         return self._lost
 
     def check(self) -> None:
@@ -128,6 +136,19 @@ class Lease:
         """
         if self._lost:
             raise RunFailedError(f"run {self._run_id}: another raylora command has taken it over; this one ends")
+
+    def check_now(self) -> None:
+        """Find out that the run is still this driver's, as of now, before what belongs to its driver is written.
+
+        Raises:
+            RunFailedError: It is not.
+        """
+        self.is_lost()
+        self.check()
+
+    def _look(self) -> None:
+        _, now = _newest(self._store)
+        self._lost = now is None or now.token != self._mine.token
 
     def _create(self) -> None:
         try:
@@ -169,9 +190,8 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):
             try:
-                _, now = _newest(self._store)
-                if now is None or now.token != self._mine.token:
-                    self._lost = True
+                self._look()
+                if self._lost:
                     return
                 self._store.write(key_of(self._number), self._next_beat())
             except StoreError as failure:  # tried again at the next beat, which tells whether another came meanwhile
@@ -201,23 +221,9 @@ def is_deserted(store: Store) -> bool:
     return holder.beaten_at is not None and time.time() - holder.beaten_at > SILENT_S
 
 
-def key_of(number: int) -> str:
-    """Where the holder of a number says that it lives.
-
-    Args:
-        number: From 1.
-    """
-    return f"{FOLDER}/{number:08d}.json"
-
-
-def _numbers(store: Store) -> list[int]:
-    found = (re.fullmatch(rf"{FOLDER}/(\d+)\.json", key) for key in store.keys(FOLDER))
-    return [int(match[1]) for match in found if match]
-
-
 def _newest(store: Store) -> tuple[int, Holder | None]:
     """The newest number, 0 where there is none, and who has or had it, unless that cannot be read."""
-    number = max(_numbers(store), default=0)
+    number = max(numbers(store), default=0)
     try:
         return number, Holder.model_validate_json(store.read(key_of(number))) if number else None
     except (MissingObjectError, ValidationError):

@@ -21,6 +21,7 @@ from raylora.runtime.growth import can_grow
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
+from raylora.store.fence import Fence
 from raylora.sweep.berths import Berth
 from raylora.sweep.host import Host
 from raylora.sweep.openings import Closing, Opening, next_move
@@ -60,7 +61,7 @@ class Fleet:
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
-        self._store_uri: str | None = None
+        self._store: tuple[str, Fence] | None = None
 
     def start(self, key: str, spec: RunSpec) -> int:
         """Start a pack's workers; they load nothing before they are told to begin.
@@ -76,14 +77,15 @@ class Fleet:
         self._packs[number] = key, PackGroup(spec)
         return number
 
-    def begin(self, store_uri: str, berths: Mapping[str, Berth]) -> None:
+    def begin(self, store_uri: str, fence: Fence, berths: Mapping[str, Berth]) -> None:
         """Let the workers that wait begin.
 
         Args:
             store_uri: The store of all runs.
+            fence: Of this driver.
             berths: By key.
         """
-        self._store_uri = store_uri
+        self._store = store_uri, fence
         for number, (key, _) in self._packs.items():
             self._begin(number, key, berths[key])
 
@@ -131,13 +133,15 @@ class Fleet:
                 self._note_end(number, key, group)
 
     def _begin(self, number: int, key: str, berth: Berth) -> None:
-        assert self._store_uri is not None
+        assert self._store is not None
+        store_uri, fence = self._store
         job = PackJob(
             pack=number,
             key=key,
             num_slots=berth.num_slots,
             spec=berth.spec,
-            store_uri=self._store_uri,
+            store_uri=store_uri,
+            fence=fence,
             desk=self._host,
             report_steps=self._report_steps,
             slots_stay_on_ranks=berth.slots_stay_on_ranks,

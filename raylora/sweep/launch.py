@@ -152,7 +152,7 @@ class _Launch:
             books = self._books = Books(store, self._record, tracker)
             try:
                 ray.get(host.prepare.remote(forwarded(run.ray.forward_env), self._trials))
-                fleet.begin(store.uri, self._berths.by_key)
+                fleet.begin(store.uri, lease.fence, self._berths.by_key)
                 stop.patient = True
                 search = self._search(store)
                 is_kept = self._is_kept(store)
@@ -160,7 +160,7 @@ class _Launch:
                 was_cut = stop.asked  # a search that is over is not interrupted by what comes while the workers end
                 self._tell("ending the workers")
                 fleet.end()
-                lease.check()
+                lease.check_now()
                 self._settle(outcomes, was_cut)
             except BaseException as error:
                 raise self._recorded(error, books, store, lease) from error
@@ -286,7 +286,7 @@ class _Launch:
         if isinstance(error, RayloraError):
             error.about = {"sweep_id": sweep_id}
         status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-        if lease.lost:  # the record and MLflow's runs are another driver's now
+        if lease.is_lost():  # the record and MLflow's runs are another driver's now
             books.leave()
             return error
         try:

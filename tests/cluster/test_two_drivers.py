@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from raylora.store.blob import open_store
-from raylora.store.lease import is_deserted
-from raylora.store.runs import list_runs, run_store
+from raylora.store.blob import Store, open_store
+from raylora.store.fence import key_of
+from raylora.store.lease import Holder, is_deserted
+from raylora.store.runs import list_runs, read_run, run_store
 from tests.cluster.command import Command, overrides
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
@@ -54,6 +56,40 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     assert [point.step for point in points] == list(range(1, 61)), "each once"
     assert [each.status for each in list_runs(store)] == ["finished"]
     assert is_deserted(run_store(store, record.run_id))
+
+
+def test_workers_that_slept_while_another_driver_went_on_change_nothing(
+    on_head: Command, ray_head: RayHead, new_home: Callable[[], Path]
+):
+    """A machine falls asleep, driver and worker, for long enough; what it does when it wakes up is too late."""
+    ray_head.forget_workers()
+    store = open_store(str(on_head.home / "store"))
+    asleep = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    asleep.wait_for("step 3/")
+    processes = [asleep.process.pid, *ray_head.seen_by_workers()]
+    try:
+        send(signal.SIGSTOP, processes)
+        (record,) = list_runs(store)
+        own = run_store(store, record.run_id)
+        far = Holder.model_validate_json(own.read(key_of(1)))
+        far = far.model_copy(update={"process": far.process.model_copy(update={"machine": "far away"})})
+        own.write(key_of(1), far.model_dump_json().encode())
+        other = Command(on_head.folder, new_home(), on_head.env)
+        ended = other.run("resume", record.run_id, "--store", store.uri, "--json")
+        assert ended.code == 0, ended.err
+        left = contents(own)
+    finally:
+        send(signal.SIGCONT, processes)
+    awake = asleep.end()
+    assert awake.code == 1
+    assert "has taken it over" in awake.error
+    assert contents(own) == left
+    assert read_run(store, record.run_id).result == ended.json
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    keys = store.keys()
+    return {key: store.read(key) for key in keys}
 
 
 def send(word: signal.Signals, pids: Sequence[int]) -> None:

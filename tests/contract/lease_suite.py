@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
-from raylora.errors import InputError, RunFailedError
+from raylora.errors import InputError, RunFailedError, StoreError
 from raylora.store.blob import Store
-from raylora.store.lease import FOLDER, Holder, Lease, is_deserted, key_of
+from raylora.store.fence import FOLDER, key_of, open_fenced
+from raylora.store.lease import Holder, Lease, is_deserted
 
 BEAT_S, WATCH_S = 0.05, 1.0
 NUM_TAKERS = 6
@@ -69,6 +71,15 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def knows(held: Lease) -> bool:
+    """Whether its signs of life have told a driver that another came."""
+    try:
+        held.check()
+    except RunFailedError:
+        return True
+    return False
 
 
 class LeaseSuite:
@@ -157,7 +168,7 @@ class LeaseSuite:
 
             def ends_at_the_others_beat() -> bool:
                 store.write(SECOND, other.model_dump_json().encode())
-                return silent.lost
+                return knows(silent)
 
             wait_until(ends_at_the_others_beat)
             with pytest.raises(RunFailedError, match="taken it over"):
@@ -169,10 +180,31 @@ class LeaseSuite:
             silent.take()
             ended = holder(store).model_copy(update={"token": "other", "is_released": True})
             store.write(SECOND, ended.model_dump_json().encode())
-            wait_until(lambda: silent.lost)
+            wait_until(lambda: silent.is_lost())
         with closing(lease(store)) as next_one:
             next_one.take()
             assert store.keys(FOLDER) == [key_of(3)], "no number comes twice"
+
+    def test_workers_of_a_driver_that_was_taken_over_change_nothing(self, store: Store, tmp_path: Path):
+        (tmp_path / "file").write_bytes(b"new")
+        with closing(lease(store)) as asleep:
+            asleep.take()
+            theirs = open_fenced(store.uri, asleep.fence).child("checkpoints")
+            theirs.write("a", b"old")
+            theirs.create("b", b"old")
+            theirs.upload(tmp_path / "file", "c")
+            theirs.delete("c")
+            store.write(SECOND, store.read(FIRST))
+            for change in (
+                lambda: theirs.write("a", b"new"),
+                lambda: theirs.create("d", b"new"),
+                lambda: theirs.upload(tmp_path / "file", "a"),
+                lambda: theirs.delete("a"),
+            ):
+                with pytest.raises(StoreError, match=r"^r1: another raylora command has taken it over"):
+                    change()
+            keys = theirs.keys()
+            assert {key: theirs.read(key) for key in keys} == {"a": b"old", "b": b"old"}
 
     def test_a_lease_that_was_given_back_is_taken_again(self, store: Store):
         for number in (1, 2, 3):

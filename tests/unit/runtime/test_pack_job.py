@@ -13,6 +13,7 @@ from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_job import _Pack
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import load_checkpoint
+from raylora.store.fence import Fence
 from raylora.train.events import Event
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
@@ -31,7 +32,9 @@ class Post:
 def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> _Pack:
     desk = cast("Any", None)  # it is not asked
     job = PackJob(
-        0, "key", num_slots, spec, str(folder / "store"), desk, 1, slots_stay_on_ranks=False, calibrates=False
+        *(0, "key", num_slots, spec, str(folder / "store"), Fence(str(folder / "store"), 1, "s1"), desk, 1),
+        slots_stay_on_ranks=False,
+        calibrates=False,
     )
     return _Pack(job, cast("Any", post), place_tiny(spec))
 

@@ -14,6 +14,7 @@ from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_width import pack_width
 from raylora.spec.run import RunSpec
+from raylora.store.fence import Fence
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec, write_chats
@@ -21,7 +22,18 @@ from tests.unit.train.tiny_run import save_materials, tiny_spec, write_chats
 
 def job_of(spec: RunSpec, num_slots: int, **fields: Any) -> PackJob:
     desk = cast("Any", None)  # it is not asked
-    return PackJob(0, "key", num_slots, spec, "store", desk, report_steps=1, slots_stay_on_ranks=False, **fields)
+    return PackJob(
+        0,
+        "key",
+        num_slots,
+        spec,
+        "store",
+        Fence("store", 1, "s1"),
+        desk,
+        report_steps=1,
+        slots_stay_on_ranks=False,
+        **fields,
+    )
 
 
 @pytest.mark.parametrize("calibrates", [True, False])

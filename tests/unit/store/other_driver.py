@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from raylora.store.contract import Store
-from raylora.store.lease import Holder, key_of
+from raylora.store.fence import key_of
+from raylora.store.lease import Holder
 from raylora.store.process import here
 
 OTHER = Holder(token="other", num_beats=1, process=here()).model_dump_json().encode()

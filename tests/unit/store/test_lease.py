@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raylora.store.blob import Store, open_store
-from raylora.store.lease import SILENT_S, Lease, is_deserted, key_of
+from raylora.store.fence import key_of
+from raylora.store.lease import SILENT_S, Lease, is_deserted
 from raylora.store.process import here, lives
 from tests.contract.lease_suite import LeaseSuite, killed_holder, on_another_machine
 

@@ -12,6 +12,7 @@ import pytest
 from raylora.runtime.stopping import StopWish
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
+from raylora.store.fence import Fence
 from raylora.store.home import default_store_uri
 from raylora.store.lease import Lease
 from raylora.sweep import launch
@@ -90,7 +91,7 @@ class StagedFleet:
     def start(self, key: str, spec: RunSpec) -> int:
         return 0
 
-    def begin(self, store_uri: str, berths: Mapping[str, Berth]) -> None:
+    def begin(self, store_uri: str, fence: Fence, berths: Mapping[str, Berth]) -> None:
         pass
 
     def tend(self, berths: Mapping[str, Berth]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from raylora.runtime.desk import Desk
 from raylora.runtime.mailbox import PackJob
 from raylora.spec.run import RunSpec
+from raylora.store.fence import Fence
 from raylora.sweep import fleet as fleet_module
 from raylora.sweep.berths import Berth
 from raylora.sweep.fleet import Fleet
@@ -67,7 +68,7 @@ def steering() -> Iterator[Steering]:
 def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: list[Group], steering: Steering) -> None:
     host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
-    fleet.begin("store", {})
+    fleet.begin("store", Fence("store", 1, "s1"), {})
     steering.lease(claim(0, key="wide"))
     steering.lease(claim(1, key="narrow"))
     wide = steering.go("lease0-0")
@@ -90,7 +91,7 @@ def test_a_pack_is_opened_for_nodes_that_may_come(
         monkeypatch.setattr(f"{place}.can_grow", lambda: True)
     host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
-    fleet.begin("store", {})
+    fleet.begin("store", Fence("store", 1, "s1"), {})
     steering.lease(claim(0, key="wide"))
     fleet.tend({"wide": berth(4)})
     (group,) = groups

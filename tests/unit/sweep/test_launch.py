@@ -13,8 +13,9 @@ from raylora.errors import InputError, InterruptedRunError, RunFailedError
 from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
+from raylora.store.fence import FOLDER
 from raylora.store.home import default_store_uri
-from raylora.store.lease import FOLDER, Lease, is_deserted
+from raylora.store.lease import Lease, is_deserted
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
@@ -107,7 +108,7 @@ def test_a_driver_that_was_taken_over_ends_and_writes_no_more(
         stage.while_driving = drive
     else:
         stage.outcomes = [through(left)]
-        stage.while_ending = lambda: finish_elsewhere(lambda: stage.leases[-1].lost)
+        stage.while_ending = lambda: finish_elsewhere(lambda: stage.leases[-1].is_lost())
     with pytest.raises(RunFailedError, match="taken it over"):
         resume_sweep(left.sweep_id, store.uri)
     assert [read_sweep(store, left.sweep_id)] == finished
