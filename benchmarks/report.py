@@ -34,6 +34,7 @@ def render(results: Path) -> str:
         "memory": ("Peak memory of a rank", _memory),
         "start": ("From the command to the first step", _start),
         "saving": ("What a checkpoint costs", _saving),
+        "recovery": ("From a fault to where the run was", _recovery),
         "packing": ("A pack of adapters against each alone", packing),
         "packing_workers": ("A pack on two workers that shard the base", packing_workers),
         "slots": ("From 1 slot to 64", slots),
@@ -84,6 +85,28 @@ def _saving(results: Mapping[str, Any]) -> str:
             ),
             [(*row, lost)],
         )
+    )
+
+
+def _recovery(results: Mapping[str, Any]) -> str:
+    faults = results["faults"]
+    parts = next(iter(faults.values()))["parts_s"]
+    rows = [(part, *(spread(found["parts_s"][part]) for found in faults.values())) for part in parts]
+    spans = {
+        "**fault to the end of the old workers**": "ended_s",
+        "**from there to the next step**": "again_s",
+        "**fault to where the run was**": "back_s",
+    }
+    rows += [(what, *(spread(found[span]) for found in faults.values())) for what, span in spans.items()]
+    rows += [("steps done twice", *(spread(found["steps_again"], "{:.0f}") for found in faults.values()))]
+    return (
+        "Two workers, NF4, fsdp, 1 x 128 tokens on each, a checkpoint every 4 steps. In one run the worker of rank 1 "
+        "is killed (SIGKILL), and when the run has recovered its successor is stopped (SIGSTOP), each 3 steps after a "
+        "checkpoint. "
+        "Parts follow one another. A process that is gone is noticed at the next look, one that is stopped not before "
+        f"it was silent for `distributed.worker_timeout_s`, here {results['worker_timeout_s']} s. Ray and the driver "
+        "stay; the new workers do what workers do at a start.\n\n"
+        + table(("part, s", *(f"a worker is {fault}" for fault in faults)), rows)
     )
 
 
