@@ -22,14 +22,16 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
-from raylora.errors import InputError
+from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
-from raylora.runtime.failures import lost_contact
+from raylora.runtime.failures import gist, lost_contact
 from raylora.runtime.stopping import StopWish
+from raylora.store.signature import KEY_NAME
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.scheduler_state import Statuses, note, recall, statuses
 from raylora.sweep.seats import Seats
+from raylora.sweep.signed_files import tunes_files
 from raylora.sweep.watch import Listener, Watch, why_failed
 
 log = get_logger(__name__)
@@ -116,6 +118,7 @@ def drive(
         write_record: Called before what Tune knows is kept: whoever was told of trials should not know less.
 
     Raises:
+        CorruptObjectError: What was kept of it is not signed with the key of the environment; none of it was unpickled.
         InputError: There is nothing of that name to go on with.
         RunFailedError: The host is lost; what was kept of the search can be resumed.
     """
@@ -158,12 +161,14 @@ def drive(
 
 def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> TuneController:
     """What `tune.run` makes, without its loggers and its progress report, and with our seats."""
+    folder, files = tunes_files(search.folder)
     experiment = Experiment(
         search.name,
         Lease,
         config=dict(search.space),
         num_samples=search.num_trials,
-        storage_path=search.folder,
+        storage_path=folder,
+        storage_filesystem=files,
         checkpoint_config=CheckpointConfig(checkpoint_frequency=search.save_reports),
     )
     searcher = SearchGenerator(search.searcher) if isinstance(search.searcher, Searcher) else search.searcher
@@ -178,16 +183,34 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
         storage=experiment.storage,
         trial_checkpoint_config=experiment.checkpoint_config,
         resource_manager_factory=lambda: seats,
-        resume_config=ResumeConfig() if resume else None,
         checkpoint_period=cast("Any", math.inf),  # drive() looks first whether the trials' failures are their own
     )
-    if resume and not (controller.resumed and recall(controller)):
-        raise InputError(f"sweep {search.name}: what is kept of it in {search.folder} cannot be read; start it anew")
-    if not controller.resumed:
+    if resume:
+        _go_on(controller, search)
+    else:
         searcher.add_configurations([experiment])
         controller.update_max_pending_trials()
     controller.setup_experiments([experiment], searcher.total_samples)
     return controller
+
+
+def _go_on(controller: TuneController, search: Search) -> None:
+    """Have a new controller take up what was kept."""
+    try:
+        controller.resume(ResumeConfig())  # asked for when it is made, Tune would start anew where this fails
+    except RayloraError:
+        raise
+    except Exception as error:  # what is half written, or of another Ray, fails with anything
+        raise _unreadable(search, gist(error)) from error
+    if not recall(controller):
+        raise _unreadable(search, "its scheduler's state is not there")
+
+
+def _unreadable(search: Search, reason: str) -> InputError:
+    return InputError(
+        f"sweep {search.name}: what is kept of it in {search.folder} cannot be read ({reason}); start it anew, or set "
+        f"{KEY_NAME} as it was if it was begun with one"
+    )
 
 
 def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -> Statuses:

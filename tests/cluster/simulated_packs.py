@@ -17,6 +17,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import BasicVariantGenerator
 
 from raylora.runtime.desk_messages import Command, Report
+from raylora.runtime.environment import forwarded
 from raylora.runtime.stopping import StopWish
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import Search, TrialOutcome, drive
@@ -114,7 +115,7 @@ class Stage:
 @contextmanager
 def stage(folder: Path, trials: SimulatedTrials | None = None, num_leases: int = 8) -> Iterator[Stage]:
     host = open_host(num_leases, 2)
-    stage = Stage(host, host.prepare.remote({}, trials or SimulatedTrials(MAX_STEPS)), folder)
+    stage = Stage(host, host.prepare.remote(forwarded(()), trials or SimulatedTrials(MAX_STEPS)), folder)
     try:
         yield stage
     finally:

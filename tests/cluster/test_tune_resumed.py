@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from raylora.errors import CorruptObjectError, InputError
 from raylora.spec.packing import pack_key
 from raylora.spec.sweep import SweepSpec
+from raylora.store.signature import KEY_NAME, SEAL
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.trials import SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
@@ -128,3 +132,58 @@ def test_a_search_goes_on_after_its_driver_was_killed(tmp_path: Path, scheduler:
     for number in range(8):
         steps = [result["steps"] for result in here.reports(number)]
         assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else number not in again
+
+
+class Payload:
+    """Makes a file when it is unpickled.
+
+    Args:
+        mark: The file.
+    """
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def planted(mark: Path) -> bytes:
+    """What Tune takes for the state of a search."""
+    hidden = {"_type": "CLOUDPICKLE_FALLBACK", "value": pickle.dumps(Payload(mark)).hex()}
+    return json.dumps({"runner_data": hidden}).encode()
+
+
+def test_with_a_key_a_search_goes_on_and_nothing_of_others_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(KEY_NAME, "a-key-nobody-may-print")
+    played, mark = Played(made("random", "hyperband", 12), tmp_path), tmp_path / "mark"
+    for num_reports in (3, 14):
+        played.go_on(num_reports)
+    files = [file for file in (tmp_path / "tune").rglob("*") if file.is_file()]
+    assert any(file.name == "slots.json" for file in files)
+    for file in files:
+        assert file.read_bytes().startswith(SEAL), file
+    newest = max((tmp_path / "tune" / "search").glob("experiment_state-*.json"))
+    kept = newest.read_bytes()
+    callbacks = max((tmp_path / "tune" / "search").glob("*.pkl"))
+    for file, data in ((newest, planted(mark)), (newest, kept[:-1] + b" "), (callbacks, pickle.dumps(Payload(mark)))):
+        whole = file.read_bytes()
+        file.write_bytes(data)
+        with pytest.raises(CorruptObjectError, match="sign"):
+            played.go_on()
+        file.write_bytes(whole)
+    assert not mark.exists()
+    played.go_on()
+    assert {outcome.status for outcome in played.outcomes} == {"succeeded", "stopped"}
+
+
+def test_without_a_key_what_is_planted_runs(tmp_path: Path):
+    """The payload of the test above is one; and what cannot be read is an error of ours."""
+    played, mark = Played(made("random", "asha", 8), tmp_path), tmp_path / "mark"
+    played.go_on(3)
+    max((tmp_path / "tune" / "search").glob("experiment_state-*.json")).write_bytes(planted(mark))
+    with pytest.raises(InputError, match="cannot be read"):
+        played.go_on()
+    assert mark.exists()

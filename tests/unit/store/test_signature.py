@@ -14,7 +14,7 @@ from raylora.errors import CorruptObjectError
 from raylora.runtime.environment import forwarded
 from raylora.store.blob import Store, open_store
 from raylora.store.manifest import MANIFEST, fetch, publish, read_manifest
-from raylora.store.signature import FIELD, KEY_NAME
+from raylora.store.signature import FIELD, KEY_NAME, SEAL, sealed, unsealed
 
 KEY = "a-key-nobody-may-print"
 
@@ -95,3 +95,27 @@ def test_without_a_key_signed_groups_are_read(store: Store, monkeypatch: pytest.
 
 def test_workers_are_given_the_key(with_key: None):
     assert forwarded(())[KEY_NAME] == KEY
+
+
+def test_what_was_sealed_is_taken_with_the_key(with_key: None):
+    found = sealed(b"bytes")
+    assert found == SEAL + hmac.digest(KEY.encode(), SEAL + b"bytes", "sha256").hex().encode() + b"\nbytes"
+    assert unsealed(found, "a") == b"bytes"
+    assert unsealed(sealed(b""), "a") == b""
+
+
+def test_what_was_sealed_is_taken_without_a_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(KEY_NAME, KEY)
+    found = sealed(b"bytes")
+    monkeypatch.delenv(KEY_NAME)
+    assert unsealed(found, "a") == unsealed(sealed(b"bytes"), "a") == b"bytes"
+
+
+def test_a_manifests_signature_is_none_for_a_file(store: Store, with_key: None):
+    """One key signs both; nobody gets a pickle signed by having its bytes stand in a manifest."""
+    publish(store, "group", {"a": b"bytes"}, {})
+    document = written(store)
+    signature = document.pop(FIELD)
+    text = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(CorruptObjectError, match="its signature is not of the key"):
+        unsealed(SEAL + signature.encode() + b"\n" + text, "a")
