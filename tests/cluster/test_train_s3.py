@@ -15,8 +15,11 @@ from mlflow import MlflowClient
 from raylora.errors import CorruptObjectError
 from raylora.store.blob import open_store
 from raylora.store.manifest import fetch, read_manifest
-from tests.cluster.command import Command, Ended
-from tests.cluster.conftest import RUN
+from raylora.store.signature import SEAL
+from tests.cluster.command import Command, Ended, overrides
+from tests.cluster.conftest import GRID, RUN
+from tests.cluster.made_sweeps import whole, write
+from tests.cluster.secrets_found import files_with, holds, keys_with
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server
 from tests.unit.train.tiny_run import write_chats
@@ -50,14 +53,12 @@ def command(
 
 
 @pytest.fixture(scope="module")
-def ended(
-    command: Command, ray_head: RayHead, s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Ended:
+def in_bucket(s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of what is trained on rows of the bucket and keeps everything there."""
     data = open_store(s3_as_owner.uri("data"))
     for number, name in enumerate(("train.jsonl", "validation.jsonl")):
         data.upload(write_chats(tmp_path_factory.mktemp("rows") / name, 60, seed=number + 1), name)
     settings = {
-        "distributed.strategy": "deepspeed",
         "storage.uri": s3_as_owner.uri("store"),
         "tracking.experiment": "on-s3",
         "tracking.artifact_uri": s3_as_owner.uri("mlflow"),
@@ -66,9 +67,34 @@ def ended(
         "val_set_size": "0",
         "ray.forward_env": f"[{', '.join(NAMED)}]",
     }
+    return overrides(*(f"{name}={value}" for name, value in settings.items()))
+
+
+@pytest.fixture(scope="module")
+def ended(command: Command, ray_head: RayHead, in_bucket: list[str]) -> Ended:
     ray_head.forget_workers()
-    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    return command.run("train", "run.yaml", "--json", *words)
+    return command.run("train", "run.yaml", "--json", *in_bucket, *overrides("distributed.strategy=deepspeed"))
+
+
+@pytest.fixture(scope="module")
+def failed(command: Command, result: dict[str, Any], in_bucket: list[str]) -> Ended:
+    """A run that fails in its workers, whose error comes through Ray to the driver, the record and MLflow."""
+    wild = ("learning_rate=1e30", "warmup_steps=1", "save_steps=1", "distributed.max_failures=0")
+    return command.run("train", "run.yaml", "--json", *in_bucket, *overrides(*wild))
+
+
+@pytest.fixture(scope="module")
+def swept(command: Command, result: dict[str, Any], in_bucket: list[str]) -> Ended:
+    """Two trials, one of which fails, with all that Ray Tune keeps in the bucket."""
+    space = {"learning_rate": {"choice": [5e-3, 1e30]}, "lora_r": {"choice": [8]}}
+    name = write(command.folder, "sweep-s3.yaml", GRID | {"budget": {"steps": 6}, "slots": 2, "space": space})
+    return command.run("sweep", name, "--json", *in_bucket, *overrides("save_steps=2"))
+
+
+@pytest.fixture(scope="module")
+def tables(ray_head: RayHead, ended: Ended, failed: Ended, swept: Ended) -> bytes:
+    """Ray's, after all of them."""
+    return ray_head.tables()
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +138,57 @@ def test_workers_see_what_was_listed_and_nothing_else(result: dict[str, Any], ra
         assert NOT_LISTED.keys().isdisjoint(env)
 
 
+def test_a_run_and_a_trial_failed_on_the_way(failed: Ended, swept: Ended):
+    """What is searched below is not only what goes well."""
+    assert (failed.code, failed.json["error"]["type"]) == (1, "NonFiniteLossError"), failed.err
+    assert sorted(trial["status"] for trial in whole(swept)["trials"]) == ["failed", "succeeded"]
+
+
 @pytest.mark.parametrize("secret", [SECRET, *CANARIES.values()])
-def test_no_secret_is_in_any_file(
-    command: Command, ended: Ended, result: dict[str, Any], ray_head: RayHead, s3_as_owner: S3Server, secret: str
+def test_no_secret_is_found(
+    command: Command,
+    ended: Ended,
+    failed: Ended,
+    swept: Ended,
+    ray_head: RayHead,
+    tables: bytes,
+    s3_as_owner: S3Server,
+    secret: str,
 ):
-    """Of what the command prints and writes, of Ray's session with its logs and records, and of the bucket."""
-    del result
-    assert secret not in ended.out + ended.err
+    """In what commands print and write, in Ray's session with its logs, in its tables, or in the bucket."""
+    for each in (ended, failed, swept):
+        assert not holds((each.out + each.err).encode(), secret)
     for folder in (command.home, command.folder, ray_head.session):
-        files = [file for file in folder.rglob("*") if file.is_file()]
-        assert files
-        assert [file for file in files if secret.encode() in file.read_bytes()] == []
+        assert files_with(secret, folder) == []
+    assert not holds(tables, secret)
     bucket = open_store(s3_as_owner.uri())
-    keys = [*bucket.keys("store"), *bucket.keys("mlflow")]
-    assert keys
-    assert [key for key in keys if secret.encode() in bucket.read(key)] == []
+    for prefix in ("store/runs", "store/sweeps", "mlflow"):
+        assert keys_with(secret, bucket, prefix) == []
+
+
+def test_the_tables_know_the_commands_and_their_actors(tables: bytes):
+    """What is searched above is of these runs, and not empty."""
+    assert all(holds(tables, name) for name in ("raylora.cli.app", "Mailbox", "Host"))
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-16-le", "utf-16-be", "hex"])
+def test_a_planted_secret_is_found(tmp_path: Path, code: str):
+    planted = SECRET.encode().hex().encode() if code == "hex" else SECRET.encode(code)
+    store = open_store(str(tmp_path))
+    store.write("runs/clean", b"access key: owner" + SECRET[:-1].encode())
+    assert (files_with(SECRET, tmp_path), keys_with(SECRET, store, "runs")) == ([], [])
+    store.write("runs/deep/in/it", b"\x80\x04key: " + planted + b"\0")
+    assert files_with(SECRET, tmp_path) == [tmp_path / "runs/deep/in/it"]
+    assert keys_with(SECRET, store, "runs") == ["runs/deep/in/it"]
+
+
+def test_what_tune_keeps_in_the_bucket_is_signed(swept: Ended, s3_as_owner: S3Server):
+    """The driver writes it, and the process of the leases, which got the key with the sweep."""
+    kept = open_store(s3_as_owner.uri(f"store/sweeps/{whole(swept)['sweep_id']}"))
+    keys = kept.keys("tune")
+    names = {key.rpartition("/")[2] for key in keys}
+    assert {"slots.json", "error.pkl"} <= names and any(name.startswith("experiment_state-") for name in names)
+    assert [key for key in keys if not kept.read(key).startswith(SEAL)] == []
 
 
 def test_manifests_are_signed_by_the_workers(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

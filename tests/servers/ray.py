@@ -39,7 +39,7 @@ sys.addaudithook(note)
 
 
 # A process of its own: Ray reads the token's variables once, when it is imported.
-CENSUS = """
+ASKING = """
 import json, sys
 from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions
@@ -47,6 +47,9 @@ from ray._raylet import GcsClientOptions
 state = GlobalState()
 any_cluster = {"allow_cluster_id_nil": True, "fetch_cluster_id_if_nil": True}
 state._initialize_global_state(GcsClientOptions.create(sys.argv[1], None, **any_cluster))
+"""
+
+CENSUS = """
 actors, groups = state.actor_table(None, None, None).values(), state.placement_group_table().values()
 free = state.available_resources()
 print(json.dumps({
@@ -56,6 +59,13 @@ print(json.dumps({
     "groups": [group["placement_group_id"] for group in groups if group["state"] != "REMOVED"],
     "taken": {name: all_ - free.get(name, 0.0) for name, all_ in state.cluster_resources().items()},
 }))
+"""
+
+# The rows as Ray has them, protocol buffers with texts as they are; those of the dead, too.
+TABLES = """
+ask = state._connect_and_get_accessor()
+jobs = ask.get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+sys.stdout.buffer.write(b"\\n".join([*jobs, *ask.get_actor_table(None, None), *ask.get_worker_table()]))
 """
 
 
@@ -139,10 +149,16 @@ class RayHead(Server):
         at_work = [name for name in names if name.startswith("ray::") and IDLE not in name]
         return {"taken": self._counted()["taken"], "processes": sorted(at_work)}
 
+    def tables(self) -> bytes:
+        """What Ray keeps in memory of its jobs, actors and workers, and in no file."""
+        return self._asked(TABLES)
+
     def _counted(self) -> dict[str, Any]:
-        words = [sys.executable, "-c", CENSUS, self.address]
-        counted = subprocess.run(words, env=os.environ | TOKEN, capture_output=True, text=True, check=True, timeout=120)
-        return json.loads(counted.stdout)
+        return json.loads(self._asked(CENSUS))
+
+    def _asked(self, question: str) -> bytes:
+        words = [sys.executable, "-c", ASKING + question, self.address]
+        return subprocess.run(words, env=os.environ | TOKEN, capture_output=True, check=True, timeout=120).stdout
 
 
 def ray_start(*words: str) -> list[str]:
