@@ -19,8 +19,6 @@ from ray.exceptions import GetTimeoutError
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
-from ray.train.constants import DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as LEAVE_TIMEOUT_S
-from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S as LEAVE_TIMEOUT_VARIABLE
 from ray.train.v2._internal.util import TrainingFramework
 from typing_extensions import override
 
@@ -28,6 +26,9 @@ from raylora.runtime.imports import importing
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 """Gloo's own variable; a value set on a node stays."""
+
+LEAVE_S = 5.0
+"""Workers that live leave at once; whoever does not answer by then is stopped or cut off, and is ended anyway."""
 
 log = logging.getLogger("ray.train")
 """The one that Ray lets its controller write."""
@@ -86,11 +87,10 @@ class _NodeNetworkBackend(Backend):
     @override
     def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         left: list[Any] = worker_group.execute_async(leave)
-        patience_s = float(os.environ.get(LEAVE_TIMEOUT_VARIABLE, LEAVE_TIMEOUT_S))
         try:
-            ray.get(left, timeout=patience_s)
+            ray.get(left, timeout=LEAVE_S)
         except GetTimeoutError:
-            log.warning("workers did not leave their process group within %s seconds", patience_s)
+            log.warning("workers did not leave their process group within %.0f seconds", LEAVE_S)
 
 
 def prepare(address: str, port: int) -> None:
