@@ -120,16 +120,23 @@ class Records(Generic[R]):
 
         Raises:
             InputError: There is none of that name.
-            CorruptObjectError: It cannot be read.
+            CorruptObjectError: It cannot be read, or is the record of another.
         """
         key = self._key(name)
         try:
-            return self.kind.model_validate_json(store.read(key))
+            record = self.kind.model_validate_json(store.read(key))
         except MissingObjectError as error:
             newest = ", ".join(self._names(store)[:3]) or f"no {self.folder}"
             raise InputError(f"{self.noun} '{name}' is not in {store.uri}; there: {newest}; {self.hint}") from error
         except ValidationError as error:
             raise CorruptObjectError(f"{store.uri_of(key)}: not the record of a {self.noun} ({error})") from error
+        if self.id_of(record) != name:
+            # A record's name becomes folders and commands: one that nobody asked for is not to choose them.
+            raise CorruptObjectError(
+                f"{store.uri_of(key)}: the record of {self.noun} {self.id_of(record)!r}, expected that of {name!r}; "
+                "delete it or restore it from a copy"
+            )
+        return record
 
     def has(self, store: Store, name: str) -> bool:
         """Return whether there is a record of a name, readable or not.

@@ -72,3 +72,18 @@ def test_runs_are_listed_newest_first_and_damage_hides_one_only(
     assert ids[1] in caplog.text
     with pytest.raises(CorruptObjectError, match="not the record of a run"):
         read_run(store, ids[1])
+
+
+@pytest.mark.parametrize("name", ["20260101-000000-abcdef", "../../elsewhere", "/elsewhere", ""])
+def test_a_record_of_another_run_is_refused_and_passed_over(
+    store: Store, spec: RunSpec, caplog: pytest.LogCaptureFixture, name: str
+):
+    whole, forged = (write_run(store, new_run(spec)) for _ in range(2))
+    key = f"runs/{forged.run_id}/run.json"
+    store.write(key, forged.model_copy(update={"run_id": name}).model_dump_json().encode())
+    with pytest.raises(CorruptObjectError, match=rf"record of run '{name}', expected that of '{forged.run_id}'"):
+        read_run(store, forged.run_id)
+    with pytest.raises(CorruptObjectError):
+        update_run(store, forged.run_id, status="finished")
+    assert [record.run_id for record in list_runs(store)] == [whole.run_id]
+    assert forged.run_id in caplog.text

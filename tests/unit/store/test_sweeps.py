@@ -83,6 +83,19 @@ def test_sweeps_are_listed_newest_first_and_damage_hides_one_only(store: Store, 
         read_sweep(store, ids[1])
 
 
+@pytest.mark.parametrize("name", ["20260101-000000-abcdef", "../../elsewhere", "/elsewhere", ""])
+def test_a_record_of_another_sweep_is_refused_and_passed_over(
+    store: Store, caplog: pytest.LogCaptureFixture, name: str
+):
+    whole, forged = (write_sweep(store, new_sweep({})) for _ in range(2))
+    key = f"sweeps/{forged.sweep_id}/sweep.json"
+    store.write(key, forged.model_copy(update={"sweep_id": name}).model_dump_json().encode())
+    with pytest.raises(CorruptObjectError, match=rf"record of sweep '{name}', expected that of '{forged.sweep_id}'"):
+        read_sweep(store, forged.sweep_id)
+    assert [record.sweep_id for record in list_sweeps(store)] == [whole.sweep_id]
+    assert forged.sweep_id in caplog.text
+
+
 def test_a_long_curve_is_written_thinned_with_its_evaluations(store: Store):
     curve = tuple(CurvePoint(step, step, 1.0, 2.0 if step % 50 == 0 else None) for step in range(1, 5001))
     record = new_sweep({}).model_copy(update={"trials": (trial(0, 1.0, curve=curve),)})
