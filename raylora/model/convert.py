@@ -51,7 +51,7 @@ def gguf_config(file: Path) -> PretrainedConfig:
     """
     general_facts(file)
     with _refusing(file):
-        config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     return config
 
 
@@ -59,7 +59,10 @@ def _convert(file: Path, name: str, folder: Path) -> None:
     config = gguf_config(file)
     with _refusing(file):
         # Handed the config, neither of the two reads the header for it once more.
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, config=config)
+        # What lies beside the file is read too (tokenizer_config.json): no code that it names is run or asked about.
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, config=config, trust_remote_code=False
+        )
         _save_weights(file, config, folder)
     tokenizer.save_pretrained(folder)
     _name(folder / "config.json", name)
@@ -75,14 +78,20 @@ def _refusing(file: Path) -> Iterator[None]:
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(
             f"base_model: {file} cannot be converted ({error}). Allowed: GGUF of an architecture that transformers "
-            "reads. Use the model's original safetensors."
+            "reads, beside no tokenizer_config.json that names Python code. Move it to a folder of its own, or use the "
+            "model's original safetensors."
         ) from error
 
 
 def _save_weights(file: Path, config: PretrainedConfig, folder: Path) -> None:
     config.architectures, config.dtype = [causal_lm_class(config).__name__], torch.float32
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, config=config, dtype=torch.float32, output_loading_info=True
+        file.parent,
+        gguf_file=file.name,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     model, report = loaded
     # transformers fills what is missing with random numbers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,20 @@ def test_a_gguf_file_is_converted_once_wherever_it_lies(tmp_path: Path) -> None:
     again = resolve_base(spec_of(tmp_path / "b.gguf"), tmp_path / "cache")
     assert again == first
     assert (again.path / "model.safetensors").stat().st_mtime_ns == written_ns
+
+
+def test_code_beside_a_gguf_file_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "a.gguf")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["m.T", "m.T"]}}))
+    (tmp_path / "m.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w').close()")
+    asked = StringIO("y\n")  # somebody at the terminal who says yes to everything
+    monkeypatch.setattr(sys, "stdin", asked)
+    with pytest.raises(ModelError, match="Move it to a folder of its own"):
+        resolve_base(spec_of(tmp_path / "a.gguf"), tmp_path / "cache")
+    assert asked.tell() == 0
+    assert not (tmp_path / "was-run").exists()
 
 
 @pytest.mark.parametrize(
