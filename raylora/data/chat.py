@@ -131,9 +131,10 @@ class ChatTemplate:
                 return_assistant_tokens_mask=marks,
                 **self._tokenizer.special_tokens_map,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # Jinja's own, or whatever the template's operators and calls raise in Python
+            said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
             raise DataError(
-                f"the chat template refuses the conversation: {error}; correct the row, or set another chat_template"
+                f"the chat template refuses the conversation: {said}; correct the row, or set another chat_template"
             ) from error
         return texts[0], list(spans[0]) if marks else []
 

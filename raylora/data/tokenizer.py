@@ -30,11 +30,14 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except BaseException as error:  # tokenizers raises Exception itself, and what panics in Rust is not even one
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         said = " ".join(str(error).split())
         raise ModelError(
             f"base_model: {folder} has no tokenizer that can be loaded ({said}). Allowed: one that transformers "
-            "contains. Save the tokenizer of this model into the same folder with its save_pretrained"
+            "contains, in files that are whole. Save the tokenizer of this model into the same folder with its "
+            "save_pretrained"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -68,8 +71,11 @@ def _template_text(chat_template: str) -> str:
 def _check_syntax(template: str) -> None:
     try:
         render_jinja_template(conversations=[], chat_template=template)
-    except jinja2.TemplateSyntaxError as error:
+    except Exception as error:  # Jinja's own, or Python's where the template is nested deeper than either can read
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            said = f"{error.message}, line {error.lineno} of it"
         raise DataError(
-            f"chat_template: no Jinja that can be read ({error.message}, line {error.lineno} of it); correct it, or "
-            "leave chat_template out for the tokenizer's own"
+            f"chat_template: no Jinja that can be read ({said}); correct it, or leave chat_template out for the "
+            "tokenizer's own"
         ) from error

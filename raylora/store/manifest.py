@@ -108,7 +108,7 @@ def read_manifest(store: Store, prefix: str) -> Manifest:
                 f"{store.uri_of(key)}: format {document['format']!r}, this raylora reads {FORMAT}; use a newer raylora"
             )
         check_signature(document, store.uri_of(key))
-        files = {checked_key(name): FileDigest(**digest) for name, digest in document["files"].items()}
+        files = {_file_name(name): FileDigest(**digest) for name, digest in document["files"].items()}
         return Manifest(files, dict(document["about"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
         raise CorruptObjectError(f"{store.uri_of(key)}: not a manifest of raylora ({error!r})") from error
@@ -159,6 +159,11 @@ def fetch(store: Store, prefix: str, local: Path) -> Manifest:
             path.unlink()
             raise
     return manifest
+
+
+def _file_name(name: str) -> str:
+    name.encode()  # JSON can spell half a character, which no file and no object is called by: a ValueError
+    return checked_key(name)
 
 
 def _digest(content: bytes | Path) -> FileDigest:

@@ -64,7 +64,7 @@ def test_no_template_and_no_end_are_said():
     ("template", "said"),
     [
         ("{{ raise_exception('roles must alternate') }}", "refuses the conversation: roles must alternate"),
-        ("{{ 1 + messages[0]['content'] }}", "refuses the conversation: unsupported operand.*set another"),
+        ("{{ 1 + messages[0]['content'] }}", "refuses the conversation: TypeError: unsupported operand.*set another"),
         ("{% if messages %}", "refuses the conversation"),
         # The text of the first turn is told by no prefix, and is not shown.
         ("{{ messages | length }}", "does not show messages"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylora.data.formats import FORMATS, read_rows
 from raylora.data.prepare import prepare
 from raylora.errors import CorruptObjectError, ModelError, RayloraError
+from raylora.model.bank import Adapter
 from raylora.model.digest import tensors_in
+from raylora.model.export import publish_adapter
 from raylora.model.folder import INDEX, weight_files
 from raylora.model.gguf_header import general_facts
 from raylora.model.meta import read_config
@@ -28,16 +30,15 @@ from raylora.spec.load_sweep import load_sweep
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
-from raylora.store.manifest import MANIFEST, publish, read_manifest
+from raylora.store.manifest import MANIFEST, fetch, publish, read_manifest, read_verified
 from raylora.store.runs import new_run, read_run, write_run
+from raylora.store.sweeps import list_sweeps, read_sweep, write_sweep
 from tests.unit.data.small_tokenizer import saved, small_tokenizer
 from tests.unit.hostile.edits import NESTED, edited
+from tests.unit.hostile.reading import many, put, readable_or_refused
 from tests.unit.spec.specs import LEAST
+from tests.unit.sweep.made_sweeps import large_sweep
 from tests.unit.train.tiny_run import save_base
-
-many = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
 
 CONFIG = (
     LEAST + "lora_r: 8\ndistributed: {strategy: fsdp, num_workers: [1, 2]}\nsample_prompts: ['a', \"b\"]\n"
@@ -71,17 +72,6 @@ VALID = {
 GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + b"".join(
     struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, 4) + b"text" for key in (b"general.name", b"general.url")
 )
-
-
-def put(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
-
-
-def readable_or_refused(read: Callable[[], object]) -> None:
-    with suppress(RayloraError):
-        read()
 
 
 def test_every_format_is_put_to_the_test():
@@ -185,6 +175,52 @@ def test_records_of_runs(tmp_path: Path, data: st.DataObject):
     key = f"runs/{record.run_id}/run.json"
     store.write(key, data.draw(edited(store.read(key))))
     readable_or_refused(lambda: read_run(store, record.run_id))
+
+
+@many
+@given(st.data())
+def test_records_of_sweeps(tmp_path: Path, data: st.DataObject):
+    store = open_store(str(tmp_path / "store"))
+    record = write_sweep(store, large_sweep(1))
+    key = f"sweeps/{record.sweep_id}/sweep.json"
+    store.write(key, data.draw(edited(store.read(key))))
+    readable_or_refused(lambda: read_sweep(store, record.sweep_id))
+    assert [found.sweep_id for found in list_sweeps(store)] in ([], [record.sweep_id])
+
+
+@many
+@given(st.data())
+def test_adapters(tmp_path: Path, data: st.DataObject):
+    """A damaged file of an adapter is refused, and not left where it was to be copied; so is a damaged manifest."""
+    store, here = open_store(str(tmp_path / "store")), tmp_path / "here"
+    tensors = {"base_model.model.q_proj.lora_A.weight": torch.ones(2, 4)}
+    publish_adapter(store, Adapter(tensors, {"r": 2, "peft_type": "LORA"}), {"run": "r1"})
+    manifest = read_manifest(store, "adapter")
+    name = data.draw(st.sampled_from([*manifest.files, MANIFEST]))
+    before = store.read(f"adapter/{name}")
+    after = data.draw(edited(before))
+    store.write(f"adapter/{name}", after)
+    shutil.rmtree(here, ignore_errors=True)
+    if name == MANIFEST:
+        readable_or_refused(lambda: fetch(store, "adapter", here))
+    elif after != before:
+        with pytest.raises(CorruptObjectError, match=name):
+            fetch(store, "adapter", here)
+        with pytest.raises(CorruptObjectError, match=name):
+            read_verified(store, "adapter", name, manifest)
+        assert not (here / name).exists()
+
+
+@pytest.mark.parametrize("name", ["../a", "/", "a/../../b", "", "\0", "\ud800", "a\\b"])
+def test_a_manifest_names_no_file_outside_of_its_group(tmp_path: Path, name: str):
+    store = open_store(str(tmp_path / "store"))
+    publish(store, "group", {"a": b"bytes"}, {})
+    document = json.loads(store.read(f"group/{MANIFEST}"))
+    document["files"][name] = document["files"]["a"]
+    store.write(f"group/{MANIFEST}", json.dumps(document).encode())
+    with pytest.raises(CorruptObjectError, match="not a manifest"):
+        fetch(store, "group", tmp_path / "here")
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize("data", NESTED, ids=["lists", "objects", "both"])
