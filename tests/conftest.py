@@ -36,7 +36,9 @@ gc.set_threshold(50_000)
 
 # A busy machine is no failure, and a failure found once is to be found again.
 settings.register_profile("raylora", deadline=None, derandomize=True)
-settings.load_profile("raylora")
+# Who looks for what nobody has found yet says HYPOTHESIS_PROFILE=search; a failure prints how to see it again.
+settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "raylora"))
 
 
 @pytest.hookimpl(optionalhook=True)

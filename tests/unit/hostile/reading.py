@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, settings
 from raylora.errors import RayloraError
 
 many = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    max_examples=max(150, settings().max_examples),  # more where the profile searches
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 
 
