@@ -18,11 +18,15 @@ from fsspec.utils import glob_translate
 
 from raylora.data.formats import FORMATS
 from raylora.errors import DataError
+from raylora.spec.pattern import matching
 from raylora.store.blob import Store, open_store
 from raylora.store.once import build_once
 
 # What `Dataset.save_to_disk` writes beside its Arrow files: no rows.
 _NO_ROWS = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
+
+GLOB_TIMEOUT_S = 10.0
+"""Longest search over all keys of a bucket. A glob with many stars tries many ways to part each key among them."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,14 @@ def bucket_files(uri: str, downloads: Path) -> list[DataFile]:
         downloads: Folder that keeps downloaded objects, one folder for each version of each object.
 
     Raises:
-        DataError: No such object, or none of a known format.
+        DataError: No such object, none of a known format, or a glob that cannot be matched.
         StoreError: The bucket cannot be read.
     """
     folder, _, last = uri.rpartition("/")
     if glob.has_magic(uri):
         folder = re.split(r"[*?[]", uri, maxsplit=1)[0].rpartition("/")[0]
         store = open_store(folder)
-        pattern = re.compile(glob_translate(uri.removeprefix(f"{folder}/")))
-        keys = [key for key in store.keys("") if pattern.match(key)]
+        keys = _matching(uri, uri.removeprefix(f"{folder}/"), store.keys(""))
     elif PurePosixPath(uri).suffix.lower() in FORMATS:
         store = open_store(folder)
         keys = [last] if store.exists(last) else []
@@ -83,6 +86,16 @@ def bucket_files(uri: str, downloads: Path) -> list[DataFile]:
         store = open_store(uri)
         keys = store.keys()
     return [_download(store, key, downloads) for key in _readable(uri, keys)]
+
+
+def _matching(uri: str, pattern: str, keys: Sequence[str]) -> list[str]:
+    try:
+        return matching(glob_translate(pattern), keys, GLOB_TIMEOUT_S)
+    except (ValueError, TimeoutError) as error:
+        raise DataError(
+            f"{uri}: cannot be matched ({error}). Allowed: *, ? and [...] in a name, and ** for any folders. "
+            "Write fewer of them, or name the folder"
+        ) from error
 
 
 def _readable(path: str, names: Sequence[str]) -> list[str]:

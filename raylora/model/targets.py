@@ -17,11 +17,12 @@ from transformers.pytorch_utils import Conv1D
 
 from raylora.errors import ModelError
 from raylora.spec.adapter import AdapterFields
+from raylora.spec.pattern import matching
 
 ALL_LINEAR = "all-linear"
 
-REGEX_TIMEOUT_S = 1.0
-"""Longest match of one name. Names are short: only a pattern that backtracks without end takes longer."""
+REGEX_TIMEOUT_S = 2.0
+"""Longest search over all names. They are short: only a pattern that backtracks without end takes longer."""
 
 
 def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
@@ -106,9 +107,7 @@ def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module],
         head = model.get_output_embeddings()
         return [name for name, m in modules.items() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
     if is_regex:
-        # Not Python's own engine: that one cannot be stopped, and a pattern comes from whoever wrote the spec.
-        pattern = regex.compile(entry)
-        return [name for name in modules if pattern.fullmatch(name, timeout=REGEX_TIMEOUT_S)]
+        return matching(entry, modules, REGEX_TIMEOUT_S)
     return [name for name in modules if name == entry or name.endswith(f".{entry}")]
 
 
