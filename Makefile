@@ -64,7 +64,6 @@ test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
 	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
 
 audit: setup ## Look up known vulnerabilities of what is installed; says so where nobody can be asked
-	@python -m pip install --quiet -c constraints.txt pip-audit
 	@python -m tests.audit
 
 bench: setup ## Measure against TRL and the machine's own limits
