@@ -11,31 +11,32 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-CLUSTERS = Path(__file__).resolve().parents[3] / "clusters"
+from tests.unit.clusters.cluster_files import CLUSTERS, by_reader
+
 ON_PREMISE = CLUSTERS / "ray-on-premise.yaml"
 AWS = CLUSTERS / "ray-aws.yaml"
-BOTH = pytest.mark.parametrize("path", [ON_PREMISE, AWS], ids=lambda path: path.stem)
+EACH = pytest.mark.parametrize("path", by_reader()["ray up"], ids=lambda path: path.stem)
 
 
 def load(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-@BOTH
+@EACH
 def test_ray_accepts_it(path: Path):
     prepared = prepare_config(load(path))
     validate_config(prepared)
-    assert prepared["cluster_name"] == "raylora"
+    assert prepared["cluster_name"] == load(path)["cluster_name"]
 
 
-@BOTH
+@EACH
 def test_ray_refuses_an_unknown_key(path: Path):
     prepared = prepare_config({**load(path), "head_start_commands": []})
     with pytest.raises(ValidationError, match="head_start_commands"):
         validate_config(prepared)
 
 
-@BOTH
+@EACH
 def test_every_node_starts_with_the_token(path: Path):
     prepared = prepare_config(load(path))
     assert prepared["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -45,13 +46,13 @@ def test_every_node_starts_with_the_token(path: Path):
         assert "RAY_AUTH_MODE=token ray start" in starts[0]
 
 
-@BOTH
+@EACH
 def test_the_dashboard_is_not_public(path: Path):
     [head] = [line for line in prepare_config(load(path))["head_start_ray_commands"] if "ray start" in line]
     assert re.findall(r"--dashboard-host[= ](\S+)", head) == ["127.0.0.1"]
 
 
-@BOTH
+@EACH
 def test_raylora_is_installed_at_the_pins(path: Path):
     prepared = prepare_config(load(path))
     for part in ("head", "worker"):
@@ -59,7 +60,7 @@ def test_raylora_is_installed_at_the_pins(path: Path):
         assert "-c ~/raylora/constraints.txt" in install
 
 
-@BOTH
+@EACH
 def test_the_head_has_the_dashboard_that_ray_shows(path: Path):
     prepared = prepare_config(load(path))
     installs = [line for line in prepared["head_setup_commands"] if "pip install" in line]

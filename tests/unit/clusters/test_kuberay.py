@@ -1,4 +1,4 @@
-"""The RayJob against KubeRay's own resource definition, and the run in it against raylora's spec."""
+"""Each RayJob against KubeRay's own resource definition, and the run in it against raylora's spec."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from raylora.spec.run import RunSpec
+from tests.unit.clusters.cluster_files import by_reader
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-MANIFEST = REPOSITORY / "clusters" / "kuberay-rayjob.yaml"
 DEFINITION = REPOSITORY.parent / "shared" / "schemas" / "kuberay" / "ray.io_rayjobs.yaml"
 
 Json = dict[str, Any]
 
 
-@pytest.fixture
-def documents() -> dict[str, Json]:
-    return {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8"))}
+@pytest.fixture(params=by_reader()["KubeRay"], ids=lambda path: path.stem)
+def documents(request: pytest.FixtureRequest) -> dict[str, Json]:
+    return {document["kind"]: document for document in yaml.safe_load_all(request.param.read_text(encoding="utf-8"))}
 
 
 @pytest.fixture(scope="module")
