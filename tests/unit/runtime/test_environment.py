@@ -10,9 +10,12 @@ import pytest
 from raylora.runtime.environment import forwarded
 from raylora.runtime.network import interface_of
 
+PASSWORD = "MLFLOW_TRACKING_PASSWORD"
+"""Of the driver alone: no worker writes to MLflow."""
+
 
 def test_listed_and_named_variables_and_no_others(monkeypatch: pytest.MonkeyPatch):
-    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "https_proxy", "no_proxy", "MINE", "OTHERS", "PATH"):
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "https_proxy", "no_proxy", "MINE", "OTHERS", "PATH", PASSWORD):
         monkeypatch.setenv(name, f"value of {name}")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     found = forwarded(["MINE", "NOT_SET"])
@@ -20,7 +23,7 @@ def test_listed_and_named_variables_and_no_others(monkeypatch: pytest.MonkeyPatc
     assert found["https_proxy"] == "value of https_proxy", "most hosts set it in small letters"
     assert found["no_proxy"] == "value of no_proxy"
     assert found["MINE"] == "value of MINE"
-    assert {"OTHERS", "PATH", "NOT_SET", "AWS_PROFILE"}.isdisjoint(found)
+    assert {"OTHERS", "PATH", "NOT_SET", "AWS_PROFILE", PASSWORD}.isdisjoint(found)
 
 
 def test_an_address_is_found_on_its_interface():
