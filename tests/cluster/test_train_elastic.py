@@ -1,4 +1,4 @@
-"""A run on two Ray nodes, of which one is drained with notice, comes back, and is lost: two workers, one, two, one."""
+"""A run on two Ray nodes, of which one goes and comes back, three times: drained with notice, killed, and cut off."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.unit.train.solo_run import start
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-NUM_STEPS = 60
+NUM_STEPS = 90
 SETTINGS = (
-    *("distributed.num_workers=[1, 2]", "distributed.max_failures=1", "gradient_accumulation_steps=8"),
-    *(f"max_steps={NUM_STEPS}", "eval_steps=60", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
+    *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
+    *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
 )
 NODES = """
 import json, sys
@@ -97,20 +97,25 @@ def command(hosts: tuple[Host, Host], head: RayHead, workplace: Path, new_home: 
 @pytest.fixture(scope="module")
 def ended(command: Command, hosts: tuple[Host, Host], head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     logs = tmp_path_factory.mktemp("second")
-    second = second_node(hosts[1], head, logs / "first.log")
+    second = second_node(hosts[1], head, logs / "0.log")
     running = command.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    losses: list[Callable[[], None]] = [
+        lambda: drain(hosts, head),
+        lambda: second.stop(signal.SIGKILL),
+        hosts[1].cut_off,
+    ]
     try:
-        starts(running, 1)
-        running.wait_for("step 5/")
-        drain(hosts, head)
-        starts(running, 2)
-        second.stop(signal.SIGKILL)
-        running.wait_for(f"step {steps_done(running) + 2}/")
-        with stopped([pid for pid, env in head.seen_by_workers().items() if is_alive(pid)]):
-            second = second_node(hosts[1], head, logs / "second.log")
-        starts(running, 3)
-        running.wait_for(f"step {steps_done(running) + 3}/")
-        second.stop(signal.SIGKILL)
+        for number, lose in enumerate(losses):
+            starts(running, 2 * number + 1)
+            running.wait_for(f"step {steps_done(running) + 3}/")
+            lose()
+            starts(running, 2 * number + 2)
+            second.stop(signal.SIGKILL)
+            hosts[1].link_up()
+            if lose is not losses[-1]:
+                running.wait_for(f"step {steps_done(running) + 2}/")
+                with stopped([pid for pid, env in head.seen_by_workers().items() if is_alive(pid)]):
+                    second = second_node(hosts[1], head, logs / f"{number + 1}.log")
         return running.end()
     finally:
         second.stop(signal.SIGKILL)
@@ -131,10 +136,10 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_two_workers_then_one_then_two_then_one(ended: Ended, head: RayHead):
+def test_two_workers_then_one_and_so_on(ended: Ended, head: RayHead):
     assert ended.code == 0, ended.err
     seen = [(env["WORLD_SIZE"], env["RANK"]) for env in head.seen_by_workers().values()]
-    assert sorted(seen) == [("1", "0"), ("1", "0"), *[("2", "0")] * 2, *[("2", "1")] * 2]
+    assert sorted(seen) == [*[("1", "0")] * 3, *[("2", "0")] * 3, *[("2", "1")] * 3]
     assert ended.json["num_workers"] == len(ended.json["base_bytes_per_rank"]) == 1
 
 
@@ -142,7 +147,7 @@ def test_the_run_was_saved_before_it_left_a_node_and_before_it_grew(ended: Ended
     """It has no other checkpoints."""
     begun = [int(part.split()[0]) for part in ended.err.split(" steps to do, ")[1:]]
     assert begun[0] == 0
-    assert 0 < begun[1] < begun[2] <= begun[3] < NUM_STEPS
+    assert 0 < begun[1] < begun[2] <= begun[3] < begun[4] <= begun[5] < NUM_STEPS
 
 
 def test_every_step_had_its_rows_whatever_the_number_of_workers(

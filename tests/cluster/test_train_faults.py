@@ -38,6 +38,15 @@ def assert_trained_like(ended: Ended, whole_run: tuple[Command, Ended]) -> None:
     assert (result["tokens"], result["eval_loss"]) == (whole["tokens"], whole["eval_loss"])
 
 
+def assert_each_step_told_once(command: Command, ended: Ended) -> None:
+    """In the one MLflow run that there is."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
+    (tracked,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
+    assert tracked.info.run_id == ended.json["mlflow_run_id"]
+    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "train_loss")]
+    assert steps == list(range(1, RUN["max_steps"] + 1))
+
+
 def test_workers_killed_while_a_checkpoint_is_on_its_way(
     on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
 ):
@@ -75,6 +84,54 @@ def test_a_worker_that_is_stopped_is_missed_and_replaced(
     assert not stopped.is_running(), "the stopped process is gone"
 
 
+def test_a_run_outlives_its_controller(on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]):
+    """Ray Train's controller alone is killed; the command says so and ends, and no worker goes on."""
+    ray_head.forget_workers()
+    running = on_head.start("train", "run.yaml", "--json")
+    running.wait_for("step 10/")
+    ray_head.process_of("TrainController").kill()
+    cut_off = running.end()
+    assert cut_off.code == 1, cut_off.err
+    assert cut_off.left_behind == ()
+    assert "Ray Train gave up" in cut_off.error
+    assert not any(map(psutil.pid_exists, ray_head.seen_by_workers()))
+    (run,) = on_head.run("runs", "--json").json["runs"]
+    assert run["status"] == "failed"
+    ended = on_head.run("resume", run["run_id"], "--json")
+    assert_trained_like(ended, whole_run)
+    assert_each_step_told_once(on_head, ended)
+
+
+def test_a_run_whose_key_expires_goes_on_with_another(
+    on_head: Command, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
+):
+    """At the second checkpoint; the first one outlived 503s, a reset and a stall."""
+    store = s3_server.uri("expired")
+    with fault_proxy(s3_server.endpoint) as proxy:
+        first = "step-00000008/"
+        passing = [
+            *(Fault("busy", "PUT", f"{first}state.safetensors", times=2), Fault("reset", "PUT", f"{first}state.json")),
+            Fault("stall", "PUT", f"{first}manifest.json", seconds=2),
+        ]
+        expired = Fault("expired", "PUT", "step-00000016/state.safetensors", times=99)
+        for fault in (*passing, expired):
+            proxy.strike(fault)
+        env = {**on_head.env, **s3_server.env, "AWS_ENDPOINT_URL": proxy.endpoint}
+        refused = Command(on_head.folder, on_head.home, env).run(
+            "train", "run.yaml", "--json", *overrides(f"storage.uri={store}", "distributed.max_failures=2")
+        )
+    assert all(fault.struck for fault in (*passing, expired))
+    assert refused.code == 1, refused.err
+    assert "refuses the credentials (ExpiredToken)" in refused.error
+    assert refused.err.count("steps to do") == 1, "a restart would only meet it again"
+    command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
+    (run,) = command.run("runs", "--store", store, "--json").json["runs"]
+    ended = command.run("resume", run["run_id"], "--store", store, "--json")
+    assert_trained_like(ended, whole_run)
+    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    assert_each_step_told_once(on_head, ended)
+
+
 def test_a_run_outlives_its_cluster(
     workplace: Path, on_head: Command, whole_run: tuple[Command, Ended], tmp_path: Path
 ):
@@ -94,8 +151,4 @@ def test_a_run_outlives_its_cluster(
     ended = on_head.run("resume", run["run_id"], "--json")
     assert_trained_like(ended, whole_run)
     assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
-    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
-    (tracked,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
-    assert tracked.info.run_id == ended.json["mlflow_run_id"]
-    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "train_loss")]
-    assert steps == list(range(1, RUN["max_steps"] + 1)), "each step once"
+    assert_each_step_told_once(on_head, ended)

@@ -65,9 +65,14 @@ HALF, SECOND_HALF = range(5), range(5, 10)
 MOVES = [
     *((name, name) for name in STRATEGIES),
     *(("ddp", "zero1"), ("zero1", "fsdp"), ("fsdp", "zero2"), ("zero2", "zero3"), ("zero3", "ddp"), ("zero2", "zero1")),
+    ("alone", "ddp"),
     ("alone", "fsdp"),
     ("alone", "zero1"),
+    ("alone", "zero3"),
 ]
+"""Of runs that go on with two workers."""
+BACK_ALONE = [(name, "alone") for name in STRATEGIES]
+"""Of two workers' runs that go on with one."""
 DROPOUT = {"lora_dropout": 0.2}
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
@@ -221,6 +226,13 @@ def see_alone(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
+
+
+def go_on_alone(folder: Path) -> None:
+    """The single process goes on with what the group began."""
+    for start, end in BACK_ALONE:
+        at = folder / "checkpoints" / f"{start}-nf4"
+        keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, "ddp", "nf4"), folder, at))
 
 
 def see_together(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.strategy_group import run_group
 from tests.contract.strategy_worker import (
+    BACK_ALONE,
     CASES,
     LOADED,
     MOVES,
@@ -19,6 +20,7 @@ from tests.contract.strategy_worker import (
     QUANTIZATIONS,
     SHARDING,
     STRATEGIES,
+    go_on_alone,
     see_alone,
 )
 from tests.unit.train.tiny_run import save_base, write_chats
@@ -51,7 +53,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     save_base(folder / "wide", **WIDE)
     write_chats(folder / "rows.jsonl", 90)
     see_alone(folder)
-    return Seen(folder, run_group(folder))
+    last_words = run_group(folder)
+    go_on_alone(folder)
+    return Seen(folder, last_words)
 
 
 @pytest.mark.parametrize(("strategy", "quantization"), CASES)
@@ -115,8 +119,8 @@ def test_nothing_is_updated_on_a_gradient_that_is_not_finite(seen: Seen, strateg
     assert seen[f"{strategy}-infinite"]["is_unchanged"]
 
 
-@pytest.mark.parametrize(("start", "end"), MOVES)
-def test_a_run_goes_on_under_another_strategy(seen: Seen, start: str, end: str):
+@pytest.mark.parametrize(("start", "end"), [*MOVES, *BACK_ALONE])
+def test_a_run_goes_on_under_another_strategy_and_with_more_or_fewer_workers(seen: Seen, start: str, end: str):
     whole, moved = seen[f"{start}-nf4"], seen[f"{start}-to-{end}"]
     assert moved["loss"] == pytest.approx(whole["loss"][5:], abs=1e-4)
     if start == end:

@@ -32,6 +32,14 @@ class Host:
         """Words before a command that make it run there."""
         return ["ip", "netns", "exec", self.name]
 
+    def cut_off(self) -> None:
+        """Take its link down: nobody hears of it, and it of nobody."""
+        _ip("-n", self.name, "link", "set", "eth0", "down")
+
+    def link_up(self) -> None:
+        """Bring its link up again."""
+        _ip("-n", self.name, "link", "set", "eth0", "up")
+
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:

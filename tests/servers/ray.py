@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,7 @@ class RayHead(Server):
         host: The host to start it on; this one where absent.
         more: Further words of `ray start`.
         env: Further variables of its processes.
+        takes_jobs: Whether it has Ray's server for jobs, which its dashboard is.
     """
 
     def __init__(
@@ -91,8 +91,10 @@ class RayHead(Server):
         host: Host | None = None,
         more: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        takes_jobs: bool = False,
     ) -> None:
-        (port,) = free_ports(1)
+        port, jobs_port = free_ports(2)
+        self.jobs = f"http://127.0.0.1:{jobs_port}/api/jobs/"
         self.address = f"{host.address if host else '127.0.0.1'}:{port}"
         # Sockets lie in it, and their paths must be short.
         self.session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -102,7 +104,8 @@ class RayHead(Server):
         (folder / "site" / "sitecustomize.py").write_text(SPY)
         where = [f"--node-ip-address={host.address}"] if host else []
         room = (f"--num-cpus={num_cpus}", f"--temp-dir={self.session}")
-        words = ray_start("--head", f"--port={port}", *room, *where, *more)
+        dashboard = (f"--include-dashboard={str(takes_jobs).lower()}", f"--dashboard-port={jobs_port}")
+        words = ray_start("--head", f"--port={port}", *room, *dashboard, *where, *more)
         super().__init__(
             [*(host.door if host else ()), *words],
             folder / "ray.log",
@@ -129,6 +132,11 @@ class RayHead(Server):
         """The environment of each worker that began to train, by its process id."""
         return {int(note.stem): json.loads(note.read_text()) for note in self.notes.glob("*.json")}
 
+    def process_of(self, actor: str) -> psutil.Process:
+        """The process of the one actor of a class."""
+        (found,) = (process for process in self._processes() if _name(process).startswith(f"ray::{actor}"))
+        return found
+
     def forget_workers(self) -> None:
         """Start anew with the next run."""
         for note in self.notes.glob("*.json"):
@@ -141,17 +149,17 @@ class RayHead(Server):
 
     def in_use(self) -> dict[str, Any]:
         """Resources that somebody holds, and processes at work for drivers."""
-        assert self.process is not None
-        names = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                names.append(" ".join(process.cmdline()))
+        names = [_name(process) for process in self._processes()]
         at_work = [name for name in names if name.startswith("ray::") and IDLE not in name]
         return {"taken": self._counted()["taken"], "processes": sorted(at_work)}
 
     def tables(self) -> bytes:
         """What Ray keeps in memory of its jobs, actors and workers, and in no file."""
         return self._asked(TABLES)
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def _counted(self) -> dict[str, Any]:
         return json.loads(self._asked(CENSUS))
@@ -162,7 +170,14 @@ class RayHead(Server):
 
 
 def ray_start(*words: str) -> list[str]:
-    """`ray start` of this environment's Ray, in the foreground and without a dashboard."""
+    """`ray start` of this environment's Ray, in the foreground."""
     script = Path(sysconfig.get_path("scripts")) / "ray"
-    quiet = ("--include-dashboard=false", "--disable-usage-stats", "--num-gpus=0")
-    return [sys.executable, str(script), "start", *words, *(quiet if "--head" in words else quiet[1:]), "--block"]
+    return [sys.executable, str(script), "start", *words, "--disable-usage-stats", "--num-gpus=0", "--block"]
+
+
+def _name(process: psutil.Process) -> str:
+    """Its title, or nothing where it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
