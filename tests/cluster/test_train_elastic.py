@@ -22,7 +22,7 @@ from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wa
 from tests.conftest import served
 from tests.servers.host import Host, two_hosts
 from tests.servers.process import Server
-from tests.servers.ray import TOKEN, RayHead, ray_start
+from tests.servers.ray import TOKEN, RayHead, asked, ray_start
 from tests.unit.train.solo_run import start
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -33,14 +33,6 @@ SETTINGS = (
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
 )
 NODES = """
-import json, sys
-from ray._private.state import GlobalState
-from ray._raylet import GcsClientOptions
-
-state = GlobalState()
-state._initialize_global_state(
-    GcsClientOptions.create(sys.argv[1], None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
-)
 print(json.dumps({node["NodeManagerAddress"]: node["NodeID"] for node in state.node_table() if node["Alive"]}))
 """
 
@@ -67,9 +59,7 @@ def second_node(host: Host, head: RayHead, log: Path) -> Server:
 def drain(hosts: tuple[Host, Host], head: RayHead) -> None:
     """Tell the cluster that its second node will be taken away in a minute."""
     env = os.environ | TOKEN
-    asked = [*hosts[0].door, sys.executable, "-c", NODES, head.address]
-    nodes = subprocess.run(asked, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
-    node_id = json.loads(nodes)[hosts[1].address]
+    node_id = json.loads(asked(head.address, NODES, env, hosts[0].door))[hosts[1].address]
     words = (f"--address={head.address}", f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION")
     more = ("--reason-message=taken back", "--deadline-remaining-seconds=60")
     ray = Path(sysconfig.get_path("scripts")) / "ray"

@@ -165,8 +165,13 @@ class RayHead(Server):
         return json.loads(self._asked(CENSUS))
 
     def _asked(self, question: str) -> bytes:
-        words = [sys.executable, "-c", ASKING + question, self.address]
-        return subprocess.run(words, env=os.environ | TOKEN, capture_output=True, check=True, timeout=120).stdout
+        return asked(self.address, question, os.environ | TOKEN)
+
+
+def asked(address: str, question: str, env: Mapping[str, str], door: Sequence[str] = ()) -> bytes:
+    """What a program prints that has the `state` of the cluster at an address."""
+    words = [*door, sys.executable, "-c", ASKING + question, address]
+    return subprocess.run(words, env=env, capture_output=True, check=True, timeout=120).stdout
 
 
 def ray_start(*words: str) -> list[str]:
