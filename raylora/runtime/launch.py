@@ -215,7 +215,8 @@ def _run(
     except RayError as error:
         raise lost_contact(error) from error
     finally:
-        if lease.is_lost():  # MLflow's run is another driver's now
+        lease.look()
+        if lease.lost:  # MLflow's run is another driver's now
             tracker.leave()
         else:
             tracker.finish(status)
@@ -243,7 +244,7 @@ def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> 
     if isinstance(error, RayloraError):
         error.about = {"run_id": run_id}
     status: RunStatus = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-    if lease.is_lost():  # the record is another driver's now
+    if lease.lost:  # the record is another driver's now
         return error
     try:
         update_run(store, run_id, status=status, error=str(error) or type(error).__name__)
@@ -273,6 +274,7 @@ def _listen(
         num_seen += len(events)
         if not running and not events:
             break
+    lease.check_now()  # workers of a driver that was taken over fail with it
     group.check()
     if ledger.outcome is None:
         raise RunFailedError("the workers ended without a result; look at Ray's logs in /tmp/ray/session_latest/logs")

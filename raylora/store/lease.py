@@ -119,17 +119,22 @@ class Lease:
         """What workers of this driver are handed, once it was taken."""
         return Fence(self._store.uri, self._number, self._run_id)
 
-    def is_lost(self) -> bool:
-        """Ask the store whether another driver has taken the run over; as of the last sign of life where it is mute."""
-        if self._beating is not None and not self._lost:
-            try:
-                self._look()
-            except StoreError as failure:
-                _log.warning("run %s: it is not known whether another has taken it over: %s", self._run_id, failure)
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has taken the run over, as of the last look."""
         return self._lost
 
+    def look(self) -> None:
+        """Ask the store whether another driver has taken the run over; a store that is mute changes nothing."""
+        if self._beating is None:
+            return
+        try:
+            self._look()
+        except StoreError as failure:
+            _log.warning("run %s: it is not known whether another has taken it over: %s", self._run_id, failure)
+
     def check(self) -> None:
-        """Find out that the run is still this driver's, as of its last sign of life.
+        """Find out that the run is still this driver's, as of the last look.
 
         Raises:
             RunFailedError: It is not: it was silent for too long, and another goes on with it.
@@ -143,12 +148,15 @@ class Lease:
         Raises:
             RunFailedError: It is not.
         """
-        self.is_lost()
+        self.look()
         self.check()
 
     def _look(self) -> None:
-        _, now = _newest(self._store)
-        self._lost = now is None or now.token != self._mine.token
+        newest, holder = _newest(self._store)
+        # Two of one number are found where storage lets a second writer in.
+        is_twin = newest == self._number and holder is not None and holder.token != self._mine.token
+        if newest > self._number or is_twin:
+            self._lost = True
 
     def _create(self) -> None:
         try:

@@ -17,6 +17,7 @@ from raylora.store.records import Record, Records, StatusNow
 from raylora.store.records import Status as SweepStatus
 
 __all__ = [
+    "TUNE_FOLDER",
     "CurvePoint",
     "SweepRecord",
     "SweepStatus",
@@ -30,6 +31,9 @@ __all__ = [
     "sweep_store",
     "write_sweep",
 ]
+
+TUNE_FOLDER = "tune"
+"""Of a sweep's own store: what Ray Tune keeps there."""
 
 MAX_CURVE_POINTS = 512
 """A longer curve is thinned before it is written: more points than a picture has columns tell nobody more."""

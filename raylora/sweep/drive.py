@@ -208,8 +208,8 @@ def _go_on(controller: TuneController, search: Search) -> None:
 
 def _unreadable(search: Search, reason: str) -> InputError:
     return InputError(
-        f"sweep {search.name}: what is kept of it in {search.folder} cannot be read ({reason}); start it anew, or set "
-        f"{KEY_NAME} as it was if it was begun with one"
+        f"sweep {search.name}: what is kept of it in {search.folder} cannot be read ({reason}); try again "
+        f"if the storage did not answer, set {KEY_NAME} as it was if it was begun with one, start it anew otherwise"
     )
 
 

@@ -6,7 +6,6 @@ seconds to import (transformers, MLflow, pictures) is imported where it is used,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +26,7 @@ from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
-from raylora.store.sweeps import SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
+from raylora.store.sweeps import TUNE_FOLDER, SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
 from raylora.sweep.berths import Berths
 from raylora.sweep.finished import finished
 from raylora.sweep.fleet import Fleet
@@ -39,13 +38,12 @@ from raylora.train.events import Event
 
 if TYPE_CHECKING:
     from raylora.sweep.books import Books
-    from raylora.sweep.drive import Search, TrialOutcome
+    from raylora.sweep.drive import TrialOutcome
     from raylora.sweep.watch import TrialEvent
 
 log = get_logger(__name__)
 
 MAX_PACKS, MAX_LEASES = 64, 128
-TUNE_FOLDER = "tune"
 
 
 def sweep(spec: SweepSpec, listen: Listener = lambda standing: None) -> dict[str, Any]:
@@ -140,6 +138,7 @@ class _Launch:
             self._berths.note(run)
             from raylora.sweep.books import Books
             from raylora.sweep.drive import drive
+            from raylora.sweep.search import search_of
             from raylora.tracking.sweep_tracker import SweepTracker
 
             sweep_id = self._record.sweep_id
@@ -154,7 +153,7 @@ class _Launch:
                 ray.get(host.prepare.remote(forwarded(run.ray.forward_env), self._trials))
                 fleet.begin(store.uri, lease.fence, self._berths.by_key)
                 stop.patient = True
-                search = self._search(store)
+                search = search_of(self._spec, sweep_store(store, sweep_id).uri, self._berths.num_at_once)
                 is_kept = self._is_kept(store)
                 outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet, lease), books.write)
                 was_cut = stop.asked  # a search that is over is not interrupted by what comes while the workers end
@@ -171,24 +170,6 @@ class _Launch:
         """Whether there is a search to go on with; one that was cut off before its first trial had a slot is not."""
         kept = sweep_store(store, self._record.sweep_id).keys(TUNE_FOLDER) if self._is_resumed else []
         return any("experiment_state" in key for key in kept)
-
-    def _search(self, store: Store) -> Search:
-        from raylora.sweep.drive import Search
-        from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-
-        spec = self._spec
-        return Search(
-            name=TUNE_FOLDER,
-            folder=sweep_store(store, self._record.sweep_id).uri,
-            space=tune_space(spec.space),
-            num_trials=spec.num_configurations,
-            metric=spec.metric,
-            mode=spec.mode,
-            searcher=tune_searcher(spec, self._berths.num_at_once // spec.repeats),
-            scheduler=tune_scheduler(spec),
-            num_at_once=self._berths.num_at_once // spec.repeats,
-            save_reports=math.ceil((spec.run.save_steps or 0) / spec.report_steps),
-        )
 
     def _tend(self, fleet: Fleet, lease: Lease) -> None:
         lease.check()
@@ -286,7 +267,8 @@ class _Launch:
         if isinstance(error, RayloraError):
             error.about = {"sweep_id": sweep_id}
         status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-        if lease.is_lost():  # the record and MLflow's runs are another driver's now
+        lease.look()
+        if lease.lost:  # the record and MLflow's runs are another driver's now
             books.leave()
             return error
         try:

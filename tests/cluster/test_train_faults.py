@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import TENSORS
 from raylora.store.manifest import MANIFEST
-from tests.cluster.command import LONG_S, Command, Ended, overrides
+from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
 from tests.cluster.conftest import RUN
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
@@ -96,7 +96,7 @@ def test_a_run_outlives_its_controller(on_head: Command, ray_head: RayHead, whol
     assert cut_off.code == 1, cut_off.err
     assert cut_off.left_behind == ()
     assert "Ray Train gave up" in cut_off.error
-    assert not any(map(psutil.pid_exists, ray_head.seen_by_workers()))
+    wait_until(lambda: not any(map(psutil.pid_exists, ray_head.seen_by_workers())), 60)
     (run,) = on_head.run("runs", "--json").json["runs"]
     assert run["status"] == "failed"
     ended = on_head.run("resume", run["run_id"], "--json")

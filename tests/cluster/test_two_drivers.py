@@ -64,7 +64,8 @@ def test_workers_that_slept_while_another_driver_went_on_change_nothing(
     """A machine falls asleep, driver and worker, for long enough; what it does when it wakes up is too late."""
     ray_head.forget_workers()
     store = open_store(str(on_head.home / "store"))
-    asleep = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    words = overrides(*SETTINGS, "distributed.worker_timeout_s=900")
+    asleep = on_head.start("train", "run.yaml", "--json", *words)
     asleep.wait_for("step 3/")
     processes = [asleep.process.pid, *ray_head.seen_by_workers()]
     try:
@@ -74,7 +75,8 @@ def test_workers_that_slept_while_another_driver_went_on_change_nothing(
         far = Holder.model_validate_json(own.read(key_of(1)))
         far = far.model_copy(update={"process": far.process.model_copy(update={"machine": "far away"})})
         own.write(key_of(1), far.model_dump_json().encode())
-        other = Command(on_head.folder, new_home(), on_head.env)
+        tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{on_head.home / 'mlflow.db'}"}
+        other = Command(on_head.folder, new_home(), {**on_head.env, **tracking})
         ended = other.run("resume", record.run_id, "--store", store.uri, "--json")
         assert ended.code == 0, ended.err
         left = contents(own)

@@ -180,7 +180,8 @@ class LeaseSuite:
             silent.take()
             ended = holder(store).model_copy(update={"token": "other", "is_released": True})
             store.write(SECOND, ended.model_dump_json().encode())
-            wait_until(lambda: silent.is_lost())
+            silent.look()
+            assert silent.lost
         with closing(lease(store)) as next_one:
             next_one.take()
             assert store.keys(FOLDER) == [key_of(3)], "no number comes twice"

@@ -68,6 +68,9 @@ sys.stdout.buffer.write(b"\\n".join([*jobs, *ask.get_actor_table(None, None), *a
 """
 
 
+OURS = ("--disable-usage-stats", "--num-gpus=0", "--dashboard-agent-listen-port=0")
+"""Of every node; its agent would take one port for all nodes of a machine."""
+
 IDLE = "IDLE"
 """Processes kept ready for the next driver."""
 
@@ -177,7 +180,7 @@ def asked(address: str, question: str, env: Mapping[str, str], door: Sequence[st
 def ray_start(*words: str) -> list[str]:
     """`ray start` of this environment's Ray, in the foreground."""
     script = Path(sysconfig.get_path("scripts")) / "ray"
-    return [sys.executable, str(script), "start", *words, "--disable-usage-stats", "--num-gpus=0", "--block"]
+    return [sys.executable, str(script), "start", *words, *OURS, "--block"]
 
 
 def _name(process: psutil.Process) -> str:

@@ -71,7 +71,7 @@ def test_a_driver_that_was_taken_over_does_not_say_how_the_run_ended(
     tracker = Tracker.start(SPEC, record.run_id, tmp_path / "spool")
     checked: Any = SimpleNamespace(store=store, base=SimpleNamespace(name="m"))
     group, mailbox = (
-        cast("Any", Workers(lambda: take_over(own, lambda: lease.is_lost() or not is_lost))),
+        cast("Any", Workers(lambda: take_over(own, lambda: lease.lost or not is_lost))),
         cast("Any", Handle(Post())),
     )
     with (

@@ -108,7 +108,7 @@ def test_a_driver_that_was_taken_over_ends_and_writes_no_more(
         stage.while_driving = drive
     else:
         stage.outcomes = [through(left)]
-        stage.while_ending = lambda: finish_elsewhere(lambda: stage.leases[-1].is_lost())
+        stage.while_ending = lambda: finish_elsewhere(lambda: stage.leases[-1].lost)
     with pytest.raises(RunFailedError, match="taken it over"):
         resume_sweep(left.sweep_id, store.uri)
     assert [read_sweep(store, left.sweep_id)] == finished
