@@ -115,10 +115,10 @@ def kill_the_worker(ray_head: RayHead) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def num_saved_twice(command: Command) -> int:
-    """Runs with a save of step 8 or later: the desk has heard of the one of step 4."""
+def num_saved_again(command: Command) -> int:
+    """Runs with a save of step 12 or later: at a turn since, the desk has heard of an earlier one."""
     saves = [file.parent for file in command.home.glob("store/runs/*/checkpoints/step-*/manifest.json")]
-    return len({save.parents[1].name for save in saves if int(save.name.removeprefix("step-")) >= 8})
+    return len({save.parents[1].name for save in saves if int(save.name.removeprefix("step-")) >= 12})
 
 
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
@@ -127,7 +127,7 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
-    wait_until(lambda: num_saved_twice(on_head) == 3, 60)
+    wait_until(lambda: num_saved_again(on_head) == 3, 60)
     kill_the_worker(ray_head)
     ended = running.end()
     same_ends(whole(ended), undisturbed)

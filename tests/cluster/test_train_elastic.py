@@ -27,11 +27,17 @@ from tests.unit.train.solo_run import start
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-NUM_STEPS = 90
+NUM_STEPS = 60
 SETTINGS = (
     *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
 )
+MISSED_SOON = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Ray itself gives a node that does not answer up after a minute."""
 NODES = """
 print(json.dumps({node["NodeManagerAddress"]: node["NodeID"] for node in state.node_table() if node["Alive"]}))
 """
@@ -45,7 +51,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 @pytest.fixture(scope="module")
 def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0]))
+    yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0], env=MISSED_SOON))
 
 
 def second_node(host: Host, head: RayHead, log: Path) -> Server:
