@@ -54,7 +54,7 @@ ip:
 # One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
-test: setup ip ## All tests: 20 to 30 minutes on 2 cores
+test: setup ip ## All tests: 35 to 55 minutes on 2 cores
 	python -m pytest $(TWO_LANES)
 
 soak: setup ip ## Runs that random faults strike, against one left alone: 20 minutes (MINUTES=, SEED=)
