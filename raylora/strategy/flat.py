@@ -129,12 +129,14 @@ class _Stretch:
 
     def moments(self, state: Mapping[str, Tensor], number: int) -> dict[str, Any]:
         """What of a saved state is this stretch's, as the optimizer keeps it."""
-        moments: dict[str, Any] = {}
+        moments, parts = dict[str, Any](), dict[str, dict[str, Tensor]]()
         for key, value in state.items():
             moment, _, name = key.partition(".")
             if name in self._shapes:
-                row = moments.setdefault(moment, torch.zeros_like(self.row, dtype=value.dtype))
-                self.parts(row)[name].copy_(value)
+                if moment not in parts:  # once: each makes a view of every parameter
+                    moments[moment] = torch.zeros_like(self.row, dtype=value.dtype)
+                    parts[moment] = self.parts(moments[moment])
+                parts[moment][name].copy_(value)
             elif not name and int((moment.partition("@")[2]) or 0) == number:
                 # bitsandbytes counts its steps as a plain number
                 is_count = value.ndim == 0 and not value.is_floating_point()
