@@ -23,10 +23,12 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
 
     Raises:
-        RunFailedError: A tensor is empty, has another number of dimensions than it should, or holds NaN or Inf;
-            nothing should be kept of such an adapter.
+        RunFailedError: A tensor is empty, is of another shape than the rank asks for, or holds NaN or Inf; nothing
+            should be kept of such an adapter.
     """
-    broken = [f"{name} {tuple(tensor.shape)}" for name, tensor in adapter.tensors.items() if _is_broken(name, tensor)]
+    rank = adapter.config["r"]
+    tensors = adapter.tensors.items()
+    broken = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors if _is_broken(name, tensor, rank)]
     if broken or not adapter.tensors:
         raise RunFailedError(
             f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, of a wrong shape, or not finite: "
@@ -38,9 +40,15 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     }
 
 
-def _is_broken(name: str, tensor: Tensor) -> bool:
-    num_dimensions = 1 if name.endswith(MAGNITUDE) else 2
-    return tensor.ndim != num_dimensions or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+def _is_broken(name: str, tensor: Tensor, rank: int) -> bool:
+    return not _has_shape(name, tensor, rank) or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+
+
+def _has_shape(name: str, tensor: Tensor, rank: int) -> bool:
+    """A matrix has the rank on its one side, a magnitude is one number for each row of the weight."""
+    if name.endswith(MAGNITUDE):
+        return tensor.ndim == 1
+    return tensor.ndim == 2 and tensor.shape[0 if ".lora_A." in name else 1] == rank
 
 
 def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) -> str:

@@ -1,0 +1,53 @@
+"""What no server should load is not kept: adapters without values, of a wrong shape, or not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from raylora.errors import RunFailedError
+from raylora.model.bank import Adapter
+from raylora.model.export import FOLDER, publish_adapter
+from raylora.model.peft_format import MAGNITUDE, tensor_name
+from raylora.store.blob import open_store
+from raylora.store.manifest import read_manifest, read_verified
+
+RANK, INPUTS, OUTPUTS = 4, 6, 5
+A, B, SIZES = (tensor_name("model.layers.0.q_proj", matrix) for matrix in ("lora_A", "lora_B", MAGNITUDE))
+GOOD = {A: torch.ones(RANK, INPUTS), B: torch.ones(OUTPUTS, RANK), SIZES: torch.ones(OUTPUTS)}
+BROKEN: dict[str, dict[str, Tensor]] = {
+    "empty": {A: torch.ones(RANK, 0)},
+    "1-D": {A: torch.ones(RANK * INPUTS)},
+    "3-D": {B: torch.ones(1, OUTPUTS, RANK)},
+    "NaN": {B: torch.full((OUTPUTS, RANK), torch.nan)},
+    "one Inf": {A: torch.ones(RANK, INPUTS).index_fill_(1, torch.tensor(3), torch.inf)},
+    "A of another rank": {A: torch.ones(RANK + 1, INPUTS)},
+    "B the other way round": {B: torch.ones(RANK, OUTPUTS)},
+    "a magnitude that is a matrix": {SIZES: torch.ones(OUTPUTS, 1)},
+}
+
+
+def adapter(tensors: dict[str, Tensor]) -> Adapter:
+    return Adapter(tensors, {"peft_type": "LORA", "r": RANK})
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_broken_adapter_is_not_kept_and_the_one_before_stays(tmp_path: Path, damage: str):
+    store = open_store(str(tmp_path))
+    publish_adapter(store, adapter(GOOD), {"number": 1})
+    with pytest.raises(RunFailedError, match=r"1 of 3 tensors are empty, of a wrong shape, or not finite.*not kept"):
+        publish_adapter(store, adapter(GOOD | BROKEN[damage]), {"number": 2})
+    manifest = read_manifest(store, FOLDER)
+    assert manifest.about == {"number": 1}
+    for name in manifest.files:
+        read_verified(store, FOLDER, name, manifest)
+
+
+def test_an_adapter_without_tensors_is_not_kept(tmp_path: Path):
+    store = open_store(str(tmp_path))
+    with pytest.raises(RunFailedError, match="0 of 0 tensors"):
+        publish_adapter(store, adapter({}), {})
+    assert store.keys() == []
