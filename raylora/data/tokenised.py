@@ -20,7 +20,7 @@ from raylora.data.source import Source
 Positions = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenisedRows:
     """A selection of the rows of one or more sources.
 

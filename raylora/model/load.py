@@ -123,14 +123,14 @@ def load_base(model: PreTrainedModel, folder: Path, device: torch.device, place:
     place(model)
 
 
-def read_weight(model: nn.Module, folder: Path, device: torch.device, name: str) -> Tensor:
+def read_weight(model: nn.Module, weights: Weights, device: torch.device, name: str) -> Tensor:
     """Read one layer's weight as a loaded base holds it, quantization included, without asking other ranks for theirs.
 
     A rank may have to start an adapter that the others have nothing to do with.
 
     Args:
         model: From :func:`base_on_meta`, filled and placed or not.
-        folder: What it is, or was, filled from.
+        weights: What it is, or was, filled from.
         device: Where it was packed: another may round otherwise.
         name: Dotted name of a frozen linear layer.
 
@@ -139,7 +139,7 @@ def read_weight(model: nn.Module, folder: Path, device: torch.device, name: str)
     """
     owner = model.get_submodule(name)
     layer = cast(FrozenLinear, getattr(owner, "base_layer", owner))  # PEFT wraps it
-    tensor = Weights(folder).read(_file_name(f"{name}.weight")).to(device)
+    tensor = weights.read(_file_name(f"{name}.weight")).to(device)
     if not isinstance(layer, QuantLinear):
         return tensor.to(layer.weight.dtype).float()
     return layer.format.unpack(layer.format.pack(tensor.to(layer.compute_dtype)), layer.shape, torch.float32)

@@ -6,6 +6,7 @@ seconds to import (transformers, MLflow, pictures) is imported where it is used,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MAX_PACKS, MAX_LEASES = 64, 128
+
+TELL_S = 0.25
+"""Between two tellings of how runs get on; each makes the record of all trials, in the thread that steps Tune."""
 
 
 def sweep(spec: SweepSpec, listen: Listener = lambda standing: None) -> dict[str, Any]:
@@ -116,7 +120,7 @@ class _Launch:
         self._record = awaited(record) if record else new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths = Berths(spec, self._trials, MAX_LEASES)
-        self._doing = "starting Ray"
+        self._doing, self._told_at = "starting Ray", 0.0
         self._books: Books | None = None
 
     def run(self) -> dict[str, Any]:
@@ -184,11 +188,12 @@ class _Launch:
             self._doing = next_of_pack(part, self._berths.may_be_fewer)
         if self._books is not None:  # before, workers tell only how their start went
             self._books.take(event, pack)
-        self._tell(self._doing)
+        if event.kind == "phase" or time.monotonic() - self._told_at >= TELL_S:
+            self._tell(self._doing)
 
     def _tell(self, doing: str) -> None:
         """Say how the sweep stands."""
-        self._doing = doing
+        self._doing, self._told_at = doing, time.monotonic()
         record = self._record if self._books is None else self._books.record
         self._listen(Standing(record, self._spec.num_configurations * self._spec.repeats, doing))
 

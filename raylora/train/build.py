@@ -21,7 +21,7 @@ from raylora.log import get_logger
 from raylora.model.bank import AdapterBank
 from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
-from raylora.model.load import base_on_meta, load_base, read_weight
+from raylora.model.load import Weights, base_on_meta, load_base, read_weight
 from raylora.model.meta import read_config
 from raylora.model.own_dropout import own_dropout
 from raylora.model.packed_bank import PackedBank
@@ -212,7 +212,7 @@ def place_base(
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
         strategy = choose_strategy(spec, device)
-        reader = partial(read_weight, model, folder, device) if strategy.shards_base else None
+        reader = partial(read_weight, model, Weights(folder), device) if strategy.shards_base else None
         bank = make_bank(model, spec, base_name, device, reader)
     with _timed("load, quantize and place", report):
         loss = SupervisedLoss(model)

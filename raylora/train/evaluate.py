@@ -25,11 +25,13 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, f
         By slot the same number on every rank that shares it.
     """
     ranks = trainee.slot_ranks
-    trainee.train_mode(False)
     totals = {slot: torch.zeros(2, dtype=torch.float64, device=trainee.device) for slot in validation}
     batches = {slot: list(rows.once(ranks.rank, ranks.world_size)) for slot, rows in validation.items()}
     passes = list(zip_longest(*batches.values()))
     num_idle = trainee.num_passes(len(passes)) - len(passes)
+    if not passes and not num_idle:
+        return {}
+    trainee.train_mode(False)
     for together in passes:
         pieces = [Piece(Span(slot), batch) for slot, batch in zip(batches, together, strict=True) if batch is not None]
         for piece, losses_N in zip(pieces, losses_of(trainee, pieces), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.load import read_weight
+from raylora.model.load import Weights, read_weight
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.slot import Slot
@@ -132,8 +132,8 @@ def test_a_released_slot_is_gone_and_its_place_is_free():
 
 @pytest.mark.parametrize("base", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}], ids=["plain", "nf4", "int8"])
 def test_a_weight_read_for_a_start_is_the_one_that_the_base_holds(home: Path, base: dict[str, object]):
-    trainee = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **base))
+    trainee, weights = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **base)), Weights(home / "base")
     for name in ("model.layers.0.self_attn.k_proj", "model.layers.2.mlp.down_proj"):
         layer = trainee.model.get_submodule(name)
         held = layer.whole(layer.held.detach(), torch.float32)
-        assert torch.equal(read_weight(trainee.model, home / "base", CPU, name), held)
+        assert torch.equal(read_weight(trainee.model, weights, CPU, name), held)
