@@ -111,7 +111,8 @@ class Running:
 
     def wait_for(self, text: str, timeout_s: float = LONG_S) -> None:
         """Wait until standard error says something."""
-        wait_until(lambda: text in self.said or self.process.poll() is not None, timeout_s)
+        with suppress(TimeoutError):
+            wait_until(lambda: text in self.said or self.process.poll() is not None, timeout_s)
         said = self.said
         assert text in said, f"{text!r} was not said; code {self.process.poll()}: {self._out.read_text()}{said[-3000:]}"
 
