@@ -20,7 +20,7 @@ from raylora.data.source import Source
 Positions = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
 class TokenisedRows:
     """A selection of the rows of one or more sources.
 

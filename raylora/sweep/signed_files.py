@@ -54,6 +54,7 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def open_append_stream(self, path: str, metadata: Mapping[str, str] | None) -> PythonFile:
+        # Arrow wants the method there; Tune writes whole files, and a signature is of one.
         raise NotImplementedError(f"{path}: a file that is signed is written whole")
 
     @override
