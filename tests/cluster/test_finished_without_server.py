@@ -20,7 +20,7 @@ from tests.cluster.command import Command
 from tests.servers.mlflow import MlflowServer
 from tests.unit.sweep.planted_sweep import PlantedTrial, children, history, new_record, open_books, sweep_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

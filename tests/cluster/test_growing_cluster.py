@@ -12,7 +12,7 @@ from tests.cluster.command import Command, wait_until
 from tests.conftest import served
 from tests.servers.ray import RayHead
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 NOTHING_TO_RUN = {
     f"{part}_commands": []

@@ -16,7 +16,7 @@ from raylora.store.s3 import PART_BYTES
 from tests.servers.fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from tests.servers.s3 import SECRET, S3Server
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(180)]
 
 PASSING: tuple[Kind, ...] = ("busy", "reset", "lost answer", "stall")
 

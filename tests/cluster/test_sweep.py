@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from raylora.spec.load import load_spec
 from raylora.spec.space import resolve
 from tests.cluster.alone import curves_alone, loss_alone, trained_alone
 from tests.cluster.command import Command, Ended, overrides
@@ -122,7 +123,9 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result
     assert "report/report.html" in {file.path for file in mlflow.list_artifacts(parent.info.run_id, "report")}
 
 
-def test_the_record_and_the_report_say_the_same(command: Command, result: dict[str, Any], tmp_path: Path):
+def test_the_record_and_the_report_say_the_same(
+    command: Command, result: dict[str, Any], in_workplace: Path, tmp_path: Path
+):
     assert the_record(command).status == "finished"
     report = command.run("report", result["sweep_id"], "--json", "--out", str(tmp_path / "report")).json
     assert (report["best_trial"], report["best_config"]) == (result["best_trial"], result["best_config"])
@@ -130,9 +133,9 @@ def test_the_record_and_the_report_say_the_same(command: Command, result: dict[s
     again = command.run("resume", result["sweep_id"], "--json")
     assert again.json == result
     assert "finished at" in again.err
-    # The winner's configuration trains, in workers of its own, what was trained in the pack.
-    alone = whole(command.run("train", report["winner"], "--json"))
-    assert alone["eval_loss"] == pytest.approx(result["best_metric"], abs=1e-5)
+    # The winner's configuration trains alone what was trained in the pack.
+    alone = trained_alone(load_spec(Path(report["winner"])).spec, tmp_path)
+    assert alone.progress.eval_loss == pytest.approx(result["best_metric"], abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import whole, write
 from tests.servers.ray import RayHead
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
 NUM_STOPS = 20
 SWEEP: dict[str, Any] = {

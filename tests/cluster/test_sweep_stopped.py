@@ -73,6 +73,7 @@ def finished(last: Ended) -> dict[str, Any]:
     return whole(last)
 
 
+@pytest.mark.faults
 def test_an_interrupted_sweep_says_how_to_go_on(command: Command, interrupted: Ended):
     assert interrupted.code == 130, interrupted.err
     assert f"raylora resume {the_record(command).sweep_id}" in interrupted.error
@@ -81,6 +82,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(command: Command, interrupted: E
     assert interrupted.left_behind == ()
 
 
+@pytest.mark.faults
 def test_a_sweep_that_was_cut_off_twice_ends_like_one_undisturbed(
     finished: dict[str, Any], undisturbed: dict[str, Any]
 ):
@@ -89,6 +91,7 @@ def test_a_sweep_that_was_cut_off_twice_ends_like_one_undisturbed(
     assert finished["tokens"] == undisturbed["tokens"]
 
 
+@pytest.mark.faults
 def test_it_went_on_from_its_saves_and_kept_its_runs(
     command: Command, killed: Ended, last: Ended, finished: dict[str, Any]
 ):
@@ -135,6 +138,7 @@ def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     assert AGAIN_FROM_THE_BEGINNING not in ended.err
 
 
+@pytest.mark.faults
 def test_workers_that_die_for_good_fail_their_trials_with_the_reason(on_head: Command, ray_head: RayHead):
     ray_head.forget_workers()
     running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=0")

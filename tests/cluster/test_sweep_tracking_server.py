@@ -15,7 +15,7 @@ from raylora.tracking import outbox
 from tests.servers.mlflow import MlflowServer
 from tests.unit.sweep.planted_sweep import SLOTS, PlantedTrial, children, history, new_record, open_books, sweep_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(240)]
 
 NUM_TRIALS = 16
 

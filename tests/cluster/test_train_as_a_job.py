@@ -21,7 +21,7 @@ from tests.cluster.conftest import RUN
 from tests.conftest import served
 from tests.servers.ray import TOKEN, RayHead
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 JOB = "a-run"
 GRACE_S = 30

@@ -25,7 +25,7 @@ from tests.servers.process import Server
 from tests.servers.ray import TOKEN, RayHead, asked, ray_start
 from tests.unit.train.solo_run import start
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 NUM_STEPS = 60
 SETTINGS = (

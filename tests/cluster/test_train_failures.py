@@ -78,6 +78,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
     assert {len(run.data.tags[f"raylora.{name}"]) for name in ("base_digest", "data_digest", "spec_digest")} == {64}
 
 
+@pytest.mark.faults
 def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
     running = on_head.start("train", "run.yaml", "--json")
     kill_worker(running, rank=1)
@@ -104,6 +105,7 @@ def test_killed_workers_are_restarted_from_the_last_checkpoint(
     assert steps == list(range(1, RUN["max_steps"] + 1)), "steps done twice are told once"
 
 
+@pytest.mark.faults
 def test_a_full_disk_loses_no_checkpoint(on_head: Command, tmp_path: Path):
     with mounted(tmp_path / "disk", 800_000) as disk:
         places = ("--set", f"storage.uri={disk}", "--set", "storage.keep_checkpoints=99", "--set", "save_steps=1")

@@ -19,7 +19,7 @@ from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 ADAPTER = "adapter_model.safetensors"
 

@@ -111,6 +111,7 @@ def test_the_picture_shows_the_whole_run(
     assert pictures[0] == pictures[1]
 
 
+@pytest.mark.faults
 def test_a_second_interrupt_ends_at_once_and_fewer_workers_go_on(on_head: Command, whole_run: tuple[Command, Ended]):
     running = on_head.start("train", "run.yaml", "--json")
     running.wait_for("step 9/")  # beyond the checkpoint of step 8

@@ -15,7 +15,7 @@ from tests.servers.mlflow import MlflowServer
 
 __all__ = ["in_workplace"]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
 NUM_STEPS = 60
 

@@ -16,7 +16,7 @@ from raylora.sweep.watch import TrialEvent
 from tests.cluster.command import wait_until
 from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,7 +24,7 @@ from raylora.sweep.watch import TrialEvent
 from tests.cluster.simulated_packs import Stage, made, ray_of_two_cores, stage
 from tests.servers.ray import REPOSITORY
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(300)]
 
 AT_ONCE = 4
 

@@ -19,7 +19,7 @@ from tests.cluster.command import Command, overrides
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1")
 

