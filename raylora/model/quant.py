@@ -129,7 +129,7 @@ class QuantFormat:
         device, scales = parts["values"].device, parts["scales"]
         state = QuantState(
             absmax=scales if self.double_quant else scales.view(torch.float32),
-            shape=torch.Size(shape),
+            shape=torch.Size(_rows_of_blocks(shape)),
             dtype=dtype,
             blocksize=BLOCK,
             code=_code(self.kind, device),
@@ -140,7 +140,7 @@ class QuantFormat:
             code = _code("dynamic", device)
             state.state2 = QuantState(absmax=nested, code=code, blocksize=NESTED_BLOCK, dtype=torch.float32)
             state.offset, state.nested = parts["offset"].view(torch.float32), True
-        return dequantize_4bit(parts["values"].view(-1, 1), state)
+        return dequantize_4bit(parts["values"].view(-1, 1), state).view(shape)
 
 
 @lru_cache
@@ -151,6 +151,18 @@ def _spans(form: QuantFormat, shape: tuple[int, int]) -> dict[str, slice]:
         spans[name] = slice(start, start + length)
         start += _aligned(length)
     return spans
+
+
+def _rows_of_blocks(shape: tuple[int, int]) -> tuple[int, int]:
+    """A shape of the same values whose rows are whole blocks, or one row.
+
+    Blocks go on over the rows of a weight. bitsandbytes' kernel for CPUs begins a new one with each row, and gives
+    wrong values where a row is no whole number of blocks.
+    """
+    num_values = math.prod(shape)
+    if shape[1] % BLOCK == 0:
+        return shape
+    return (num_values // BLOCK, BLOCK) if num_values % BLOCK == 0 else (1, num_values)
 
 
 _codes: dict[tuple[str, torch.device], Tensor] = {}
