@@ -290,7 +290,8 @@ class Desk:
             tenant.repeating = report.step < tenant.told_step
             pack.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()
         else:
-            tenant.wanted, tenant.told_step, tenant.last = False, report.step, report
+            tenant.wanted = tenant.repeating = False
+            tenant.told_step, tenant.last = report.step, report
             pack.settled = False
             self._untold.append(report)
             if report.kind != "metrics":

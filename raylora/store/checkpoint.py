@@ -114,20 +114,13 @@ def load_latest(store: Store) -> Checkpoint | None:
     damage: list[CorruptObjectError] = []
     for step in sorted(_begun_steps(store) - set(_complete_steps(store)), reverse=True):
         _log.warning("CHECKPOINT AT STEP %d IS INCOMPLETE, without its %s; it was never finished", step, MANIFEST)
-    for step in reversed(_complete_steps(store)):
-        try:
-            return _load(store, step)
-        except MissingObjectError:
-            continue  # deleted since it was listed
-        except CorruptObjectError as error:
-            _log.warning("CHECKPOINT AT STEP %d IS CORRUPT, going back to an earlier one: %s", step, error)
-            damage.append(error)
-    if damage:
+    found = _first_whole(store, reversed(_complete_steps(store)), damage)
+    if found is None and damage:
         raise CorruptObjectError(
             f"{store.uri_of(FOLDER)}: all {len(damage)} checkpoints are corrupt; restore one from a copy, or delete "
             f"this folder to start the run over. The newest: {damage[0]}"
         )
-    return None
+    return found
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
@@ -138,37 +131,36 @@ def load_checkpoint(uri: str) -> Checkpoint:
         CorruptObjectError: It is not what was written.
         InputError: The URI names no checkpoint.
     """
-    match = re.fullmatch(rf"(.+)/{FOLDER}/step-(\d+)", uri)
-    if match is None:
-        raise InputError(f"'{uri}' is no checkpoint of raylora; expected STORE/runs/RUN/{FOLDER}/step-NUMBER")
-    return _load(open_store(match[1]), int(match[2]))
+    return _load(*_place_of(uri))
 
 
 def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
-    """Return the checkpoint at a URI, or where it was deleted to make room the next that the run still has.
+    """Return the checkpoint at a URI, or where it is gone or corrupt the next best that the run still has.
 
-    Whoever was killed may remember one that is gone. Of those after it, the first leaves the least untold; where there
-    is none, the last before it.
+    Whoever was killed may remember one that was deleted to make room. Of those after it, the first leaves the least
+    untold. One that is corrupt gives way to the newest whole one before it: what lies between is done again, and told
+    to nobody who has heard of it.
 
     Args:
         uri: As `save_checkpoint` gave it.
 
     Returns:
-        The checkpoint; ``None`` if the run has none, so that it begins anew.
+        The checkpoint; ``None`` if the run has none that is whole, so that it begins anew.
 
     Raises:
-        CorruptObjectError: It is not what was written.
         InputError: The URI names no checkpoint.
+        StoreError: The store does not answer.
     """
-    try:
-        return load_checkpoint(uri)
-    except MissingObjectError:
-        store = open_store(uri.rpartition(f"/{FOLDER}/")[0])
-        steps = _complete_steps(store)
-    gone = int(uri.rpartition("-")[2])
-    later = [step for step in steps if step > gone] or steps[-1:]
-    _log.warning("%s is gone; its run goes on from %s", uri, f"step {later[0]}" if later else "its beginning")
-    return _load(store, later[0]) if later else None
+    store, wanted = _place_of(uri)
+    steps = _complete_steps(store)
+    start = wanted if wanted in steps else next((step for step in steps if step > wanted), wanted)
+    before, after = [step for step in steps if step <= start], [step for step in steps if step > start]
+    found = _first_whole(store, (*reversed(before), *after), [])
+    if found is None:
+        _log.warning("%s is gone or corrupt, and so are all others; its run begins anew", uri)
+    elif found.step != wanted:
+        _log.warning("%s is gone or corrupt; its run goes on from step %d", uri, found.step)
+    return found
 
 
 def fall_back(store: Store, step: int) -> str:
@@ -191,6 +183,27 @@ def fall_back(store: Store, step: int) -> str:
         return ""
     _prune(store, good[-1], len(good))
     return store.uri_of(_prefix(good[-1]))
+
+
+def _place_of(uri: str) -> tuple[Store, int]:
+    """The run's own store and the step of a checkpoint's URI."""
+    match = re.fullmatch(rf"(.+)/{FOLDER}/step-(\d+)", uri)
+    if match is None:
+        raise InputError(f"'{uri}' is no checkpoint of raylora; expected STORE/runs/RUN/{FOLDER}/step-NUMBER")
+    return open_store(match[1]), int(match[2])
+
+
+def _first_whole(store: Store, steps: Iterable[int], damage: list[CorruptObjectError]) -> Checkpoint | None:
+    """Load the first of some steps that is whole; the others are passed over with a warning and noted."""
+    for step in steps:
+        try:
+            return _load(store, step)
+        except MissingObjectError:
+            continue  # deleted since it was listed
+        except CorruptObjectError as error:
+            _log.warning("CHECKPOINT AT STEP %d IS CORRUPT, going on from another: %s", step, error)
+            damage.append(error)
+    return None
 
 
 def _load(store: Store, step: int) -> Checkpoint:

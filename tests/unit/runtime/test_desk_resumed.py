@@ -88,3 +88,20 @@ def test_a_report_from_before_the_save_is_not_kept_with_it(steering: Steering):
     steering.exchange(0, [Report("lease0-0", "saved", 2, {"uri": "at-2"})])
     assert saving.result(PATIENCE_S) == ["at-2"]
     assert steering.desk.last_reports(["lease0-0"]) == [None]
+
+
+def test_a_slot_that_came_back_at_what_was_told_last_goes_on_when_it_is_told_to(steering: Steering):
+    """Nobody knows where a lost slot starts: its first report may be new, and then it repeats nothing any more."""
+    steering.desk.open_pack(0, "all", 1)
+    steering.lease(replace(claim(0), start_from="at-4", told_step=4))
+    future = steering.go("lease0-0")
+    steering.settle()
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    steering.desk.lose_pack(0, "killed", again=True)
+    steering.desk.open_pack(0, "all", 1)
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    turn = steering.exchange(0, [metrics(0, 5)], wait=True)
+    assert future.result(PATIENCE_S) == [metrics(0, 5)]
+    steering.go("lease0-0")
+    steering.settle()
+    assert told(turn.result(PATIENCE_S)) == ["Go lease0-0"]

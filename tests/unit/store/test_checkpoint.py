@@ -14,7 +14,6 @@ from raylora.store.checkpoint import (
     Checkpoint,
     best_checkpoint,
     fall_back,
-    load_checkpoint_or_next,
     load_latest,
     save_checkpoint,
 )
@@ -244,25 +243,3 @@ def test_state_that_json_would_change_is_refused(store: Store, state: dict[objec
 def test_state_is_read_as_json(store: Store):
     uri = save_checkpoint(store, at_step(1), keep=1)
     assert json.loads(Path(uri, "state.json").read_text()) == at_step(1).state
-
-
-def test_a_checkpoint_that_made_room_is_replaced_by_the_oldest_there_is(store: Store, caplog: pytest.LogCaptureFixture):
-    uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10, 15)]
-    assert load_checkpoint_or_next(uris[1]).step == 10
-    assert caplog.text == ""
-    store.write("checkpoints/step-00000002/state.safetensors", b"half")
-    assert load_checkpoint_or_next(uris[0]).step == 10
-    assert f"{uris[0]} is gone; its run goes on from step 10" in caplog.text
-
-
-def test_a_checkpoint_that_is_gone_with_all_others_is_none(store: Store):
-    uri = save_checkpoint(store, at_step(5), keep=1)
-    store.delete("checkpoints")
-    assert load_checkpoint_or_next(uri) is None
-
-
-def test_a_named_checkpoint_that_is_corrupt_is_not_passed_over(store: Store):
-    uris = [save_checkpoint(store, at_step(step), keep=2) for step in (5, 10)]
-    damage(store, 10)
-    with pytest.raises(CorruptObjectError):
-        load_checkpoint_or_next(uris[1])
