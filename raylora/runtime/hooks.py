@@ -13,8 +13,9 @@ from typing_extensions import override
 from raylora.errors import RayloraError
 from raylora.runtime.desk_messages import Admit, Report
 from raylora.runtime.mailbox import Mailbox
-from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, save_checkpoint
 from raylora.store.contract import Store
+from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.events import Event, Wish
 
 
@@ -46,6 +47,10 @@ class WorkerHooks:
     def save(self, checkpoint: Checkpoint) -> str:
         """Write a checkpoint, in a thread beside training; returns its URI."""
         return save_checkpoint(self._store, checkpoint, self._keep)
+
+    def give_up_beyond(self, step: int) -> None:
+        """Delete checkpoints beyond the step that training goes on from."""
+        give_up_beyond(self._store, step)
 
     def fall_back(self, step: int) -> str:
         """Delete checkpoints beyond a step where there is one up to it; returns that one's URI, or nothing."""

@@ -14,9 +14,10 @@ from raylora.model.export import publish_adapter
 from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Job, Mailbox
-from raylora.store.checkpoint import best_checkpoint, load_latest
+from raylora.runtime.own_store import open_own
+from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store
-from raylora.store.fence import open_fenced
+from raylora.store.kept import best_checkpoint
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, build
 from raylora.train.events import Event
@@ -24,6 +25,7 @@ from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
 from raylora.train.memory import PeakMemory
+from raylora.train.ranks import Ranks
 
 log = get_logger(__name__)
 
@@ -38,7 +40,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
         seconds: What the start took so far, by part.
     """
     spec, device = job.spec, get_device()
-    store = run_store(open_fenced(job.store_uri, job.fence), job.run_id)
+    store = run_store(open_own(job, "run", Ranks.current()), job.run_id)
     hooks = _RankHooks(WorkerHooks(mailbox, store, spec.storage.keep_checkpoints, job.run_id), rank)
     for name, taken in seconds.items():
         hooks.phase(name, taken)

@@ -27,11 +27,11 @@ from raylora.runtime.hooks import PackHooks
 from raylora.runtime.inputs import check_same_base
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
+from raylora.runtime.own_store import open_own
 from raylora.runtime.pack_width import pack_width
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
 from raylora.store.checkpoint import load_checkpoint_or_next
-from raylora.store.fence import open_fenced
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, place_base
@@ -102,7 +102,7 @@ class _Pack:
 
     def __init__(self, job: PackJob, mailbox: ActorHandle[Mailbox], trainee: Trainee) -> None:
         self._job, self._mailbox, self._trainee = job, mailbox, trainee
-        self._stores = open_fenced(job.store_uri, job.fence)
+        self._stores = open_own(job, f"pack-{job.pack}", trainee.ranks)
         self._leases: dict[str, _Lease] = {}
         self._inputs = OpenInputs()
         self._reports: list[Report] = []

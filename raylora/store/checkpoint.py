@@ -22,11 +22,10 @@ from raylora.errors import CorruptObjectError, InputError, MissingObjectError, S
 from raylora.log import get_logger
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.manifest import MANIFEST, discard, publish, read_manifest, read_verified
+from raylora.store.kept import EVAL_LOSS, FOLDER, begun_steps, complete_steps, prefix_of, prune
+from raylora.store.manifest import MANIFEST, publish, read_manifest, read_verified
 
-FOLDER = "checkpoints"
 TENSORS, STATE = "state.safetensors", "state.json"
-EVAL_LOSS = "eval_loss"
 
 _log = get_logger(__name__)
 
@@ -56,7 +55,7 @@ class Checkpoint:
 
 
 def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
-    """Store a checkpoint and delete those it makes superfluous.
+    """Store a checkpoint and delete the older ones that it makes superfluous.
 
     Args:
         store: The run's own store.
@@ -71,31 +70,15 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
         TypeError: The state would come back from JSON as something else.
         StoreError: The store refused; no earlier checkpoint is lost.
     """
-    prefix = _prefix(checkpoint.step)
+    prefix = prefix_of(checkpoint.step)
     files = {TENSORS: _tensor_bytes(checkpoint.tensors), STATE: _state_bytes(checkpoint.state)}
     about = {"step": checkpoint.step, EVAL_LOSS: checkpoint.eval_loss, "raylora": __version__}
     uri = publish(store, prefix, files, about)
     try:
-        _prune(store, checkpoint.step, keep)
+        prune(store, checkpoint.step, keep)
     except StoreError as error:
         _log.warning("%s is saved, but an older checkpoint could not be deleted: %s", uri, error)
     return uri
-
-
-def best_checkpoint(store: Store) -> str | None:
-    """Return the URI of the kept checkpoint with the lowest validation loss, the earliest of several.
-
-    Args:
-        store: The run's own store.
-
-    Returns:
-        The URI; ``None`` where no checkpoint was validated.
-
-    Raises:
-        StoreError: The store does not answer.
-    """
-    best = _best(store, _complete_steps(store))
-    return None if best is None else store.uri_of(_prefix(best))
 
 
 def load_latest(store: Store) -> Checkpoint | None:
@@ -112,9 +95,9 @@ def load_latest(store: Store) -> Checkpoint | None:
         StoreError: The store does not answer.
     """
     damage: list[CorruptObjectError] = []
-    for step in sorted(_begun_steps(store) - set(_complete_steps(store)), reverse=True):
+    for step in sorted(begun_steps(store) - set(complete_steps(store)), reverse=True):
         _log.warning("CHECKPOINT AT STEP %d IS INCOMPLETE, without its %s; it was never finished", step, MANIFEST)
-    found = _first_whole(store, reversed(_complete_steps(store)), damage)
+    found = _first_whole(store, reversed(complete_steps(store)), damage)
     if found is None and damage:
         raise CorruptObjectError(
             f"{store.uri_of(FOLDER)}: all {len(damage)} checkpoints are corrupt; restore one from a copy, or delete "
@@ -152,7 +135,7 @@ def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
         StoreError: The store does not answer.
     """
     store, wanted = _place_of(uri)
-    steps = _complete_steps(store)
+    steps = complete_steps(store)
     start = wanted if wanted in steps else next((step for step in steps if step > wanted), wanted)
     before, after = [step for step in steps if step <= start], [step for step in steps if step > start]
     found = _first_whole(store, (*reversed(before), *after), [])
@@ -161,28 +144,6 @@ def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
     elif found.step != wanted:
         _log.warning("%s is gone or corrupt; its run goes on from step %d", uri, found.step)
     return found
-
-
-def fall_back(store: Store, step: int) -> str:
-    """Delete the checkpoints beyond a step, so that the run goes on from the newest up to it.
-
-    Where there is none up to it, nothing is deleted: one that is in doubt is better than none.
-
-    Args:
-        store: The run's own store.
-        step: Optimizer steps done.
-
-    Returns:
-        URI of the checkpoint that the run goes on from; empty where there is none up to the step.
-
-    Raises:
-        StoreError: The store does not answer.
-    """
-    good = [found for found in _complete_steps(store) if found <= step]
-    if not good:
-        return ""
-    _prune(store, good[-1], len(good))
-    return store.uri_of(_prefix(good[-1]))
 
 
 def _place_of(uri: str) -> tuple[Store, int]:
@@ -207,7 +168,7 @@ def _first_whole(store: Store, steps: Iterable[int], damage: list[CorruptObjectE
 
 
 def _load(store: Store, step: int) -> Checkpoint:
-    prefix = _prefix(step)
+    prefix = prefix_of(step)
     manifest = read_manifest(store, prefix)
     if manifest.about.get("step") != step:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: it is of step {manifest.about.get('step')}; restore its own")
@@ -217,50 +178,6 @@ def _load(store: Store, step: int) -> Checkpoint:
     except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
     return Checkpoint(step, tensors, state, store.uri_of(prefix))
-
-
-def _prune(store: Store, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` up to `step` and the best, and what is beyond it: a future that was given up."""
-    complete = [found for found in _complete_steps(store) if found <= step]
-    best = _best(store, complete)
-    kept = {_prefix(found) for found in complete if found in complete[-keep:] or found == best}
-    for prefix in {_prefix_of(key) for key in store.keys(FOLDER)} - kept:
-        discard(store, prefix)
-
-
-def _best(store: Store, steps: Iterable[int]) -> int | None:
-    losses = {step: loss for step in steps if (loss := _eval_loss(store, step)) is not None}
-    return min(losses, key=lambda step: (losses[step], step), default=None)
-
-
-def _eval_loss(store: Store, step: int) -> float | None:
-    try:
-        loss = read_manifest(store, _prefix(step)).about.get(EVAL_LOSS)
-    except (MissingObjectError, CorruptObjectError):  # whoever loads it says so
-        return None
-    return loss if isinstance(loss, float) else None
-
-
-def _complete_steps(store: Store) -> list[int]:
-    return sorted(_steps(store, re.escape(MANIFEST)))
-
-
-def _begun_steps(store: Store) -> set[int]:
-    return _steps(store, ".+")
-
-
-def _steps(store: Store, name: str) -> set[int]:
-    """Steps of which there is a file of that name, a regular expression."""
-    pattern = re.compile(rf"{FOLDER}/step-(\d+)/{name}")
-    return {int(match[1]) for key in store.keys(FOLDER) if (match := pattern.fullmatch(key))}
-
-
-def _prefix(step: int) -> str:
-    return f"{FOLDER}/step-{step:08d}"
-
-
-def _prefix_of(key: str) -> str:
-    return "/".join(key.split("/")[:2])
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:

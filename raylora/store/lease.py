@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raylora.errors import ExistingObjectError, InputError, MissingObjectError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.store.contract import Store
-from raylora.store.fence import Fence, key_of, numbers
+from raylora.store.fence import Fence, forget, key_of, numbers
 from raylora.store.process import Process, here, lives
 
 BEAT_S = 5.0
@@ -97,7 +97,7 @@ class Lease:
         self._beating.start()
         for found in numbers(self._store):
             if found < self._number:
-                self._store.delete(key_of(found))
+                forget(self._store, found)
 
     def close(self) -> None:
         """Give it back, if it was taken. A store that fails now fails nothing: this process will be found dead."""

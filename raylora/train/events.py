@@ -49,3 +49,6 @@ class Hooks(Protocol):
 
     def fall_back(self, step: int) -> str:
         """Give up checkpoints beyond a step; returns where the newest up to it is, empty where there is none."""
+
+    def give_up_beyond(self, step: int) -> None:
+        """Give up checkpoints beyond the step that training goes on from."""

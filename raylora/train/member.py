@@ -80,10 +80,12 @@ class Member:
         self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, and give up those of the run that are beyond it."""
         self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
         self._writing.uri, self._saved_step = checkpoint.uri, checkpoint.step
         self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
+        if self._trainee.slot_ranks.rank == 0:
+            self._hooks.give_up_beyond(checkpoint.step)
 
     @property
     def ending(self) -> Ending | None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raylora.errors import InputError, RunFailedError, StoreError
 from raylora.store.blob import Store
-from raylora.store.fence import FOLDER, key_of, open_fenced
+from raylora.store.fence import FOLDER, enter, key_of, open_fenced
 from raylora.store.lease import Holder, Lease, is_deserted
 
 BEAT_S, WATCH_S = 0.05, 1.0
@@ -206,6 +207,32 @@ class LeaseSuite:
                     change()
             keys = theirs.keys()
             assert {key: theirs.read(key) for key in keys} == {"a": b"old", "b": b"old"}
+
+    def test_workers_whose_place_others_have_taken_change_nothing(self, store: Store):
+        with closing(lease(store)) as driver:
+            driver.take()
+
+            def workers(work: str) -> Store:
+                return open_fenced(store.uri, replace(driver.fence, group=enter(driver.fence, work)))
+
+            frozen, beside = workers("pack-1").child("checkpoints"), workers("pack-10").child("checkpoints")
+            frozen.write("a", b"old")
+            new = workers("pack-1").child("checkpoints")
+            for change in (
+                lambda: frozen.write("a", b"late"),
+                lambda: frozen.create("d", b"late"),
+                lambda: frozen.delete("a"),
+            ):
+                with pytest.raises(StoreError, match=r"^r1: newer workers have taken it over"):
+                    change()
+            new.write("b", b"new")
+            beside.write("c", b"beside")
+            keys = new.keys()
+            assert {key: new.read(key) for key in keys} == {"a": b"old", "b": b"new", "c": b"beside"}
+            driver.check_now()
+        with closing(lease(store)) as next_driver:
+            next_driver.take()
+            assert store.keys(FOLDER) == [SECOND]
 
     def test_a_lease_that_was_given_back_is_taken_again(self, store: Store):
         for number in (1, 2, 3):

@@ -10,13 +10,8 @@ import torch
 
 from raylora.errors import CorruptObjectError, StoreError
 from raylora.store.blob import Store, open_store
-from raylora.store.checkpoint import (
-    Checkpoint,
-    best_checkpoint,
-    fall_back,
-    load_latest,
-    save_checkpoint,
-)
+from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
+from raylora.store.kept import best_checkpoint, fall_back, give_up_beyond
 from raylora.store.local import FolderStore
 from raylora.store.manifest import publish
 from tests.unit.store.test_manifest import FailingStore, PowerCut
@@ -145,12 +140,26 @@ def test_nothing_starts_over_when_every_checkpoint_is_corrupt(store: Store):
         load_latest(store)
 
 
-def test_a_future_that_was_given_up_is_deleted_and_not_counted(store: Store):
-    for step in (1, 9):
+def test_a_writer_that_is_late_deletes_nothing_newer(store: Store):
+    """A worker that was cut off, or slept, keeps what it had while those in its place are further."""
+    for step in (10, 15):
         save_checkpoint(store, at_step(step), keep=2)
-    damage(store, 9)
     save_checkpoint(store, at_step(5), keep=1)
-    assert steps(store) == [5]
+    assert steps(store) == [5, 10, 15]
+    assert load_latest(store).step == 15
+    save_checkpoint(store, at_step(20), keep=2)
+    assert steps(store) == [15, 20]
+
+
+def test_a_future_that_was_given_up_is_deleted(store: Store):
+    for step in (1, 5, 9):
+        save_checkpoint(store, at_step(step), keep=3)
+    damage(store, 9)
+    store.write("checkpoints/step-00000007/state.safetensors", b"half")
+    give_up_beyond(store, 5)
+    assert steps(store) == [1, 5]
+    give_up_beyond(store, 0)
+    assert steps(store) == []
 
 
 @pytest.mark.parametrize(("step", "left"), [(3, [1, 3]), (4, [1, 3]), (2, [1]), (6, [1, 3, 5])])
@@ -198,6 +207,9 @@ def test_a_checkpoint_that_is_saved_stays_saved_when_deleting_fails(store: Store
         save_checkpoint(Undeletable(Path(store.uri)), at_step(step), keep=1)
     assert load_latest(store).step == 2
     assert "could not be deleted: not allowed" in caplog.text
+    caplog.clear()
+    give_up_beyond(Undeletable(Path(store.uri)), 0)
+    assert "checkpoints beyond step 0 could not be deleted: not allowed" in caplog.text
 
 
 def test_a_store_that_does_not_answer_is_no_reason_to_go_back(store: Store):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, fall_back, load_checkpoint, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.build import Trainee, place_base
 from raylora.train.events import Event, EventKind, Wish
 from raylora.train.member import Member
@@ -68,6 +69,9 @@ class Silent:
     def fall_back(self, step: int) -> str:
         return ""
 
+    def give_up_beyond(self, step: int) -> None:
+        pass
+
 
 def member_specs(
     home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS, *TWINS), **fields: object
@@ -96,6 +100,9 @@ class Saving(Silent):
 
     def fall_back(self, step: int) -> str:
         return fall_back(self._store, step)
+
+    def give_up_beyond(self, step: int) -> None:
+        give_up_beyond(self._store, step)
 
 
 def admit(

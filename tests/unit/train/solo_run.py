@@ -8,8 +8,9 @@ from pathlib import Path
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, fall_back, save_checkpoint
+from raylora.store.checkpoint import Checkpoint, save_checkpoint
 from raylora.store.contract import Store
+from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.build import Trainee
 from raylora.train.events import Event, Wish
 from raylora.train.loop import Training
@@ -39,6 +40,9 @@ class Recorder:
 
     def fall_back(self, step: int) -> str:
         return fall_back(self.store, step)
+
+    def give_up_beyond(self, step: int) -> None:
+        give_up_beyond(self.store, step)
 
     def values(self, kind: str, name: str) -> list[float]:
         return [event.values[name] for event in self.events if event.kind == kind]

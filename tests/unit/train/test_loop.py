@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from raylora.errors import StoreError
 from raylora.model.route import Span
 from raylora.store.blob import open_store
-from raylora.store.checkpoint import Checkpoint, load_latest
+from raylora.store.checkpoint import Checkpoint, load_checkpoint, load_latest
+from raylora.store.kept import complete_steps
 from raylora.train.evaluate import evaluate
 from tests.unit.train.solo_run import DIGESTS, Recorder, spec_of, start
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt
@@ -73,6 +74,15 @@ def test_a_run_that_has_nothing_to_do_ends_with_the_checkpoint_it_came_from(
     assert (outcome.ending, outcome.progress.step) == (ending, step)
     assert outcome.checkpoint_uri == checkpoint.uri
     assert {event.kind for event in hooks.events} <= {"start", "samples"}
+
+
+def test_what_is_beyond_the_checkpoint_that_a_run_goes_on_from_is_given_up(home: Path, tmp_path: Path):
+    start(spec_of(home, save_steps=2), home, tmp_path)
+    store = open_store(str(tmp_path))
+    assert complete_steps(store) == [4, 6]
+    checkpoint = load_checkpoint(store.uri_of("checkpoints/step-00000004"))
+    start(spec_of(home), home, tmp_path, stop_after=4, checkpoint=checkpoint)
+    assert complete_steps(store) == [4]
 
 
 def test_a_run_that_does_not_get_better_stops_early(home: Path, tmp_path: Path):
