@@ -15,6 +15,7 @@ from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Job, Mailbox
 from raylora.runtime.own_store import open_own
+from raylora.runtime.same_checkpoint import load_alike
 from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store
 from raylora.store.kept import best_checkpoint
@@ -58,7 +59,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
     before = checksum(trainee)
     training = Training(trainee, inputs.tokenizer, *inputs.batches(spec), hooks.inner, inputs.digests)
     with PeakMemory(device) as train_memory:
-        outcome = training.run(load_latest(store))
+        outcome = training.run(load_alike(trainee.ranks, lambda: load_latest(store)))
     check_unchanged(trainee, before)
     peaks = trainee.ranks.gather(train_memory.peak_bytes)
     result = _result(trainee, origin, store, outcome, peaks)

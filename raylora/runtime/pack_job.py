@@ -29,9 +29,10 @@ from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
 from raylora.runtime.own_store import open_own
 from raylora.runtime.pack_width import pack_width
+from raylora.runtime.same_checkpoint import load_alike
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
-from raylora.store.checkpoint import load_checkpoint_or_next
+from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_next
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, place_base
@@ -187,17 +188,18 @@ class _Pack:
 
     def _why_not(self, lease: _Lease) -> str | None:
         """Let a run in; returns why it cannot be, the same on all ranks that share it."""
-        ranks, spec = self._trainee.slot_ranks, lease.admit.spec
+        ranks, spec, uri = self._trainee.slot_ranks, lease.admit.spec, lease.admit.start_from
         if why := self._inputs.why_unreadable(spec, ranks) or self._inputs.of(spec).why_other_rows(ranks):
             return why
         error = None
         try:
-            lease.member = self._member(lease)
+            checkpoint = None if uri is None else load_alike(ranks, partial(load_checkpoint_or_next, uri))
+            lease.member = self._member(lease, checkpoint)
         except RayloraError as failure:
             error = str(failure)
         return next((found for found in ranks.gather(error) if found is not None), None)
 
-    def _member(self, lease: _Lease) -> Member:
+    def _member(self, lease: _Lease, checkpoint: Checkpoint | None) -> Member:
         """Open the run's rows, give it its slot, and let it go on from where it was."""
         command, trainee = lease.admit, self._trainee
         inputs = self._inputs.of(command.spec)
@@ -206,10 +208,8 @@ class _Pack:
         trainee.admit(lease.slot, command.spec)
         rows, validation = inputs.batches(command.spec)
         member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests, command.max_tokens)
-        if command.start_from is not None:
-            checkpoint = load_checkpoint_or_next(command.start_from)
-            if checkpoint is not None:
-                member.restore(checkpoint)
+        if checkpoint is not None:
+            member.restore(checkpoint)
         placed = {
             "strategy": trainee.strategy.name,
             "device": trainee.device.type,

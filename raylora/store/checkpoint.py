@@ -7,6 +7,7 @@ by whoever resumes a run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,7 @@ class Checkpoint:
         state: Everything else, made of what JSON holds: losses, digests; the step is also the data cursor.
         uri: Where it was read from; empty while it is stored nowhere.
         eval_loss: Validation loss of these very weights; ``None`` where they were not validated.
+        digest: SHA-256, in hexadecimal, over those of its files; empty while it is stored nowhere.
     """
 
     step: int
@@ -47,6 +49,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     uri: str = ""
     eval_loss: float | None = None
+    digest: str = ""
 
     def on_host(self) -> Checkpoint:
         """A copy in the CPU's memory, which stays as it is while training goes on."""
@@ -177,7 +180,9 @@ def _load(store: Store, step: int) -> Checkpoint:
         state = dict(json.loads(read_verified(store, prefix, STATE, manifest)))
     except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
-    return Checkpoint(step, tensors, state, store.uri_of(prefix))
+    digests = "".join(manifest.files[name].sha256 for name in (TENSORS, STATE))
+    digest = hashlib.sha256(digests.encode()).hexdigest()
+    return Checkpoint(step, tensors, state, store.uri_of(prefix), digest=digest)
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:

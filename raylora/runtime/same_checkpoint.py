@@ -1,0 +1,47 @@
+"""The checkpoint that a run goes on from: each rank loads it for itself, and before any step all hold the same.
+
+Ranks and a way to load enter; a checkpoint leaves, the same on every rank, or the same error. Called by the jobs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from raylora.errors import RayloraError, StoreError
+from raylora.store.checkpoint import Checkpoint
+from raylora.train.ranks import Ranks
+
+
+def load_alike(ranks: Ranks, load: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """Load on every rank, and find out that all have the same; called on all of them.
+
+    Args:
+        ranks: Those that train together.
+        load: Loads this rank's.
+
+    Returns:
+        This rank's; ``None`` where all begin anew.
+
+    Raises:
+        StoreError: Some hold another: a copy is damaged, or nodes do not see one store; on every rank.
+    """
+    found: Checkpoint | None = None
+    failure: RayloraError | None = None
+    try:
+        found = load()
+        held = "begins anew" if found is None else f"holds step {found.step} ({found.digest[:12]})"
+    except RayloraError as error:
+        failure = error
+        held = f"cannot load one ({error})"
+    told: list[tuple[str, str]] = ranks.gather((socket.gethostname(), held))
+    if len({of_rank for _, of_rank in told}) > 1:
+        each = "; ".join(f"rank {rank} on {host} {of_rank}" for rank, (host, of_rank) in enumerate(told))
+        raise StoreError(
+            f"storage.uri: the workers do not go on from the same checkpoint: {each}; storage.uri must be one folder "
+            "that all nodes see, or an s3:// folder; where it is, delete the checkpoint that is damaged on some, then "
+            "resume"
+        )
+    if failure is not None:
+        raise failure
+    return found
