@@ -19,6 +19,7 @@ from raylora.errors import InputError
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.spec.data import DataFields
 from raylora.spec.run import RunSpec
+from raylora.spec.sweep_rules import MUTABLE
 from raylora.store.home import cache_dir
 from raylora.tracking.lineage import lineage
 from raylora.train.ranks import Ranks
@@ -60,10 +61,21 @@ class Inputs:
             None if validation is None else open_batches(spec, self.tokenizer, validation),
         )
 
-    @property
-    def digests(self) -> dict[str, str]:
-        """What a resumed run must meet again."""
-        return {"base": self.base.digest, "data": self.prepared.report.digest}
+    def digests(self, spec: RunSpec) -> dict[str, str]:
+        """What a run must meet again where it goes on from a checkpoint.
+
+        Args:
+            spec: A run with the key of the one that opened these inputs.
+        """
+        return self._digests(spec.lasting_digest())
+
+    def digests_of_trial(self, spec: RunSpec) -> dict[str, str]:
+        """As `digests`, but for the knobs that a trial may turn half-way, on its own weights or on another trial's.
+
+        Args:
+            spec: A trial with the key of the run that opened these inputs.
+        """
+        return self._digests(spec.lasting_digest(MUTABLE))
 
     def check_alike(self, ranks: Ranks) -> None:
         """Find out that every rank reads the same; called on all of them.
@@ -95,7 +107,10 @@ class Inputs:
         Args:
             ranks: Those that train together.
         """
-        return _why_differing(ranks, "data", self.digests["data"])
+        return _why_differing(ranks, "data", self.prepared.report.digest)
+
+    def _digests(self, configuration: str) -> dict[str, str]:
+        return {"base": self.base.digest, "data": self.prepared.report.digest, "configuration": configuration}
 
     def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.

@@ -57,7 +57,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
     origin = inputs.lineage(spec, job.run_id)
     hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory) | {"lineage": origin}))
     before = checksum(trainee)
-    training = Training(trainee, inputs.tokenizer, *inputs.batches(spec), hooks.inner, inputs.digests)
+    training = Training(trainee, inputs.tokenizer, *inputs.batches(spec), hooks.inner, inputs.digests(spec))
     with PeakMemory(device) as train_memory:
         outcome = training.run(load_alike(trainee.ranks, lambda: load_latest(store)))
     check_unchanged(trainee, before)

@@ -207,7 +207,8 @@ class _Pack:
         hooks = PackHooks(self._mailbox, store, command, self._written)
         trainee.admit(lease.slot, command.spec)
         rows, validation = inputs.batches(command.spec)
-        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, inputs.digests, command.max_tokens)
+        digests = inputs.digests_of_trial(command.spec)
+        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, digests, command.max_tokens)
         if checkpoint is not None:
             member.restore(checkpoint)
         placed = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Self
+from collections.abc import Collection, Mapping
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -50,5 +51,23 @@ class RunSpec(RunFields):
         """
         asked = self.model_dump(mode="json", exclude=set(NOT_DIGESTED))
         asked["num_workers"] = self.distributed.num_workers
-        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(asked)
+
+    def lasting_digest(self, mutable: Collection[str] = ()) -> str:
+        """SHA-256, in hexadecimal, of what a run keeps from its first step on, wherever it goes on.
+
+        As `digest`, but workers and accumulation count by the rows of a step: a run may go on with other workers, for
+        which accumulation makes up. Fields at their defaults do not count, so that one which a later version adds
+        changes nothing.
+
+        Args:
+            mutable: Further fields that do not count.
+        """
+        left_out = {*NOT_DIGESTED, "gradient_accumulation_steps", *mutable}
+        kept = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+        return _digest(kept | {"rows_per_step": self.rows_per_step})
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -32,7 +32,7 @@ class Training:
         rows: Training batches.
         validation: Validation batches, if any.
         hooks: Whom to tell and to ask.
-        digests: Of base and data.
+        digests: Of base, data and configuration.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Member:
         rows: Training batches.
         validation: Validation batches, if any.
         hooks: Whom to tell.
-        digests: Of base and data.
+        digests: Of base, data and configuration.
         max_tokens: Tokens after which it has finished; the step that reaches them is its last, and its schedule's.
     """
 

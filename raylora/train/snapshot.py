@@ -51,7 +51,7 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
         trainee: What is trained.
         slot: Which.
         progress: Where it stands.
-        digests: Of base and data; a resumed run must meet the same.
+        digests: Of base, data and configuration; a resumed run must meet the same.
     """
     tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(slot).tensors.items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
@@ -67,13 +67,14 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
         trainee: Built for the same spec; any world size.
         slot: Which; admitted with the adapter's settings.
         checkpoint: From :func:`take`, of any slot.
-        digests: Of base and data, as this run found them.
+        digests: Of base, data and configuration, as this run found them; one that the checkpoint does not have, since
+            it was written before there was such a digest, is not asked for.
 
     Raises:
-        StoreError: The checkpoint was made on another base or other data.
+        StoreError: The checkpoint was made on another base or other data, or by a run that was asked for otherwise.
     """
     for name, digest in digests.items():
-        saved = checkpoint.state["digests"][name]
+        saved = checkpoint.state["digests"].get(name, digest)
         if saved != digest:
             raise StoreError(
                 f"checkpoint of step {checkpoint.step}: its {name} digest is {saved[:12]}, this run's is "

@@ -127,3 +127,27 @@ def test_a_save_that_is_awaited_is_answered_once_it_is_there(tmp_path: Path, mon
     answers = [report for report in pack._reports if report.kind == "saved"]
     assert [report.step for report in answers] == [1, 1]
     assert load_checkpoint(str(answers[0].values["uri"])).step == 1
+
+
+def test_another_trials_checkpoint_is_taken_where_only_knobs_that_may_turn_half_way_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=3)
+    pack = open_pack(spec, Post(), tmp_path, num_slots=3)
+    pack._obey(Admit("donor", 0, spec, "run0", None))
+    pack._obey(Go("donor"))
+    pack._turn()
+    pack._obey(Save("donor"))
+    (saved,) = (report for report in pack._reports if report.kind == "saved")
+    turned = {"learning_rate": 1e-4, "lora_alpha": 2.0, "lora_dropout": 0.3, "weight_decay": 0.1}
+    for number, changes in enumerate((turned, {"use_rslora": True}), start=1):
+        changed = spec.model_copy(update=changes)
+        pack._obey(Admit(f"lease{number}", number, changed, f"run{number}", str(saved.values["uri"])))
+    clone = pack._leases["lease1"].member
+    assert clone is not None
+    assert clone.progress.step == 1
+    (failed,) = (report for report in pack._reports if report.kind == "failed")
+    assert failed.lease == "lease2"
+    assert "its configuration digest is" in str(failed.values["error"])

@@ -78,6 +78,10 @@ def digest(**fields: Any) -> str:
     return RunSpec.model_validate(BASE | fields).digest
 
 
+def lasting(*mutable: str, **fields: Any) -> str:
+    return RunSpec.model_validate(BASE | fields).lasting_digest(mutable)
+
+
 def test_every_field_has_its_place():
     assert set(OTHER) | NO_OTHER == set(RunFields.model_fields)
 
@@ -85,6 +89,7 @@ def test_every_field_has_its_place():
 @pytest.mark.parametrize("field", sorted(set(OTHER) - NOT_DIGESTED - {"test_datasets"}))
 def test_a_field_that_decides_the_result_changes_the_digest(field: str):
     assert digest(**{field: OTHER[field]}) != digest()
+    assert lasting(**{field: OTHER[field]}) != lasting()
 
 
 def test_validation_rows_change_the_digest():
@@ -96,12 +101,19 @@ def test_validation_rows_change_the_digest():
 @pytest.mark.parametrize("field", sorted(NOT_DIGESTED - {"distributed"}))
 def test_a_field_that_does_not_decide_it_leaves_the_digest(field: str):
     assert digest(**{field: OTHER[field]}) == digest()
+    assert lasting(**{field: OTHER[field]}) == lasting()
 
 
 def test_of_the_workers_only_their_number_changes_the_digest():
     assert digest(distributed={"num_workers": 2}) != digest()
     elsewhere = {"strategy": "fsdp", "cpu_offload": True, "cpus_per_worker": 4, "gpus_per_worker": 1, "timeout_s": 5}
     assert digest(distributed=elsewhere) == digest()
+
+
+def test_a_knob_that_may_be_turned_leaves_the_digest_of_what_lasts():
+    assert lasting("learning_rate", learning_rate=1e-3) == lasting("learning_rate")
+    assert lasting("learning_rate", learning_rate=1e-3, lora_r=8) != lasting("learning_rate")
+    assert lasting(lora_r=RunFields.model_fields["lora_r"].default) == lasting(), "a default that is spelled out"
 
 
 def test_order_and_spelling_of_the_file_do_not_matter(tmp_path: Path):

@@ -27,11 +27,13 @@ def test_accumulation_makes_up_for_other_workers(num_workers: int, accumulation:
     spec = elsewhere(recorded(), [f"distributed.num_workers={num_workers}"])
     assert (spec.distributed.num_workers, spec.gradient_accumulation_steps) == (num_workers, accumulation)
     assert spec.rows_per_step == RunSpec.model_validate(recorded()).rows_per_step
+    assert spec.lasting_digest() == RunSpec.model_validate(recorded()).lasting_digest()
 
 
 def test_strategy_and_cluster_may_change():
     spec = elsewhere(recorded(), ["distributed.strategy=fsdp", "ray.address=auto"])
     assert (spec.distributed.strategy, spec.ray.address) == ("fsdp", "auto")
+    assert spec.lasting_digest() == RunSpec.model_validate(recorded()).lasting_digest()
 
 
 def test_workers_that_cannot_share_a_step_are_told_which_can():

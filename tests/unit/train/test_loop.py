@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint, load_latest
 from raylora.store.kept import complete_steps
 from raylora.train.evaluate import evaluate
+from raylora.train.snapshot import restore
 from tests.unit.train.solo_run import DIGESTS, Recorder, spec_of, start
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt
 
@@ -121,6 +123,20 @@ def test_a_checkpoint_of_other_data_is_refused(home: Path, tmp_path: Path):
     )
     with pytest.raises(StoreError, match="its data digest is eeee"):
         start(spec_of(home, max_steps=2), home, tmp_path, checkpoint=other)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_and_one_without_the_digest_is_taken(
+    home: Path, tmp_path: Path
+):
+    start(spec_of(home, max_steps=1), home, tmp_path)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    trainee, mine = build_tiny(spec_of(home)), DIGESTS | {"configuration": "c" * 64}
+    assert restore(trainee, 0, checkpoint, mine).step == 1
+    digests = DIGESTS | {"configuration": "e" * 64}
+    other = replace(checkpoint, state={**checkpoint.state, "digests": digests})
+    with pytest.raises(StoreError, match="its configuration digest is eeee.* restore the same configuration, or"):
+        restore(trainee, 0, other, mine)
 
 
 @pytest.mark.parametrize("fields", [{}, {"sample_packing": True}], ids=["rows", "bins"])
