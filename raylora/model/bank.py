@@ -7,7 +7,7 @@ ours; ``peft_bank`` holds one, as slot 0, in PEFT's own modules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ class Adapter:
     Args:
         tensors: By the names of ``adapter_model.safetensors``.
         config: The fields of ``adapter_config.json``.
+        layers: Output and input features of the adapted layers by their dotted names, as far as they are known.
     """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
+    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class AdapterBank(Protocol):

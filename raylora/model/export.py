@@ -12,23 +12,25 @@ from torch import Tensor
 
 from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
-from raylora.model.peft_format import MAGNITUDE
+from raylora.model.peft_format import MAGNITUDE, PREFIX
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 
 FOLDER = "adapter"
+
+Shape = tuple[int | None, ...]
+"""Sides of a tensor; ``None`` for one of any length."""
 
 
 def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
 
     Raises:
-        RunFailedError: A tensor is empty, is of another shape than the rank asks for, or holds NaN or Inf; nothing
-            should be kept of such an adapter.
+        RunFailedError: A tensor is empty, is of another shape than the rank and the layer ask for, or holds NaN or Inf;
+            nothing should be kept of such an adapter.
     """
-    rank = adapter.config["r"]
     tensors = adapter.tensors.items()
-    broken = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors if _is_broken(name, tensor, rank)]
+    broken = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors if _is_broken(tensor, _shape(adapter, name))]
     if broken or not adapter.tensors:
         raise RunFailedError(
             f"adapter: {len(broken)} of {len(adapter.tensors)} tensors are empty, of a wrong shape, or not finite: "
@@ -40,15 +42,20 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     }
 
 
-def _is_broken(name: str, tensor: Tensor, rank: int) -> bool:
-    return not _has_shape(name, tensor, rank) or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+def _is_broken(tensor: Tensor, shape: Shape) -> bool:
+    has_shape = tensor.ndim == len(shape) and all(
+        side is None or side == size for side, size in zip(shape, tensor.shape, strict=True)
+    )
+    return not has_shape or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
 
 
-def _has_shape(name: str, tensor: Tensor, rank: int) -> bool:
-    """A matrix has the rank on its one side, a magnitude is one number for each row of the weight."""
+def _shape(adapter: Adapter, name: str) -> Shape:
+    """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known."""
+    rank, layer = adapter.config["r"], name.removeprefix(PREFIX).partition(".lora_")[0]
+    num_outputs, num_inputs = adapter.layers.get(layer, (None, None))
     if name.endswith(MAGNITUDE):
-        return tensor.ndim == 1
-    return tensor.ndim == 2 and tensor.shape[0 if ".lora_A." in name else 1] == rank
+        return (num_outputs,)
+    return (rank, num_inputs) if ".lora_A." in name else (num_outputs, rank)
 
 
 def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) -> str:

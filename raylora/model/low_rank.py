@@ -94,6 +94,11 @@ class LowRank:
         self._plain = site.base.forward
         site.base.forward = self._forward  # type: ignore[method-assign]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Output and input features."""
+        return self._base.shape
+
     def admit(self, slot: int, settings: Slot) -> None:
         """Start an adapter.
 

@@ -93,7 +93,7 @@ class PackedBank:
             for layer in self._of(slot)
             for matrix, tensor in layer.updates[slot].export().items()
         }
-        return Adapter(tensors, self._config(slot))
+        return Adapter(tensors, self._config(slot), {layer.name: layer.shape for layer in self._of(slot)})
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill one slot from a PEFT adapter of the same kind, rank and targets."""

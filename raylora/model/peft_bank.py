@@ -100,7 +100,9 @@ class PeftBank:
         named = {name: parameter.detach() for name, parameter in self.parameters(slot).items()}
         state = get_peft_model_state_dict(self._model, state_dict=named, adapter_name=ADAPTER)
         tensors = {f"{PREFIX}{name}": tensor.cpu().clone() for name, tensor in state.items()}
-        return Adapter(tensors, self._config)
+        bases = {name: layer.get_base_layer() for name, layer in self._layers.items()}
+        shapes = {name: (base.out_features, base.in_features) for name, base in bases.items()}
+        return Adapter(tensors, self._config, shapes)
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill the adapter from PEFT's tensors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from torch import Tensor
 
 from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
-from raylora.model.export import FOLDER, publish_adapter
+from raylora.model.export import FOLDER, adapter_files, publish_adapter
+from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.peft_format import MAGNITUDE, tensor_name
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest, read_verified
+from tests.unit.train.tiny_run import build_tiny, save_materials, tiny_spec
 
 RANK, INPUTS, OUTPUTS = 4, 6, 5
-A, B, SIZES = (tensor_name("model.layers.0.q_proj", matrix) for matrix in ("lora_A", "lora_B", MAGNITUDE))
+LAYER = "model.layers.0.q_proj"
+A, B, SIZES = (tensor_name(LAYER, matrix) for matrix in ("lora_A", "lora_B", MAGNITUDE))
 GOOD = {A: torch.ones(RANK, INPUTS), B: torch.ones(OUTPUTS, RANK), SIZES: torch.ones(OUTPUTS)}
 BROKEN: dict[str, dict[str, Tensor]] = {
     "empty": {A: torch.ones(RANK, 0)},
@@ -27,11 +31,14 @@ BROKEN: dict[str, dict[str, Tensor]] = {
     "A of another rank": {A: torch.ones(RANK + 1, INPUTS)},
     "B the other way round": {B: torch.ones(RANK, OUTPUTS)},
     "a magnitude that is a matrix": {SIZES: torch.ones(OUTPUTS, 1)},
+    "A for other inputs": {A: torch.ones(RANK, INPUTS - 1)},
+    "B for other outputs": {B: torch.ones(OUTPUTS + 1, RANK)},
+    "magnitudes for other outputs": {SIZES: torch.ones(INPUTS)},
 }
 
 
 def adapter(tensors: dict[str, Tensor]) -> Adapter:
-    return Adapter(tensors, {"peft_type": "LORA", "r": RANK})
+    return Adapter(tensors, {"peft_type": "LORA", "r": RANK}, {LAYER: (OUTPUTS, INPUTS)})
 
 
 @pytest.mark.parametrize("damage", BROKEN)
@@ -51,3 +58,19 @@ def test_an_adapter_without_tensors_is_not_kept(tmp_path: Path):
     with pytest.raises(RunFailedError, match="0 of 0 tensors"):
         publish_adapter(store, adapter({}), {})
     assert store.keys() == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"init_lora_weights": "pissa"}, {"adapter_bank": "peft"}], ids=str)
+def test_banks_tell_what_the_layers_ask_of_an_adapter(tmp_path: Path, fields: dict[str, object]):
+    home = save_materials(tmp_path, 8)
+    fields = {"use_dora": "init_lora_weights" not in fields, **fields}
+    trainee = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **fields))
+    found = trainee.bank.export(0)
+    assert adapter_files(found)
+    linear = {name: layer for name, layer in trainee.model.named_modules() if isinstance(layer, FrozenLinear)}
+    shapes = {name.removesuffix(".base_layer"): layer.shape for name, layer in linear.items()}
+    assert found.layers == {name: shapes[name] for name in found.layers}
+    for name, tensor in found.tensors.items():
+        wider = tensor.repeat(1, 2) if ".lora_A." in name else tensor.repeat(*(2, 1)[: tensor.ndim])
+        with pytest.raises(RunFailedError, match="1 of "):
+            adapter_files(replace(found, tensors=found.tensors | {name: wider}))
