@@ -22,6 +22,9 @@ from raylora.spec.run import RunSpec
 log = get_logger(__name__)
 KNOCK_TIMEOUT_S = 10.0
 
+AUTH_MODE, BY_TOKEN = "RAY_AUTH_MODE", "token"
+"""Ray's variable, which Ray obeys without a word. Where it is unset, a Ray that is started here asks for a token."""
+
 
 @contextmanager
 def cluster(spec: RunSpec) -> Iterator[None]:
@@ -33,12 +36,15 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         spec: The run.
 
     Raises:
-        InputError: No cluster answers at the address, or it refuses this driver.
+        InputError: No cluster answers at the address, or it refuses this driver; or a Ray that is started here would
+            let in whoever comes.
     """
     if ray.is_initialized():
         yield
         return
     address = address_of(spec)
+    if address == "local":
+        _check_token_is_asked_for()
     try:
         knock(address)
         ray.init(
@@ -60,6 +66,15 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_token_is_asked_for() -> None:
+    mode = os.environ.get(AUTH_MODE, BY_TOKEN)
+    if mode.lower() != BY_TOKEN:
+        raise InputError(
+            f"{AUTH_MODE}: got {mode!r}; whoever may talk to a Ray without a token may run code as you: unset it for a "
+            f"Ray that is started on this machine (allowed: {BY_TOKEN}), or start a cluster and set ray.address"
+        )
 
 
 def address_of(spec: RunSpec) -> str:
