@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import regex
 from fsspec.utils import glob_translate
 
 from raylora.data.formats import FORMATS
@@ -91,7 +92,7 @@ def bucket_files(uri: str, downloads: Path) -> list[DataFile]:
 def _matching(uri: str, pattern: str, keys: Sequence[str]) -> list[str]:
     try:
         return matching(glob_translate(pattern), keys, GLOB_TIMEOUT_S)
-    except (ValueError, TimeoutError) as error:
+    except (ValueError, regex.error, TimeoutError) as error:
         raise DataError(
             f"{uri}: cannot be matched ({error}). Allowed: *, ? and [...] in a name, and ** for any folders. "
             "Write fewer of them, or name the folder"

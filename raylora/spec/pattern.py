@@ -1,14 +1,46 @@
 """A pattern that somebody wrote, against many names: whatever it is, the answer comes in bounded time.
 
-Enters: a regular expression and names. Leaves: the names it matches. Called by whoever looks for layers or files.
+Enters: a regular expression and names. Leaves: the names it matches. Called by whoever looks for layers or files, and
+by the rules of a run.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from re import _parser  # type: ignore[attr-defined]
+from typing import Any
 
 import regex
+
+MAX_CHARS = 1_000
+"""Of a pattern. What is meant for the names of layers or files is shorter."""
+
+MAX_PARTS = 10_000
+"""Of a pattern whose repeats are written out: `regex` writes out as many of each as there must be, and one more."""
+
+REPEATS = (_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE_REPEAT)
+
+
+def compiled(pattern: str) -> regex.Pattern[str]:
+    """Return a pattern that is ready to match, in bounded time and memory.
+
+    Raises:
+        regex.error: It is no regular expression, or too large for one.
+    """
+    if len(pattern) > MAX_CHARS:
+        raise regex.error(f"it has {len(pattern):,} characters, allowed are {MAX_CHARS:,}")
+    try:
+        num_parts = _num_parts(_parser.parse(pattern))
+        if num_parts > MAX_PARTS:
+            raise regex.error(f"written out, its repeats make more than {MAX_PARTS:,} parts; nest fewer, or lower them")
+        # Not Python's own engine: that one cannot be stopped, and a pattern comes from whoever wrote the spec.
+        return regex.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise regex.error(str(error)) from error
+    except RecursionError:
+        raise regex.error("its groups are nested too deep") from None
 
 
 def matching(pattern: str, names: Iterable[str], timeout_s: float) -> list[str]:
@@ -20,17 +52,33 @@ def matching(pattern: str, names: Iterable[str], timeout_s: float) -> list[str]:
         timeout_s: Longest search over all of them, in seconds.
 
     Raises:
-        regex.error: It is no regular expression.
+        regex.error: It is no regular expression, or too large for one.
         TimeoutError: The search takes longer.
     """
-    # Not Python's own engine: that one cannot be stopped, and a pattern comes from whoever wrote the spec.
-    compiled = regex.compile(pattern)
+    whole = compiled(pattern)
     deadline_s = time.monotonic() + timeout_s
     found = []
     for name in names:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:  # to `regex` a time below zero is no limit at all
             raise TimeoutError("regex timed out")
-        if compiled.fullmatch(name, timeout=left_s):
+        if whole.fullmatch(name, timeout=left_s):
             found.append(name)
     return found
+
+
+def _num_parts(parsed: Any) -> int:
+    """Parts of what Python's parser made of a pattern, repeats written out."""
+    num_parts = 0
+    for kind, about in parsed.data:
+        inside = sum(map(_num_parts, _parsed_in(about)))
+        num_parts += (about[0] + 1) * inside if kind in REPEATS else 1 + inside
+    return num_parts
+
+
+def _parsed_in(about: Any) -> Iterator[Any]:
+    if isinstance(about, _parser.SubPattern):
+        yield about
+    elif isinstance(about, list | tuple):
+        for each in about:
+            yield from _parsed_in(each)

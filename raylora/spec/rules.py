@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 
+import regex
+
 from raylora.errors import Problem
+from raylora.spec.pattern import compiled
 from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
 from raylora.spec.show import show
@@ -177,13 +180,13 @@ def _early_stopping_needs_evaluation(run: RunFields) -> str | None:
 
 @rule("lora_target_modules")
 def _targets_compile(run: RunFields) -> str | None:
-    """A text in `lora_target_modules` other than `all-linear` is a valid regular expression."""
+    """A text in `lora_target_modules` other than `all-linear` is a valid regular expression of at most 1,000 characters."""
     if isinstance(run.lora_target_modules, str):
         try:
-            re.compile(run.lora_target_modules)
-        except (re.error, OverflowError, RecursionError) as error:
+            compiled(run.lora_target_modules)
+        except regex.error as error:
             return (
-                f"got {run.lora_target_modules!r}, which is no regular expression ({error}); "
+                f"got {show(run.lora_target_modules)}, which is no regular expression that can be used ({error}); "
                 "write all-linear or a list of names such as [q_proj, v_proj]"
             )
     return None

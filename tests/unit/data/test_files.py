@@ -46,6 +46,11 @@ def test_a_glob_that_takes_too_long_is_refused(bucket: Path, tmp_path: Path, mon
         bucket_files(f"file://{bucket}/*.jsonl", tmp_path / "downloads")
 
 
+def test_a_glob_that_is_too_long_is_refused(bucket: Path, tmp_path: Path):
+    with pytest.raises(DataError, match=r"cannot be matched \(it has 1,8\d\d characters"):
+        bucket_files(f"file://{bucket}/{'*a' * 300}.jsonl", tmp_path / "downloads")
+
+
 def test_a_glob_that_is_none_is_refused(bucket: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"cannot be matched \(Invalid pattern.*Allowed: "):
         bucket_files(f"file://{bucket}/a**.jsonl", tmp_path / "downloads")

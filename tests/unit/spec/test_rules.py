@@ -78,6 +78,13 @@ def test_what_fits_together_is_taken(tmp_path: Path, text: str):
     assert load_text(tmp_path, LEAST + text)
 
 
+@pytest.mark.parametrize("pattern", ["((a{99}){99}){99}", "q" * 1001], ids=["repeats", "long"])
+def test_a_pattern_that_would_take_long_to_get_ready_is_refused_in_few_words(tmp_path: Path, pattern: str):
+    (problem,) = problems_of(tmp_path, LEAST + f"lora_target_modules: '{pattern}'")
+    assert "which is no regular expression that can be used" in problem
+    assert len(problem) < 400
+
+
 def test_fewest_and_most_workers_in_one_list(tmp_path: Path):
     place = load_text(tmp_path, LEAST + "distributed: {num_workers: [1, 4]}").spec.distributed
     assert (place.min_workers, place.num_workers) == (1, 4)
