@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from raylora.log import get_logger
@@ -67,19 +69,24 @@ class Lanes:
         Returns:
             Number of entries that MLflow did not take, by kind; empty where it has everything.
         """
-        deadline = time.monotonic() + timeout_s
-        left = {box.what: box.close(max(deadline - time.monotonic(), 0)) for box in (self._values, self._files)}
-        left = {what: number for what, number in left.items() if number}
-        if left:
-            counts = ", ".join(f"{number} entries of {what}" for what, number in left.items())
+        deadline, boxes = time.monotonic() + timeout_s, (self._values, self._files)
+        kept = Counter({box.what: box.close(max(deadline - time.monotonic(), 0)) for box in boxes})
+        lost = Counter({box.what: box.num_lost for box in boxes})
+        if any(kept.values()):
             _log.warning(
                 "MLflow did not take %s; they are kept in %s, and `%s` sends them",
-                *(counts, self.spool_dir, self._resume),
+                *(_counted(kept), self.spool_dir, self._resume),
             )
         else:
             shutil.rmtree(self.spool_dir, ignore_errors=True)
-        return left
+        if any(lost.values()):
+            _log.error("%s are lost: MLflow did not take them, and %s had no room", _counted(lost), self.spool_dir)
+        return dict(kept + lost)
 
     def shown(self, error: Exception) -> str:
         """Return an error as it may be logged: without a password."""
         return redacted(f"{type(error).__name__}: {error}", self.uri)
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} entries of {what}" for what, number in numbers.items() if number)

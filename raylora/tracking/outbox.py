@@ -1,7 +1,7 @@
 """A spool and the thread that empties it: patient while training runs, bounded in time at its end.
 
-In come entries, which are on disk at once, and a function that delivers them. Delivering an entry twice must equal
-delivering it once, since a server's answer can be lost. Knows no MLflow. Called by the tracker.
+In come entries, which are on disk at once where there is room, and a function that delivers them. Delivering an entry
+twice must equal delivering it once, since a server's answer can be lost. Knows no MLflow. Called by the tracker.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Outbox:
         self._thread.start()
 
     def put(self, entry: Entry) -> None:
-        """Keep an entry on disk and deliver it soon; what cannot be kept is logged, since no training ends for it."""
+        """Keep an entry on disk, or in memory where that is full, and deliver it soon.
+
+        What finds no place in memory either is logged and counted, since no training ends for it.
+        """
         try:
             self._spool.append(entry)
         except StoreError as error:
@@ -73,13 +76,18 @@ class Outbox:
             timeout_s: Longest wait in seconds.
 
         Returns:
-            Number of entries that could not be delivered; they stay on disk.
+            Number of entries on disk that could not be delivered; they stay there.
         """
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout_s)
         return self._spool.close()
+
+    @property
+    def num_lost(self) -> int:
+        """Entries that no later process will find: of a closed outbox those that are neither delivered nor on disk."""
+        return self._spool.num_lost
 
     def _run(self) -> None:
         while time.monotonic() < self._deadline:
@@ -103,7 +111,7 @@ class Outbox:
             self._pause()
         else:
             if self._failures:
-                _log.info("MLflow takes %s again; nothing was lost", self.what)
+                _log.info("MLflow takes %s again%s", self.what, "" if self.num_lost else "; nothing was lost")
             self._failures = 0
             self._spool.acknowledge(end)
 

@@ -66,7 +66,7 @@ class Tracker(RunLog):
 
         Returns:
             Number of entries that MLflow did not take, by kind; empty where it has everything. They stay on disk and
-            are sent when the run is resumed.
+            are sent when the run is resumed, but for those that a full disk did not take: an error says how many.
         """
         self._stop_sampling()
         self.log_status(STATUS[status])

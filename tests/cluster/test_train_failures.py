@@ -17,7 +17,7 @@ from raylora.store.runs import RunRecord, list_runs, run_store
 from tests.cluster.command import Command, Ended, Running, overrides
 from tests.cluster.conftest import RUN
 from tests.servers.ray import RayHead
-from tests.unit.store.disks import mounted
+from tests.unit.store.disks import fill, mounted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -119,3 +119,27 @@ def test_a_full_disk_loses_no_checkpoint(on_head: Command, tmp_path: Path):
         last = load_latest(run_store(open_store(str(disk)), run.name))
         assert last is not None
         assert f"step-{last.step + 1:08d}" in error
+
+
+@pytest.mark.faults
+def test_a_full_home_loses_no_metric(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path], tmp_path: Path):
+    other = new_home()
+    places = [
+        f"storage.uri={other / 'store'}",
+        f"tracking.uri=sqlite:///{other / 'mlflow.db'}",
+        f"tracking.artifact_uri={(other / 'artifacts').as_uri()}",
+    ]
+    with mounted(tmp_path / "disk", 64 << 20) as disk:
+        command = Command(workplace, disk, ray_head.env)
+        running = command.start("train", "run.yaml", "--json", *overrides("max_steps=60", *places))
+        running.wait_for("step 2/60")
+        fill(disk)
+        ended = running.end()
+        assert ended.code == 0, ended.err
+        assert not any((disk / "spool").iterdir()), "all of it was sent"
+    assert "entries are kept in memory" in ended.err
+    client, run_id = MlflowClient(tracking_uri=f"sqlite:///{other / 'mlflow.db'}"), ended.json["mlflow_run_id"]
+    for name in ("train_loss", "grad_norm"):
+        assert [point.step for point in client.get_metric_history(run_id, name)] == list(range(1, 61))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert "adapter" in {file.path for file in client.list_artifacts(run_id)}

@@ -116,12 +116,47 @@ def test_closing_does_not_wait_for_a_receiver_that_hangs(tmp_path: Path):
     release.set()
 
 
-def test_what_cannot_be_kept_is_said_and_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+TOO_LONG = "x" * (64 << 10)
+"""For a disk of 16 KiB."""
+
+
+def test_what_a_full_disk_does_not_take_is_delivered_in_its_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with mounted(tmp_path / "disk", 16 << 10) as disk:
         receiver = Receiver()
+        receiver.failing.set()
         box = opened(disk / "s", receiver)
-        box.put({"n": 0, "text": "x" * (64 << 10)})
-        box.put({"n": 1})
-        assert box.close(LONG_S) == 0
-    assert receiver.got == [1]
-    assert "not tracked" in caplog.text
+        for entry in ({"n": 0}, {"n": 1, "text": TOO_LONG}, {"n": 2}, {"n": 3, "text": TOO_LONG}):
+            box.put(entry)
+        assert [entry["n"] for entry in box.pending()] == [0, 1, 2, 3]
+        receiver.failing.clear()
+        assert (box.close(LONG_S), box.num_lost) == (0, 0)
+    assert receiver.got == [0, 1, 2, 3]
+    assert caplog.text.count("entries are kept in memory") == 1
+
+
+def test_what_is_neither_on_disk_nor_delivered_is_counted(tmp_path: Path):
+    with mounted(tmp_path / "disk", 16 << 10) as disk:
+        receiver, later = Receiver(), Receiver()
+        receiver.failing.set()
+        box = opened(disk / "s", receiver)
+        for entry in ({"n": 0}, {"n": 1, "text": TOO_LONG}, {"n": 2}):
+            box.put(entry)
+        assert (box.close(0.2), box.num_lost) == (1, 2)
+        assert opened(disk / "s", later).close(LONG_S) == 0
+    assert later.got == [0]
+
+
+def test_what_finds_no_place_in_memory_either_is_said_and_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("raylora.tracking.spool.MEMORY_ENTRIES", 2)
+    with mounted(tmp_path / "disk", 16 << 10) as disk:
+        receiver = Receiver()
+        receiver.failing.set()
+        box = opened(disk / "s", receiver)
+        for n in range(4):
+            box.put({"n": n, "text": TOO_LONG})
+        receiver.failing.clear()
+        assert (box.close(LONG_S), box.num_lost) == (0, 2)
+    assert receiver.got == [0, 1]
+    assert caplog.text.count("not tracked") == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from tests.unit.store.disks import mounted
 
 def numbers(spool: Spool, limit: int | None = None) -> list[int]:
     return [entry["n"] for entry in spool.pending(limit)[0]]
+
+
+def on_disk(spool: Spool) -> list[int]:
+    return [json.loads(line)["n"] for line in (spool.folder / "entries.jsonl").read_bytes().splitlines()]
 
 
 def fill(spool: Spool, values: range) -> None:
@@ -72,7 +77,10 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path):
     assert sorted(numbers(spool)) == list(range(400))
 
 
-def test_a_full_disk_is_said_and_loses_nothing_before_it(tmp_path: Path):
+def test_a_full_disk_and_a_full_memory_are_said_and_lose_nothing_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("raylora.tracking.spool.MEMORY_ENTRIES", 3)
     with mounted(tmp_path / "disk", 64 << 10) as disk:
         spool = Spool(disk / "s")
         kept = 0
@@ -80,8 +88,54 @@ def test_a_full_disk_is_said_and_loses_nothing_before_it(tmp_path: Path):
             for kept in range(10_000):
                 spool.append({"n": kept, "text": "x" * 1000})
         assert numbers(spool) == list(range(kept))
-        lines = (disk / "s" / "entries.jsonl").read_bytes().splitlines()
-        assert [json.loads(line)["n"] for line in lines] == list(range(kept))
+        assert on_disk(spool) == list(range(kept - 3))
+        assert (spool.close(), spool.num_lost) == (kept - 3, 4)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[tuple[Spool, Path]]:
+    """A spool of ten entries that has room for a few of them, and the file that takes the rest of its disk."""
+    with mounted(tmp_path / "disk", 64 << 10) as disk:
+        (disk / "other").write_bytes(b"x" * (60 << 10))
+        spool = Spool(disk / "s")
+        for n in range(10):
+            spool.append({"n": n, "text": "x" * 1000})
+        assert 0 < len(on_disk(spool)) < 8
+        yield spool, disk / "other"
+
+
+def test_what_waits_in_memory_comes_last_and_is_written_when_there_is_room(full: tuple[Spool, Path]):
+    spool, other = full
+    assert numbers(spool) == list(range(10))
+    other.unlink()
+    spool.append({"n": 10})
+    assert numbers(spool) == on_disk(spool) == list(range(11))
+
+
+@pytest.mark.parametrize("is_room", [False, True])
+def test_what_waits_in_memory_is_acknowledged_where_it_is_then(full: tuple[Spool, Path], is_room: bool):
+    spool, other = full
+    num_sent = len(on_disk(spool)) + 2
+    entries, end = spool.pending(num_sent)
+    assert [entry["n"] for entry in entries] == list(range(num_sent))
+    if is_room:
+        other.unlink()
+    spool.append({"n": 10})
+    spool.acknowledge(end)
+    assert numbers(spool) == list(range(num_sent, 11))
+    if not is_room:
+        other.unlink()
+    spool.append({"n": 11})
+    assert numbers(spool) == list(range(num_sent, 12))
+    found = numbers(Spool(spool.folder))  # a full disk may not have noted what was sent
+    assert found[num_sent - 12 :] == list(range(num_sent, 12))
+
+
+def test_a_closing_spool_tries_the_disk_once_more(full: tuple[Spool, Path]):
+    spool, other = full
+    other.unlink()
+    assert (spool.close(), spool.num_lost) == (10, 0)
+    assert numbers(Spool(spool.folder)) == list(range(10))
 
 
 def test_entries_outlive_a_folder_that_somebody_deletes(tmp_path: Path):
