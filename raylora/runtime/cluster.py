@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
 from raylora.errors import InputError
@@ -21,6 +22,8 @@ from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
 KNOCK_TIMEOUT_S = 10.0
+AUTO = "auto"
+"""Ray's word for a cluster that this machine is a node of."""
 
 AUTH_MODE, BY_TOKEN = "RAY_AUTH_MODE", "token"
 """Ray's variable, which Ray obeys without a word. Where it is unset, a Ray that is started here asks for a token."""
@@ -46,7 +49,8 @@ def cluster(spec: RunSpec) -> Iterator[None]:
     if address == "local":
         _check_token_is_asked_for()
     try:
-        knock(address)
+        # Of a cluster that was killed Ray finds what it left, and would try that for a quarter of an hour.
+        knock(str(canonicalize_bootstrap_address(address)) if address == AUTO else address)
         ray.init(
             address,
             log_to_driver=False,  # the workers' lines come through the mailbox, in order and once
@@ -80,10 +84,14 @@ def _check_token_is_asked_for() -> None:
 def address_of(spec: RunSpec) -> str:
     """Where a run goes: the address of a cluster, or ``local`` for a Ray that is started for it.
 
+    Under ``auto`` Ray itself takes ``RAY_ADDRESS`` first, which the pods of KubeRay have.
+
     Args:
         spec: The run.
     """
-    return spec.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    asked, of_shell = spec.ray.address, os.environ.get("RAY_ADDRESS")
+    first, second = (of_shell, asked) if asked == AUTO else (asked, of_shell)
+    return first or second or "local"
 
 
 def knock(address: str) -> bool:

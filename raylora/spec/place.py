@@ -61,7 +61,7 @@ class RaySpec(Part):
     """Which Ray cluster."""
 
     address: Address | None = None
-    """Address of a running cluster; `RAY_ADDRESS`, and then a local Ray started for the run, where absent."""
+    """Address of a running cluster, or `auto` for the one that this machine is a node of, where `RAY_ADDRESS` names no other. Where absent: `RAY_ADDRESS`, and then a local Ray started for the run."""
 
     forward_env: tuple[Text, ...] = ()
     """Names of further environment variables handed to the workers of a cluster. Storage, hub and proxy variables always are; nothing else is. Workers of a Ray started for the run inherit all that the command has."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,32 @@ def test_a_store_that_cannot_be_written(newcomer: Command, tmp_path: Path):
 def test_an_address_where_nothing_answers(workplace: Path, tmp_path: Path):
     command = Command(workplace, tmp_path / "home", {"RAY_ADDRESS": "127.0.0.1:1"})
     message = refused(command, command.run("train", "run.yaml", "--json", timeout_s=SOON_S))
+    assert "no Ray cluster answers at 127.0.0.1:1" in message
+
+
+@pytest.fixture
+def hermit(workplace: Path, tmp_path: Path) -> Command:
+    """The command on a machine where it sees no process of others: Ray looks for clusters among them."""
+    door = ("unshare", "--pid", "--fork", "--mount-proc")
+    if shutil.which("unshare") is None or subprocess.run([*door, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make process namespaces")
+    return Command(workplace, tmp_path / "home", {"RAY_TMPDIR": str(tmp_path)}, door)
+
+
+@pytest.mark.parametrize("left", [None, "127.0.0.1:1"], ids=["no trace of one", "one that was killed"])
+def test_no_cluster_on_this_machine(hermit: Command, tmp_path: Path, left: str | None):
+    if left:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(left)
+    ended = hermit.run("train", "run.yaml", "--json", "--set", "ray.address=auto", timeout_s=SOON_S)
+    assert "ray.address: no Ray cluster answers at auto; start one" in refused(hermit, ended)
+
+
+def test_auto_means_the_shells_cluster_where_it_names_one(workplace: Path, tmp_path: Path):
+    command = Command(workplace, tmp_path / "home", {"RAY_ADDRESS": "127.0.0.1:1"})
+    message = refused(
+        command, command.run("train", "run.yaml", "--json", "--set", "ray.address=auto", timeout_s=SOON_S)
+    )
     assert "no Ray cluster answers at 127.0.0.1:1" in message
 
 

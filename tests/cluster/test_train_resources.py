@@ -43,9 +43,12 @@ def each_asks(amount: float) -> tuple[str, str]:
     return "--set", f"distributed.resources_per_worker={{fast_disk: {amount}}}"
 
 
-def test_workers_run_where_it_is(command: Command, head: RayHead, in_workplace: Path, tmp_path: Path):
+def test_workers_run_where_it_is(head: RayHead, in_workplace: Path, new_home: Callable[[], Path], tmp_path: Path):
+    """The configuration's `ray.address` comes before the shell's RAY_ADDRESS, where nothing answers."""
+    command = Command(in_workplace, new_home(), {**head.env, "RAY_ADDRESS": "127.0.0.1:1"})
     zero2 = ["distributed.strategy=deepspeed", "distributed.zero_stage=2", *SHORT]
-    ended = command.run("train", "run.yaml", "--json", *overrides(*zero2), *each_asks(1))
+    place = overrides(f"ray.address={head.address}")
+    ended = command.run("train", "run.yaml", "--json", *overrides(*zero2), *place, *each_asks(1))
     assert ended.code == 0, ended.err
     ended_as_alone(ended.json, load_spec(in_workplace / "run.yaml", zero2).spec, tmp_path)
     assert [env.get("NODE") for env in head.seen_by_workers().values()] == ["with a fast disk"] * 2
