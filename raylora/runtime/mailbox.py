@@ -16,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raylora.runtime.environment import Environment
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
 from raylora.train.events import Event, Wish
@@ -73,7 +74,7 @@ class Mailbox:
     """What lies between. It is made of nothing: Ray's head keeps the arguments that an actor is made with."""
 
     def __init__(self) -> None:
-        self._environment: dict[str, str] = {}
+        self._environment: Environment = {}
         self._is_equipped = asyncio.Event()
         self._job: Job | PackJob | None = None
         self._posted = asyncio.Event()
@@ -95,12 +96,12 @@ class Mailbox:
         await self._introduced.wait()
         return self._controller
 
-    async def equip(self, environment: dict[str, str]) -> None:
+    async def equip(self, environment: Environment) -> None:
         """Keep the workers' variables, credentials among them."""
         self._environment = environment
         self._is_equipped.set()
 
-    async def environment(self) -> dict[str, str]:
+    async def environment(self) -> Environment:
         """The workers' variables; waits until they are there."""
         await self._is_equipped.wait()
         return self._environment
@@ -162,7 +163,7 @@ class Mailbox:
         return wish
 
 
-def open_mailbox(environment: dict[str, str]) -> ActorHandle[Mailbox]:
+def open_mailbox(environment: Environment) -> ActorHandle[Mailbox]:
     """Start a mailbox; it ends with the driver, and lies on its node: the loss of another loses no run.
 
     Args:

@@ -15,6 +15,7 @@ import ray.train
 
 from raylora.log import ROOT
 from raylora.runtime.allocator import keep_freed_memory
+from raylora.runtime.environment import put_on
 from raylora.runtime.imports import importing
 from raylora.runtime.mailbox import Job, MailboxHandler, PackJob
 
@@ -30,7 +31,7 @@ def work(config: dict[str, Any]) -> None:
     # Ray Train has moved this process to a folder of its own; relative paths mean the user's.
     if os.path.isdir(config["folder"]):
         os.chdir(config["folder"])
-    os.environ.update(ray.get(mailbox.environment.remote()))
+    put_on(ray.get(mailbox.environment.remote()))
     keep_freed_memory()
     rank = int(ray.train.get_context().get_world_rank())
     logger = logging.getLogger(ROOT)

@@ -64,7 +64,7 @@ class RaySpec(Part):
     """Address of a running cluster, or `auto` for the one that this machine is a node of, where `RAY_ADDRESS` names no other. Where absent: `RAY_ADDRESS`, and then a local Ray started for the run."""
 
     forward_env: tuple[Text, ...] = ()
-    """Names of further environment variables handed to the workers of a cluster. Storage, hub and proxy variables always are; nothing else is. Workers of a Ray started for the run inherit all that the command has."""
+    """Names of further environment variables handed to the workers of a cluster. Storage, hub and proxy variables always are; nothing else is. A file that one of them names, such as `AWS_CONFIG_FILE`, must be on every node. Workers of a Ray started for the run keep of the others what the system and numerical libraries read (`PATH`, `LC_*`, `CUDA_*` ...)."""
 
 
 class TrackingSpec(Part):

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Command, Report
+from raylora.runtime.environment import Environment, put_on
 from raylora.sweep.lease import Lease, Trials
 
 OWN_FOLDERS = "RAY_CHDIR_TO_TRIAL_DIR"
@@ -38,14 +39,14 @@ class Host:
 
     # Tune's side.
 
-    def prepare(self, environment: dict[str, str], trials: Trials) -> None:
+    def prepare(self, environment: Environment, trials: Trials) -> None:
         """Take what leases need, credentials of the store among it, before the first of them.
 
         Args:
             environment: Variables for this process, which S3 and others read.
             trials: How trials are made into runs.
         """
-        os.environ.update(environment)
+        put_on(environment)
         self._trials = trials
 
     def make(self, name: str, number: int, made_with: dict[str, Any], heard: dict[str, int] | None) -> None:

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.cluster.command import Command, Ended
+from tests.cluster.command import Command, Ended, overrides
 from tests.conftest import served
-from tests.servers.ray import RayHead
+from tests.servers.ray import RayHead, spying
 from tests.unit.train.tiny_run import save_base, write_chats
 
 # Paths are relative: they start at the folder that the command runs in, on every worker.
@@ -45,6 +45,9 @@ SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
     "lora_dropout": 0.0,
     "dtype": "float32",  # equal bits are promised in it
 }
+PASSWORD = "MLFLOW_TRACKING_PASSWORD"
+"""Of the driver alone: no worker writes to MLflow."""
+
 ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1, "cpus_per_worker": 2}
 """On the cluster of the tests, one pack at a time."""
 
@@ -99,8 +102,10 @@ def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 @pytest.fixture(scope="session")
 def whole_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Ended]:
     """The run, never interrupted, in an empty home, on a Ray of its own."""
-    command = Command(workplace, tmp_path_factory.mktemp("home"))
-    return command, command.run("train", "run.yaml", "--json", "--set", "tracking.system_metrics=true")
+    env = spying(tmp_path_factory.mktemp("spy")) | {PASSWORD: "of-the-driver-alone", "GREETING": "hello"}
+    command = Command(workplace, tmp_path_factory.mktemp("home"), env)
+    words = overrides("tracking.system_metrics=true", "ray.forward_env=[GREETING]")
+    return command, command.run("train", "run.yaml", "--json", *words)
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,10 @@ from raylora.store.blob import open_store
 from raylora.store.home import cache_dir
 from raylora.store.manifest import read_manifest
 from tests.cluster.command import Command, Ended
-from tests.cluster.conftest import RUN
+from tests.cluster.conftest import PASSWORD, RUN
 from tests.servers.mlflow import LEAN
 from tests.servers.process import Server, free_ports
+from tests.servers.ray import seen_by_workers
 from tests.unit.train.tiny_run import build_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -74,6 +75,16 @@ def test_the_result_has_what_was_promised(result: dict[str, Any]):
 def test_the_log_is_on_standard_error(ended: Ended):
     assert f"step {RUN['max_steps']}/{RUN['max_steps']}" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_workers_see_what_was_listed_and_what_is_the_systems(command: Command, result: dict[str, Any]):
+    """They were started with all that the command has."""
+    seen = seen_by_workers(Path(command.env["NOTES"])).values()
+    assert sorted(env["RANK"] for env in seen) == ["0", "1"]
+    for env in seen:
+        assert (env["RAYLORA_HOME"], env["GREETING"]) == (str(command.home), "hello")
+        assert "PATH" in env
+        assert {PASSWORD, "NOTES"}.isdisjoint(env)
 
 
 def test_no_process_is_left(ended: Ended):

@@ -136,6 +136,7 @@ def test_workers_see_what_was_listed_and_nothing_else(result: dict[str, Any], ra
         listed = {name: CANARIES[name] for name in ("HF_TOKEN", "RAYLORA_SIGNING_KEY")} | LISTED
         assert env.items() >= {**s3_as_owner.env, **listed, **NAMED}.items()
         assert NOT_LISTED.keys().isdisjoint(env)
+        assert env.keys() >= ray_head.spying.keys(), "what a node's own processes were started with stays"
 
 
 def test_a_run_and_a_trial_failed_on_the_way(failed: Ended, swept: Ended):

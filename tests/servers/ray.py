@@ -28,12 +28,15 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests"}
 SPY = """
 import json, os, sys
 
+NOTES = os.environ.get("NOTES")  # now: a worker may forget it before it imports what trains
+
 def note(event, args):
     if event == "import" and args[0] == "raylora.runtime.job":
-        with open(f"{os.environ['NOTES']}/{os.getpid()}.json", "w") as file:
+        with open(f"{NOTES}/{os.getpid()}.json", "w") as file:
             json.dump(dict(os.environ), file)
 
-sys.addaudithook(note)
+if NOTES:
+    sys.addaudithook(note)
 """
 
 
@@ -102,9 +105,7 @@ class RayHead(Server):
         # Sockets lie in it, and their paths must be short.
         self.session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.notes = folder / "notes"
-        (folder / "site").mkdir()
-        self.notes.mkdir()
-        (folder / "site" / "sitecustomize.py").write_text(SPY)
+        self.spying = spying(folder)
         where = [f"--node-ip-address={host.address}"] if host else []
         room = (f"--num-cpus={num_cpus}", f"--temp-dir={self.session}")
         dashboard = (f"--include-dashboard={str(takes_jobs).lower()}", f"--dashboard-port={jobs_port}")
@@ -113,7 +114,7 @@ class RayHead(Server):
             [*(host.door if host else ()), *words],
             folder / "ray.log",
             lambda: "Ray runtime started" in self.log.read_text(),
-            env={**self.own_env(folder / "site"), **(env or {})},
+            env={**self.own_env(), **self.spying, **(env or {})},
             stop_signal=signal.SIGKILL,  # at any other it takes its time
         )
 
@@ -122,10 +123,9 @@ class RayHead(Server):
         """Makes a driver one of this cluster's."""
         return {"RAY_ADDRESS": self.address, **TOKEN}
 
-    def own_env(self, *paths: Path) -> Mapping[str, str]:
-        """What its processes start with, beside this process's own."""
-        path = os.pathsep.join([*map(str, paths), str(REPOSITORY)])
-        return {**TOKEN, "PYTHONPATH": path, "NOTES": str(self.notes)}
+    def own_env(self) -> Mapping[str, str]:
+        """What processes of its nodes start with that note nothing, beside this process's own."""
+        return {**TOKEN, "PYTHONPATH": str(REPOSITORY)}
 
     def stop(self, how: signal.Signals | None = None) -> None:
         super().stop(how)
@@ -133,7 +133,7 @@ class RayHead(Server):
 
     def seen_by_workers(self) -> dict[int, dict[str, str]]:
         """The environment of each worker that began to train, by its process id."""
-        return {int(note.stem): json.loads(note.read_text()) for note in self.notes.glob("*.json")}
+        return seen_by_workers(self.notes)
 
     def process_of(self, actor: str) -> psutil.Process:
         """The process of the one actor of a class."""
@@ -169,6 +169,20 @@ class RayHead(Server):
 
     def _asked(self, question: str) -> bytes:
         return asked(self.address, question, os.environ | TOKEN)
+
+
+def spying(folder: Path) -> dict[str, str]:
+    """Variables with which each process of a Ray notes, in `notes` of a folder, what it sees as it begins to train."""
+    site, notes = folder / "site", folder / "notes"
+    site.mkdir()
+    notes.mkdir()
+    (site / "sitecustomize.py").write_text(SPY)
+    return {"PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]), "NOTES": str(notes)}
+
+
+def seen_by_workers(notes: Path) -> dict[int, dict[str, str]]:
+    """The environment of each worker that began to train, by its process id."""
+    return {int(note.stem): json.loads(note.read_text()) for note in notes.glob("*.json")}
 
 
 def asked(address: str, question: str, env: Mapping[str, str], door: Sequence[str] = ()) -> bytes:
