@@ -28,7 +28,7 @@ PARTS = {
     "ended": "the old workers are ended",
     "started": "new ones start and meet",
     "wait for the driver's checks": "they import",
-    "load, quantize and place": "they read, quantize and place the base",
+    "place": "they read, quantize and place the base",
     "start": "they check it and read the checkpoint",
     "step": "the first step",
     "back": "the other steps that had been done",

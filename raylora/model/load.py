@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import perf_counter
 from typing import cast
 
 import torch
@@ -25,6 +26,20 @@ from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
 from raylora.model.quant import QuantFormat
 from raylora.spec.run import RunSpec
+
+
+class Parts:
+    """Seconds of what a load does in turns. On a GPU a part ends when its work is queued."""
+
+    def __init__(self) -> None:
+        self.seconds = {"load": 0.0, "quantize": 0.0, "place": 0.0}
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count what is done within as `part`."""
+        start = perf_counter()
+        yield
+        self.seconds[part] += perf_counter() - start
 
 
 class Weights:
@@ -100,7 +115,9 @@ def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) ->
     return model
 
 
-def load_base(model: PreTrainedModel, folder: Path, device: torch.device, place: Callable[[nn.Module], None]) -> None:
+def load_base(
+    model: PreTrainedModel, folder: Path, device: torch.device, place: Callable[[nn.Module], None]
+) -> dict[str, float]:
     """Fill a meta model with a folder's weights, block by block.
 
     Args:
@@ -109,18 +126,26 @@ def load_base(model: PreTrainedModel, folder: Path, device: torch.device, place:
         device: Where weights are packed and first held.
         place: Called with each block when it is filled, and last with the model itself.
 
+    Returns:
+        Seconds by part: ``load`` (read, move, convert), ``quantize`` and ``place``.
+
     Raises:
         ModelError: The folder lacks tensors that the model has.
     """
-    weights = Weights(folder)
-    _check_names(model, weights, folder)
+    parts = Parts()
+    with parts.of("load"):
+        weights = Weights(folder)
+        _check_names(model, weights, folder)
     for name, block in blocks(model).items():
-        _fill(block, f"{name}.", weights, device)
-        place(block)
-        _return_freed_memory()
-    _fill(model, "", weights, device)
-    model.tie_weights()
-    place(model)
+        _fill(block, f"{name}.", weights, device, parts)
+        with parts.of("place"):
+            place(block)
+            _return_freed_memory()
+    _fill(model, "", weights, device, parts)
+    with parts.of("place"):
+        model.tie_weights()
+        place(model)
+    return parts.seconds
 
 
 def read_weight(model: nn.Module, weights: Weights, device: torch.device, name: str) -> Tensor:
@@ -183,14 +208,16 @@ def _on_meta(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parame
                 yield f"{path}.{leaf}" if path else leaf, owner, leaf, parameter
 
 
-def _fill(module: nn.Module, prefix: str, weights: Weights, device: torch.device) -> None:
+def _fill(module: nn.Module, prefix: str, weights: Weights, device: torch.device, parts: Parts) -> None:
     for name, owner, leaf, parameter in _on_meta(module):
         file_name = _file_name(prefix + name)
         if file_name not in weights:  # the head, tied to the embedding: tie_weights fills it
             continue
-        tensor = weights.read(file_name).to(device)
-        if isinstance(owner, QuantLinear) and leaf == "packed":
-            value = owner.format.pack(tensor.to(owner.compute_dtype))
-        else:
-            value = tensor.to(parameter.dtype)
+        packer = owner if isinstance(owner, QuantLinear) and leaf == "packed" else None
+        with parts.of("load"):
+            tensor = weights.read(file_name).to(device)
+            value = tensor.to(parameter.dtype if packer is None else packer.compute_dtype)
+        if packer is not None:
+            with parts.of("quantize"):
+                value = packer.format.pack(value)
         setattr(owner, leaf, nn.Parameter(value, requires_grad=False))

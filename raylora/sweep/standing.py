@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raylora.store.sweeps import SweepRecord
-from raylora.train.start_parts import next_part
-
-PLACED = "load, quantize and place"
-"""The last part of a start that packs share with runs alone."""
+from raylora.train.start_parts import LOADING, next_part
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,6 @@ def next_of_pack(part: str, measures_slots: bool) -> str:
         part: Its name, as a ``phase`` event has it.
         measures_slots: Whether they try how many slots are fastest.
     """
-    if part == PLACED and measures_slots:
+    if part in LOADING and measures_slots:
         return "workers measure how many slots are fastest"
     return next_part(part) or "training"

@@ -214,13 +214,13 @@ def place_base(
         strategy = choose_strategy(spec, device)
         reader = partial(read_weight, model, Weights(folder), device) if strategy.shards_base else None
         bank = make_bank(model, spec, base_name, device, reader)
-    with _timed("load, quantize and place", report):
-        loss = SupervisedLoss(model)
-        load_base(model, folder, device, lambda part: _place(strategy, part, model))
-        recompute_activations(model, spec)
-        if slots_stay_on_ranks and strategy.shards_base:
-            # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
-            model.enable_input_require_grads()
+    loss = SupervisedLoss(model)
+    for name, seconds in load_base(model, folder, device, lambda part: _place(strategy, part, model)).items():
+        report(name, seconds)
+    recompute_activations(model, spec)
+    if slots_stay_on_ranks and strategy.shards_base:
+        # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
+        model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
     trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded, unbinned)
     _check_share(trainee)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LOADING = ("load", "quantize", "place")
+"""The last parts of a start that packs share with runs alone: done in turns, and told when all is placed."""
+
 _NEXT = {
     "start workers": "workers import torch and transformers",
     "import": "workers wait for the driver's checks",

@@ -16,9 +16,10 @@ from benchmarks.recovery_striker import Striker
 from benchmarks.report import render
 from benchmarks.results import save
 from raylora.train.events import Event
+from raylora.train.start_parts import LOADING
 
 Worker = subprocess.Popen[bytes]
-PHASES = ("start workers", "import", "wait for the driver's checks", "base and data", "load, quantize and place")
+PHASES = ("start workers", "import", "wait for the driver's checks", "base and data", *LOADING)
 
 
 @pytest.fixture

@@ -43,7 +43,9 @@ START = (
     Event("doing", 0, {"what": "starting workers"}),
     Event("phase", 0, {"name": "wait for the driver's checks", "seconds": 1.0}),
     Event("phase", 0, {"name": "describe", "seconds": 2.0}),
-    Event("phase", 0, {"name": "load, quantize and place", "seconds": 3.0}),
+    Event("phase", 0, {"name": "load", "seconds": 3.0}),
+    Event("phase", 0, {"name": "quantize", "seconds": 2.5}),
+    Event("phase", 0, {"name": "place", "seconds": 0.5}),
 )
 
 
@@ -57,7 +59,9 @@ def test_plain_lines_say_what_goes_on_before_it_is_over(capsys: pytest.CaptureFi
         "workers look at the base",
         "describe: 2.0 s",
         "workers load, quantize and place the base",
-        "load, quantize and place: 3.0 s",
+        "load: 3.0 s",
+        "quantize: 2.5 s",
+        "place: 0.5 s",
     ]
 
 

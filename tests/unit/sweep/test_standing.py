@@ -8,8 +8,8 @@ import pytest
 
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.launch import _Launch
-from raylora.sweep.standing import PLACED
 from raylora.train.events import Event
+from raylora.train.start_parts import LOADING
 
 MEASURE = "workers measure how many slots are fastest"
 
@@ -24,5 +24,5 @@ def test_workers_measure_slots_only_where_nobody_said_how_many(fields: dict[str,
     told: list[str] = []
     spec = SweepSpec.model_validate({"run": run, "space": space, "searcher": "grid"} | fields)
     launch = _Launch(spec, None, lambda standing: told.append(standing.doing))
-    launch._hear(0, Event("phase", 0, {"name": PLACED, "seconds": 2.0}))
+    launch._hear(0, Event("phase", 0, {"name": LOADING[-1], "seconds": 2.0}))
     assert told == [doing]

@@ -14,9 +14,10 @@ from raylora.model import dtype
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import offloads
 from raylora.strategy.ddp import Ddp
-from raylora.train.build import _check_share
+from raylora.train.build import _check_share, build
 from raylora.train.optim import AdamWFactory
-from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
+from raylora.train.start_parts import LOADING
+from tests.unit.train.tiny_run import BASE_NAME, build_tiny, save_base, tiny_spec
 
 CPU = torch.device("cpu")
 
@@ -60,6 +61,15 @@ def test_offloading_on_a_cpu_says_that_nothing_moves(base: Path, caplog: pytest.
     place = {"strategy": "deepspeed", "zero_stage": 1, "num_workers": 2, "cpu_offload": True}
     assert not offloads(spec_of(base, distributed=place), CPU)
     assert "distributed.cpu_offload: this is a cpu" in caplog.text
+
+
+@pytest.mark.parametrize("quantizes", [True, False])
+def test_the_parts_of_a_load_are_told(base: Path, quantizes: bool):
+    told: dict[str, float] = {}
+    build(spec_of(base, load_in_4bit=quantizes), base, BASE_NAME, CPU, told.__setitem__)
+    assert list(told) == ["describe", *LOADING]
+    assert min(told["load"], told["place"]) > 0
+    assert (told["quantize"] > 0) is quantizes
 
 
 class Careless(Ddp):
