@@ -24,7 +24,7 @@ from raylora.runtime.cluster import knock
 from raylora.spec.place import TrackingSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
-from raylora.store.s3 import bucket_names
+from raylora.store.s3 import bucket_names, credential_source
 from raylora.tracking.address import sqlite_file, tracking_uri, without_secret
 from raylora.tracking.start import check_answers
 
@@ -149,12 +149,15 @@ def _storage() -> tuple[State, str]:
 
 def _s3() -> tuple[State, str]:
     version = importlib.metadata.version("s3fs")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
-        return "limited", f"s3fs {version}; no credentials in the environment (AWS_ACCESS_KEY_ID or AWS_PROFILE)"
-    if not endpoint:
-        return "limited", f"s3fs {version}; credentials for AWS, not tried: `raylora validate` tries a run's bucket"
-    return "ok", f"s3fs {version}; {endpoint} takes the credentials and lists {len(bucket_names())} bucket(s)"
+    source = credential_source()
+    if source is None:
+        return "limited", f"s3fs {version}; no credentials: no AWS_ACCESS_KEY_ID, no profile in a file, no role"
+    names = bucket_names()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    found = f"s3fs {version}; {endpoint} takes the credentials ({source})"
+    if names is None:
+        return "limited", f"{found}, and does not let them list buckets: `raylora validate` tries a run's bucket"
+    return "ok", f"{found} and lists {len(names)} bucket(s)"
 
 
 def _mlflow() -> tuple[State, str]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import botocore.session
 import s3fs
 from typing_extensions import override
 
@@ -20,13 +21,23 @@ from raylora.errors import ExistingObjectError, MissingObjectError
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import explained, replacing
 from raylora.store.retry import retrying
-from raylora.store.s3_errors import is_existing_object, is_missing_object, is_transient, is_unconditional, store_error
+from raylora.store.s3_errors import (
+    is_existing_object,
+    is_forbidden,
+    is_missing_object,
+    is_transient,
+    is_unconditional,
+    store_error,
+)
 
 T = TypeVar("T")
 
 PATIENCE_S = 120.0
 CHECK_PATIENCE_S = 10.0
 """The check before training fails sooner: nothing is lost yet, and a wrong endpoint is the likely reason."""
+
+LIST_S = 5.0
+"""Longest wait for a list of buckets, which somebody asks for who wants to know whether S3 answers."""
 
 PART_BYTES = 16 << 20
 """Larger objects travel in parts of this size, up to ten at a time; S3 takes 10,000 of them for an object."""
@@ -159,22 +170,33 @@ class BucketStore(Store):
             raise store_error(error, what, self.bucket) from error
 
 
-def bucket_names() -> list[str]:
-    """Ask the endpoint of the environment for its buckets, with the credentials of the environment.
+def credential_source() -> str | None:
+    """Where botocore finds credentials, in its own word such as ``env`` or ``iam-role``; ``None`` where it finds none.
+
+    Last it asks the metadata service that machines at AWS have: here once, for a second.
+    """
+    session = botocore.session.get_session()
+    for name in ("metadata_service_timeout", "metadata_service_num_attempts"):
+        session.set_config_variable(name, 1)
+    found = session.get_credentials()
+    return None if found is None else str(found.method)
+
+
+def bucket_names() -> list[str] | None:
+    """Ask for the buckets that these credentials see; without patience.
+
+    Returns:
+        Their names; ``None`` where the credentials are taken and may not ask.
 
     Raises:
-        StoreError: It does not answer, or not to these credentials.
+        StoreError: S3 does not answer, or not to these credentials.
     """
-    what = "cannot list the buckets"
     try:
-        answer = retrying(
-            lambda: Connection().files().call_s3("list_buckets"),
-            what=what,
-            is_transient=is_transient,
-            patience_s=CHECK_PATIENCE_S,
-        )
+        answer = Connection().files().call_s3("list_buckets", timeout=LIST_S)
     except Exception as error:  # botocore, aiohttp and s3fs share no root but Exception
-        raise store_error(error, what, "any bucket") from error
+        if is_forbidden(error):
+            return None
+        raise store_error(error, "cannot list the buckets", "any bucket") from error
     return [bucket["Name"] for bucket in answer["Buckets"]]
 
 

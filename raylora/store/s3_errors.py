@@ -58,6 +58,12 @@ def is_existing_object(error: OSError) -> bool:
     return answer is not None and _code(answer) in EXISTING
 
 
+def is_forbidden(error: Exception) -> bool:
+    """Return whether the server knows the key, and does not let it do this."""
+    answer = _answer(error)
+    return answer is not None and _code(answer) in FORBIDDEN
+
+
 def is_unconditional(error: OSError) -> bool:
     """Return whether the server knows no conditions on a write, and says so."""
     answer = _answer(error)

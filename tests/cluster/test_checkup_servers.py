@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from raylora.runtime.checkup import tried
-from raylora.store import s3
 from tests.servers.mlflow import MlflowServer
 from tests.servers.s3 import SECRET, S3Server
 
@@ -15,8 +14,7 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 0)
+def bare(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
 
@@ -24,7 +22,18 @@ def hasty(monkeypatch: pytest.MonkeyPatch):
 def test_a_bucket_of_ours(s3_env: S3Server):
     finding = tried("S3")
     assert finding.state == "ok", finding
-    assert f"{s3_env.endpoint} takes the credentials and lists 1 bucket(s)" in finding.text
+    assert f"{s3_env.endpoint} takes the credentials (env) and lists 1 bucket(s)" in finding.text
+
+
+def test_a_bucket_of_ours_by_credentials_of_a_file(s3_env: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    file.write_text(f"[default]\naws_access_key_id = owner\naws_secret_access_key = {SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    finding = tried("S3")
+    assert finding.state == "ok", finding
+    assert "takes the credentials (shared-credentials-file) and lists 1 bucket(s)" in finding.text
 
 
 def test_a_wrong_key(s3_env: S3Server, monkeypatch: pytest.MonkeyPatch):

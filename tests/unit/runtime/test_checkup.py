@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,6 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def keys(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-print")
-    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 0)
 
 
 def test_it_leaves_nothing(tmp_path: Path):
@@ -114,9 +115,56 @@ def test_a_bucket_without_a_key():
     assert "AWS_ACCESS_KEY_ID" in tried("S3").text
 
 
-def test_a_key_without_an_endpoint_is_not_tried(keys: None):
-    assert tried("S3").state == "limited"
-    assert "not tried" in tried("S3").text
+def test_a_key_without_an_endpoint_is_tried_at_aws(keys: None, monkeypatch: pytest.MonkeyPatch):
+    """The way there is closed: by a proxy that is not there."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://{NOWHERE}")
+    finding = tried("S3")
+    assert finding.state == "missing"
+    assert "AWS does not answer" in finding.text
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """An S3 that knows every key and lets none list buckets."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_key_that_may_not_list_buckets(keys: None, monkeypatch: pytest.MonkeyPatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        finding = tried("S3")
+        server.shutdown()
+    assert finding.state == "limited"
+    assert "takes the credentials (env), and does not let them list buckets" in finding.text
+
+
+def test_an_endpoint_that_listens_and_says_nothing(keys: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(s3, "LIST_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        finding = tried("S3")
+    assert finding.state == "missing"
+    assert "does not answer" in finding.text
+
+
+def test_a_profile_that_is_in_no_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_PROFILE", "of-nobody")
+    finding = tried("S3")
+    assert finding.state == "missing"
+    assert "of-nobody" in finding.text
 
 
 def test_an_endpoint_that_does_not_answer(keys: None, monkeypatch: pytest.MonkeyPatch):
