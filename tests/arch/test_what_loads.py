@@ -42,6 +42,7 @@ def test_packing_a_base_does_without_torchs_compiler():
     assert "torch._inductor.compile_fx" not in loaded
 
 
+@pytest.mark.slow
 def test_training_core_loads_without_ray_and_mlflow():
     modules = modules_of(PACKAGE, *CORE)
     assert modules

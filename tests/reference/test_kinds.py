@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
+from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.slot import Slot
 from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee
 from tests.reference.naive_lora import Optimizer, train_plainly
 from tests.reference.test_lora import ADAMW, NF4, RATES, base_of, ours, spec_of, steps_of
 from tests.unit.train.tiny_run import CPU, save_materials
@@ -38,12 +41,26 @@ KINDS: dict[str, dict[str, Any]] = {
 BANKS = [("packed", kind) for kind in KINDS] + [
     ("peft", kind) for kind in KINDS if not kind.startswith(("pissa", "olora"))
 ]
+BASES: dict[str, dict[str, object]] = {"plain": {}, "nf4": NF4}
+Trained = Callable[[str, str, str], tuple[RunSpec, Adapter, list[float], list[float], Trainee]]
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("kinds"), 60)
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Trained:
+    """A run of ten steps on a base, with a bank and a kind of adapter; each is done once, for all that look at it."""
+
+    @cache
+    def train(base: str, bank: str, kind: str) -> tuple[RunSpec, Adapter, list[float], list[float], Trainee]:
+        spec = spec_of(home, adapter_bank=bank, **BASES[base], **KINDS.get(kind, {}))
+        return spec, *ours(spec, home)
+
+    return train
 
 
 def in_peft(spec: RunSpec, start: dict[str, Tensor]) -> nn.Module:
@@ -74,27 +91,25 @@ def optimizer_of(spec: RunSpec, model: nn.Module) -> Optimizer:
     return make
 
 
-@pytest.mark.parametrize("base", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(("bank", "kind"), [pair for pair in BANKS if pair[1] != "pissa_niter"])
-def test_ten_steps_are_those_of_peft(home: Path, base: dict[str, object], bank: str, kind: str):
-    spec = spec_of(home, adapter_bank=bank, **base, **KINDS[kind])
-    start, losses, norms, _ = ours(spec, home)
+def test_ten_steps_are_those_of_peft(home: Path, trained: Trained, base: str, bank: str, kind: str):
+    spec, start, losses, norms, _ = trained(base, bank, kind)
     model = in_peft(spec, start.tensors)
     make = optimizer_of(spec, model)
     expected, expected_norms = train_plainly(model, steps_of(spec, home), RATES, make, spec.max_grad_norm)
     assert losses == pytest.approx(expected, abs=1e-5)
     assert norms == pytest.approx(expected_norms, rel=1e-4)
-    _, plain, *_ = ours(spec_of(home, **base), home)
+    _, _, plain, *_ = trained(base, "packed", "none of them")
     assert losses != pytest.approx(plain, abs=1e-4)
 
 
-@pytest.mark.parametrize("base", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(("bank", "kind"), BANKS)
 def test_pefts_loader_gives_the_same_output_on_the_base_as_it_is(
-    home: Path, base: dict[str, object], bank: str, kind: str, tmp_path: Path
+    trained: Trained, base: str, bank: str, kind: str, tmp_path: Path
 ):
-    spec = spec_of(home, adapter_bank=bank, **base, **KINDS[kind])
-    *_, trainee = ours(spec, home)
+    spec, *_, trainee = trained(base, bank, kind)
     for name, content in adapter_files(trainee.bank.export(0)).items():
         (tmp_path / name).write_bytes(content)
     loaded = PeftModel.from_pretrained(base_of(spec), tmp_path)
@@ -104,10 +119,10 @@ def test_pefts_loader_gives_the_same_output_on_the_base_as_it_is(
         assert not torch.allclose(loaded(IDS).logits, base_of(spec)(IDS).logits, atol=1e-2)
 
 
-@pytest.mark.parametrize("base", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", ["dora", "pissa", "pissa_niter", "olora"])
-def test_the_first_pass_is_the_bases(home: Path, base: dict[str, object], kind: str):
-    spec = spec_of(home, **base, **KINDS[kind])
+def test_the_first_pass_is_the_bases(home: Path, base: str, kind: str):
+    spec = spec_of(home, **BASES[base], **KINDS[kind])
     *_, trainee = ours(spec, home, rates=[])
     assert all(tensor.abs().max() > 0 for name, tensor in trainee.bank.parameters(0).items() if "lora_A" in name)
     with torch.no_grad():

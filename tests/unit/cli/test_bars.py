@@ -14,6 +14,8 @@ import pytest
 from raylora.cli.output import BAR_VARIABLES
 from tests.unit.model.tiny import write_gguf
 
+pytestmark = pytest.mark.slow
+
 BAR = "%|"
 
 

@@ -26,6 +26,7 @@ def held_after(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own settings")
 def test_what_is_freed_is_kept():
     assert held_after("keep") > 0.9 * NUM_BYTES

@@ -169,7 +169,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path):
     assert load_text(tmp_path, "\ufeff" + LEAST).spec.base_model == "org/model"
 
 
-@per_example
+@settings(per_example, max_examples=50)
 @given(spec=runs)
 def test_a_dumped_run_is_read_back_equal(tmp_path: Path, spec: RunSpec):
     loaded = load_text(tmp_path, write_yaml(spec.model_dump(mode="json")))

@@ -80,7 +80,7 @@ def test_lines_are_those_of_keys_and_items():
         ("1: x", "line 1: YAML: a key must be text"),
         ("a: {? [1] : 2}", "line 1: a: a key must be text"),
         ("a: &x [*x]", "an anchor that contains itself"),
-        ("a: " + "[" * 3000, "nested too deeply"),
+        ("a: " + "[" * 1000, "nested too deeply"),
         ('a: "\\U00110000"', "a character or number that cannot be read"),
         ('a: "\\ud800"', "line 1: a: '\\ud800' is no text: it holds half a character"),
         ("a: 9223372036854775808", "line 1: a: 9223372036854775808 does not fit in 64 bits"),

@@ -31,6 +31,12 @@ SWEEPS = {
         [trial(n, 1.0 + n, config={"lora_target_modules": f"{HOSTILE}{n}"}, error=HOSTILE) for n in range(3)]
     ),
 }
+PICTURES = {
+    "many": {"curves", "parallel", "effects", "sizes"},
+    "one": {"curves"},
+    "none": set(),
+    "long words": {"parallel", "effects"},
+}
 VOID = {"meta", "br"}
 
 
@@ -134,14 +140,11 @@ def test_ids_in_the_page_are_its_own():
     assert len(ids) == len(set(ids))
 
 
-def test_which_pictures_there_are(tmp_path: Path):
-    def pictures(record: SweepRecord) -> set[str]:
-        return set(write_report(record, tmp_path).pictures)
-
-    assert pictures(SWEEPS["many"]) == {"curves", "parallel", "effects", "sizes"}
-    assert pictures(SWEEPS["one"]) == {"curves"}
-    assert pictures(SWEEPS["none"]) == set()
-    assert pictures(SWEEPS["long words"]) == {"parallel", "effects"}
+def test_which_pictures_there_are(written: tuple[SweepRecord, Report]):
+    record, report = written
+    (name,) = (name for name, each in SWEEPS.items() if each is record)
+    if name in PICTURES:
+        assert report.pictures.keys() == PICTURES[name]
 
 
 def test_a_curve_says_what_it_is_and_a_stopped_trial_that_it_stopped():

@@ -36,11 +36,16 @@ def full_batch(spec: RunSpec, step: int) -> Batch:
     return Batch(ids_BT, ids_BT, positions_BT, segments_BT, rows)
 
 
-def step_peak(trainee: Trainee, step: int) -> int:
+def share(trainee: Trainee, step: int, slot: int = 0) -> Share:
+    """A slot's full batches of a step."""
+    batch = full_batch(trainee.spec, step + slot)
+    return Share(slot, step, 1e-3, [batch] * trainee.spec.gradient_accumulation_steps)
+
+
+def step_peak(trainee: Trainee, shares: list[Share]) -> int:
     """Most bytes that torch's allocator handed out during a step and had not got back."""
-    batches = [full_batch(trainee.spec, step)] * trainee.spec.gradient_accumulation_steps
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        train_step(trainee, [Share(0, step, 1e-3, batches)])
+        train_step(trainee, shares)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -62,9 +67,9 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     """What each rank held."""
     before = resident()
     trainee = build(spec, folder, ("base", None), torch.device("cpu"))
-    step_peak(trainee, 0)  # makes the optimizer's state
-    step_peak(trainee, 1)  # under ZeRO-3 the second step is the first that gathers ahead
-    peak_bytes, resident_bytes = step_peak(trainee, 2), resident() - before
+    train_step(trainee, [share(trainee, 0)])  # makes the optimizer's state
+    train_step(trainee, [share(trainee, 1)])  # under ZeRO-3 the second step is the first that gathers ahead
+    peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
     moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
     adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     mine = {

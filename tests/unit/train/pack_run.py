@@ -51,6 +51,11 @@ TWINS: tuple[dict[str, Any], ...] = (
 """Rows, ranks, scales and dropouts are those of another member: where they lie side by side they share calls."""
 
 
+EVERY = (*MIXED, *KINDS, *TWINS)
+FEW = (*MIXED[2:5], *MIXED[6:8], *KINDS[::2], TWINS[1])
+"""What differs inside of a block: rows and bins, dropouts, kinds of update, twins. Schedules and budgets do not."""
+
+
 class Silent:
     """Hooks that keep events and nothing else."""
 
@@ -73,9 +78,7 @@ class Silent:
         pass
 
 
-def member_specs(
-    home: Path, members: Sequence[Mapping[str, Any]] = (*MIXED, *KINDS, *TWINS), **fields: object
-) -> list[RunSpec]:
+def member_specs(home: Path, members: Sequence[Mapping[str, Any]] = EVERY, **fields: object) -> list[RunSpec]:
     """The mixed members' specifications, with more fields that all of them share."""
     return [tiny_spec(home / "base", home / "rows.jsonl", **{**COMMON, **mixed, **fields}) for mixed in members]
 

@@ -51,6 +51,7 @@ def test_one_matrix_of_4096_by_4096_trains_131072_values() -> None:
     assert found.trainable_parameters == 131_072
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "trainable"), [(1, 4_718_592), (8, 37_748_736)])
 def test_gpt3_175b_trains_what_the_lora_paper_counts(r: int, trainable: int) -> None:
     """LoRA, table 4: 4.7M and 37.7M of 175,255.8M. OPT-175B has GPT-3's shape in layers that are linear."""
@@ -74,7 +75,10 @@ def test_a_7b_llama_on_q_and_v_trains_what_peft_prints() -> None:
 
 @pytest.mark.slow
 def test_65b_in_nf4_fits_one_gpu_of_48_gb_and_in_16_bits_does_not() -> None:
-    """QLoRA's claim, with its settings: r=64 on all linear layers, paged 8-bit AdamW, gradient checkpointing."""
+    """QLoRA's claim, with its settings: r=64 on all linear layers, paged 8-bit AdamW, gradient checkpointing.
+
+    In 16 bits not even with far smaller adapters, which take half the time to count.
+    """
     llama_65b = llama(8192, 22016, 80, 64)
     asked: dict[str, Any] = {
         "lora_r": 64,
@@ -85,7 +89,8 @@ def test_65b_in_nf4_fits_one_gpu_of_48_gb_and_in_16_bits_does_not() -> None:
     quantized = estimate(spec(load_in_4bit=True, **asked), llama_65b, "cuda")
     assert quantized.base_parameters == pytest.approx(65.3e9, rel=0.001)
     assert quantized.fits(48 * GB)
-    assert not estimate(spec(**asked), llama_65b, "cuda").fits(48 * GB)
+    smaller = asked | {"lora_target_modules": ["q_proj"]}
+    assert not estimate(spec(**smaller), llama_65b, "cuda").fits(48 * GB)
 
 
 def test_adapters_gradients_and_moments_are_counted_at_their_own_rank() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -14,6 +15,8 @@ from raylora.train.member import Member
 from raylora.train.schedule import learning_rate
 from raylora.train.turn import step_all, validate_all
 from tests.unit.train.pack_run import (
+    EVERY,
+    FEW,
     MIXED,
     admit,
     assert_same_bits,
@@ -41,24 +44,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("pack"), 60)
 
 
-def together_and_alone(home: Path, **fields: object) -> Iterator[tuple[Trainee, Member, Trainee, Member]]:
+def together_and_alone(
+    home: Path, members: Sequence[dict[str, Any]], **fields: object
+) -> Iterator[tuple[Trainee, Member, Trainee, Member]]:
     """Each member at its end in a pack of all, and in one of its own."""
-    specs = member_specs(home, **fields)
+    specs = member_specs(home, members, **fields)
     together = place_tiny(specs[0])
-    members = [admit(together, slot, spec, home) for slot, spec in enumerate(specs)]
-    train_all(together, members)
-    for member, spec in zip(members, specs, strict=True):
+    admitted = [admit(together, slot, spec, home) for slot, spec in enumerate(specs)]
+    train_all(together, admitted)
+    for member, spec in zip(admitted, specs, strict=True):
         trainee = place_tiny(spec)
         alone = admit(trainee, 0, spec, home)
         train_all(trainee, [alone])
         yield together, member, trainee, alone
 
 
-@pytest.mark.parametrize(
-    "base", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in BASES if name != "plain")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("base", BASES)
 def test_members_together_are_members_alone(home: Path, base: str):
-    for together, member, trainee, alone in together_and_alone(home, **BASES[base]):
+    members = FEW if base.endswith("recomputed") else EVERY
+    for together, member, trainee, alone in together_and_alone(home, members, **BASES[base]):
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
 
@@ -66,12 +71,13 @@ def test_members_together_are_members_alone(home: Path, base: str):
 @pytest.mark.slow
 def test_members_together_are_members_alone_in_bfloat16(home: Path):
     """To its rounding: kernels may sum in another order for more rows."""
-    for _, member, _, alone in together_and_alone(home, dtype="bfloat16", load_in_4bit=True):
+    for _, member, _, alone in together_and_alone(home, FEW, dtype="bfloat16", load_in_4bit=True):
         told, wanted = (losses_of(each, ["train_loss", "eval_loss"]) for each in (member, alone))
         assert told == pytest.approx(wanted, abs=BFLOAT16_LOSS)
 
 
-@pytest.mark.parametrize("base", ["plain", pytest.param("nf4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["plain", "nf4"])
 def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, tmp_path: Path, base: str):
     """Out of a store into other slots, beside others, with blocks that run again; whatever kind of adapter it is."""
     specs = member_specs(home, **BASES[base])
@@ -207,7 +213,14 @@ def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_pa
     assert losses_of(clone)[1:] != losses_of(donor)[-len(losses_of(clone)) + 1 :]
 
 
-@pytest.mark.parametrize(("base", "matrix"), [("plain", "lora_A"), ("plain", "lora_B"), ("nf4-recomputed", "lora_B")])
+@pytest.mark.parametrize(
+    ("base", "matrix"),
+    [
+        ("plain", "lora_A"),
+        ("plain", "lora_B"),
+        pytest.param("nf4-recomputed", "lora_B", marks=pytest.mark.slow),
+    ],
+)
 def test_a_slot_that_is_not_a_number_fails_alone(home: Path, base: str, matrix: str):
     specs = member_specs(home, **BASES[base])[:4]
     quiet = place_tiny(specs[0])
