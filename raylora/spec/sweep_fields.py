@@ -83,7 +83,7 @@ class SweepFields(Part):
     """`pbt`: probability that a knob is drawn anew; it is multiplied by 1.2 or 0.8, or moves to a neighbouring choice, otherwise."""
 
     slots: PositiveInt | None = None
-    """Most trials at once in one pack; planned from memory and a measurement where absent."""
+    """Most trials at once in one pack; where absent, planned from memory, a measurement and, for a searcher that learns, the number of trials."""
 
     @property
     def time_attr(self) -> Literal["steps", "tokens"]:

@@ -67,12 +67,17 @@ Two trials share a frozen base in one worker group where `base_model`, `base_mod
 `adapter_bank: peft`, an optimizer other than `adamw_torch`, or DeepSpeed's stages 1 and 2 runs alone.
 
 A pack trains several trials at once, each in a slot of its own. The plan gives it the most slots that there are trials
-for, that memory holds for the largest run of the space, and that `slots` allows. Where there are at least as many
-slots as workers, each slot stays on one worker and no gradient travels; otherwise every worker computes its part of
-every slot's rows, with one all-reduce a step. Without `slots`, a pack times steps of 1, 2, 4, ... slots when it
-starts, and offers fewer slots where fewer are faster. At least two widths are tried, with one or two steps each: a few
-seconds on short rows, tens of seconds on long ones or a slow machine. With `repeats` over 1 it offers slots for whole
-trials. With `slots` nothing is timed, and the pack has as many as asked where they fit.
+for, that memory holds for the largest run of the space, and that `slots` allows. Trials that are drawn together know
+nothing of each other: so a searcher that learns (`optuna`, `hyperopt`, `bohb`) draws at most a quarter of its trials,
+and two at least, before one is over, and without `slots` there are no more slots than that. Its first draws are by
+chance all the same: Optuna's first ten at least, HyperOpt's first twenty. With `scheduler: hyperband` only `bohb` can
+be limited.
+
+Where there are at least as many slots as workers, each slot stays on one worker and no gradient travels; otherwise
+every worker computes its part of every slot's rows, with one all-reduce a step. Without `slots`, a pack times steps of
+1, 2, 4, ... slots when it starts, and offers fewer slots where fewer are faster. At least two widths are tried, with
+one or two steps each: a few seconds on short rows, tens of seconds on long ones or a slow machine. With `repeats` over
+1 it offers slots for whole trials. With `slots` nothing is timed, and the pack has as many as asked where they fit.
 
 `raylora sweep FILE --plan` prints the plan and starts nothing. Cores, GPUs and free memory are those of the cluster at
 `ray.address` or `RAY_ADDRESS`, whose nodes are asked, or of this machine where there is none. Times are those of one

@@ -14,6 +14,7 @@ from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.repeats import whole_trials
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
+from raylora.sweep.draws import draws_at_once
 from raylora.sweep.trials import ALONE, SweepTrials
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Berths:
         self._spec, self._trials = spec, trials
         self._planned: dict[str, Berth] = {}
         self.by_key: dict[str, Berth] = {}
-        self.num_at_once = min(spec.num_configurations * spec.repeats, most_at_once)
+        self.num_at_once = min(draws_at_once(spec) * spec.repeats, most_at_once)
         """Runs at once; fewer after :meth:`plan` where fewer fit."""
 
     @property

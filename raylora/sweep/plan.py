@@ -29,6 +29,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.home import cache_dir
 from raylora.sweep.candidates import Candidates, candidates
+from raylora.sweep.draws import draws_at_once
 from raylora.sweep.duration import Duration, Rows, makespan_s, predict_duration, start_up_s
 from raylora.sweep.offer import Offer
 from raylora.sweep.probe import offer_for
@@ -158,10 +159,12 @@ def plan_sweep(
     gangs = [
         max(1, offer.num_workers(worker_resources(each.by_kind[0], offer.has_gpus)) // _ranks(each)) for each in found
     ]
-    shared = share_out([each.num_trials for each in found], gangs)
+    limit = draws_at_once(sweep)
+    at_once = [min(limit, math.ceil(each.num_trials / sweep.repeats)) for each in found]
+    shared = share_out(at_once, gangs)
     groups = tuple(
-        _group(sweep, each, num_packs, offer, config_of(each.by_kind[0]), rows, foretells)
-        for each, num_packs in zip(found, shared, strict=True)
+        _group(sweep, *each, offer, config_of(each[0].by_kind[0]), rows, foretells)
+        for each in zip(found, at_once, shared, strict=True)
     )
     parts = [
         (group.duration.seconds, group.num_packs / most)
@@ -199,7 +202,7 @@ def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]
     """Packs of each group that run at once: one at least, and further ones where trials wait most.
 
     Args:
-        num_trials: Of each group.
+        num_trials: Of each group, as far as they may run at once; all repeats of one count once.
         most_packs: Of each group, if it had the cluster alone.
     """
     packs = [1] * len(num_trials)
@@ -218,6 +221,7 @@ def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]
 def _group(
     sweep: SweepSpec,
     found: Candidates,
+    at_once: int,
     num_packs: int,
     offer: Offer,
     config: PretrainedConfig,
@@ -237,9 +241,8 @@ def _group(
     while num_packs > 1 and not memory.at(1).fits(room(num_packs)):
         num_packs -= 1
     why_alone = found.why_alone or _why_one_adapter(spec, config)
-    wanted = 1 if why_alone else math.ceil(found.num_trials / num_packs)
-    all_there_are = f"the {found.num_trials} trials are shared out over {num_packs} packs"
-    why_wanted = why_alone or (all_there_are if num_packs > 1 else "the sweep has no more")
+    wanted = 1 if why_alone else math.ceil(at_once / num_packs) * sweep.repeats
+    why_wanted = why_alone or _why_no_more(sweep, found.num_trials, at_once * sweep.repeats, num_packs)
     width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
     duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
     if not foretells:
@@ -262,6 +265,18 @@ def _group(
         duration=duration if isinstance(duration, Duration) else None,
         why_no_duration=duration if isinstance(duration, str) else None,
     )
+
+
+def _why_no_more(sweep: SweepSpec, num_trials: int, num_at_once: int, num_packs: int) -> str:
+    """Why there are no more trials for each pack of a group; repeats are counted."""
+    packs = f"are shared out over {num_packs} packs"
+    if num_at_once < num_trials:
+        found = (
+            f"{sweep.searcher} draws by what was reported before, so no more than {num_at_once} of the {num_trials} "
+            "trials are drawn before one is over; set slots for more"
+        )
+        return found if num_packs == 1 else f"{found}. They {packs}"
+    return "the sweep has no more" if num_packs == 1 else f"the {num_trials} trials {packs}"
 
 
 def _ranks(found: Candidates) -> int:

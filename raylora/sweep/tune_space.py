@@ -29,6 +29,7 @@ from raylora.errors import InputError
 from raylora.spec.knobs import AnyKnob, Choice, Integer, LogUniform, Ratio, clip
 from raylora.spec.space import configurations
 from raylora.spec.sweep import SweepSpec
+from raylora.sweep.draws import is_limited
 
 NEEDS = {"optuna": ("optuna", "sweep"), "hyperopt": ("hyperopt", "sweep"), "bohb": ("hpbandster", "bohb")}
 """Searchers, each with the module it needs and the extra of raylora that brings it."""
@@ -45,12 +46,13 @@ def tune_space(space: Mapping[str, AnyKnob]) -> dict[str, Any]:
 def tune_searcher(sweep: SweepSpec, num_at_once: int) -> SearchAlgorithm | Searcher:
     """Return Tune's searcher.
 
-    It draws no more trials than can have slots, so that each draw knows what came before. HyperBand pauses trials,
-    which would count: with it only BOHB is limited, which knows of pauses.
+    One that learns draws no more trials than `num_at_once` before one of them is over, so that every further draw knows
+    what came before. A pack that measures that fewer slots are faster does not lower this: the first draws are made
+    while its workers load, and all that it would spare are the draws beyond its slots, which wait at the desk.
 
     Args:
         sweep: As asked.
-        num_at_once: Trials that have slots at the same time.
+        num_at_once: Trials that have slots at the same time, by the plan.
 
     Raises:
         InputError: The searcher's package is not installed.
@@ -61,9 +63,7 @@ def tune_searcher(sweep: SweepSpec, num_at_once: int) -> SearchAlgorithm | Searc
     if sweep.searcher == "random":
         return BasicVariantGenerator(random_state=sweep.seed)
     searcher = _learning_searcher(sweep)
-    if sweep.scheduler == "hyperband" and sweep.searcher != "bohb":
-        return searcher
-    return ConcurrencyLimiter(searcher, num_at_once)
+    return ConcurrencyLimiter(searcher, num_at_once) if is_limited(sweep) else searcher
 
 
 def tune_scheduler(sweep: SweepSpec) -> TrialScheduler:

@@ -35,8 +35,11 @@ def made(space: dict[str, Any], **asked: Any) -> SweepSpec:
 
 
 def drawn(sweep: SweepSpec, num_at_once: int = 100) -> list[dict[str, Any]]:
+    return drawn_by(tune_searcher(sweep, num_at_once), sweep)
+
+
+def drawn_by(searcher: SearchAlgorithm | Searcher, sweep: SweepSpec) -> list[dict[str, Any]]:
     """What Tune draws while nothing has been reported."""
-    searcher: SearchAlgorithm | Searcher = tune_searcher(sweep, num_at_once)
     algorithm = SearchGenerator(searcher) if isinstance(searcher, Searcher) else searcher
     space = tune_space(sweep.space)
     experiment = Experiment("drawn", Lease, config=space, num_samples=sweep.num_configurations)
