@@ -1,7 +1,7 @@
 """The packs of a sweep: opened for leases that wait, as many as planned and as find room; closed when others need it.
 
-The first starts before anything is known but what all runs share, so that its workers import while the driver checks.
-Called by the launcher between Tune's steps.
+The first starts before any run is drawn, as one that is likely, so that its workers import while the driver checks. Called
+by the launcher between Tune's steps.
 """
 
 from __future__ import annotations

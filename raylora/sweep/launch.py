@@ -32,6 +32,7 @@ from raylora.sweep.berths import Berths
 from raylora.sweep.finished import finished
 from raylora.sweep.fleet import Fleet
 from raylora.sweep.host import open_host
+from raylora.sweep.likely import first_run
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
 from raylora.sweep.trials import SweepTrials
@@ -135,11 +136,14 @@ class _Launch:
             packs = [trial.pack for trial in self._record.trials if trial.pack is not None]
             fleet = Fleet(host, self._spec.report_steps, self._hear, max(packs, default=-1) + 1)
             held.callback(fleet.close)
-            fleet.start(self._trials.key(run), run)
+            first = first_run(self._spec, self._record.trials)
+            if first is not None:
+                fleet.start(self._trials.key(first), first)
             self._tell("starting workers")
             store = check.result().store
             self._berths.plan()
-            self._berths.note(run)
+            if first is not None:
+                self._berths.note(first)
             from raylora.sweep.books import Books
             from raylora.sweep.drive import drive
             from raylora.sweep.search import search_of

@@ -35,6 +35,8 @@ class Stage:
         self.searches: list[tuple[Search, bool]] = []
         """Those that Tune was asked for, and whether it was to go on with one."""
         self.num_clusters = 0
+        self.packs: dict[str, RunSpec] = {}
+        """Those that were started ahead: by key, what each was told to hold when it was to begin."""
         self.outcomes: list[TrialOutcome] = []
         self.leases: list[Lease] = []
         self.stop = StopWish()
@@ -89,10 +91,11 @@ class StagedFleet:
         self._stage = stage
 
     def start(self, key: str, spec: RunSpec) -> int:
+        self._stage.packs[key] = spec
         return 0
 
     def begin(self, store_uri: str, fence: Fence, berths: Mapping[str, Berth]) -> None:
-        pass
+        self._stage.packs = {key: berths[key].spec for key in self._stage.packs}
 
     def tend(self, berths: Mapping[str, Berth]) -> None:
         pass

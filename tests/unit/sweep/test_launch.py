@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_a_sweep_goes_on_in_the_store_that_it_was_found_in(left: SweepRecord, st
     assert SweepSpec.model_validate(record.spec).digest == SweepSpec.model_validate(left.spec).digest
     assert open_store(default_store_uri()).keys() == []
     assert not Path(default_store_uri()).exists()
+
+
+@pytest.mark.parametrize(
+    ("knob", "lengths"), [({"choice": [64, 128]}, {64, 128}), ({"int": [64, 40_000]}, set())], ids=["likely", "unknown"]
+)
+def test_the_pack_that_starts_ahead_is_one_that_a_trial_will_want(
+    left: SweepRecord, store: Store, stage: Stage, knob: dict[str, object], lengths: set[int]
+):
+    """The run's own length is none of them: a pack for it would load the base for nobody."""
+    spec = left.spec | {"space": left.spec["space"] | {"sequence_len": knob}, "num_trials": 8}
+    write_sweep(store, left.model_copy(update={"spec": spec}))
+    stage.outcomes = [replace(through(left), sampled=SAMPLED | {"sequence_len": 64})]
+    resume_sweep(left.sweep_id, store.uri)
+    assert len(stage.packs) == len(lengths) // 2
+    assert {pack.sequence_len for pack in stage.packs.values()} <= lengths
 
 
 def test_what_another_driver_finished_a_moment_ago_is_the_result(
