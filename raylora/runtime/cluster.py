@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
+from ray.util.placement_group import placement_group_table
 
 from raylora.errors import InputError
 from raylora.log import get_logger
@@ -164,6 +165,18 @@ def free_places(needed: dict[str, float], but: Container[str] = ()) -> list[str]
     """
     free = ray._private.state.available_resources_per_node().items()
     return [node for node, left in free if node not in but for _ in range(places(left, needed))]
+
+
+def waits_for_places(spec: RunSpec) -> bool:
+    """Whether a group of workers like those of a run waits for room on the connected cluster, whoever asked for it.
+
+    Args:
+        spec: The run.
+    """
+    needed = {name: amount for name, amount in worker_resources(spec).items() if amount}
+    asked = [needed] * spec.distributed.num_workers
+    groups = placement_group_table().values()
+    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in groups)
 
 
 def places(node: dict[str, float], needed: dict[str, float]) -> int:

@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 
 from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, free_places, worker_resources
+from raylora.runtime.cluster import check_places, free_places, waits_for_places, worker_resources
 from raylora.runtime.growth import can_grow
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
@@ -57,7 +57,7 @@ class Fleet:
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
         self._looked_for: set[str] = set()
-        self._may_grow, self._without_room = False, set[int]()
+        self._may_grow = False
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -181,12 +181,11 @@ class Fleet:
             if key not in packs.values():  # the last of them was closed since
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
-        self._without_room -= held.keys()
-        match next_move(key, berths, packs, held, has_room, self._may_grow, self._without_room):
+        starting = [number for number in packs if number not in held]
+        without_room = [number for number in starting if waits_for_places(berths[packs[number]].spec)]
+        match next_move(key, berths, packs, held, has_room, self._may_grow, without_room):
             case Opening():
-                number = self.start(key, berth.spec)
-                self._without_room |= set() if has_room else {number}
-                self._begin(number, key, berth)
+                self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):
                 ray.get(self._host.close_pack.remote(pack))
 

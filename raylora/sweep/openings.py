@@ -47,7 +47,7 @@ def next_move(
         held: Leases of each pack that is open; others are starting.
         has_room: Whether a pack of the key finds its workers' resources free.
         may_grow: Whether nodes may come for a pack that waits for them; as long as none does, others make room.
-        without_room: Packs that were opened for nodes that may come, and hold nothing yet.
+        without_room: Packs that start and wait for room: what is free is not for them.
     """
     berth = berths[key]
     akin = [number for number, of in packs.items() if berths[of].family == berth.family]
@@ -56,6 +56,6 @@ def next_move(
     starting = [number for number in packs if number not in held]
     if not is_full and (has_room or may_grow) and all(number in without_room for number in starting):
         return Opening()
-    waits_for_room = may_grow and any(packs[number] == key for number in starting)
+    waits_for_room = any(packs[number] == key for number in without_room)
     in_the_way = akin if is_full and not waits_for_room else packs
     return next((Closing(number) for number in in_the_way if held.get(number) == 0 and packs[number] != key), None)

@@ -15,6 +15,7 @@ from raylora.store.fence import Fence
 from raylora.sweep import fleet as fleet_module
 from raylora.sweep.berths import Berth
 from raylora.sweep.fleet import Fleet
+from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
 from tests.unit.runtime.steering import Steering, claim
 
@@ -29,6 +30,13 @@ class Group:
     def begin(self, job: PackJob) -> None:
         self.job = job
 
+    @property
+    def running(self) -> bool:
+        return True
+
+    def events(self) -> list[Event]:
+        return []
+
 
 def berth(num_workers: int) -> Berth:
     place = {"num_workers": num_workers, "gpus_per_worker": 0}
@@ -38,13 +46,14 @@ def berth(num_workers: int) -> Berth:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
-    """The worker groups that were started; there is one node with two cores, both free."""
+    """The worker groups that were started; there is one node with two cores, both free, and nobody waits for any."""
     cores = {"CPU": 2.0}
     state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": cores}], _private=SimpleNamespace(state=state))
     monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
     for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: False)
+    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", dict)
     monkeypatch.setattr(fleet_module, "ray", NoRay)
     monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
     started: list[Group] = []
@@ -97,3 +106,20 @@ def test_a_pack_is_opened_for_nodes_that_may_come(
     (group,) = groups
     assert group.job is not None and group.job.key == "wide"
     assert steering.desk.waiting() == {"wide": 1}
+
+
+@pytest.mark.parametrize(("waits", "keys"), [(True, ["wide", "narrow"]), (False, ["wide"])])
+def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, waits: bool, keys: list[str]
+) -> None:
+    """The wide one was started when somebody else's job held a core; until its workers ask, none can tell."""
+    asked = {"state": "PENDING", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}
+    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", lambda: {"id": asked} if waits else {})
+    host: Any = Handle(steering.desk)
+    fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2), "narrow": berth(1)}
+    fleet.start("wide", berths["wide"].spec)
+    fleet.begin("store", Fence("store", 1, "s1"), berths)
+    steering.lease(claim(0, key="wide"))
+    steering.lease(claim(1, key="narrow"))
+    fleet.tend(berths)
+    assert [group.job and group.job.key for group in groups] == keys

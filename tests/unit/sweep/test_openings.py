@@ -65,29 +65,39 @@ def test_the_next_move(
 
 
 @pytest.mark.parametrize(
-    ("packs", "held", "move"),
+    ("packs", "held", "without_room", "move"),
     [
-        ({0: "short"}, {0: 4}, Opening()),
-        ({0: "short", 1: "long"}, {0: 4}, None),
-        ({0: "short", 1: "long"}, {0: 0}, Closing(0)),
-        ({0: "short", 1: "long"}, {0: 0, 1: 4}, None),
+        ({0: "short"}, {0: 4}, set(), Opening()),
+        ({0: "short", 1: "long"}, {0: 4}, {1}, None),
+        ({0: "short", 1: "long"}, {0: 0}, {1}, Closing(0)),
+        ({0: "short", 1: "long"}, {0: 0}, set(), None),
+        ({0: "short", 1: "long"}, {0: 0, 1: 4}, set(), None),
     ],
     ids=[
         "nodes are asked for",
         "which may take their time",
         "those that are there may be free first",
-        "nothing makes way for one that has its room",
+        "nothing makes way for one that loads in its room",
+        "or trains there",
     ],
 )
 def test_the_next_move_where_nodes_may_come(
-    packs: Mapping[int, str], held: Mapping[int, int], move: Opening | Closing | None
+    packs: Mapping[int, str], held: Mapping[int, int], without_room: set[int], move: Opening | Closing | None
 ):
-    assert next_move("long", BERTHS, packs, held, has_room=False, may_grow=True) == move
+    assert next_move("long", BERTHS, packs, held, False, may_grow=True, without_room=without_room) == move
 
 
+@pytest.mark.parametrize("may_grow", [True, False])
 @pytest.mark.parametrize(("without_room", "move"), [({1}, Opening()), (set(), None)])
-def test_a_pack_that_waits_for_nodes_keeps_no_other_from_room_that_is_there(
-    without_room: set[int], move: Opening | None
+def test_a_pack_that_waits_for_room_keeps_no_other_from_room_that_is_there(
+    without_room: set[int], move: Opening | None, may_grow: bool
 ):
     packs, held = {0: "short", 1: "long"}, {0: 4}
-    assert next_move("alone-1", BERTHS, packs, held, True, may_grow=True, without_room=without_room) == move
+    assert next_move("alone-1", BERTHS, packs, held, True, may_grow=may_grow, without_room=without_room) == move
+
+
+@pytest.mark.parametrize(("idle", "move"), [(0, Closing(1)), (1, None)])
+def test_one_that_opened_meanwhile_makes_room_once_it_is_idle(idle: int, move: Closing | None):
+    """Somebody else's job held the room of the first pack, and has ended since."""
+    packs, held = {0: "long", 1: "short"}, {1: idle}
+    assert next_move("long", BERTHS, packs, held, False, without_room={0}) == move
