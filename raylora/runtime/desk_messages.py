@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from raylora.spec.run import RunSpec
 
+BEFORE_ANY_STEP = -1
+
 
 @dataclass(frozen=True)
 class Admit:
@@ -24,6 +26,8 @@ class Admit:
         run_id: Name in the store of what it leaves behind.
         start_from: URI of the saved slot it goes on from; from the beginning where absent.
         max_tokens: Tokens after which it has finished, whatever its steps; no limit where absent.
+        up_to_step: Where it has no ``start_from``, it goes on from the newest checkpoint in its own store that is not
+            beyond this step: there may be one of which nobody was told in time.
     """
 
     lease: str
@@ -32,6 +36,7 @@ class Admit:
     run_id: str
     start_from: str | None
     max_tokens: int | None = None
+    up_to_step: int = BEFORE_ANY_STEP
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from raylora.runtime.desk_messages import Admit, Command, Free, Go, Report, Save
+from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Command, Free, Go, Report, Save
 from raylora.spec.run import RunSpec
 
-BEFORE_ANY_STEP = -1
 Held = Free | Admit | Save | Go
 _KINDS = (Free, Admit, Save, Go)
 
@@ -123,7 +122,9 @@ class Tenant:
     def first_commands(self) -> list[Held]:
         """What a pack that takes it in is told."""
         claim = self.claim
-        admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from, claim.max_tokens)
+        # One that repeats goes on without an order until it stands at its last report: it must begin before that.
+        up_to = self.told_step - 1 if self.repeating else self.told_step
+        admit = Admit(claim.lease, claim.trial, claim.spec, claim.run_id, self.start_from, claim.max_tokens, up_to)
         return [admit, *([Go(claim.lease)] if self.repeating else self.owed())]
 
 

@@ -69,14 +69,14 @@ class PackHooks(WorkerHooks):
 
     def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, admit: Admit, written: SimpleQueue[Report]) -> None:
         super().__init__(mailbox, store, admit.spec.storage.keep_checkpoints, admit.run_id)
-        self._lease, self._written = admit.lease, written
+        self._admit, self._written = admit, written
 
     @override
     def save(self, checkpoint: Checkpoint) -> str:
         try:
             uri = super().save(checkpoint)
         except RayloraError as error:
-            self._written.put(Report(self._lease, "failed", checkpoint.step, {"error": str(error)}))
+            self._written.put(Report(self._admit.lease, "failed", checkpoint.step, {"error": str(error)}))
             raise
-        self._written.put(Report(self._lease, "kept", checkpoint.step, {"uri": uri}))
+        self._written.put(Report(self._admit.lease, "kept", checkpoint.step, {"uri": uri}))
         return uri

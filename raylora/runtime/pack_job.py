@@ -29,10 +29,10 @@ from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
 from raylora.runtime.own_store import open_own
 from raylora.runtime.pack_width import pack_width
-from raylora.runtime.same_checkpoint import load_alike
+from raylora.runtime.same_checkpoint import checkpoint_of, load_alike
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
-from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_next
+from raylora.store.checkpoint import Checkpoint
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
 from raylora.train.build import Trainee, place_base
@@ -188,12 +188,13 @@ class _Pack:
 
     def _why_not(self, lease: _Lease) -> str | None:
         """Let a run in; returns why it cannot be, the same on all ranks that share it."""
-        ranks, spec, uri = self._trainee.slot_ranks, lease.admit.spec, lease.admit.start_from
+        ranks, spec = self._trainee.slot_ranks, lease.admit.spec
         if why := self._inputs.why_unreadable(spec, ranks) or self._inputs.of(spec).why_other_rows(ranks):
             return why
         error = None
         try:
-            checkpoint = None if uri is None else load_alike(ranks, partial(load_checkpoint_or_next, uri))
+            store = run_store(self._stores, lease.admit.run_id)
+            checkpoint = load_alike(ranks, partial(checkpoint_of, lease.admit, store))
             lease.member = self._member(lease, checkpoint)
         except RayloraError as failure:
             error = str(failure)

@@ -9,7 +9,9 @@ import socket
 from collections.abc import Callable
 
 from raylora.errors import RayloraError, StoreError
-from raylora.store.checkpoint import Checkpoint
+from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit
+from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_next, load_latest
+from raylora.store.contract import Store
 from raylora.train.ranks import Ranks
 
 
@@ -45,3 +47,19 @@ def load_alike(ranks: Ranks, load: Callable[[], Checkpoint | None]) -> Checkpoin
     if failure is not None:
         raise failure
     return found
+
+
+def checkpoint_of(admit: Admit, store: Store) -> Checkpoint | None:
+    """Load where a lease goes on from; ``None`` where it begins.
+
+    Args:
+        admit: What it is let in with.
+        store: The run's own.
+
+    Raises:
+        CorruptObjectError: All that it could go on from is not what was written.
+        StoreError: The store does not answer.
+    """
+    if admit.start_from is not None:
+        return load_checkpoint_or_next(admit.start_from)
+    return load_latest(store, admit.up_to_step) if admit.up_to_step > BEFORE_ANY_STEP else None

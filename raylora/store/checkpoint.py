@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -84,23 +85,25 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     return uri
 
 
-def load_latest(store: Store) -> Checkpoint | None:
+def load_latest(store: Store, up_to: float = math.inf) -> Checkpoint | None:
     """Return the newest checkpoint that is whole; others are passed over with a warning.
 
     Args:
         store: The run's own store.
+        up_to: Optimizer steps done; checkpoints beyond are as good as not there.
 
     Returns:
-        The checkpoint, its tensors on the CPU; ``None`` if the run never finished writing one.
+        The checkpoint, its tensors on the CPU; ``None`` if the run never finished writing one up to there.
 
     Raises:
         CorruptObjectError: There are checkpoints and every one is corrupt: starting over is for the user to decide.
         StoreError: The store does not answer.
     """
     damage: list[CorruptObjectError] = []
-    for step in sorted(begun_steps(store) - set(complete_steps(store)), reverse=True):
+    complete = [step for step in complete_steps(store) if step <= up_to]
+    for step in sorted({step for step in begun_steps(store) if step <= up_to} - set(complete), reverse=True):
         _log.warning("CHECKPOINT AT STEP %d IS INCOMPLETE, without its %s; it was never finished", step, MANIFEST)
-    found = _first_whole(store, reversed(complete_steps(store)), damage)
+    found = _first_whole(store, reversed(complete), damage)
     if found is None and damage:
         raise CorruptObjectError(
             f"{store.uri_of(FOLDER)}: all {len(damage)} checkpoints are corrupt; restore one from a copy, or delete "

@@ -20,8 +20,8 @@ from typing_extensions import override
 
 from raylora.errors import InputError, RunFailedError
 from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Report
-from raylora.runtime.desk_state import BEFORE_ANY_STEP, Claim
+from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Report
+from raylora.runtime.desk_state import Claim
 from raylora.spec.run import RunSpec
 
 SLOTS = "slots.json"

@@ -38,6 +38,20 @@ def test_what_was_told_before_is_not_told_again(steering: Steering):
     assert told(turn.result(PATIENCE_S)) == ["Close"]
 
 
+def test_a_run_of_which_no_save_is_known_may_go_on_from_its_own_up_to_what_was_told(steering: Steering):
+    steering.desk.open_pack(0, "all", 1)
+    steering.lease(replace(claim(0), told_step=4))
+    steering.go("lease0-0")
+    steering.settle()
+    (admit, go) = steering.exchange(0, wait=True).result(PATIENCE_S)
+    assert (admit.start_from, admit.up_to_step, go) == (None, 4, Go("lease0-0"))
+    steering.desk.lose_pack(0, "its workers were restarted", True)
+    steering.desk.open_pack(0, "all", 1)
+    (admit, go) = steering.exchange(0, wait=True).result(PATIENCE_S)
+    # It goes on unasked until its last report: from there it would do a step that nobody has ordered.
+    assert (admit.start_from, admit.up_to_step, go) == (None, 3, Go("lease0-0"))
+
+
 def test_what_was_not_told_before_is_told_first_in_trial_order(steering: Steering):
     steering.desk.open_pack(0, "all", 3)
     finished = Report("lease2-0", "finished", 3, {"adapter_uri": "adapter"})

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from raylora.runtime.desk_messages import Admit, Go, Save
+from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_job import _Pack
 from raylora.spec.run import RunSpec
@@ -151,3 +151,30 @@ def test_another_trials_checkpoint_is_taken_where_only_knobs_that_may_turn_half_
     (failed,) = (report for report in pack._reports if report.kind == "failed")
     assert failed.lease == "lease2"
     assert "its configuration digest is" in str(failed.values["error"])
+
+
+@pytest.mark.parametrize(("up_to_step", "goes_on_at"), [(BEFORE_ANY_STEP, 0), (1, 0), (2, 2), (9, 3)])
+def test_a_run_goes_on_from_a_save_that_nobody_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up_to_step: int, goes_on_at: int
+):
+    """Its driver was killed. From a save beyond the last report that was told, it would never tell those between."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=9)
+    pack = open_pack(spec, Post(), tmp_path)
+    pack._obey(Admit("lease", 0, spec, "run", None))
+    pack._obey(Go("lease"))
+    for step in (1, 2, 3):
+        pack._turn()
+        if step > 1:
+            pack._obey(Save("lease"))
+    again = open_pack(spec, Post(), tmp_path)
+    again._obey(Admit("again", 0, spec, "run", None, up_to_step=up_to_step))
+    member = again._leases["again"].member
+    assert member is not None and member.progress.step == goes_on_at
+    pack._turn()
+    again._obey(Go("again"))
+    while member.progress.step < 4:
+        again._turn()
+    uninterrupted = pack._leases["lease"].member
+    assert uninterrupted is not None and member.progress.train_loss == uninterrupted.progress.train_loss

@@ -78,6 +78,14 @@ def with_loss(step: int, eval_loss: float | None) -> Checkpoint:
     return replace(at_step(step), eval_loss=eval_loss)
 
 
+def test_the_newest_up_to_a_step_is_loaded_where_it_is_whole(store: Store):
+    for step in (1, 3, 5):
+        save_checkpoint(store, at_step(step), keep=3)
+    assert [getattr(load_latest(store, up_to), "step", None) for up_to in (0, 1, 4, 5, 9)] == [None, 1, 3, 5, 5]
+    damage(store, 3)
+    assert [getattr(load_latest(store, up_to), "step", None) for up_to in (4, 5)] == [1, 5]
+
+
 def test_the_best_is_kept_beside_the_newest(store: Store):
     losses = {1: 3.0, 2: None, 3: 1.5, 4: 1.5, 5: 2.0, 6: None, 7: 2.5}
     for step, loss in losses.items():
