@@ -55,6 +55,7 @@ class PackJob:
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether it may offer fewer slots, where this machine is faster with fewer.
         repeats: Runs of a trial, which train side by side: it offers a multiple of so many slots.
+        likely: Runs like those that will come, by which it may measure how many slots are fastest.
     """
 
     pack: int
@@ -68,6 +69,7 @@ class PackJob:
     slots_stay_on_ranks: bool
     calibrates: bool
     repeats: int = 1
+    likely: tuple[RunSpec, ...] = ()
 
 
 class Mailbox:

@@ -32,13 +32,15 @@ def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs | None) -> int:
     most = math.ceil(job.num_slots / num_ranks)
     if most == 1 or not job.calibrates or inputs is None:
         return job.num_slots
-    spec = job.spec
+    specs = [job.spec, *job.likely]
     if trainee.why_not_binned is not None:  # runs that bin are refused, and those that come do not
-        spec = spec.model_copy(update={"sample_packing": False})
+        specs = [spec.model_copy(update={"sample_packing": False}) for spec in specs]
+    spec, likely = specs[0], specs[1:] or specs
+    mine = likely[trainee.ranks.rank % num_ranks :: num_ranks] or likely
     rows, _ = inputs.batches(spec)
     batch = rows.step(0, trainee.ranks.rank, trainee.ranks.world_size)[0]
     num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
-    found = calibrate(trainee, spec, batch, most, num_steps * spec.gradient_accumulation_steps)
+    found = calibrate(trainee, mine, batch, most, num_steps * spec.gradient_accumulation_steps)
     num_slots = whole_trials(min(job.num_slots, found.num_slots * num_ranks), job.repeats)
     if trainee.ranks.rank == 0:
         rates = ", ".join(f"{width * num_ranks}: {rate:,.0f}" for width, rate in found.tokens_per_s.items())

@@ -15,6 +15,7 @@ from raylora.spec.repeats import whole_trials
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.draws import draws_at_once
+from raylora.sweep.likely import likely_runs
 from raylora.sweep.trials import ALONE, SweepTrials
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Berth:
         slots_stay_on_ranks: Each worker trains runs of its own, instead of its part of every run's rows.
         calibrates: Whether the pack may offer fewer slots, where this machine is faster with fewer.
         repeats: Runs of a trial, which train side by side: a pack offers a multiple of so many slots.
+        likely: Runs like those that will come, repeats beside one another; no more than slots.
     """
 
     spec: RunSpec
@@ -43,6 +45,7 @@ class Berth:
     slots_stay_on_ranks: bool
     calibrates: bool
     repeats: int = 1
+    likely: tuple[RunSpec, ...] = ()
 
 
 class Berths:
@@ -91,6 +94,7 @@ class Berths:
             InputError: The repeats of a trial do not fit side by side.
         """
         spec, num_slots = self._spec, 0
+        runs = [(_family(run), run) for run in likely_runs(spec)]
         for group in plan.groups:
             width = group.width
             if width.num_slots < spec.repeats:
@@ -101,8 +105,9 @@ class Berths:
             of_pack = whole_trials(width.num_slots, spec.repeats)
             num_slots += of_pack * group.num_packs
             family, stay = _family(group.largest), width.slots_stay_on_ranks
+            likely = [run for of, run in runs if of == family for _ in range(spec.repeats)][:of_pack]
             planned = Berth(group.largest, family, group.num_packs, of_pack, stay, self.may_be_fewer, spec.repeats)
-            self._planned[family] = planned
+            self._planned[family] = replace(planned, likely=tuple(likely))
         self.num_at_once = max(spec.repeats, min(self.num_at_once, num_slots))
 
     def note(self, spec: RunSpec) -> None:

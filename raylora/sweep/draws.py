@@ -13,8 +13,8 @@ LEARNS = ("optuna", "hyperopt", "bohb")
 """Searchers that draw by what was reported before."""
 
 ROUNDS, LEAST = 4, 2
-"""A searcher that learns has its trials in so many rounds at least, of so many trials at least: in one round with all of
-them it would draw by chance, however many fit side by side."""
+"""A searcher that learns draws its trials in so many rounds at least, and so many in one: with all of them in one round
+it would draw by chance."""
 
 
 def is_limited(sweep: SweepSpec) -> bool:

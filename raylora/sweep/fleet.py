@@ -1,7 +1,7 @@
 """The packs of a sweep: opened for leases that wait, as many as planned and as find room; closed when others need it.
 
-The first starts before any run is drawn, as one that is likely, so that its workers import while the driver checks. Called
-by the launcher between Tune's steps.
+The first starts before any run is drawn, for one that is likely, so that its workers import while the driver checks.
+Called by the launcher between Tune's steps.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ class Fleet:
             slots_stay_on_ranks=berth.slots_stay_on_ranks,
             calibrates=berth.calibrates,
             repeats=berth.repeats,
+            likely=berth.likely,
         )
         self._packs[number][1].begin(job)
 

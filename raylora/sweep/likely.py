@@ -1,6 +1,7 @@
 """Runs like those that will come, before a searcher has drawn any: a grid's first, and draws by chance of other spaces.
 
-A sweep enters; runs leave, of which the launcher starts one's pack ahead. Light: they are made while nothing trains yet.
+A sweep enters; runs leave. The launcher starts the pack of one of them ahead, and packs measure by them how many slots
+are fastest.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """How many slots this machine is fastest with: a few steps of 1, 2, 4, ... slots on the placed base, before any trial.
 
-A placed base, a run and one of its batches enter; a number of slots leaves, and the base is as it was. A plan knows
-what fits; only a measurement knows whether rows side by side are faster than one after the other. Called by the
-runtime's pack on every rank.
+A placed base, runs like those that will come and a batch enter; a number of slots leaves, and the base is as it was. A
+plan knows what fits; only a measurement knows whether rows side by side are faster than one after the other. Called by
+the runtime's pack on every rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -48,12 +48,13 @@ class Calibration:
     tokens_per_s: dict[int, float]
 
 
-def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int, num_passes: int) -> Calibration:
+def calibrate(trainee: Trainee, specs: Sequence[RunSpec], batch: Batch, at_most: int, num_passes: int) -> Calibration:
     """Find the fastest number of slots; a collective call with the same answer on every rank.
 
     Args:
         trainee: A placed base without slots, in training mode; left so.
-        spec: A run as large as any that will come.
+        specs: At least one run, for the slots in turn. Slots that are alike share calls, so that these must be as
+            unlike as those that will come; where each rank has slots of its own, they may differ by rank.
         batch: This rank's micro-batch, which every slot takes.
         at_most: Slots of a rank that fit, at least 1; equal on every rank.
         num_passes: Micro-batches that each slot will train on.
@@ -63,7 +64,7 @@ def calibrate(trainee: Trainee, spec: RunSpec, batch: Batch, at_most: int, num_p
     start = perf_counter()
     for width in _widths(at_most):
         for slot in range(len(trainee.steppers), width):
-            trainee.admit(slot, soon_started(spec))
+            trainee.admit(slot, soon_started(specs[slot % len(specs)]))
         seconds = _step_s(trainee, batch, width)
         if width == 1 or width * num_tokens / seconds < RISING * max(rates.values()):
             # The first step makes the state of the new slots, the very first much else; or somebody else was at work.

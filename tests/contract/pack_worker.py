@@ -54,7 +54,7 @@ def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool
     trainee = place_tiny(specs[0], slots_stay_on_ranks)
     ranks, bits = trainee.ranks, checksum(trainee)
     rows, _ = open_rows(specs[0], folder / "cache")
-    tried = calibrate(trainee, specs[0], rows.step(0, ranks.rank, ranks.world_size)[0], 2, 6)
+    tried = calibrate(trainee, specs[:2], rows.step(0, ranks.rank, ranks.world_size)[0], 2, 6)
     assert set(ranks.gather(tried.num_slots)) == {tried.num_slots}, "ranks would offer different widths"
     mine = [k for k in range(len(specs)) if not slots_stay_on_ranks or k % ranks.world_size == ranks.rank]
     members = {k: admit(trainee, k, specs[k], folder) for k in mine if k != len(specs) - 1}

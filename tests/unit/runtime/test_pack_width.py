@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM
 
+from raylora.data.collate import Batch
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_width import pack_width
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
+from raylora.train.build import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec, write_chats
@@ -58,4 +60,23 @@ def test_what_is_measured_is_offered_in_whole_trials(tmp_path: Path, monkeypatch
     assert pack_width(job_of(spec, 6, calibrates=True, repeats=3), trainee, None) == 6
     # Runs that may not bin there are refused one by one; the pack is there for those that do not.
     mixing, binned = replace(trainee, why_not_binned="mixes rows"), spec.model_copy(update={"sample_packing": True})
-    assert pack_width(job_of(binned, 2, calibrates=True), mixing, Inputs.open(binned)) in (1, 2)
+    assert pack_width(job_of(binned, 2, calibrates=True, likely=(binned,)), mixing, Inputs.open(binned)) in (1, 2)
+
+
+@pytest.mark.parametrize("ranks", [(), (2, 16)], ids=["nothing is known", "two runs are likely"])
+def test_widths_are_tried_with_the_runs_that_are_likely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...]
+):
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    seen: dict[int, list[float]] = {}
+
+    def step_s(trainee: Trainee, batch: Batch, width: int) -> float:
+        seen[width] = [trainee.bank.kind(slot)[0] for slot in range(width)]
+        return 0.1
+
+    monkeypatch.setattr("raylora.train.calibrate._step_s", step_s)
+    likely = tuple(spec.model_copy(update={"lora_r": rank}) for rank in ranks)
+    pack_width(job_of(spec, 2, calibrates=True, likely=likely), place_tiny(spec), Inputs.open(spec))
+    assert seen[2] == list(ranks or (spec.lora_r, spec.lora_r))

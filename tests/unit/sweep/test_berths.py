@@ -50,6 +50,7 @@ def test_a_berth_is_as_wide_as_planned_and_as_large_as_its_largest_run() -> None
     assert (berth.num_slots, berth.slots_stay_on_ranks, berth.calibrates) == (4, True, True)
     assert berth.spec.lora_r == 16
     assert berths.num_at_once == 4
+    assert [run.lora_r for run in berth.likely] == [2, 4, 8, 16]
 
 
 def test_slots_stay_on_ranks_as_planned_where_whole_trials_leave_a_rank_without_one() -> None:
@@ -70,6 +71,17 @@ def test_repeats_are_measured_in_whole_trials() -> None:
     spec, berths = planned(1, repeats=3, slots=None)
     berth = berth_of(berths, spec.run)
     assert (berth.num_slots, berth.calibrates, berth.repeats) == (12, True, 3)
+    assert [run.lora_r for run in berth.likely] == [2, 2, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16]
+
+
+def test_what_is_likely_is_of_the_packs_own_kind_and_as_unlike_as_draws_are() -> None:
+    space = {"sequence_len": {"choice": [64, 128]}, "lora_dropout": {"uniform": [0.0, 0.2]}}
+    spec, berths = planned(1, space=space, searcher="random", num_trials=8)
+    for length in (64, 128):
+        berths.note(spec.run.model_copy(update={"sequence_len": length}))
+    for length, berth in zip((64, 128), berths.by_key.values(), strict=True):
+        assert {run.sequence_len for run in berth.likely} == {length}
+        assert len({run.lora_dropout for run in berth.likely}) == len(berth.likely) == berth.num_slots == 4
 
 
 def test_a_run_that_nobody_foresaw_gets_a_berth_of_its_own_size() -> None:

@@ -1,4 +1,4 @@
-"""What is likely to come, before a searcher has drawn any: runs of the space, and one whose pack some trial will want."""
+"""What is likely before a searcher has drawn any: runs of the space, and one whose pack some trial will want."""
 
 from __future__ import annotations
 

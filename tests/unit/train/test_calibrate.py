@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raylora.data.collate import Batch
 from raylora.train import calibrate as calibrate_module
+from raylora.train.build import Trainee
 from raylora.train.calibrate import best_width, calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from tests.unit.train.pack_run import admit as admit_member
@@ -39,7 +41,7 @@ def test_a_step_that_was_held_up_is_taken_to_be_no_slower_than_a_wider_one(
     rows, _ = open_rows(spec, home / "cache")
     batch, seconds = rows.step(0, 0, 1)[0], {1: 0.5, 2: 0.02, 4: 0.1}
     monkeypatch.setattr(calibrate_module, "_step_s", lambda trainee, batch, width: seconds[width])
-    found = calibrate(place_tiny(spec), spec, batch, 4, 2)
+    found = calibrate(place_tiny(spec), [spec], batch, 4, 2)
     rates = {width: rate / batch.num_tokens for width, rate in found.tokens_per_s.items()}
     assert rates == pytest.approx({1: 50.0, 2: 100.0, 4: 40.0})
     assert found.num_slots == 2
@@ -55,8 +57,27 @@ def test_a_step_that_would_narrow_the_pack_is_taken_twice(
     rows, _ = open_rows(spec, home / "cache")
     seconds = {1: [0.6, 0.6], 2: [0.8], 4: [1.5, again_s]}
     monkeypatch.setattr(calibrate_module, "_step_s", lambda trainee, batch, width: seconds[width].pop(0))
-    found = calibrate(place_tiny(spec), spec, rows.step(0, 0, 1)[0], 32, 2)
+    found = calibrate(place_tiny(spec), [spec], rows.step(0, 0, 1)[0], 32, 2)
     assert (found.num_slots, seconds) == (num_slots, {1: [], 2: [], 4: []})
+
+
+def test_the_slots_that_are_measured_are_as_unlike_as_the_runs_that_will_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots that are alike share calls, which those of a sweep over ranks do not."""
+    home = save_materials(tmp_path, 12)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    rows, _ = open_rows(spec, home / "cache")
+    seen: dict[int, list[float]] = {}
+
+    def step_s(trainee: Trainee, batch: Batch, width: int) -> float:
+        seen[width] = [trainee.bank.kind(slot)[0] for slot in range(width)]
+        return 0.1
+
+    monkeypatch.setattr(calibrate_module, "_step_s", step_s)
+    likely = [spec.model_copy(update={"lora_r": rank}) for rank in (2, 4, 8)]
+    calibrate(place_tiny(spec), likely, rows.step(0, 0, 1)[0], 4, 2)
+    assert seen == {1: [2], 2: [2, 4], 4: [2, 4, 8, 2]}
 
 
 def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Path) -> None:
@@ -68,7 +89,7 @@ def test_widths_are_measured_on_the_placed_base_and_leave_no_trace(tmp_path: Pat
         trainee = place_tiny(spec)
         before = checksum(trainee)
         if calibrated:
-            found = calibrate(trainee, spec, rows.step(0, 0, 1)[0], 3, 2)
+            found = calibrate(trainee, [spec, spec.model_copy(update={"lora_r": 3})], rows.step(0, 0, 1)[0], 3, 2)
             assert list(found.tokens_per_s)[:2] == [1, 2]
             assert all(rate > 0 for rate in found.tokens_per_s.values())
             assert found.num_slots in (1, 2, 3)
