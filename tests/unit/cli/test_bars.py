@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
 from raylora.cli.output import BAR_VARIABLES
+from tests.unit.cli.terminal import written_to_terminal
 from tests.unit.model.tiny import write_gguf
 
 pytestmark = pytest.mark.slow
@@ -42,19 +41,6 @@ def test_a_pipe_gets_no_bars(words: list[str], env: dict[str, str], tmp_path: Pa
 
 
 def test_a_terminal_gets_them(words: list[str], env: dict[str, str], tmp_path: Path):
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=theirs) as process:
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the last process that had the terminal is gone
-                break
-            if not part:
-                break
-            seen += part
-    os.close(ours)
-    assert process.returncode == 0, seen.decode()
-    assert BAR in seen.decode()
+    code, written = written_to_terminal(words, tmp_path, env)
+    assert code == 0, written
+    assert BAR in written

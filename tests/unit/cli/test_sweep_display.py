@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -14,7 +16,28 @@ from raylora.errors import InterruptedRunError
 from raylora.store.sweeps import SweepStatus
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
+from tests.arch.source_tree import REPOSITORY
+from tests.unit.cli.terminal import seen, written_to_terminal
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial
+
+
+SWEEPING = """
+import os
+
+from raylora import log
+from raylora.cli.sweep_display import sweep_display
+from raylora.sweep.standing import Standing
+from tests.unit.sweep.made_sweeps import sweep, trial
+
+log.configure()
+told = log.get_logger("raylora.told")
+with sweep_display() as show:
+    show(Standing(sweep([trial(0, 1.5), trial(1, None, status="running")]), 2, "training"))
+    told.info("first")
+    show(Standing(sweep([trial(0, 1.5), trial(1, 1.25)]), 2, "training"))
+    told.info("second")
+    os._exit(0)  # the picture stays as it is
+"""
 
 
 def drawn(picture: SweepPicture, width: int = 120, height: int = 30) -> list[str]:
@@ -49,6 +72,19 @@ def test_the_picture_fits_the_screen(height: int):
     lines = drawn(picture, height=height)
     assert len(lines) <= height
     assert sum("t0" in line for line in lines[3:]) == min(MAX_ROWS, height - 8)
+
+
+def test_a_terminal_has_the_picture_once_below_what_is_logged():
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    env |= {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+    code, written = written_to_terminal([sys.executable, "-c", SWEEPING], REPOSITORY, env)
+    assert code == 0, written
+    lines = seen(written)
+    logged, picture = ("told: first", "told: second"), ("sweep 20260102-", "2/2 trials over", "│ t000", "│ t001")
+    places = [[row for row, line in enumerate(lines) if words in line] for words in logged + picture]
+    assert [len(found) for found in places] == [1] * len(places), lines
+    assert places == sorted(places), "the log above, the picture below"
+    assert all("succeeded" in lines[found[0]] for found in places[-2:]), "the newest standing"
 
 
 def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]):
