@@ -1,21 +1,27 @@
-"""After twenty trials that were stopped and a worker that was killed, a cluster is as it was before the sweep."""
+"""However sweeps and their trials end, a cluster is as it was before: by more than twenty ends, all of them real."""
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import suppress
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.cluster.command import Command, wait_until
+from tests.cluster.command import Command, Ended, Running, wait_until
 from tests.cluster.conftest import SWEPT
-from tests.cluster.made_sweeps import whole, write
+from tests.cluster.made_sweeps import the_record, whole, write
+from tests.cluster.test_sweep_stopped import NOTHING, UNDER_WAY, kill_the_worker
 from tests.servers.ray import RayHead
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 NUM_STOPS = 20
+STOPPED = " stopped after step"
+KEPT_BYTES = 50 * 10**6
+"""Ray remembers drivers, actors and workers that are gone, some kilobytes each."""
 SWEEP: dict[str, Any] = {
     "run": SWEPT | {"distributed": SWEPT["distributed"] | {"max_failures": 1}, "save_steps": 4},
     "num_trials": 40,
@@ -40,20 +46,70 @@ def next_workers(ray_head: RayHead, but: set[int]) -> dict[str, int]:
     return found()
 
 
+def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> None:
+    """Nobody of the command is there any more, on the cluster or beside it."""
+    assert ended.left_behind == ()
+    with suppress(TimeoutError):
+        wait_until(lambda: ray_head.in_use() == before and ray_head.census() == NOTHING, 60)
+    assert ray_head.in_use() == before
+    assert ray_head.census() == NOTHING
+
+
+def wait_for_stops(running: Running, number: int) -> None:
+    """Until the scheduler has stopped so many trials since the command began."""
+    wait_until(lambda: running.said.count(STOPPED) >= number, 240)
+
+
 def test_nothing_is_left_of_stopped_trials_and_a_killed_worker(on_head: Command, ray_head: RayHead):
     ray_head.forget_workers()
     before = ray_head.in_use()
     running = on_head.start("sweep", write(on_head.folder, "stopped.yaml", SWEEP), "--json")
-    wait_until(lambda: running.said.count(" stopped after step") >= NUM_STOPS, 240)
+    wait_for_stops(running, NUM_STOPS)
     first = next_workers(ray_head, but=set())
     psutil.Process(first["1"]).kill()
     last = next_workers(ray_head, but=set(first.values()))
     ended = running.end()
     statuses = [trial["status"] for trial in whole(ended)["trials"]]
     assert set(statuses) == {"succeeded", "stopped"} and statuses.count("stopped") >= NUM_STOPS
-    assert ended.left_behind == ()
-    assert ray_head.census() == {"actors": [], "groups": []}
-    with suppress(TimeoutError):
-        wait_until(lambda: ray_head.in_use() == before, 60)
-    assert ray_head.in_use() == before
+    check_as_before(ray_head, before, ended)
     assert not any(map(psutil.pid_exists, (*first.values(), *last.values())))
+
+
+def test_nothing_is_left_of_sweeps_that_end_in_every_way(on_head: Command, ray_head: RayHead):
+    """The driver is killed, Ctrl-C is pressed, a worker is killed and restarted, workers die for good; trials stop."""
+    before = ray_head.in_use()
+    running = on_head.start("sweep", write(on_head.folder, "ended.yaml", SWEEP), "--json")
+    wait_for_stops(running, 4)
+    os.kill(running.process.pid, signal.SIGKILL)
+    ended = running.end()
+    assert ended.code == -signal.SIGKILL
+    check_as_before(ray_head, before, ended)
+    held_bytes = ray_head.held_bytes()  # with what the first driver had the servers make for all
+
+    resume = ("resume", the_record(on_head).sweep_id, "--json")
+    running = on_head.start(*resume)
+    wait_for_stops(running, 4)
+    running.interrupt()
+    ended = running.end()
+    assert ended.code == 130, ended.err
+    check_as_before(ray_head, before, ended)
+
+    ray_head.forget_workers()
+    running = on_head.start(*resume)
+    wait_for_stops(running, 1)
+    first = next_workers(ray_head, but=set())
+    psutil.Process(first["1"]).kill()
+    next_workers(ray_head, but=set(first.values()))
+    ended = running.end()
+    statuses = [trial["status"] for trial in whole(ended)["trials"]]
+    assert set(statuses) == {"succeeded", "stopped"} and statuses.count("stopped") >= NUM_STOPS
+    check_as_before(ray_head, before, ended)
+
+    ray_head.forget_workers()
+    running = on_head.start("sweep", "grid.yaml", "--json", "--set", "distributed.max_failures=0")
+    running.wait_for(UNDER_WAY)
+    kill_the_worker(ray_head)
+    ended = running.end()
+    assert ended.code == 1 and "its process died" in ended.error, ended.err
+    check_as_before(ray_head, before, ended)
+    assert ray_head.held_bytes() - held_bytes < KEPT_BYTES

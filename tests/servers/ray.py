@@ -77,6 +77,9 @@ OURS = ("--disable-usage-stats", "--num-gpus=0", "--dashboard-agent-listen-port=
 IDLE = "IDLE"
 """Processes kept ready for the next driver."""
 
+SERVERS = {"raylet", "gcs_server"}
+"""Processes of a node that serve all its drivers, one after the other."""
+
 
 class RayHead(Server):
     """One node that may hold two workers.
@@ -155,6 +158,13 @@ class RayHead(Server):
         names = [_name(process) for process in self._processes()]
         at_work = [name for name in names if name.startswith("ray::") and IDLE not in name]
         return {"taken": self._counted()["taken"], "processes": sorted(at_work)}
+
+    def held_bytes(self) -> int:
+        """Memory of what outlives every driver: of its servers alone, and all that this machine's processes share."""
+        servers = [each for each in self._processes() if Path(_name(each).partition(" ")[0]).name in SERVERS]
+        assert len(servers) == len(SERVERS)
+        held = [each.memory_info() for each in servers]
+        return sum(each.rss - each.shared for each in held) + shutil.disk_usage("/dev/shm").used
 
     def tables(self) -> bytes:
         """What Ray keeps in memory of its jobs, actors and workers, and in no file."""
