@@ -18,8 +18,10 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee
 from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
+from raylora.train.member import Member
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
 from tests.unit.train.pack_run import (
     KINDS,
@@ -39,7 +41,13 @@ UNDER = ("ddp", "fsdp", "zero3")
 MEMBERS = (*MIXED[:5], *KINDS[::2], MIXED[7], *TWINS)
 """Of every sort: all of them under every strategy would take too long. Twins have their other half on their rank."""
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
+HALF_WAY = 2
+"""Turns before a member comes, goes or is cloned."""
+CHANGES = {"learning_rate": 2e-2, "lora_dropout": 0.4}
+"""Of a clone: what population-based training turns."""
 BASES: dict[str, dict[str, object]] = {"nf4": {"load_in_4bit": True}, "plain": {}}
+VISITED = (("ddp", "nf4"), ("fsdp", "nf4"))
+"""Where some members come and go while others train."""
 CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"], "gradient_checkpointing": True}}
 
 
@@ -49,23 +57,74 @@ def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     return member_specs(folder, members, distributed=place, **CASES[case])
 
 
-def train_pack(specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool) -> list[dict[str, Any]]:
-    """Losses and adapters of all members, in order; one comes late, and widths were tried before all of them."""
+class Visitors:
+    """On each rank a member that goes half-way and comes back from its save, and a clone of another one with changes.
+
+    Args:
+        trainee: With slots at home.
+        members: Of this rank, by number, each with a store; that which is away is not among them.
+        folder: With the base and the rows.
+    """
+
+    def __init__(self, trainee: Trainee, members: dict[int, Member], folder: Path) -> None:
+        self._trainee, self._members, self._folder = trainee, members, folder
+        self.leaver, self.donor, *_ = members
+        self.told_before: dict[int, list[float]] = {}
+        self.clones: list[Member] = []
+
+    def move(self, number: int) -> None:
+        """Come and go before a turn of that number."""
+        if number == HALF_WAY:
+            self._go()
+        elif number == HALF_WAY + 1:
+            self._come_back()
+
+    def _go(self) -> None:
+        """Save both; the first gives its slot up, and the clone gets one."""
+        leaver, donor = (self._members[number] for number in (self.leaver, self.donor))
+        for member in (leaver, donor):
+            member.save()
+        self._spec, self._saved, self.told_before[self.leaver] = leaver.spec, leaver.settle(), losses_of(leaver)
+        self._trainee.release(self._members.pop(self.leaver).slot)
+        changed = donor.spec.model_copy(update=CHANGES)
+        self.clones.append(admit(self._trainee, 100, changed, self._folder, start_from=donor.settle()))
+
+    def _come_back(self) -> None:
+        """Into another slot, beside the clone."""
+        member = admit(self._trainee, 101, self._spec, self._folder, start_from=self._saved)
+        self._members[self.leaver] = member
+
+
+def train_pack(
+    specs: Sequence[RunSpec], folder: Path, slots_stay_on_ranks: bool, saves: Path | None = None
+) -> list[dict[str, Any]]:
+    """Losses and adapters of all members, in order; one comes late, and widths were tried before all of them.
+
+    With a folder for saves some come and go at home on each rank, which no other member must notice.
+    """
     trainee = place_tiny(specs[0], slots_stay_on_ranks)
     ranks, bits = trainee.ranks, checksum(trainee)
     rows, _ = open_rows(specs[0], folder / "cache")
     tried = calibrate(trainee, specs[:2], rows.step(0, ranks.rank, ranks.world_size)[0], 2, 6)
     assert set(ranks.gather(tried.num_slots)) == {tried.num_slots}, "ranks would offer different widths"
     mine = [k for k in range(len(specs)) if not slots_stay_on_ranks or k % ranks.world_size == ranks.rank]
-    members = {k: admit(trainee, k, specs[k], folder) for k in mine if k != len(specs) - 1}
+    stores = {k: None if saves is None else saves / str(k) for k in mine}
+    members = {k: admit(trainee, k, specs[k], folder, stores[k]) for k in mine if k != len(specs) - 1}
+    visitors = None if saves is None else Visitors(trainee, members, folder)
     for number in range(12):  # more turns than any member has steps: those at their end sit by
-        if number == 2 and len(specs) - 1 in mine:
+        if number == HALF_WAY and len(specs) - 1 in mine:
             members[len(specs) - 1] = admit(trainee, len(specs) - 1, specs[-1], folder)
-        turn(trainee, list(members.values()))
+        if visitors is not None:
+            visitors.move(number)
+        turn(trainee, [*members.values(), *(visitors.clones if visitors else ())])
     check_unchanged(trainee, bits)
+    told_before = visitors.told_before if visitors else {}
     speaks = slots_stay_on_ranks or ranks.rank == 0
     seen = {
-        k: {"losses": losses_of(member), "digest": digest(state_of(trainee, member).items())}
+        k: {
+            "losses": told_before.get(k, []) + losses_of(member),
+            "digest": digest(state_of(trainee, member).items()),
+        }
         for k, member in members.items()
         if speaks
     }
@@ -99,7 +158,8 @@ def see_together(folder: Path) -> None:
         for case in CASES:
             specs = specs_of(folder, strategy, case)
             keep(folder, f"{strategy}-shared-{case}", partial(train_pack, specs, folder, False))
-            keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True))
+            saves = folder / "saves" / strategy if (strategy, case) in VISITED else None
+            keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True, saves))
 
 
 if __name__ == "__main__":

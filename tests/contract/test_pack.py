@@ -49,9 +49,10 @@ def test_two_workers_are_one_process(seen: Seen, base: str):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("strategy", UNDER)
 def test_slots_at_home_on_a_rank(seen: Seen, strategy: str, case: str):
-    """Nothing of theirs is summed over ranks, so they are what one process makes of them.
+    """Nothing of theirs is summed over ranks, so they are what one process makes of them, whoever comes and goes.
 
-    ZeRO-3 gathers weights to other addresses, at which kernels sum in another order.
+    On an NF4 base, under ddp and FSDP2, one of each rank leaves and comes back from its save, and one is cloned. ZeRO-3
+    gathers weights to other addresses, at which kernels sum in another order.
     """
     for together, alone in zip(seen[f"{strategy}-at-home-{case}"], seen[f"{ALONE}-{on(case)}"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)

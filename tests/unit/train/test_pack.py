@@ -102,8 +102,9 @@ def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, tmp_path: 
             assert_same_bits(state_of(other, member), state_of(whole, uninterrupted))
 
 
-def test_comings_and_goings_change_no_other_slot(home: Path):
-    specs = member_specs(home)
+@pytest.mark.parametrize("base", ["plain", pytest.param("nf4", marks=pytest.mark.slow)])
+def test_comings_and_goings_change_no_other_slot(home: Path, base: str):
+    specs = member_specs(home, **BASES[base])
     quiet = place_tiny(specs[0])
     alone = admit(quiet, 0, specs[0], home)
     train_all(quiet, [alone])
@@ -177,9 +178,10 @@ def test_a_budget_in_tokens_ends_a_run_and_its_schedule(home: Path):
     assert losses_of(member, ["learning_rate"]) == [learning_rate(spec, step, 3) for step in range(3)]
 
 
-def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_path: Path):
+@pytest.mark.parametrize("base", ["plain", pytest.param("nf4", marks=pytest.mark.slow)])
+def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_path: Path, base: str):
     """What population-based training does: a bad trial takes a good one's weights and moments, and new settings."""
-    spec, changes = member_specs(home)[2], {"learning_rate": 2e-2, "lora_dropout": 0.4}
+    spec, changes = member_specs(home, **BASES[base])[2], {"learning_rate": 2e-2, "lora_dropout": 0.4}
     changed = spec.model_copy(update=changes)
     quiet = place_tiny(spec)
     undisturbed = admit(quiet, 0, spec, home)
