@@ -58,6 +58,11 @@ class Ended:
         assert self.json["exit_code"] == self.code
         return str(error["message"])
 
+    @property
+    def begun(self) -> list[int]:
+        """Steps that were done each time that workers began to train."""
+        return [int(part.split()[0]) for part in self.err.split(" steps to do, ")[1:]]
+
 
 class Command:
     """Starts `raylora` in a folder, as a user with a home of their own.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -15,25 +12,23 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.runs import RunRecord, list_runs, run_store
 from tests.cluster.command import Command, Ended, Running, overrides
-from tests.cluster.conftest import RUN
+from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
 from tests.servers.ray import RayHead
 from tests.unit.store.disks import fill, mounted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-Kill = Callable[[Running, int], None]
+Kill = Callable[[Running, int, int], None]
 
 
 @pytest.fixture
 def kill_worker(ray_head: RayHead) -> Kill:
-    """Kill the worker of a rank, once ten steps are done."""
+    """Kill the worker of a rank, once a step is done."""
     ray_head.forget_workers()
 
-    def kill(running: Running, rank: int) -> None:
-        running.wait_for("step 10/")
-        (pid,) = (pid for pid, env in ray_head.seen_by_workers().items() if env["RANK"] == str(rank))
-        assert psutil.Process(pid).is_running()
-        os.kill(pid, signal.SIGKILL)
+    def kill(running: Running, rank: int, step: int) -> None:
+        running.wait_for(f"step {step}/")
+        ray_head.worker(rank).kill()
 
     return kill
 
@@ -81,7 +76,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
 @pytest.mark.faults
 def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
     running = on_head.start("train", "run.yaml", "--json")
-    kill_worker(running, rank=1)
+    kill_worker(running, rank=1, step=10)
     ended = running.end()
     assert ended.code == 1
     assert ended.json["error"]["type"] == "WorkerError"
@@ -92,17 +87,14 @@ def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
 def test_killed_workers_are_restarted_from_the_last_checkpoint(
     on_head: Command, kill_worker: Kill, whole_run: tuple[Command, Ended]
 ):
-    running = on_head.start("train", "run.yaml", "--json", "--set", "distributed.max_failures=1")
-    kill_worker(running, rank=0)
+    """Either rank, one after the other."""
+    running = on_head.start("train", "run.yaml", "--json", "--set", "distributed.max_failures=2")
+    kill_worker(running, rank=1, step=10)
+    kill_worker(running, rank=0, step=18)
     ended = running.end()
-    assert ended.code == 0, ended.err
-    result, whole = ended.json, whole_run[1].json
-    name = "adapter_model.safetensors"
-    assert (Path(result["adapter_uri"]) / name).read_bytes() == (Path(whole["adapter_uri"]) / name).read_bytes()
-    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
-    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
-    steps = [point.step for point in client.get_metric_history(result["mlflow_run_id"], "train_loss")]
-    assert steps == list(range(1, RUN["max_steps"] + 1)), "steps done twice are told once"
+    assert_trained_like(ended, whole_run)
+    assert ended.begun == [0, 8, 16]
+    assert_each_step_told_once(on_head, ended)  # steps done twice, too
 
 
 @pytest.mark.faults

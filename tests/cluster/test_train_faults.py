@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
-from raylora.store.blob import open_store
 from raylora.store.checkpoint import TENSORS
 from raylora.store.manifest import MANIFEST
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
-from tests.cluster.conftest import RUN
+from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
-
-ADAPTER = "adapter_model.safetensors"
-
-
-def worker(ray_head: RayHead, rank: int) -> int:
-    """The process of a rank, of the newest workers."""
-    seen = ray_head.seen_by_workers().items()
-    (pid,) = (pid for pid, env in seen if env["RANK"] == str(rank) and psutil.pid_exists(pid))
-    return pid
-
-
-def assert_trained_like(ended: Ended, whole_run: tuple[Command, Ended]) -> None:
-    """The adapter has the bits of the run that was never disturbed, and no sample was left out or seen twice."""
-    assert ended.code == 0, ended.err
-    result, whole = ended.json, whole_run[1].json
-    mine = open_store(result["adapter_uri"]).read(ADAPTER)
-    assert mine == (Path(whole["adapter_uri"]) / ADAPTER).read_bytes()
-    assert (result["tokens"], result["eval_loss"]) == (whole["tokens"], whole["eval_loss"])
-
-
-def assert_each_step_told_once(command: Command, ended: Ended) -> None:
-    """In the one MLflow run that there is."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
-    (tracked,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
-    assert tracked.info.run_id == ended.json["mlflow_run_id"]
-    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "train_loss")]
-    assert steps == list(range(1, RUN["max_steps"] + 1))
 
 
 def test_workers_killed_while_a_checkpoint_is_on_its_way(
@@ -63,11 +33,10 @@ def test_workers_killed_while_a_checkpoint_is_on_its_way(
         running = Command(on_head.folder, on_head.home, env).start("train", "run.yaml", "--json", *settings)
         for fault, (_, _, rank) in zip(faults, strikes, strict=True):
             assert fault.met.wait(LONG_S), running.said
-            os.kill(worker(ray_head, rank), signal.SIGKILL)
+            ray_head.worker(rank).kill()
         ended = running.end()
     assert_trained_like(ended, whole_run)
-    begun = [int(part.split()[0]) for part in ended.err.split(" steps to do, ")[1:]]
-    assert begun == [0, 0, 4, 8, 12], "what was not whole is not gone on from"
+    assert ended.begun == [0, 0, 4, 8, 12], "what was not whole is not gone on from"
     assert "STEP 8 IS INCOMPLETE" in ended.err and "STEP 16 IS INCOMPLETE" in ended.err
 
 
@@ -78,11 +47,11 @@ def test_a_worker_that_is_stopped_is_missed_and_replaced(
     bounds = overrides("distributed.max_failures=1", "distributed.worker_timeout_s=10")
     running = on_head.start("train", "run.yaml", "--json", *bounds)
     running.wait_for("step 10/")
-    stopped = psutil.Process(worker(ray_head, rank=1))
+    stopped = ray_head.worker(rank=1)
     stopped.suspend()
     ended = running.end()
     assert_trained_like(ended, whole_run)
-    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    assert ended.begun == [0, 8]
     assert not stopped.is_running(), "the stopped process is gone"
 
 
@@ -91,7 +60,8 @@ def test_a_run_outlives_its_controller(on_head: Command, ray_head: RayHead, whol
     ray_head.forget_workers()
     running = on_head.start("train", "run.yaml", "--json")
     running.wait_for("step 10/")
-    ray_head.process_of("TrainController").kill()
+    (controller,) = ray_head.processes_of("TrainController")
+    controller.kill()
     cut_off = running.end()
     assert cut_off.code == 1, cut_off.err
     assert cut_off.left_behind == ()
@@ -130,7 +100,7 @@ def test_a_run_whose_key_expires_goes_on_with_another(
     (run,) = command.run("runs", "--store", store, "--json").json["runs"]
     ended = command.run("resume", run["run_id"], "--store", store, "--json")
     assert_trained_like(ended, whole_run)
-    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    assert ended.begun == [8]
     assert_each_step_told_once(on_head, ended)
 
 
@@ -152,5 +122,5 @@ def test_a_run_outlives_its_cluster(
     assert run["status"] in ("failed", "lost")
     ended = on_head.run("resume", run["run_id"], "--json")
     assert_trained_like(ended, whole_run)
-    assert f"{RUN['max_steps']} steps to do, 8 done" in ended.err
+    assert ended.begun == [8]
     assert_each_step_told_once(on_head, ended)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,31 @@ class RayHead(Server):
         """The environment of each worker that began to train, by its process id."""
         return seen_by_workers(self.notes)
 
-    def process_of(self, actor: str) -> psutil.Process:
-        """The process of the one actor of a class."""
-        (found,) = (process for process in self._processes() if _name(process).startswith(f"ray::{actor}"))
-        return found
+    def workers(self) -> dict[int, str]:
+        """Ranks of the workers that began to train and live, by process id."""
+        seen = self.seen_by_workers().items()
+        return {pid: env["RANK"] for pid, env in seen if "RANK" in env and psutil.pid_exists(pid)}
+
+    def worker(self, rank: int) -> psutil.Process:
+        """The process of a rank."""
+        (pid,) = (pid for pid, its_rank in self.workers().items() if its_rank == str(rank))
+        return psutil.Process(pid)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Its workers are stopped meanwhile, and go on afterwards."""
+        pids = list(self.workers())
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    def processes_of(self, actor: str) -> list[psutil.Process]:
+        """Processes of the actors of a class."""
+        return [process for process in self._processes() if _name(process).startswith(f"ray::{actor}")]
 
     def forget_workers(self) -> None:
         """Start anew with the next run."""
