@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from raylora.spec.knobs import Ratio
 from raylora.spec.load_sweep import load_sweep
@@ -18,6 +17,7 @@ from raylora.spec.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.sweeps import SweepRecord, list_sweeps
 from tests.cluster.command import Command, Ended
+from tests.cluster.undisturbed import adapter_bits
 
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
@@ -38,10 +38,6 @@ def the_record(command: Command) -> SweepRecord:
     return record
 
 
-def client(command: Command) -> MlflowClient:
-    return MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
-
-
 def loaded(folder: Path, name: str, overrides: Sequence[str] = ()) -> SweepSpec:
     return load_sweep(folder / name, overrides).spec
 
@@ -52,10 +48,12 @@ def ends(result: dict[str, Any]) -> list[tuple[str, str, int, float | None]]:
 
 
 def same_ends(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Assert that all trials ended alike, with losses to 1e-5: with two threads a sum may be taken in another order."""
-    for one, other in zip(ends(found), ends(wanted), strict=True):
-        assert one[:3] == other[:3]
-        assert one[3] == (None if other[3] is None else pytest.approx(other[3], abs=1e-5))
+    """Assert that all trials ended alike: with the same losses, and adapters of the same bits."""
+    assert ends(found) == ends(wanted)
+    for one, other in zip(found["trials"], wanted["trials"], strict=True):
+        assert (one["adapter_uri"] is None) == (other["adapter_uri"] is None) == (one["status"] != "succeeded")
+        if one["adapter_uri"] is not None:
+            assert adapter_bits(one) == adapter_bits(other), one["trial_id"]
 
 
 def same_curves(found: SweepRecord, wanted: SweepRecord) -> None:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.cluster.command import Command, Ended, wait_until
-from tests.cluster.made_sweeps import client, same_ends, the_record, whole
+from tests.cluster.made_sweeps import same_ends, the_record, whole
+from tests.cluster.undisturbed import client
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -25,6 +24,7 @@ from raylora.store.home import cache_dir
 from raylora.store.manifest import read_manifest
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import PASSWORD, RUN
+from tests.cluster.undisturbed import client
 from tests.servers.mlflow import LEAN
 from tests.servers.process import Server, free_ports
 from tests.servers.ray import seen_by_workers
@@ -57,10 +57,6 @@ def result(ended: Ended) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def mlflow_run(command: Command, result: dict[str, Any]) -> Run:
     return client(command).get_run(result["mlflow_run_id"])
-
-
-def client(command: Command) -> MlflowClient:
-    return MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
 
 
 def test_the_result_has_what_was_promised(result: dict[str, Any]):

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.runs import RunRecord, list_runs, run_store
 from tests.cluster.command import Command, Ended, Running, overrides
-from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
+from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like, client
 from tests.servers.ray import RayHead
 from tests.unit.store.disks import fill, mounted
 
@@ -67,8 +66,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Comma
     last = load_latest(run_store(open_store(str(on_head.home / "store")), record.run_id))
     assert last is not None
     assert error.endswith(last.uri), "a resume goes on from the one that is named"
-    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
-    run = client.get_run(record.mlflow_run_id)
+    run = client(on_head).get_run(record.mlflow_run_id)
     assert run.info.status == "FAILED"
     assert {len(run.data.tags[f"raylora.{name}"]) for name in ("base_digest", "data_digest", "spec_digest")} == {64}
 

@@ -29,13 +29,13 @@ def assert_trained_like(ended: Ended, whole_run: tuple[Command, Ended]) -> None:
 
 def assert_each_step_told_once(command: Command, ended: Ended) -> None:
     """In the one MLflow run that there is."""
-    client = tracked_by(command)
-    (tracked,) = client.search_runs([client.get_experiment_by_name("raylora").experiment_id])
+    mlflow = client(command)
+    (tracked,) = mlflow.search_runs([mlflow.get_experiment_by_name("raylora").experiment_id])
     assert tracked.info.run_id == ended.json["mlflow_run_id"]
-    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "train_loss")]
+    steps = [point.step for point in mlflow.get_metric_history(tracked.info.run_id, "train_loss")]
     assert steps == list(range(1, RUN["max_steps"] + 1))
 
 
-def tracked_by(command: Command) -> MlflowClient:
+def client(command: Command) -> MlflowClient:
     """MLflow in the command's home."""
     return MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
