@@ -57,6 +57,8 @@ CASES = [
     if quantization != "fp4" or strategy in FP4_UNDER
 ]
 PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
+RECOMPUTED_UNDER = [name for name in STRATEGIES if name != "ddp"]
+"""Under these, runs with dropout keep no activations of their blocks."""
 LOADED = [
     *((strategy, quantization) for strategy in SHARDING for quantization in ("none", "nf4", "int8")),
     *(("ddp", "nf4"), ("ddp", "int8"), ("zero2", "nf4")),
@@ -65,10 +67,8 @@ HALF, SECOND_HALF = range(5), range(5, 10)
 MOVES = [
     *((name, name) for name in STRATEGIES),
     *(("ddp", "zero1"), ("zero1", "fsdp"), ("fsdp", "zero2"), ("zero2", "zero3"), ("zero3", "ddp"), ("zero2", "zero1")),
-    ("alone", "ddp"),
-    ("alone", "fsdp"),
-    ("alone", "zero1"),
-    ("alone", "zero3"),
+    *(("fsdp", "ddp"), ("ddp", "zero3")),
+    *(("alone", name) for name in STRATEGIES),
 ]
 """Of runs that go on with two workers."""
 BACK_ALONE = [(name, "alone") for name in STRATEGIES]
@@ -243,8 +243,7 @@ def see_together(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     for strategy in STRATEGIES:
         spec_of = partial(run_spec, folder, strategy)
-        recomputes = strategy != "ddp"
-        spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=recomputes)
+        spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
