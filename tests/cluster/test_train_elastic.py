@@ -13,17 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
-from raylora.spec.elsewhere import elsewhere
 from raylora.spec.load import load_spec
-from raylora.spec.run import RunSpec
+from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
+from tests.cluster.made_sweeps import in_workplace
+from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host, two_hosts
 from tests.servers.process import Server
 from tests.servers.ray import TOKEN, RayHead, asked, ray_start
-from tests.unit.train.solo_run import start
+
+__all__ = ["in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -146,23 +147,10 @@ def test_the_run_was_saved_before_it_left_a_node_and_before_it_grew(ended: Ended
     assert 0 < begun[1] < begun[2] <= begun[3] < begun[4] <= begun[5] < NUM_STEPS
 
 
-def test_every_step_had_its_rows_whatever_the_number_of_workers(
-    ended: Ended, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_step_was_that_of_one_process_whatever_the_number_of_workers(
+    ended: Ended, command: Command, in_workplace: Path, tmp_path: Path
 ):
-    """Against one process that takes as many rows in each step, never disturbed."""
-    monkeypatch.chdir(workplace)
-    asked = load_spec(workplace / "run.yaml", list(SETTINGS)).spec
-    alone: RunSpec = elsewhere(asked.model_dump(mode="json"), ["distributed.num_workers=1", "distributed.strategy=ddp"])
-    assert alone.rows_per_step == asked.rows_per_step
-    hooks, outcome, _ = start(alone, tmp_path, tmp_path / "store")
-    result = ended.json
-    assert result["steps"] == outcome.progress.step == NUM_STEPS
-    assert result["tokens"] == outcome.progress.num_tokens
-    assert result["eval_loss"] == pytest.approx(outcome.progress.eval_loss, rel=1e-3)
-    assert hooks.values("eval", "eval_loss")
-
-
-def test_mlflow_has_each_step_once(ended: Ended, command: Command):
-    client = MlflowClient(tracking_uri=f"sqlite:///{command.home / 'mlflow.db'}")
-    points = client.get_metric_history(ended.json["mlflow_run_id"], "train_loss")
-    assert [point.step for point in points] == list(range(1, NUM_STEPS + 1))
+    """One that takes as many rows in each step, and was never disturbed."""
+    alone = trained_alone(load_spec(in_workplace / "run.yaml", SETTINGS).spec, tmp_path)
+    came_to(alone, ended.json)
+    told_of(alone, client(command), ended.json["mlflow_run_id"])
