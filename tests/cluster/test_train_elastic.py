@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ __all__ = ["in_workplace"]
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 NUM_STEPS = 60
+NOTICE_S = 15
+"""Between the word that a node will be taken away and its end."""
 SETTINGS = (
     *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
@@ -63,27 +66,29 @@ def second_node(host: Host, head: RayHead, log: Path) -> Server:
     return server
 
 
-def drain(hosts: tuple[Host, Host], head: RayHead) -> None:
-    """Tell the cluster that its second node will be taken away in a minute."""
+def announce(hosts: tuple[Host, Host], head: RayHead) -> float:
+    """Tell the cluster that its second node will be taken away; returns when, on the monotonic clock."""
     env = os.environ | TOKEN
     node_id = json.loads(asked(head.address, NODES, env, hosts[0].door))[hosts[1].address]
     words = (f"--address={head.address}", f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION")
-    more = ("--reason-message=taken back", "--deadline-remaining-seconds=60")
+    more = ("--reason-message=taken back", f"--deadline-remaining-seconds={NOTICE_S}")
     ray = Path(sysconfig.get_path("scripts")) / "ray"
     command = [*hosts[0].door, sys.executable, str(ray), "drain-node", *words, *more]
+    deadline = time.monotonic() + NOTICE_S  # Ray counts from when the command has started
     subprocess.run(command, env=env, capture_output=True, check=True, timeout=60)
+    return deadline
 
 
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Processes that rest meanwhile."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+def take_back(hosts: tuple[Host, Host], head: RayHead, second: Server, running: Running, home: Path) -> None:
+    """End the second node at the moment that was announced; the run, which had no checkpoint, has one by then."""
+    deadline = announce(hosts, head)
+    with suppress(TimeoutError):
+        wait_until(lambda: num_starts(running) == 2, deadline - time.monotonic())
+    with head.at_rest():  # the steps that are left are for what follows
+        time.sleep(max(0.0, deadline - time.monotonic()))
+    saved = list(home.glob("store/runs/*/checkpoints/step-*/manifest.json"))
+    second.stop(signal.SIGKILL)
+    assert saved, "the notice was not used"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +102,7 @@ def ended(command: Command, hosts: tuple[Host, Host], head: RayHead, tmp_path_fa
     second = second_node(hosts[1], head, logs / "0.log")
     running = command.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
     losses: list[Callable[[], None]] = [
-        lambda: drain(hosts, head),
+        lambda: take_back(hosts, head, second, running, command.home),
         lambda: second.stop(signal.SIGKILL),
         hosts[1].cut_off,
     ]
@@ -111,7 +116,7 @@ def ended(command: Command, hosts: tuple[Host, Host], head: RayHead, tmp_path_fa
             hosts[1].link_up()
             if lose is not losses[-1]:
                 running.wait_for(f"step {steps_done(running) + 2}/")
-                with stopped([pid for pid, env in head.seen_by_workers().items() if is_alive(pid)]):
+                with head.at_rest():
                     second = second_node(hosts[1], head, logs / f"{number + 1}.log")
         return running.end()
     finally:
@@ -120,17 +125,17 @@ def ended(command: Command, hosts: tuple[Host, Host], head: RayHead, tmp_path_fa
 
 def starts(running: Running, number: int) -> None:
     """Wait until workers have begun so and so often."""
-    wait_until(lambda: running.said.count(" steps to do, ") >= number or running.process.poll() is not None, LONG_S)
-    assert running.said.count(" steps to do, ") == number, running.said
+    wait_until(lambda: num_starts(running) >= number or running.process.poll() is not None, LONG_S)
+    assert num_starts(running) == number, running.said
+
+
+def num_starts(running: Running) -> int:
+    return running.said.count(" steps to do, ")
 
 
 def steps_done(running: Running) -> int:
     """Steps that the newest workers began with."""
     return int(running.said.rpartition(" steps to do, ")[2].split()[0])
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def test_two_workers_then_one_and_so_on(ended: Ended, head: RayHead):

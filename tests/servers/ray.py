@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,12 @@ class RayHead(Server):
         """Its workers are stopped meanwhile, and go on afterwards."""
         pids = list(self.workers())
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            _send(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                _send(pid, signal.SIGCONT)
 
     def processes_of(self, actor: str) -> list[psutil.Process]:
         """Processes of the actors of a class."""
@@ -227,6 +227,11 @@ def ray_start(*words: str) -> list[str]:
     """`ray start` of this environment's Ray, in the foreground."""
     script = Path(sysconfig.get_path("scripts")) / "ray"
     return [sys.executable, str(script), "start", *words, *OURS, "--block"]
+
+
+def _send(pid: int, word: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, word)
 
 
 def _name(process: psutil.Process) -> str:
