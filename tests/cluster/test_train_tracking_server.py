@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,29 +11,43 @@ from mlflow import MlflowClient
 
 from raylora.spec.load import load_spec
 from tests.cluster.alone import ended_as_alone
-from tests.cluster.command import Command, overrides
+from tests.cluster.command import Command, Running, overrides
 from tests.cluster.made_sweeps import in_workplace
 from tests.servers.mlflow import MlflowServer
+from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
-NUM_STEPS = 60
+NUM_STEPS = 80
+DOWN_S = 60.0
+REST_S = 8.0
+"""The workers rest for so long after a step or a few: in a minute eight times.
+
+Left to themselves they would take hundreds of steps meanwhile, and all would have to be trained once more, alone.
+"""
 
 
-def test_a_training_goes_on_without_its_server_and_loses_nothing(
-    on_head: Command, in_workplace: Path, mlflow_server: MlflowServer, tmp_path: Path
+def test_a_training_goes_on_without_its_server_for_a_minute_and_loses_nothing(
+    on_head: Command, ray_head: RayHead, in_workplace: Path, mlflow_server: MlflowServer, tmp_path: Path
 ):
+    ray_head.forget_workers()
     command = Command(in_workplace, on_head.home, on_head.env | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
     words = ["distributed.strategy=ddp", "dtype=float32", f"max_steps={NUM_STEPS}"]
     running = command.start("train", "run.yaml", "--json", *overrides(*words))
     running.wait_for(f"step 2/{NUM_STEPS}")
     mlflow_server.stop()
+    down_at = time.monotonic()
     try:
-        running.wait_for(f"step {NUM_STEPS - 10}/{NUM_STEPS}")
+        while time.monotonic() - down_at < DOWN_S:
+            running.wait_for(f"step {last_step(running) + 1}/{NUM_STEPS}")
+            with ray_head.at_rest():
+                time.sleep(REST_S)
+        assert last_step(running) < NUM_STEPS, "the run was over before the minute was"
     finally:
         mlflow_server.start()
+    assert "MLflow does not take metrics" in running.said
     ended = running.end()
     assert ended.code == 0, ended.err
     ended_as_alone(ended.json, load_spec(in_workplace / "run.yaml", words).spec, tmp_path)
@@ -42,3 +58,8 @@ def test_a_training_goes_on_without_its_server_and_loses_nothing(
     assert run.info.status == "FINISHED"
     assert run.data.metrics["eval_loss"] == pytest.approx(ended.json["eval_loss"])
     assert {"adapter", "loss.png"} <= {file.path for file in client.list_artifacts(run_id)}
+
+
+def last_step(running: Running) -> int:
+    """The newest that was said."""
+    return int(re.findall(rf"step (\d+)/{NUM_STEPS} loss", running.said)[-1])
