@@ -19,6 +19,7 @@ from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.manifest import MANIFEST, fetch, publish
 from raylora.store.s3 import PART_BYTES, BucketStore, bucket_names
 from raylora.store.sweeps import list_sweeps, read_sweep, write_sweep
+from tests.cluster.damage import truncated, with_a_bit_flipped
 from tests.contract.store_suite import StoreSuite
 from tests.servers.process import free_ports
 from tests.servers.s3 import SECRET, S3Server
@@ -182,9 +183,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(store: Store, caplog: 
     data = store.read(key)
     match damage:
         case "truncated":
-            store.write(key, data[:-1])
+            store.write(key, truncated(data))
         case "a bit flipped":
-            store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+            store.write(key, with_a_bit_flipped(data))
         case _:
             store.delete(key)
     loaded = load_latest(store)

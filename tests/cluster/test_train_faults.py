@@ -8,9 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raylora.store.checkpoint import TENSORS
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import TENSORS, load_latest
 from raylora.store.manifest import MANIFEST
+from raylora.store.runs import run_store
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
+from tests.cluster.damage import damage, with_a_bit_flipped
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
@@ -55,10 +58,12 @@ def test_a_worker_that_is_stopped_is_missed_and_replaced(
     assert not stopped.is_running(), "the stopped process is gone"
 
 
-def test_a_run_outlives_its_controller(on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]):
-    """Ray Train's controller alone is killed; the command says so and ends, and no worker goes on."""
+def test_a_run_outlives_its_controller_and_a_damaged_checkpoint(
+    on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]
+):
+    """Ray Train's controller alone is killed; the command says so and ends, and no worker goes on. Then a bit flips."""
     ray_head.forget_workers()
-    running = on_head.start("train", "run.yaml", "--json")
+    running = on_head.start("train", "run.yaml", "--json", "--set", "save_steps=4")
     running.wait_for("step 10/")
     (controller,) = ray_head.processes_of("TrainController")
     controller.kill()
@@ -69,7 +74,13 @@ def test_a_run_outlives_its_controller(on_head: Command, ray_head: RayHead, whol
     wait_until(lambda: not any(map(psutil.pid_exists, ray_head.seen_by_workers())), 60)
     (run,) = on_head.run("runs", "--json").json["runs"]
     assert run["status"] == "failed"
+    own = run_store(open_store(str(on_head.home / "store")), run["run_id"])
+    newest = load_latest(own)
+    assert newest is not None and newest.step >= 8
+    damage(own, newest.step, with_a_bit_flipped)
     ended = on_head.run("resume", run["run_id"], "--json")
+    assert f"CHECKPOINT AT STEP {newest.step} IS CORRUPT, going back to an earlier one" in ended.err
+    assert ended.begun == [newest.step - 4]
     assert_trained_like(ended, whole_run)
     assert_each_step_told_once(on_head, ended)
 
