@@ -9,23 +9,34 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
+from raylora.spec.load import load_spec
 from raylora.store.blob import Store, open_store
 from raylora.store.fence import key_of
 from raylora.store.lease import Holder, is_deserted
 from raylora.store.runs import list_runs, read_run, run_store
+from raylora.train.member import Member
+from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import Command, overrides
+from tests.cluster.undisturbed import client
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
-SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1")
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1", "dtype=float32")
+
+
+@pytest.fixture(scope="module")
+def alone(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Member:
+    """The run in one process, never disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        return trained_alone(load_spec(workplace / "run.yaml", SETTINGS).spec, tmp_path_factory.mktemp("alone"))
 
 
 def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
-    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server
+    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server, alone: Member
 ):
     ray_head.forget_workers()
     store = open_store(s3_server.uri("two-drivers"))
@@ -50,16 +61,14 @@ def test_a_run_is_resumed_once_its_driver_is_killed_and_not_before(
     assert third.code == 0, third.err
     assert "watching" not in third.err, "its process is known to be dead"
     assert "60 steps to do, 0 done" not in third.err
-    assert third.json["steps"] == 60
-    client = MlflowClient(tracking_uri=f"sqlite:///{on_head.home / 'mlflow.db'}")
-    points = client.get_metric_history(third.json["mlflow_run_id"], "train_loss")
-    assert [point.step for point in points] == list(range(1, 61)), "each once"
+    came_to(alone, third.json)
+    told_of(alone, client(on_head), third.json["mlflow_run_id"])
     assert [each.status for each in list_runs(store)] == ["finished"]
     assert is_deserted(run_store(store, record.run_id))
 
 
 def test_workers_that_slept_while_another_driver_went_on_change_nothing(
-    on_head: Command, ray_head: RayHead, new_home: Callable[[], Path]
+    on_head: Command, ray_head: RayHead, new_home: Callable[[], Path], alone: Member
 ):
     """A machine falls asleep, driver and worker, for long enough; what it does when it wakes up is too late."""
     ray_head.forget_workers()
@@ -87,6 +96,7 @@ def test_workers_that_slept_while_another_driver_went_on_change_nothing(
     assert "has taken it over" in awake.error
     assert contents(own) == left
     assert read_run(store, record.run_id).result == ended.json
+    came_to(alone, ended.json)
 
 
 def contents(store: Store) -> dict[str, bytes]:
