@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -19,13 +20,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
-import psutil
 import yaml
 from mlflow import MlflowClient
 
+from raylora.errors import CorruptObjectError, MissingObjectError
 from raylora.store.blob import open_store
+from raylora.store.checkpoint import FOLDER, load_checkpoint
+from raylora.store.contract import Store
+from raylora.store.manifest import MANIFEST
+from raylora.store.runs import run_store
 from tests.cluster.command import LONG_S, Command, Running, overrides
 from tests.cluster.conftest import RUN
+from tests.cluster.damage import damage, truncated, with_a_bit_flipped
+from tests.cluster.undisturbed import adapter_bits
 from tests.servers.fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from tests.servers.mlflow import MlflowServer
 from tests.servers.process import Server
@@ -39,7 +46,7 @@ SETTINGS = (
     *("distributed.max_failures=99", "distributed.worker_timeout_s=10"),
 )
 MOST_STARTS = 40
-ADAPTER = "adapter_model.safetensors"
+DAMAGES = (truncated, with_a_bit_flipped)
 KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind not in ("expired", "hold"))
 
 
@@ -68,10 +75,6 @@ class Place:
         tracked = {"MLFLOW_TRACKING_URI": self.mlflow.uri, "AWS_ENDPOINT_URL": self.proxy.endpoint}
         self.command = Command(folder, folder / "home", {**self.head.env, **self.s3.env, **tracked})
 
-    def workers(self) -> list[int]:
-        """Worker processes that live."""
-        return [pid for pid in self.head.seen_by_workers() if psutil.pid_exists(pid)]
-
 
 @contextmanager
 def serving(server: Server) -> Iterator[Any]:
@@ -92,41 +95,83 @@ class Faults:
 
     def __init__(self, place: Place, chance: random.Random) -> None:
         self._place, self._chance, self.struck = place, chance, Counter[str]()
-        self._kinds: dict[str, Callable[[Running], None]] = {
-            "a worker is killed": lambda running: self._signal_worker(signal.SIGKILL),
-            "a worker is stopped": lambda running: self._signal_worker(signal.SIGSTOP),
-            "the driver is killed": lambda running: self._signal_driver(running, signal.SIGKILL),
-            "the driver is told to end": lambda running: self._signal_driver(running, signal.SIGTERM),
-            "S3 misbehaves": lambda running: self._disturb_s3(),
-            "S3 is killed and comes back": lambda running: self._restart(place.s3, 4.0),
-            "MLflow is killed and comes back": lambda running: self._restart(place.mlflow, 6.0),
+        self._kinds: dict[str, Callable[[Running, Store], bool]] = {
+            "a worker is killed": lambda running, store: self._signal_worker(signal.SIGKILL),
+            "a worker is stopped": lambda running, store: self._signal_worker(signal.SIGSTOP),
+            "the controller is killed": lambda running, store: self._kill_controller(),
+            "the driver is killed": lambda running, store: self._signal_driver(running, signal.SIGKILL),
+            "the driver is told to end": lambda running, store: self._signal_driver(running, signal.SIGTERM),
+            "the newest checkpoint is damaged, and a worker killed": lambda running, store: self._damage(store),
+            "S3 misbehaves": lambda running, store: self._disturb_s3(),
+            "S3 is killed and comes back": lambda running, store: self._restart(place.s3, 4.0),
+            "MLflow is killed and comes back": lambda running, store: self._restart(place.mlflow, 6.0),
         }
 
-    def strike(self, running: Running) -> None:
-        """Let one fault strike a run."""
+    def strike(self, running: Running, store: Store) -> None:
+        """Let one fault strike a run, whose records and checkpoints are in a store."""
         name = self._chance.choice(sorted(self._kinds))
-        self.struck[name] += 1
         print(f"    {name}", flush=True)
-        self._kinds[name](running)
+        if self._kinds[name](running, store):
+            self.struck[name] += 1
+        else:
+            print("      not now: there is nothing to strike", flush=True)
 
-    def _signal_worker(self, number: signal.Signals) -> None:
-        which, pids = self._chance.randrange(2), self._place.workers()
-        with suppress(ProcessLookupError):
-            if pids:
-                os.kill(pids[which % len(pids)], number)
+    def _signal_worker(self, number: signal.Signals) -> bool:
+        return self._signal_either(self._chance.randrange(2), number)
 
-    def _signal_driver(self, running: Running, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(running.process.pid, number)
+    def _signal_either(self, which: int, number: signal.Signals) -> bool:
+        pids = list(self._place.head.workers())
+        return bool(pids) and _signalled(pids[which % len(pids)], number)
 
-    def _disturb_s3(self) -> None:
+    def _kill_controller(self) -> bool:
+        found = self._place.head.processes_of("TrainController")
+        for process in found:
+            _signalled(process.pid, signal.SIGKILL)
+        return bool(found)
+
+    def _signal_driver(self, running: Running, number: signal.Signals) -> bool:
+        return _signalled(running.process.pid, number)
+
+    def _damage(self, store: Store) -> bool:
+        """Where there is a whole one before it: a run whose checkpoints are all corrupt ends, as it should."""
+        how, which = self._chance.choice(DAMAGES), self._chance.randrange(2)
+        runs = store.keys("runs")
+        own = run_store(store, runs[0].split("/")[1]) if runs else None
+        steps = saved_steps(own) if own else []
+        if own is None or len(steps) < 2:
+            return False
+        try:
+            load_checkpoint(own.uri_of(f"{FOLDER}/step-{steps[-2]:08d}"))
+            damage(own, steps[-1], how)
+        except (MissingObjectError, CorruptObjectError):  # deleted meanwhile, or damaged before
+            return False
+        self._signal_either(which, signal.SIGKILL)  # so that it is read
+        return True
+
+    def _disturb_s3(self) -> bool:
         kind, method = self._chance.choice(KINDS), self._chance.choice(("PUT", "GET", "DELETE"))
         self._place.proxy.strike(Fault(kind, method, "", times=self._chance.randint(1, 5), seconds=1.0))
+        return True
 
-    def _restart(self, server: Server, after_s: float) -> None:
+    def _restart(self, server: Server, after_s: float) -> bool:
         server.stop(signal.SIGKILL)
         time.sleep(after_s)
         server.start()
+        return True
+
+
+def _signalled(pid: int, number: signal.Signals) -> bool:
+    """Whether there was a process to take a signal."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        return True
+    return False
+
+
+def saved_steps(own: Store) -> list[int]:
+    """Steps of a run's checkpoints that have a manifest."""
+    saved = (re.fullmatch(rf"{FOLDER}/step-(\d+)/{MANIFEST}", key) for key in own.keys(FOLDER))
+    return sorted(int(match[1]) for match in saved if match)
 
 
 def train(place: Place, name: str, faults: Faults | None, chance: random.Random) -> dict[str, Any]:
@@ -140,12 +185,12 @@ def train(place: Place, name: str, faults: Faults | None, chance: random.Random)
             with suppress(Exception):
                 running.process.wait(chance.uniform(4.0, 14.0))
             if running.process.poll() is None:
-                faults.strike(running)
+                faults.strike(running, open_store(store))
         ended = running.end(LONG_S)
         if ended.code == 0:
             return ended.json
         assert ended.code in (1, 130, -signal.SIGKILL, -signal.SIGTERM), ended.err[-3000:]
-        runs = open_store(place.s3.uri(name)).keys("runs")
+        runs = open_store(store).keys("runs")
         words = ["resume", runs[0].split("/")[1], "--store", store] if runs else words
     raise RuntimeError(f"{name} did not end in {MOST_STARTS} starts: {ended.err[-3000:]}")
 
@@ -155,7 +200,7 @@ def facts(place: Place, result: dict[str, Any]) -> dict[str, Any]:
     client = MlflowClient(tracking_uri=place.mlflow.uri)
     history = client.get_metric_history(result["mlflow_run_id"], "train_loss")
     return {
-        "adapter": open_store(result["adapter_uri"]).read(ADAPTER),
+        "adapter": adapter_bits(result),
         "steps in MLflow": [point.step for point in history],
         **{name: result[name] for name in ("steps", "tokens", "train_loss", "eval_loss", "eval_loss_before")},
     }
