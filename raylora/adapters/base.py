@@ -1,0 +1,74 @@
+"""The base that an adapter was trained on, found again and checked.
+
+An adapter and a place enter; the base as a local folder leaves. Called by what needs both: merging, evaluation, talk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylora.adapters.stored import StoredAdapter
+from raylora.errors import ModelError
+from raylora.log import get_logger
+from raylora.model.source import BaseFolder, resolve_base
+from raylora.spec.run import RunSpec
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class BasePlace:
+    """Where a base is.
+
+    Args:
+        base_model: As in a run's configuration: hub id, folder, `.gguf` file, ``package:`` or ``s3://``.
+        revision: Of a hub id.
+    """
+
+    base_model: str
+    revision: str | None = None
+
+
+def open_base(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> BaseFolder:
+    """Bring an adapter's base to this machine.
+
+    Args:
+        adapter: What was trained on it.
+        place: Where it is; where the adapter's config says, if ``None``.
+        cache: Folder for what is converted or downloaded.
+
+    Raises:
+        ModelError: There is no such base, or it is another one than the adapter was trained on.
+        StoreError: Storage cannot be read.
+    """
+    if place is None:
+        if not adapter.base_name:
+            raise ModelError(f"adapter: {adapter.uri} does not say what its base is; say it with --base")
+        place = BasePlace(adapter.base_name, adapter.base_revision)
+    # As a run names it: what a base may be is said in one place.
+    fields = {"base_model": place.base_model, "base_model_revision": place.revision}
+    spec = RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]})
+    base = resolve_base(spec, cache)
+    check_base(adapter, base)
+    return base
+
+
+def check_base(adapter: StoredAdapter, base: BaseFolder) -> None:
+    """Refuse a base that the adapter was not trained on, by its digest; say so where no digest is known.
+
+    Args:
+        adapter: What was trained.
+        base: A candidate.
+
+    Raises:
+        ModelError: Its tensors are others.
+    """
+    if adapter.base_digest is None:
+        log.warning("adapter: %s does not say the digest of its base; %s was not checked", adapter.uri, base.name)
+    elif adapter.base_digest != base.digest:
+        raise ModelError(
+            f"adapter: {adapter.uri} was trained on another base than {base.name}: its digest is "
+            f"{adapter.base_digest[:12]}, this one's {base.digest[:12]}. Name the base it was trained on, "
+            f"{adapter.base_name}, with --base"
+        )

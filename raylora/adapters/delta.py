@@ -1,0 +1,134 @@
+"""What an adapter does to each layer, as matrices: W + scale B A, and DoRA's magnitudes over it.
+
+A `StoredAdapter` enters; one `Delta` a layer leaves. Called by merging, combining and exporting.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raylora.adapters.stored import StoredAdapter
+from raylora.errors import ModelError
+from raylora.model.peft_format import MAGNITUDE, PREFIX
+from raylora.spec.pattern import matching
+
+PATTERN_TIMEOUT_S = 2.0
+
+_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<matrix>lora_A|lora_B|{MAGNITUDE})(\.weight)?")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What trains on one linear layer.
+
+    Args:
+        module: Dotted name of the layer in the base.
+        a_RI: A, float32.
+        b_OR: B, float32.
+        scale: What B A is multiplied by.
+        magnitude_O: DoRA's, float32; ``None`` for plain LoRA.
+    """
+
+    module: str
+    a_RI: Tensor
+    b_OR: Tensor
+    scale: float
+    magnitude_O: Tensor | None = None
+
+    @property
+    def r(self) -> int:
+        """Rank."""
+        return self.a_RI.shape[0]
+
+    def update(self) -> Tensor:
+        """Scale B A.
+
+        Shapes:
+            Returns (O, I), float32.
+
+        Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3.
+        """
+        return self.scale * (self.b_OR @ self.a_RI)
+
+    def applied(self, weight_OI: Tensor) -> Tensor:
+        """The weight that computes what base and adapter compute together.
+
+        Args:
+            weight_OI: Of the layer.
+
+        Shapes:
+            weight_OI: (O, I). Returns (O, I), float32.
+
+        Source: DoRA, https://arxiv.org/abs/2402.09353, equation 5.
+        """
+        whole_OI = weight_OI.float() + self.update()
+        if self.magnitude_O is None:
+            return whole_OI
+        return whole_OI * (self.magnitude_O / torch.linalg.vector_norm(whole_OI, dim=1))[:, None]
+
+
+def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
+    """Sort an adapter's tensors by layer.
+
+    Args:
+        adapter: LoRA, rsLoRA or DoRA, with a rank and an alpha for each layer where its config has patterns.
+
+    Returns:
+        By dotted name of the layer, in the order of the names.
+
+    Raises:
+        ModelError: It is of another kind, holds tensors that are no low-rank update, or shapes that do not fit.
+    """
+    config = adapter.config
+    kind = config.get("peft_type")
+    if kind != "LORA" or config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):
+        raise ModelError(
+            f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r}. Allowed: LORA without biases and with "
+            "fan_in_fan_out false. Merge it with PEFT"
+        )
+    parts: dict[str, dict[str, Tensor]] = {}
+    strangers = []
+    for name, tensor in adapter.tensors.items():
+        if (found := _NAME.fullmatch(name)) is None:
+            strangers.append(name)
+        else:
+            parts.setdefault(found["module"], {})[found["matrix"]] = tensor.float()
+    if strangers:
+        raise ModelError(
+            f"adapter: {adapter.uri} holds {len(strangers)} tensors that are no low-rank update of a linear layer: "
+            f"{', '.join(strangers[:3])}. Merge it with PEFT"
+        )
+    broken = [module for module, of_module in parts.items() if not _is_whole(of_module)]
+    if broken:
+        raise ModelError(f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}")
+    return {module: _delta(config, module, parts[module]) for module in sorted(parts)}
+
+
+def _is_whole(parts: Mapping[str, Tensor]) -> bool:
+    a_RI, b_OR, magnitude_O = parts.get("lora_A"), parts.get("lora_B"), parts.get(MAGNITUDE)
+    if a_RI is None or b_OR is None or a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != b_OR.shape[1]:
+        return False
+    return magnitude_O is None or magnitude_O.shape == b_OR.shape[:1]
+
+
+def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, Tensor]) -> Delta:
+    a_RI = parts["lora_A"].contiguous()
+    alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", a_RI.shape[0]))
+    rank = a_RI.shape[0]
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return Delta(module, a_RI, parts["lora_B"].contiguous(), scale, parts.get(MAGNITUDE))
+
+
+def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """A layer's own value: PEFT's keys are regular expressions for a dotted name, or the end of one."""
+    for pattern, value in (patterns or {}).items():
+        if matching(rf"(.*\.)?({pattern})", [module], PATTERN_TIMEOUT_S):
+            return float(value)
+    return float(default)

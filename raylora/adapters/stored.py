@@ -1,0 +1,116 @@
+"""An adapter's folder, ours or PEFT's own, read whole and checked.
+
+The URI of a folder enters; tensors, config and what is known of their origin leave. Called by whatever works with an
+adapter after training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from raylora.errors import CorruptObjectError, MissingObjectError, ModelError
+from raylora.store.blob import open_store
+from raylora.store.contract import Store
+from raylora.store.manifest import read_manifest, read_verified
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """One adapter as it lies in storage.
+
+    Args:
+        uri: Its folder.
+        tensors: By the names of ``adapter_model.safetensors``.
+        config: The fields of ``adapter_config.json``.
+        about: Lineage out of the manifest; empty where another tool wrote the folder.
+    """
+
+    uri: str
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @property
+    def base_name(self) -> str | None:
+        """Logical id of the base that it was trained on."""
+        return self.config.get("base_model_name_or_path")
+
+    @property
+    def base_revision(self) -> str | None:
+        """Commit of the base, where it has commits."""
+        return self.config.get("revision")
+
+    @property
+    def base_digest(self) -> str | None:
+        """Digest of the base, ``None`` where nobody wrote it down."""
+        return self.about.get("base_digest")
+
+
+def read_adapter(uri: str) -> StoredAdapter:
+    """Read an adapter, against its manifest where it has one.
+
+    Args:
+        uri: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``: local, ``file://`` or ``s3://``.
+
+    Raises:
+        ModelError: There is no adapter, only a pickle of one, or its files are none.
+        CorruptObjectError: A file is not what its manifest says.
+        StoreError: Storage cannot be read.
+    """
+    place, _, name = uri.rstrip("/").rpartition("/")
+    store = open_store(place or ".")
+    try:
+        manifest = read_manifest(store, name)
+    except MissingObjectError:
+        config, tensors, about = _read(store, uri, name, CONFIG), _read(store, uri, name, TENSORS), {}
+    else:
+        config, tensors = (read_verified(store, name, file, manifest) for file in (CONFIG, TENSORS))
+        about = dict(manifest.about)
+    return StoredAdapter(uri, _tensors(uri, tensors), _config(uri, config), about)
+
+
+def _read(store: Store, uri: str, name: str, file: str) -> bytes:
+    try:
+        return store.read(f"{name}/{file}")
+    except MissingObjectError as error:
+        if store.exists(f"{name}/{PICKLE}"):
+            raise ModelError(
+                f"adapter: {uri} has {PICKLE}. Allowed: {TENSORS}, since reading a pickle can run code. Load it with "
+                "PEFT where you trust it, and save_pretrained it"
+            ) from error
+        raise ModelError(
+            f"adapter: {uri} has no {file}. Expected: the folder of an adapter, with {CONFIG} and {TENSORS}; "
+            "run `raylora runs` for the places of yours"
+        ) from error
+
+
+def _config(uri: str, text: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"adapter: {CONFIG} in {uri} is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"adapter: {CONFIG} in {uri} is no JSON object but {type(config).__name__}")
+    return config
+
+
+def _tensors(uri: str, data: bytes) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CorruptObjectError(f"adapter: {TENSORS} in {uri} cannot be read ({error}); copy the folder again") from error
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken or not tensors:
+        raise ModelError(f"adapter: {uri} has no tensors, or such as are not finite: {', '.join(broken[:5]) or 'none'}")
+    return tensors
