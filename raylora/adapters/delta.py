@@ -16,10 +16,17 @@ from torch import Tensor
 
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
+from raylora.model.dora import TINY
 from raylora.model.peft_format import MAGNITUDE, PREFIX
 from raylora.spec.pattern import matching
 
 PATTERN_TIMEOUT_S = 2.0
+
+BESIDE_ANOTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts that PEFT takes off the base: until save_pretrained converts them, B A belongs to what is left of it."""
+
+NO_MATRIX = ("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora", "use_qalora")
+"""Fields of PEFT's config under which a layer does not compute W + scale B A for every token."""
 
 _NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<matrix>lora_A|lora_B|{MAGNITUDE})(\.weight)?")
 
@@ -71,7 +78,8 @@ class Delta:
         whole_OI = weight_OI.float() + self.update()
         if self.magnitude_O is None:
             return whole_OI
-        return whole_OI * (self.magnitude_O / torch.linalg.vector_norm(whole_OI, dim=1))[:, None]
+        norm_O = torch.linalg.vector_norm(whole_OI, dim=1).clamp_min(TINY**0.5)  # a row of zeros stays one
+        return whole_OI * (self.magnitude_O / norm_O)[:, None]
 
 
 def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
@@ -93,6 +101,11 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
             f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r}. Allowed: LORA without biases and with "
             "fan_in_fan_out false. Merge it with PEFT"
         )
+    if (odd := _odd_field(config)) is not None:
+        raise ModelError(
+            f"adapter: {adapter.uri} has {odd}: {config[odd]!r}, so it is no W + scale B A over the base. Save it with "
+            "PEFT's save_pretrained and path_initial_model_for_weight_conversion, or merge it with PEFT"
+        )
     parts: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for name, tensor in adapter.tensors.items():
@@ -109,6 +122,13 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     if broken:
         raise ModelError(f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}")
     return {module: _delta(config, module, parts[module]) for module in sorted(parts)}
+
+
+def _odd_field(config: Mapping[str, Any]) -> str | None:
+    """A field that makes more of an adapter than its matrices; ``None`` where there is none."""
+    if str(config.get("init_lora_weights")).startswith(BESIDE_ANOTHER_BASE):
+        return "init_lora_weights"
+    return next((name for name in NO_MATRIX if config.get(name)), None)
 
 
 def _is_whole(parts: Mapping[str, Tensor]) -> bool:
