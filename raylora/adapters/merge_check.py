@@ -1,0 +1,137 @@
+"""Whether a merged model computes what base and adapter compute together, by their logits on a few lines of text.
+
+The adapter, its base and the merged folder enter; the difference leaves. The one side is PEFT's arithmetic over
+raylora's loader, the other transformers' own loader: each would show what the merge got wrong. Called by the command
+``merge``, after writing.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from raylora.adapters.delta import Delta
+from raylora.adapters.stored import StoredAdapter
+from raylora.data.tokenizer import load_tokenizer
+from raylora.errors import RunFailedError
+from raylora.model.load import base_on_meta, load_base
+from raylora.model.meta import read_config
+from raylora.spec.run import RunSpec
+
+PROMPTS = (
+    "The capital of France is",
+    "def add(a, b):\n    return",
+    "Question: why is the sky blue by day and red in the evening?\nAnswer:",
+    "1, 2, 3, 5, 8, 13,",
+)
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest logit, of weights that were not rounded."""
+
+READ_BY_PEFT = ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")
+"""Fields of an adapter's config that decide what its matrices do; ranks are those of the matrices."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near two models' logits are, both computed in float32.
+
+    Args:
+        max_difference: Largest absolute difference of two logits.
+        largest_logit: Largest absolute logit of base and adapter.
+        argmax_agrees: Whether both find the same token likeliest, everywhere.
+    """
+
+    max_difference: float
+    largest_logit: float
+    argmax_agrees: bool
+
+    def check(self, is_exact: bool) -> None:
+        """Refuse a merged model that is another one.
+
+        Args:
+            is_exact: Whether its weights were written without rounding; what rounding changes is only told.
+
+        Raises:
+            RunFailedError: The logits differ by more than the arithmetic, or are not finite.
+        """
+        allowed = TOLERANCE * self.largest_logit
+        if not math.isfinite(self.max_difference) or (is_exact and self.max_difference > allowed):
+            raise RunFailedError(
+                "merge: logits of the merged model differ from those of base and adapter by "
+                f"{self.max_difference:.3g}, allowed are {allowed:.3g}; nothing was kept. Merge it with PEFT, and "
+                "report the config.json of the base and the config of the adapter as a bug"
+            )
+
+
+def compare_logits(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path, merged: Path) -> Agreement:
+    """Run both models over the prompts; one at a time is in memory, in float32.
+
+    Args:
+        adapter: What was merged.
+        found: Its deltas.
+        base: Folder of the base.
+        merged: Folder of the merged model.
+
+    Raises:
+        ModelError: The base has no tokenizer that can be loaded, or cannot be loaded itself.
+        RunFailedError: The tokenizer makes no tokens of a text.
+    """
+    rows = _rows(base)
+    wanted = _logits(_attached(adapter, found, base), rows)
+    gc.collect()  # modules refer to each other, so the first model would stay beside the second
+    got = _logits(_loaded(merged), rows)
+    pairs = list(zip(wanted, got, strict=True))
+    return Agreement(
+        max_difference=float(torch.stack([(theirs - ours).abs().max() for theirs, ours in pairs]).max()),
+        largest_logit=float(torch.stack([theirs.abs().max() for theirs in wanted]).max()),
+        argmax_agrees=all(torch.equal(theirs.argmax(-1), ours.argmax(-1)) for theirs, ours in pairs),
+    )
+
+
+def _rows(base: Path) -> list[Tensor]:
+    tokenizer = load_tokenizer(base)
+    lists: list[Any] = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    rows = [torch.tensor([ids]) for ids in lists if ids]
+    if not rows:
+        raise RunFailedError(f"merge: the tokenizer of {base} makes no tokens of a text; use --no-check")
+    return rows
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
+    return [model(row).logits[0].float() for row in rows]
+
+
+def _attached(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path) -> nn.Module:
+    """The base with the adapter in PEFT's modules, as PEFT reads its config."""
+    fields = {"base_model": str(base), "dtype": "float32", "datasets": [{"path": "none"}]}
+    model = base_on_meta(read_config(base), RunSpec.model_validate(fields), torch.float32)
+    load_base(model, base, torch.device("cpu"), lambda part: None)
+    ranks = {module: delta.r for module, delta in found.items()}
+    r = max(ranks.values())
+    others = {module: rank for module, rank in ranks.items() if rank != r}
+    said: dict[str, Any] = {
+        name: adapter.config[name] for name in READ_BY_PEFT if adapter.config.get(name) is not None
+    }
+    config = LoraConfig(r=r, rank_pattern=others, target_modules=list(ranks), **said)
+    attached = inject_adapter_in_model(config, model)
+    set_peft_model_state_dict(attached, dict(adapter.tensors))
+    return attached.eval()
+
+
+def _loaded(folder: Path) -> nn.Module:
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
+    loaded: nn.Module = model.eval()
+    return loaded

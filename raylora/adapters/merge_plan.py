@@ -1,0 +1,172 @@
+"""What merging will write, from headers alone: which tensor gets which update, in which dtype and how many bytes.
+
+An adapter's deltas and its base enter; a plan, or every reason why they do not fit, leaves. Called before anything is
+written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from raylora.adapters.delta import Delta
+from raylora.adapters.rounding import FORMATS, format_of
+from raylora.adapters.stored import StoredAdapter
+from raylora.errors import ModelError
+from raylora.model.digest import TensorBytes, tensors_in
+from raylora.model.folder import weight_files
+from raylora.model.meta import meta_model, read_config
+from raylora.model.quant import QuantFormat
+from raylora.model.source import BaseFolder
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Dtypes, in the words of safetensors, that are merged into and cast; tensors of any other are copied."""
+
+PACKED_FROM = (torch.float32, torch.bfloat16, torch.float16)
+
+MOST_NAMED = 5
+"""Problems that a message spells out."""
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """How merged weights are written.
+
+    Args:
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` keeps that of each tensor.
+        max_shard_bytes: Most bytes of tensors in a file, above 0.
+        requantize: ``nf4``, ``fp4`` or ``int8``, to whose values all linear layers but the output head are rounded.
+    """
+
+    dtype: str = "auto"
+    max_shard_bytes: int = 5 * 10**9
+    requantize: str | None = None
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What will be written.
+
+    Args:
+        base: What is merged into.
+        settings: As they were asked for.
+        deltas: Updates by name of the tensor.
+        dtypes: Written dtype of every float tensor of the base, by name.
+        sizes: Written bytes of every tensor, by name, in the order of the files.
+        linear: Names of the weights that a quantized base holds packed.
+        trained_on: Format of the base that the adapter was trained on; ``None`` where it was not quantized.
+    """
+
+    base: BaseFolder
+    settings: MergeSettings
+    deltas: Mapping[str, Delta]
+    dtypes: Mapping[str, torch.dtype]
+    sizes: Mapping[str, int]
+    linear: frozenset[str]
+    trained_on: QuantFormat | None
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of most of what is written."""
+        num_bytes: Counter[torch.dtype] = Counter()
+        for name, dtype in self.dtypes.items():
+            num_bytes[dtype] += self.sizes[name]
+        return str(num_bytes.most_common(1)[0][0]).removeprefix("torch.")
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether what is written is the sum, without rounding that can be seen."""
+        return self.settings.requantize is None and set(self.dtypes.values()) <= {torch.float32, torch.float64}
+
+    @property
+    def requantize(self) -> QuantFormat | None:
+        """Format to whose values weights are rounded."""
+        return FORMATS[self.settings.requantize] if self.settings.requantize else None
+
+
+def plan_merge(
+    adapter: StoredAdapter, found: Mapping[str, Delta], base: BaseFolder, settings: MergeSettings
+) -> MergePlan:
+    """Find the tensor of each adapted layer.
+
+    Args:
+        adapter: What is merged.
+        found: Its deltas by layer.
+        base: What it is merged into.
+        settings: How it is written.
+
+    Raises:
+        ModelError: A layer has no tensor in the base, one of another shape or dtype, or one that is the embedding's
+            too; or weights of their dtype cannot be rounded as asked. All at once.
+    """
+    held = {entry.name: entry for file in weight_files(base.path) for entry in tensors_in(file)}
+    model = meta_model(read_config(base.path), torch.float32)
+    dtypes = {
+        name: FLOATS[entry.dtype] if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        for name, entry in held.items()
+        if entry.dtype in FLOATS
+    }
+    linear = frozenset(_packed_weights(model) & held.keys())
+    tied = _tied_head(model)
+    problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, held, tied))]
+    if settings.requantize:
+        problems += [
+            f"{name} is of {held[name].dtype}, which is not packed; say --dtype"
+            for name in sorted(linear)
+            if dtypes.get(name) not in PACKED_FROM
+        ]
+    if problems:
+        raise ModelError(
+            f"adapter: {adapter.uri} cannot be merged into {base.name}, {len(problems)} problems: "
+            f"{'; '.join(problems[:MOST_NAMED])}. Nothing was written. Name the base it was trained on with --base, in "
+            "a folder that transformers' save_pretrained wrote, or merge it with PEFT"
+        )
+    return MergePlan(
+        base=base,
+        settings=settings,
+        deltas={f"{module}.weight": delta for module, delta in found.items()},
+        dtypes=dtypes,
+        sizes={name: _num_bytes(entry, dtypes.get(name)) for name, entry in held.items()},
+        linear=linear,
+        trained_on=format_of(adapter.about.get("quantization")),
+    )
+
+
+def _misfit(module: str, delta: Delta, held: Mapping[str, TensorBytes], tied_head: str | None) -> str | None:
+    """Why a layer's update cannot be merged; ``None`` where it can."""
+    entry = held.get(f"{module}.weight")
+    shape = (delta.b_OR.shape[0], delta.a_RI.shape[1])
+    if module == tied_head:
+        return f"{module} shares its weight with the embedding, which has no update"
+    if entry is None:
+        return f"{module} has no tensor {module}.weight in the base's files"
+    if entry.dtype not in FLOATS:
+        return f"{entry.name} is of {entry.dtype}, allowed are {', '.join(FLOATS)}"
+    if entry.shape != shape:
+        return f"{entry.name} is {' x '.join(map(str, entry.shape))}, its update {' x '.join(map(str, shape))}"
+    return None
+
+
+def _packed_weights(model: PreTrainedModel) -> set[str]:
+    """Weights that `load.freeze_linears` has packed."""
+    head = model.get_output_embeddings()
+    return {
+        f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear and module is not head
+    }
+
+
+def _tied_head(model: PreTrainedModel) -> str | None:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not getattr(embedding, "weight", None):
+        return None
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def _num_bytes(entry: TensorBytes, dtype: torch.dtype | None) -> int:
+    return entry.num_bytes if dtype is None else math.prod(entry.shape) * dtype.itemsize
