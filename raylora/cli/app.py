@@ -18,6 +18,7 @@ from raylora import __version__, log
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
 from raylora.cli.look import estimate, inspect
+from raylora.cli.merge import merge
 from raylora.cli.output import err, fail, results_alone, silence_bars, tell_program
 from raylora.cli.report import report
 from raylora.cli.run import resume, train
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, validate, estimate, train, sweep, resume, inspect, runs, report, doctor, schema):
+for command in (init, validate, estimate, train, sweep, resume, inspect, runs, report, merge, doctor, schema):
     app.command()(command)
 
 

@@ -1,0 +1,165 @@
+"""The command ``merge``: an adapter and its base as one model, for whatever loads models and no adapters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from raylora.cli.adapter import AdapterWord, BaseOption, StoreOption, find_adapter
+from raylora.cli.output import Json, err, out, print_json, say
+from raylora.errors import InputError
+
+if TYPE_CHECKING:
+    from raylora.adapters.merge import Merged
+    from raylora.adapters.merge_check import Agreement
+    from raylora.adapters.rounding import Spread
+
+
+class Dtype(StrEnum):
+    """Of the written weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Format(StrEnum):
+    """To whose values weights are rounded."""
+
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+
+
+def merge(
+    adapter: AdapterWord,
+    folder: Annotated[Path, typer.Option("--out", help="New folder for the merged model.")],
+    base: BaseOption = None,
+    store: StoreOption = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Dtype of the written weights; auto keeps that of each tensor of the base.")
+    ] = Dtype.AUTO,
+    requantize: Annotated[
+        Format | None,
+        typer.Option(
+            help="Round the linear layers to values of this format: loaded in it, in the written dtype and without "
+            "double quantization, they come back as they are."
+        ),
+    ] = None,
+    max_shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB (10^9 bytes).")] = 5.0,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Compare logits with base and adapter; takes the base in float32 in memory."
+        ),
+    ] = True,
+    json_: Json = False,
+) -> None:
+    """Merge an adapter into its full-precision base: W + scale B A, and for DoRA its magnitudes."""
+    from raylora.adapters.base import open_base
+    from raylora.adapters.delta import deltas
+    from raylora.adapters.merge import write_merged
+    from raylora.adapters.merge_plan import MergeSettings, plan_merge
+    from raylora.adapters.new_folder import free_place, new_folder, writing
+    from raylora.adapters.stored import read_adapter
+    from raylora.store.before_start import before_start
+    from raylora.store.home import cache_dir
+
+    if not 1e-9 <= max_shard_gb < math.inf:  # NaN is neither
+        raise InputError(f"--max-shard-gb: got {max_shard_gb:g}; allowed: above 0 and finite, such as 5")
+    settings = MergeSettings(dtype.value, int(max_shard_gb * 1e9), requantize.value if requantize else None)
+    place = free_place(folder)
+    named = find_adapter(adapter, store, base)
+    with before_start():
+        stored = read_adapter(named.uri)
+        found = deltas(stored)
+        opened = open_base(stored, named.base, cache_dir())
+    plan = plan_merge(stored, found, opened, settings)
+    agreement: Agreement | None = None
+    with new_folder(place) as partial:
+        with writing(place), _bar(len(plan.sizes)) as report:
+            merged = write_merged(plan, partial, report)
+        if check:
+            from raylora.adapters.merge_check import compare_logits
+
+            agreement = compare_logits(stored, found, opened.path, partial)
+            agreement.check(plan.is_exact)
+    told: dict[str, Any] = {
+        "path": str(place),
+        "adapter": stored.uri,
+        "base": opened.name,
+        "dtype": plan.dtype,
+        "files": merged.files,
+        "bytes": merged.num_bytes,
+        "num_layers": len(found),
+        "quantization": stored.about.get("quantization"),
+        "rounding_error": _fields(merged.rounding_error),
+        "requantized": settings.requantize,
+        "requantize_error": _fields(merged.requantize_error),
+        "requantize_over_update": _fields(merged.requantize_over_update),
+        "max_logit_difference": agreement.max_difference if agreement else None,
+        "argmax_agrees": agreement.argmax_agrees if agreement else None,
+    }
+    if json_:
+        print_json(told)
+        return
+    _print(told, merged, agreement)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], None]]:
+    """What moves a bar over all tensors, where somebody watches."""
+    if not err.is_terminal:
+        yield lambda: None
+        return
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as bars:
+        task = bars.add_task("merging tensors", total=total)
+        yield lambda: bars.advance(task)
+
+
+def _fields(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else asdict(spread)
+
+
+def _print(told: dict[str, Any], merged: Merged, agreement: Agreement | None) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {
+        "base": told["base"],
+        "adapted layers": str(told["num_layers"]),
+        "written": f"{told['dtype']}, {merged.num_bytes / 1e6:,.1f} MB in {len(merged.files)} files",
+        "trained on": told["quantization"] or "not known: the adapter has no lineage",
+    }
+    if merged.rounding_error:
+        rows["its rounding error"] = f"{_spread(merged.rounding_error)} of the full-precision weight merged into"
+    if merged.requantize_error:
+        rows[f"rounded to {told['requantized']}"] = f"{_spread(merged.requantize_error)} of the merged weight"
+    if merged.requantize_over_update:
+        rows["beside the update"] = f"{_spread(merged.requantize_over_update)} of its norm rounded off"
+    if agreement:
+        same = "the same" if agreement.argmax_agrees else "not everywhere the same"
+        rows["logits"] = (
+            f"differ by at most {agreement.max_difference:.3g} (largest {agreement.largest_logit:.3g}) from base and "
+            f"adapter; likeliest token {same}"
+        )
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    out.print(table)
+    say(f"merged model: {told['path']}")
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.2%} on average, {spread.max:.2%} at most,"
