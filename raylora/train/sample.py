@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from raylora.model.route import Span
 from raylora.train.build import Trainee
+
+Chat = Sequence[Mapping[str, str]]
+"""Messages with a ``role`` and ``content``, in order."""
 
 
 @torch.no_grad()
@@ -34,7 +37,8 @@ def answer(
         return []
     trainee.train_mode(False)
     trainee.bank.route([Span(slot)])
-    encoded = _encode(tokenizer, prompts).to(trainee.device)
+    texts = [as_text(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    encoded = encode(tokenizer, texts).to(trainee.device)
     generate: Any = trainee.model.generate  # transformers' decorators hide that it can be called
     output = generate(
         **encoded,
@@ -48,18 +52,34 @@ def answer(
     return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> BatchEncoding:
-    texts = [_as_chat(tokenizer, prompt) if tokenizer.chat_template else prompt for prompt in prompts]
+def as_text(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> str:
+    """What a model is to go on with: the chat template's text, or without a template the messages, a line each.
+
+    Args:
+        tokenizer: The base's.
+        chat: Its last message is the one to be answered.
+    """
+    if not tokenizer.chat_template:
+        return "\n".join(message["content"] for message in chat)
+    messages = [dict(message) for message in chat]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> BatchEncoding:
+    """Ids and mask of texts, padded on the left where there are several.
+
+    Args:
+        tokenizer: The base's; its end of text pads where it has no token for it.
+        texts: From `as_text`: a template has put the special tokens in.
+
+    Shapes:
+        ``input_ids`` and ``attention_mask``: (B, T).
+    """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     side, tokenizer.padding_side = tokenizer.padding_side, "left"
     encoded: BatchEncoding = tokenizer(
-        texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template
+        list(texts), return_tensors="pt", padding=len(texts) > 1, add_special_tokens=not tokenizer.chat_template
     )
     tokenizer.padding_side = side
     return encoded
-
-
-def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    chat = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))

@@ -1,0 +1,118 @@
+"""A stored adapter as a slot of the packed bank takes it: one rank and one scale for all of its layers.
+
+A `StoredAdapter` enters; the slot's settings, its layers and its tensors leave. Called by `session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from raylora.adapters.delta import Delta, deltas
+from raylora.adapters.stored import StoredAdapter
+from raylora.errors import ModelError
+from raylora.model.peft_format import MAGNITUDE, tensor_name
+from raylora.model.slot import Slot
+from raylora.model.targets import linear_layers
+
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts for which PEFT writes another weight into the base; an adapter that was converted says ``True`` instead."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """An adapter, ready for a slot.
+
+    Args:
+        uri: Where it is stored.
+        settings: Of the slot.
+        targets: Dotted names of its layers.
+        tensors: By the names of ``adapter_model.safetensors``, all of the settings' rank.
+    """
+
+    uri: str
+    settings: Slot
+    targets: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+
+
+def seat_of(adapter: StoredAdapter) -> Seat:
+    """Bring an adapter to one rank and one scale.
+
+    A layer of a lower rank than another gets rows and columns of zeros. Where layers have several scales, each layer's
+    is multiplied into its B. Dropout is left out: what is seated answers, and does not train.
+
+    Raises:
+        ModelError: It is none of the kinds that `deltas` reads, was trained on a base that PEFT had changed, or has
+            magnitudes where its config has none, or none where it has.
+    """
+    found = deltas(adapter)
+    _check_start(adapter)
+    use_dora = bool(adapter.config.get("use_dora"))
+    odd = [name for name, delta in found.items() if (delta.magnitude_O is not None) != use_dora]
+    if odd:
+        raise ModelError(
+            f"adapter: {adapter.uri} says use_dora: {str(use_dora).lower()} and has it otherwise at {len(odd)} of "
+            f"{len(found)} layers, first {odd[0]}. Allowed: magnitudes at every layer, or at none. Save it again with "
+            "PEFT"
+        )
+    r = max(delta.r for delta in found.values())
+    scales = {delta.scale for delta in found.values()}
+    is_even = len(scales) == 1
+    settings = Slot(r, (scales.pop() if is_even else 1.0) * r, dropout=0.0, seed=0, use_dora=use_dora)
+    tensors: dict[str, Tensor] = {}
+    for name, delta in found.items():
+        tensors |= _of_rank(r, name, delta, 1.0 if is_even else delta.scale)
+    return Seat(adapter.uri, settings, tuple(found), tensors)
+
+
+def check_seat(seat: Seat, model: PreTrainedModel) -> None:
+    """Refuse an adapter whose layers a base does not have.
+
+    Args:
+        seat: The adapter.
+        model: The base; its parameters may be on the meta device.
+
+    Raises:
+        ModelError: A layer is not there, is the output head, or is of another shape.
+    """
+    layers, head = linear_layers(model), model.get_output_embeddings()
+    shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items() if layer is not head}
+    strange = [name for name in seat.targets if shapes.get(name) != _shape(seat, name)]
+    if strange:
+        num_outputs, num_inputs = _shape(seat, strange[0])
+        raise ModelError(
+            f"adapter: {seat.uri} does not fit {type(model).__name__}, which has no linear layer for {len(strange)} of "
+            f"its {len(seat.targets)}, first {strange[0]} ({num_outputs} x {num_inputs}); the output head takes none. "
+            "Name the base that it was trained on with --base"
+        )
+
+
+def _check_start(adapter: StoredAdapter) -> None:
+    start = adapter.config.get("init_lora_weights", True)
+    if str(start).lower().startswith(CHANGES_BASE):
+        raise ModelError(
+            f"adapter: {adapter.uri} has init_lora_weights: {start}, so it adds to a base from which PEFT took its "
+            "start off. Allowed: an adapter for the base as it is. Save it again with PEFT's save_pretrained and its "
+            "path_initial_model_for_weight_conversion"
+        )
+
+
+def _of_rank(r: int, name: str, delta: Delta, factor: float) -> dict[str, Tensor]:
+    num_zeros = r - delta.r
+    tensors = {
+        tensor_name(name, "lora_A"): F.pad(delta.a_RI, (0, 0, 0, num_zeros)),
+        tensor_name(name, "lora_B"): F.pad(factor * delta.b_OR, (0, num_zeros)),
+    }
+    if delta.magnitude_O is not None:
+        tensors[tensor_name(name, MAGNITUDE)] = delta.magnitude_O
+    return tensors
+
+
+def _shape(seat: Seat, name: str) -> tuple[int, int]:
+    a_RI, b_OR = (seat.tensors[tensor_name(name, matrix)] for matrix in ("lora_A", "lora_B"))
+    return b_OR.shape[0], a_RI.shape[1]
