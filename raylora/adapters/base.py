@@ -42,16 +42,36 @@ def open_base(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> B
         ModelError: There is no such base, or it is another one than the adapter was trained on.
         StoreError: Storage cannot be read.
     """
-    if place is None:
-        if not adapter.base_name:
-            raise ModelError(f"adapter: {adapter.uri} does not say what its base is; say it with --base")
-        place = BasePlace(adapter.base_name, adapter.base_revision)
-    # As a run names it: what a base may be is said in one place.
-    fields = {"base_model": place.base_model, "base_model_revision": place.revision}
-    spec = RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]})
-    base = resolve_base(spec, cache)
+    base = find_base(place or said_base(adapter), cache)
     check_base(adapter, base)
     return base
+
+
+def said_base(adapter: StoredAdapter) -> BasePlace:
+    """Where an adapter's config says that its base is.
+
+    Raises:
+        ModelError: It does not say it.
+    """
+    if not adapter.base_name:
+        raise ModelError(f"adapter: {adapter.uri} does not say what its base is; say it with --base")
+    return BasePlace(adapter.base_name, adapter.base_revision)
+
+
+def find_base(place: BasePlace, cache: Path) -> BaseFolder:
+    """Bring a base to this machine, whatever was trained on it.
+
+    Args:
+        place: Where it is.
+        cache: Folder for what is converted or downloaded.
+
+    Raises:
+        ModelError: There is no such base.
+        StoreError: Storage cannot be read.
+    """
+    # As a run names it: what a base may be is said in one place.
+    fields = {"base_model": place.base_model, "base_model_revision": place.revision}
+    return resolve_base(RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]}), cache)
 
 
 def check_base(adapter: StoredAdapter, base: BaseFolder) -> None:

@@ -1,0 +1,94 @@
+"""A base loaded once, and stored adapters put into slots over it.
+
+A base's folder and adapters enter; a `Session` leaves. Called by the commands that generate with stored adapters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raylora.adapters.session import Session
+from raylora.adapters.slots import Seat, check_seat, seat_of
+from raylora.adapters.stored import StoredAdapter
+from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.errors import ModelError, together
+from raylora.log import get_logger
+from raylora.model.meta import meta_model, read_config
+from raylora.model.source import BaseFolder
+from raylora.spec.run import RunSpec
+from raylora.train.build import place_base
+from raylora.train.estimate import device_of
+
+log = get_logger(__name__)
+
+GENERATION = "generation_config.json"
+
+
+def open_session(base: BaseFolder, adapters: Mapping[str, StoredAdapter], fields: Mapping[str, Any]) -> Session:
+    """Load a base once and give each adapter a slot over it.
+
+    Args:
+        base: Every adapter's.
+        adapters: By the names that they are asked by.
+        fields: Of a run's configuration: how the base is held, and its `dtype`.
+
+    Raises:
+        ModelError: Some adapters, all of which are named, do not fit; or the base cannot be loaded.
+    """
+    spec = RunSpec.model_validate({"base_model": str(base.path), "datasets": [{"path": "none"}], **fields})
+    seats = _seats(base, adapters)
+    tokenizer = load_tokenizer(base.path)
+    _warn_of_other_tokenizers(adapters, tokenizer_digest(tokenizer))
+    told_ends = [_told_ends(base.path), tokenizer.eos_token_id]
+    trainee = place_base(spec, base.path, (base.name, base.revision), torch.device(device_of(spec.distributed)))
+    for slot, seat in enumerate(seats):
+        trainee.bank.admit(slot, seat.settings, seat.targets)
+        trainee.bank.load(slot, seat.tensors)
+    log.info("%s: held as %s on this %s", base.name, spec.quantization, trainee.device.type)
+    ends = _numbers(trainee.model.generation_config.eos_token_id, *told_ends)
+    return Session(trainee, tokenizer, list(adapters), sorted(ends))
+
+
+def _seats(base: BaseFolder, adapters: Mapping[str, StoredAdapter]) -> list[Seat]:
+    """Check the adapters against the base's layers before its weights are read."""
+    model = meta_model(read_config(base.path), torch.float32)
+    seats: list[Seat] = []
+    errors = []
+    for adapter in adapters.values():
+        try:
+            seat = seat_of(adapter)
+            check_seat(seat, model)
+        except ModelError as error:
+            errors.append(error)
+        else:
+            seats.append(seat)
+    if errors:
+        raise together(errors)
+    return seats
+
+
+def _warn_of_other_tokenizers(adapters: Mapping[str, StoredAdapter], digest: str) -> None:
+    for name, adapter in adapters.items():
+        if adapter.about.get("tokenizer_digest", digest) != digest:
+            log.warning("%s was trained with another tokenizer or chat template than its base has here", name)
+
+
+def _told_ends(folder: Path) -> Any:
+    """Tokens that end an answer, by a file of the base; some bases name more of them there than in their config."""
+    path = folder / GENERATION
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"base_model: {path} is no JSON object ({error}). Copy the model's folder again") from error
+
+
+def _numbers(*told: Any) -> set[int]:
+    listed = [each for ids in told for each in (ids if isinstance(ids, list) else [ids])]
+    return {each for each in listed if isinstance(each, int)}
