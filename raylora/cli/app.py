@@ -15,8 +15,10 @@ import typer
 from typer.main import get_command
 
 from raylora import __version__, log
+from raylora.cli.chat import chat
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
+from raylora.cli.generate import generate
 from raylora.cli.look import estimate, inspect
 from raylora.cli.merge import merge
 from raylora.cli.output import err, fail, results_alone, silence_bars, tell_program
@@ -38,7 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, validate, estimate, train, sweep, resume, inspect, runs, report, merge, doctor, schema):
+WHILE_TRAINING = (init, validate, estimate, train, sweep, resume, inspect, runs, report)
+AFTER_TRAINING = (generate, chat, merge)
+for command in (*WHILE_TRAINING, *AFTER_TRAINING, doctor, schema):
     app.command()(command)
 
 

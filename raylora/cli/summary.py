@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from raylora.cli.output import out, say
 
@@ -19,10 +21,25 @@ def print_summary(result: dict[str, Any]) -> None:
     out.print(_numbers(result))
     samples = result["samples"]
     if samples["after"]:
-        out.print(_answers(result["sample_prompts"], samples))
+        print_answers(result["sample_prompts"], {"before": samples["before"], "after": samples["after"]})
     out.print("where it is", style="italic")
     for name, place in _places(result).items():
         say(f"{name:<14}{place}", out)
+
+
+def print_answers(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
+    """Print answers side by side, to the letter: what a model writes is no markup.
+
+    Args:
+        prompts: What was asked.
+        columns: Answers to each of them, by who gave them.
+    """
+    table = Table(title="answers", title_justify="left", show_lines=True)
+    for name in ("prompt", *columns):
+        table.add_column(escape(name), overflow="fold")
+    for cells in zip(prompts, *columns.values(), strict=True):
+        table.add_row(*(Text(cell) for cell in cells))
+    out.print(table)
 
 
 def _numbers(result: dict[str, Any]) -> Table:
@@ -36,15 +53,6 @@ def _numbers(result: dict[str, Any]) -> Table:
     held = ", ".join(f"{size / 1e6:.1f} MB" for size in result["base_bytes_per_rank"])
     table.add_row(f"base per rank ({result['strategy']})", held)
     table.add_row("wall clock", f"{result['wall_s']:.0f} s")
-    return table
-
-
-def _answers(prompts: list[str], samples: dict[str, list[str]]) -> Table:
-    table = Table(title="answers", title_justify="left", show_lines=True)
-    for name in ("prompt", "before", "after"):
-        table.add_column(name, overflow="fold")
-    for prompt, before, after in zip(prompts, samples["before"], samples["after"], strict=True):
-        table.add_row(escape(prompt), escape(before), escape(after))
     return table
 
 

@@ -1,0 +1,163 @@
+"""What the commands that talk have in common: whom to talk to, how the base is held, how answers are written.
+
+Typed words enter; every problem with them leaves at once, or an open session.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raylora.cli.adapter import AdapterPlace, find_adapter
+from raylora.cli.output import err
+from raylora.errors import InputError, together
+
+if TYPE_CHECKING:
+    from raylora.adapters.session import Options, Session
+    from raylora.adapters.stored import StoredAdapter
+    from raylora.model.source import BaseFolder
+
+AdapterWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ADAPTER]...", help="Runs, sweeps (their best trials), SWEEP/TRIAL, or adapters' folders; of one base."
+    ),
+]
+System = Annotated[str | None, typer.Option("--system", help="A message that says how to answer, before all others.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time; above 0 tokens are drawn.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")]
+Seed = Annotated[int, typer.Option(help="Of the draw; the same seed gives the same answer.")]
+In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the base in 4 bits, whatever the runs did.")]
+In8Bit = Annotated[bool, typer.Option("--load-in-8bit", help="Hold the base in 8 bits, whatever the runs did.")]
+Plain = Annotated[bool, typer.Option("--no-quantize", help="Hold the base unquantized, whatever the runs did.")]
+
+HOLDINGS = {"--load-in-4bit": "nf4-double", "--load-in-8bit": "int8", "--no-quantize": "none"}
+"""Words of a lineage by the options that ask for them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed.
+
+    Args:
+        words: Adapters.
+        base: As ``base_model`` says it.
+        store: Store of the runs.
+        max_new_tokens: Longest answer.
+        temperature: Of the draw.
+        top_p: Of the draw.
+        seed: Of the draw.
+        holdings: Those of `HOLDINGS` that were given.
+    """
+
+    words: tuple[str, ...]
+    base: str | None
+    store: str | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    holdings: tuple[str, ...]
+
+    def problems(self) -> list[InputError]:
+        """All that is wrong with it before anything is looked up."""
+        found = []
+        if not self.words and self.base is None:
+            found.append("ADAPTER: got none, and no --base. Allowed: adapters, or --base alone. Run `raylora runs`")
+        if self.max_new_tokens < 1:
+            found.append(f"--max-new-tokens: got {self.max_new_tokens}. Allowed: 1 or more, such as 128")
+        if not 0 <= self.temperature < math.inf:  # NaN is neither
+            found.append(f"--temperature: got {self.temperature:g}. Allowed: 0 or more, such as 0.7; 0 draws nothing")
+        if not 0 < self.top_p <= 1:
+            found.append(f"--top-p: got {self.top_p:g}. Allowed: above 0 and up to 1, such as 0.95")
+        if len(self.holdings) > 1:
+            found.append(f"{', '.join(self.holdings)}: these exclude each other. Leave all but one out")
+        return [InputError(problem) for problem in found]
+
+    def options(self) -> Options:
+        """How answers are written."""
+        from raylora.adapters.session import Options
+
+        return Options(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+    def open(self) -> Session:
+        """Find the adapters and their base, and load it.
+
+        Raises:
+            InputError: Something is not there, cannot be read, or does not fit together.
+        """
+        from raylora.adapters.holding import FIELDS, holding_of
+        from raylora.adapters.opening import open_session
+        from raylora.store.before_start import before_start
+
+        with before_start(), err.status("opening adapters and base"):  # seen on a terminal alone
+            places = self._places()
+            adapters = _read(places)
+            base = self._base(places, adapters)
+            word = HOLDINGS[self.holdings[0]] if self.holdings else holding_of(adapters)
+            return open_session(base, adapters, FIELDS[word])
+
+    def _places(self) -> dict[str, AdapterPlace]:
+        places: dict[str, AdapterPlace] = {}
+        errors = []
+        for word in self.words:
+            try:
+                places[word] = find_adapter(word, self.store, self.base)
+            except InputError as error:
+                errors.append(error)
+        if errors:
+            raise together(errors)
+        return places
+
+    def _base(self, places: Mapping[str, AdapterPlace], adapters: Mapping[str, StoredAdapter]) -> BaseFolder:
+        from raylora.adapters.base import BasePlace
+        from raylora.adapters.one_base import check_same_base, open_one_base
+        from raylora.store.home import cache_dir
+
+        if self.base is not None:
+            return open_one_base(adapters, BasePlace(self.base), cache_dir())
+        check_same_base(adapters)
+        known = (place.base for place in places.values() if place.base is not None)
+        return open_one_base(adapters, next(known, None), cache_dir())
+
+
+def messages_of(system: str | None, turns: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """A conversation as chat templates take it.
+
+    Args:
+        system: How to answer; ``None`` or empty for nothing said.
+        turns: Of user and assistant.
+    """
+    return [*([{"role": "system", "content": system}] if system else []), *turns]
+
+
+def holdings_of(in_4bit: bool, in_8bit: bool, plain: bool) -> tuple[str, ...]:
+    """Names of the options that were given.
+
+    Args:
+        in_4bit: Whether ``--load-in-4bit`` was.
+        in_8bit: Whether ``--load-in-8bit`` was.
+        plain: Whether ``--no-quantize`` was.
+    """
+    return tuple(name for name, given in zip(HOLDINGS, (in_4bit, in_8bit, plain), strict=True) if given)
+
+
+def _read(places: Mapping[str, AdapterPlace]) -> dict[str, StoredAdapter]:
+    from raylora.adapters.stored import read_adapter
+    from raylora.store.before_start import before_start
+
+    adapters: dict[str, StoredAdapter] = {}
+    errors = []
+    for word, place in places.items():
+        try:
+            with before_start():
+                adapters[word] = read_adapter(place.uri)
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return adapters
