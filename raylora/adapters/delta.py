@@ -17,10 +17,7 @@ from torch import Tensor
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.dora import TINY
-from raylora.model.peft_format import MAGNITUDE, PREFIX
-from raylora.spec.pattern import matching
-
-PATTERN_TIMEOUT_S = 2.0
+from raylora.model.peft_format import MAGNITUDE, PREFIX, of_pattern
 
 BESIDE_ANOTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Starts that PEFT takes off the base: until save_pretrained converts them, B A belongs to what is left of it."""
@@ -82,6 +79,10 @@ class Delta:
         return whole_OI * (self.magnitude_O / norm_O)[:, None]
 
 
+Layers = Mapping[str, Delta]
+"""What an adapter does, by dotted name of the layer."""
+
+
 def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     """Sort an adapter's tensors by layer.
 
@@ -140,15 +141,7 @@ def _is_whole(parts: Mapping[str, Tensor]) -> bool:
 
 def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, Tensor]) -> Delta:
     a_RI = parts["lora_A"].contiguous()
-    alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", a_RI.shape[0]))
+    alpha = of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", a_RI.shape[0]))
     rank = a_RI.shape[0]
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return Delta(module, a_RI, parts["lora_B"].contiguous(), scale, parts.get(MAGNITUDE))
-
-
-def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
-    """A layer's own value: PEFT's keys are regular expressions for a dotted name, or the end of one."""
-    for pattern, value in (patterns or {}).items():
-        if matching(rf"(.*\.)?({pattern})", [module], PATTERN_TIMEOUT_S):
-            return float(value)
-    return float(default)

@@ -6,6 +6,7 @@ adapter after training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ class StoredAdapter:
         tensors: By the names of ``adapter_model.safetensors``.
         config: The fields of ``adapter_config.json``.
         about: Lineage out of the manifest; empty where another tool wrote the folder.
+        digest: SHA-256 of ``adapter_model.safetensors``; ``None`` for one that was read from nowhere.
     """
 
     uri: str
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     about: Mapping[str, Any]
+    digest: str | None = None
 
     @property
     def base_name(self) -> str | None:
@@ -68,8 +71,7 @@ def read_adapter(uri: str) -> StoredAdapter:
         CorruptObjectError: A file is not what its manifest says.
         StoreError: Storage cannot be read.
     """
-    place, _, name = uri.rstrip("/").rpartition("/")
-    store = open_store(place or ".")
+    store, name = place_of(uri)
     try:
         manifest = read_manifest(store, name)
     except MissingObjectError:
@@ -77,7 +79,21 @@ def read_adapter(uri: str) -> StoredAdapter:
     else:
         config, tensors = (read_verified(store, name, file, manifest) for file in (CONFIG, TENSORS))
         about = dict(manifest.about)
-    return StoredAdapter(uri, _tensors(uri, tensors), _config(uri, config), about)
+    digest = hashlib.sha256(tensors).hexdigest()
+    return StoredAdapter(uri, _tensors(uri, tensors), _config(uri, config), about, digest)
+
+
+def place_of(uri: str) -> tuple[Store, str]:
+    """The store that an adapter's folder is in, and its name there.
+
+    Args:
+        uri: Of the folder.
+
+    Raises:
+        InputError: It names no known kind of storage.
+    """
+    place, slash, name = uri.rstrip("/").rpartition("/")
+    return open_store(place + slash or "."), name
 
 
 def _read(store: Store, uri: str, name: str, file: str) -> bytes:

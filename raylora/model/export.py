@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raylora.errors import RunFailedError
 from raylora.model.bank import Adapter
-from raylora.model.peft_format import MAGNITUDE, PREFIX
+from raylora.model.peft_format import MAGNITUDE, PREFIX, of_pattern
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 
@@ -51,7 +51,8 @@ def _is_broken(tensor: Tensor, shape: Shape) -> bool:
 
 def _shape(adapter: Adapter, name: str) -> Shape:
     """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known."""
-    rank, layer = adapter.config["r"], name.removeprefix(PREFIX).partition(".lora_")[0]
+    layer = name.removeprefix(PREFIX).rpartition(".lora_")[0]
+    rank = int(of_pattern(adapter.config.get("rank_pattern"), layer, adapter.config["r"]))
     num_outputs, num_inputs = adapter.layers.get(layer, (None, None))
     if name.endswith(MAGNITUDE):
         return (num_outputs,)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from raylora.model.slot import Slot
+from raylora.spec.pattern import matching
 
 MAGNITUDE = "lora_magnitude_vector"
 """DoRA's magnitudes, the one tensor of an adapter that is no matrix and has no ``.weight`` after its name."""
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name in ``adapter_model.safetensors``."""
+
+PATTERN_TIMEOUT_S = 2.0
+"""Longest search with one key of a pattern."""
 
 
 def tensor_name(module: str, matrix: str) -> str:
@@ -25,6 +29,22 @@ def tensor_name(module: str, matrix: str) -> str:
         matrix: ``lora_A``, ``lora_B`` or ``lora_magnitude_vector``.
     """
     return f"{PREFIX}{module}.{matrix}" if matrix == MAGNITUDE else f"{PREFIX}{module}.{matrix}.weight"
+
+
+def of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """A layer's own rank or alpha out of ``rank_pattern`` or ``alpha_pattern``.
+
+    PEFT's keys are regular expressions for a dotted name, or for the end of one.
+
+    Args:
+        patterns: Of ``adapter_config.json``; the first key that matches counts.
+        module: Dotted name of the layer.
+        default: Where none matches.
+    """
+    for pattern, value in (patterns or {}).items():
+        if matching(rf"(.*\.)?({pattern})", [module], PATTERN_TIMEOUT_S):
+            return float(value)
+    return float(default)
 
 
 def short_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:

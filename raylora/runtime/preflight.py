@@ -5,27 +5,23 @@ Called by the launcher while Ray starts, and by ``raylora validate``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from raylora.data.prepare import Prepared, open_sources, prepare
-from raylora.errors import InputError, together
+from raylora.errors import together
 from raylora.model.bins import check_bins
 from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.model.targets import match_targets
 from raylora.spec.run import RunSpec
-from raylora.store.before_start import before_start
+from raylora.store.before_start import Checks
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.tracking.address import tracking_uri
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,34 +50,18 @@ def preflight(spec: RunSpec) -> Preflight:
         ModelError: The base cannot be loaded, the adapter does not fit it, or it cannot keep the rows of a bin apart.
         DataError: A dataset cannot be used.
     """
-    trial = _Trial()
-    trial.of(lambda: tracking_uri(spec.tracking))
-    store = trial.of(lambda: _writable_store(spec))
-    base = trial.of(lambda: resolve_base(spec, cache_dir()))
+    checks = Checks()
+    checks.of(lambda: tracking_uri(spec.tracking))
+    store = checks.of(lambda: _writable_store(spec))
+    base = checks.of(lambda: resolve_base(spec, cache_dir()))
     if base is None:  # without a tokenizer there are no tokens, but whether there are rows can be told
-        trial.of(lambda: open_sources(spec, cache_dir()))
-        raise together(trial.errors)
-    targets = trial.of(lambda: _targets(spec, base))
-    prepared = trial.of(lambda: prepare(spec, base.path, cache_dir()))
-    if store is None or targets is None or prepared is None or trial.errors:
-        raise together(trial.errors)
+        checks.of(lambda: open_sources(spec, cache_dir()))
+        raise together(checks.errors)
+    targets = checks.of(lambda: _targets(spec, base))
+    prepared = checks.of(lambda: prepare(spec, base.path, cache_dir()))
+    if store is None or targets is None or prepared is None or checks.errors:
+        raise together(checks.errors)
     return Preflight(store, base, targets, prepared)
-
-
-class _Trial:
-    """Checks that do not need each other: what one refuses keeps none of the others from being made."""
-
-    def __init__(self) -> None:
-        self.errors: list[InputError] = []
-
-    def of(self, check: Callable[[], T]) -> T | None:
-        """Return what a check finds; where it refuses, note why."""
-        try:
-            with before_start():
-                return check()
-        except InputError as error:
-            self.errors.append(error)
-            return None
 
 
 def _writable_store(spec: RunSpec) -> Store:

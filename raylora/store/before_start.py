@@ -5,10 +5,13 @@ Called by the preflight, the launcher and the commands that only look.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from raylora.errors import InputError, StoreError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -22,3 +25,19 @@ def before_start() -> Iterator[None]:
         yield
     except StoreError as error:
         raise InputError(str(error)) from error
+
+
+class Checks:
+    """Checks that do not need each other: what one refuses keeps none of the others from being made."""
+
+    def __init__(self) -> None:
+        self.errors: list[InputError] = []
+
+    def of(self, check: Callable[[], T]) -> T | None:
+        """Return what a check finds; where it refuses, note why."""
+        try:
+            with before_start():
+                return check()
+        except InputError as error:
+            self.errors.append(error)
+            return None

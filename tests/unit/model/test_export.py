@@ -74,3 +74,14 @@ def test_banks_tell_what_the_layers_ask_of_an_adapter(tmp_path: Path, fields: di
         wider = tensor.repeat(1, 2) if ".lora_A." in name else tensor.repeat(*(2, 1)[: tensor.ndim])
         with pytest.raises(RunFailedError, match="1 of "):
             adapter_files(replace(found, tensors=found.tensors | {name: wider}))
+
+
+def test_a_layers_own_rank_is_what_the_pattern_says(tmp_path: Path):
+    store, last = open_store(str(tmp_path)), {"peft_type": "LORA", "r": 9, "rank_pattern": {"q_proj": RANK}}
+    dotted = {**last, "rank_pattern": {r"^model\.layers\.0\.q_proj": RANK, "k_proj": 2}}
+    for config in (last, dotted):
+        publish_adapter(store, Adapter(GOOD, config), {})
+        read_verified(store, FOLDER, "adapter_model.safetensors", read_manifest(store, FOLDER))
+    for wrong in ({"q_proj": RANK + 1}, {"proj": RANK}, {r"layers\.1\.q_proj": RANK}):
+        with pytest.raises(RunFailedError, match="2 of 3 tensors are empty, of a wrong shape"):
+            publish_adapter(store, Adapter(GOOD, {**last, "rank_pattern": wrong}), {})
