@@ -1,0 +1,156 @@
+"""How good adapters are on the validation rows of the runs they come from: where one harms another's task, it shows.
+
+A base, runs and adapters enter; mean losses leave. The base is loaded once, whole, in this process. Called by the
+command `combine`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from raylora.adapters.delta import Layers
+from raylora.data.batches import Batches, open_batches
+from raylora.data.prepare import prepare
+from raylora.data.tokenizer import load_tokenizer
+from raylora.errors import DataError, InputError, together
+from raylora.model.peft_format import tensor_name
+from raylora.model.slot import Slot
+from raylora.model.source import BaseFolder
+from raylora.spec.data import DataFields
+from raylora.spec.place import DistributedSpec
+from raylora.spec.run import RunSpec
+from raylora.train.build import Trainee, place_base
+from raylora.train.evaluate import evaluate
+
+SLOT = 0
+HOW_ONLY = {"split_seed", "sample_packing", "dataset_num_proc"}
+"""Fields of the data that leave the validation rows, but for their split, what they are."""
+
+Listener = Callable[[int, int], None]
+"""Told how many evaluations are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one adapter comes to.
+
+    Args:
+        adapter: Its name.
+        losses: Mean loss over all labelled tokens, in nats, by the name of the run whose validation rows they are;
+            ``None`` where that run has none.
+    """
+
+    adapter: str
+    losses: Mapping[str, float | None]
+
+
+def evaluate_adapters(
+    base: BaseFolder,
+    cache: Path,
+    runs: Mapping[str, RunSpec],
+    adapters: Sequence[tuple[str, Layers]],
+    listen: Listener = lambda done, total: None,
+) -> list[Losses]:
+    """Evaluate adapters on the validation rows of some runs.
+
+    Args:
+        base: What all of them were trained on; it is held as the first run held it.
+        cache: Folder that keeps tokens and downloads.
+        runs: By the names of their validation rows; at least one.
+        adapters: Names and layers, LoRA alone; without layers it is the base.
+        listen: Told how far it is.
+
+    Returns:
+        In the order of the adapters.
+
+    Raises:
+        DataError: Rows of a run cannot be read: all problems at once.
+        ModelError: The base cannot be loaded.
+        StoreError: The cache cannot be written.
+    """
+    rows = _validation_rows(base, cache, runs)
+    row_sets = list(dict.fromkeys(each for each in rows.values() if each is not None))
+    if not row_sets:
+        return [Losses(name, dict.fromkeys(rows)) for name, _ in adapters]
+    trainee = _placed(base, list(runs.values()))
+    found: list[Losses] = []
+    for name, layers in adapters:
+        settings, tensors = one_rank(layers)
+        trainee.bank.admit(SLOT, settings, list(layers))
+        trainee.bank.load(SLOT, tensors)
+        losses: dict[Batches | None, float] = {}
+        for row_set in row_sets:
+            losses[row_set] = evaluate(trainee, {SLOT: row_set})[SLOT]
+            listen(len(found) * len(row_sets) + len(losses), len(adapters) * len(row_sets))
+        trainee.bank.release(SLOT)
+        found.append(Losses(name, {run: losses.get(row_set) for run, row_set in rows.items()}))
+    return found
+
+
+def one_rank(layers: Layers) -> tuple[Slot, dict[str, Tensor]]:
+    """Write layers as one slot takes them: with zeros up to the largest rank, and one scale for all.
+
+    Args:
+        layers: Of an adapter; none of the base alone.
+
+    Returns:
+        The slot's settings, and tensors by PEFT's names.
+    """
+    r = max((delta.r for delta in layers.values()), default=1)
+    scale = max((delta.scale for delta in layers.values()), default=1.0) or 1.0
+    tensors = {}
+    for module, delta in layers.items():
+        # A factor of 1 changes no bit: an adapter with one scale is evaluated as it is.
+        tensors[tensor_name(module, "lora_A")] = F.pad(delta.a_RI * (delta.scale / scale), (0, 0, 0, r - delta.r))
+        tensors[tensor_name(module, "lora_B")] = F.pad(delta.b_OR, (0, r - delta.r))
+    return Slot(r, scale * r, 0.0, 0), tensors
+
+
+def _placed(base: BaseFolder, specs: Sequence[RunSpec]) -> Trainee:
+    """The base in this process alone, for rows as long as any run has."""
+    longest = max(spec.sequence_len for spec in specs)
+    alone = {"distributed": DistributedSpec(), "adapter_bank": "packed", "sequence_len": longest}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return place_base(specs[0].model_copy(update=alone), base.path, (base.name, base.revision), device)
+
+
+def _validation_rows(base: BaseFolder, cache: Path, runs: Mapping[str, RunSpec]) -> dict[str, Batches | None]:
+    """Batches by name of the run; runs with the same rows, as repeats of a trial are, have the same batches."""
+    found: dict[str, Batches | None] = {}
+    opened: dict[str, Batches | None] = {}
+    errors: list[InputError] = []
+    for name, spec in runs.items():
+        key = _key(spec)
+        try:
+            if key not in opened:
+                opened[key] = _open(base, cache, spec)
+            found[name] = opened[key]
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return found
+
+
+def _key(spec: RunSpec) -> str:
+    """Runs with equal keys have the same validation rows."""
+    asked = spec.model_dump(mode="json", include=set(DataFields.model_fields) - HOW_ONLY)
+    return json.dumps([spec.seed_of_split if spec.val_set_size else None, asked], sort_keys=True)
+
+
+def _open(base: BaseFolder, cache: Path, spec: RunSpec) -> Batches | None:
+    if not spec.validates:
+        return None
+    rows = prepare(spec, base.path, cache).validation
+    if rows is None:
+        return None
+    # Each row by itself: its loss is the same, and no base has to keep rows of a bin apart.
+    tokenizer = load_tokenizer(base.path, spec.chat_template)
+    return open_batches(spec.model_copy(update={"sample_packing": False}), tokenizer, rows)
