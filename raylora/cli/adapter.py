@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from raylora.errors import InputError
 if TYPE_CHECKING:
     from raylora.adapters.base import BasePlace
     from raylora.store.contract import Store
+    from raylora.store.sweeps import SweepRecord, TrialRecord
 
 AdapterWord = Annotated[
     str,
@@ -27,15 +28,18 @@ BaseOption = Annotated[
 
 @dataclass(frozen=True)
 class AdapterPlace:
-    """Where an adapter is.
+    """Where an adapter is, and what is known of it there.
 
     Args:
         uri: Its folder.
         base: Its base as the run was told it; ``None`` for a folder.
+        spec: Configuration of the run that it comes from, of a sweep that of its trial; ``None`` for a folder, and
+            where this version does not read the sweep any more.
     """
 
     uri: str
     base: BasePlace | None
+    spec: Mapping[str, Any] | None = None
 
 
 def find_adapter(word: str, store_uri: str | None, base: str | None = None) -> AdapterPlace:
@@ -55,35 +59,56 @@ def find_adapter(word: str, store_uri: str | None, base: str | None = None) -> A
     from raylora.store.home import default_store_uri
 
     with before_start():
-        uri, spec = _found(open_store(store_uri or default_store_uri()), word)
-    if base is not None:
-        return AdapterPlace(uri, BasePlace(base))
-    place = BasePlace(spec["base_model"], spec.get("base_model_revision")) if spec else None
-    return AdapterPlace(uri, place)
+        found = _found(open_store(store_uri or default_store_uri()), word)
+    return found if base is None else replace(found, base=BasePlace(base))
 
 
-def _found(store: Store, word: str) -> tuple[str, Mapping[str, Any] | None]:
-    """Folder of the adapter, and the run's configuration where there is a run."""
+def _found(store: Store, word: str) -> AdapterPlace:
     from raylora.store.runs import has_run, read_run
     from raylora.store.sweeps import has_sweep, read_sweep
-    from raylora.sweep.result import sweep_result
 
     if "://" in word or word.startswith((".", "/", "~")):
-        return word, None
-    name, _, trial = word.partition("/")
-    if not trial and has_run(store, name):
+        return AdapterPlace(word, None)
+    name, _, trial_id = word.partition("/")
+    if not trial_id and has_run(store, name):
         record = read_run(store, name)
-        return _uri_of(word, (record.result or {}).get("adapter_uri")), record.spec
+        uri = _uri_of(word, (record.result or {}).get("adapter_uri"))
+        return AdapterPlace(uri, _base_of(record.spec), record.spec)
     if has_sweep(store, name):
         swept = read_sweep(store, name)
-        result = sweep_result(swept)
-        if not trial:
-            return _uri_of(word, result["best_adapter_uri"]), swept.spec.get("run", {})
-        uris = {each["trial_id"]: each["adapter_uri"] for each in result["trials"]}
-        if trial not in uris:
-            raise InputError(f"{name} has no trial {trial!r}; it has {', '.join(list(uris)[:8])}")
-        return _uri_of(word, uris[trial]), swept.spec.get("run", {})
-    return word, None
+        trial = _trial(swept, trial_id)
+        uri = _uri_of(word, trial.adapter_uri if trial else None)
+        spec = _spec_of(swept, trial) if trial else None
+        return AdapterPlace(uri, _base_of(spec or swept.spec.get("run", {})), spec)
+    return AdapterPlace(word, None)
+
+
+def _trial(swept: SweepRecord, trial_id: str) -> TrialRecord | None:
+    """The trial of a name; without one the best, where there is one."""
+    from raylora.sweep.summary import summarise
+
+    if not trial_id:
+        return summarise(swept).best_trial
+    trials = {trial.trial_id: trial for trial in swept.trials}
+    if trial_id not in trials:
+        raise InputError(f"{swept.sweep_id} has no trial {trial_id!r}; it has {', '.join(list(trials)[:8])}")
+    return trials[trial_id]
+
+
+def _spec_of(swept: SweepRecord, trial: TrialRecord) -> Mapping[str, Any] | None:
+    from raylora.spec.sweep import SweepSpec
+    from raylora.spec.trial import run_of
+
+    try:
+        return run_of(SweepSpec.model_validate(swept.spec), trial.config, trial.repeat).model_dump(mode="json")
+    except (InputError, ValueError):  # recorded by a version with other fields
+        return None
+
+
+def _base_of(spec: Mapping[str, Any]) -> BasePlace | None:
+    from raylora.adapters.base import BasePlace
+
+    return BasePlace(spec["base_model"], spec.get("base_model_revision")) if spec else None
 
 
 def _uri_of(word: str, uri: str | None) -> str:

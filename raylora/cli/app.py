@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from raylora import __version__, log
 from raylora.cli.chat import chat
+from raylora.cli.combine import combine
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
 from raylora.cli.generate import generate
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 WHILE_TRAINING = (init, validate, estimate, train, sweep, resume, inspect, runs, report)
-AFTER_TRAINING = (generate, chat, merge)
+AFTER_TRAINING = (generate, chat, combine, merge)
 for command in (*WHILE_TRAINING, *AFTER_TRAINING, doctor, schema):
     app.command()(command)
 
@@ -60,7 +61,7 @@ def _options(
 ) -> None:
     log.configure("WARNING" if quiet else "INFO")
     # In a log they are noise, and across the live display of a run they are torn.
-    if not err.is_terminal or context.invoked_subcommand in ("train", "sweep", "resume"):
+    if not err.is_terminal or context.invoked_subcommand in ("train", "sweep", "resume", "combine"):
         silence_bars()
 
 

@@ -1,0 +1,163 @@
+"""The command ``combine``: several adapters of one base become one, each tried on the validation rows of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from raylora.adapters.recipe import METHODS, Recipe, read_weights
+from raylora.cli.adapter import AdapterPlace, BaseOption, StoreOption, find_adapter
+from raylora.cli.output import Json, err, out, print_json, say
+from raylora.errors import DataError, InputError, ModelError, together
+
+if TYPE_CHECKING:
+    from raylora.adapters.delta import Layers
+    from raylora.adapters.evaluation import Listener
+    from raylora.adapters.stored import StoredAdapter
+    from raylora.spec.run import RunSpec
+
+RESULT, BASE = "combined", "base"
+"""Names of what is evaluated beside the adapters that were given."""
+
+
+def combine(
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER...",
+            help="Two or more of one base: each a run, a sweep (its best trial), SWEEP/TRIAL, or an adapter's folder.",
+        ),
+    ],
+    target: Annotated[str, typer.Option("--out", help="New or empty folder for the result, local or s3://.")],
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}, as PEFT combines.")],
+    weights: Annotated[str | None, typer.Option(help="A number for each adapter, such as 1,0.5; 1 each.")] = None,
+    density: Annotated[
+        float | None, typer.Option(help="ties, dare: part of the values that is kept, above 0 up to 1; 0.5.")
+    ] = None,
+    max_rank: Annotated[
+        int | None, typer.Option(help="svd: rank of the result; the largest of the adapters' where absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="dare: decides which values are dropped.")] = 0,
+    evaluate: Annotated[
+        bool | None,
+        typer.Option(
+            "--evaluate/--no-evaluate",
+            help="Losses of the result, of each adapter and of the base on each run's validation rows; done where "
+            "every adapter is of a run or a sweep.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    base: BaseOption = None,
+    json_: Json = False,
+) -> None:
+    """Make one adapter of several of one base."""
+    from raylora.adapters.combine import combine as combine_layers
+    from raylora.adapters.fit import fitting_layers
+    from raylora.adapters.publish import as_adapter, check_free, lineage_of, publish_at
+    from raylora.adapters.stored import read_adapter
+    from raylora.store.before_start import Checks
+
+    checks = Checks()
+    numbers = checks.of(lambda: read_weights(weights, len(adapters)))
+    recipe = Recipe(method, numbers or (1.0,) * len(adapters), density, max_rank, seed)
+    checks.errors += recipe.problems(len(adapters))
+    checks.of(lambda: check_free(target))
+    found = [(word, checks.of(partial(find_adapter, word, store, base))) for word in adapters]
+    places = [(word, place) for word, place in found if place is not None]
+    parents = [parent for _, place in places if (parent := checks.of(partial(read_adapter, place.uri))) is not None]
+    runs = checks.of(lambda: _runs(places, evaluate))
+    if checks.errors:
+        raise together(checks.errors)
+    layers = fitting_layers(parents, method)
+    result = combine_layers(layers, recipe)
+    adapter = as_adapter(result, parents)
+    losses = None
+    if runs:
+        every: list[tuple[str, Layers]] = [(RESULT, result), *zip(adapters, layers, strict=True), (BASE, {})]
+        losses = _evaluated(parents[0], places[0][1], runs, every)
+    path = publish_at(target, adapter, lineage_of(parents, recipe, losses))
+    told = {"method": method, "r": adapter.config["r"], "num_layers": len(result), "weights": list(recipe.weights)}
+    if json_:
+        print_json({"path": path, **told, "evaluation": losses})
+        return
+    say("{} adapters combined by {method}: {num_layers} layers, r={r}".format(len(parents), **told))
+    if losses is not None:
+        _print_losses(losses)
+    say(f"adapter: {path}")
+
+
+def _runs(places: Sequence[tuple[str, AdapterPlace]], asked: bool | None) -> dict[str, RunSpec] | None:
+    """Configurations by the words for the adapters; ``None`` where there is to be, or can be, no evaluation.
+
+    Raises:
+        InputError: It was asked for and cannot be.
+    """
+    if asked is False:
+        return None
+    specs = {word: _spec(place) for word, place in places}
+    runs = {word: spec for word, spec in specs.items() if spec is not None}
+    without = [word for word in specs if word not in runs]
+    if without and asked:
+        raise InputError(
+            f"--evaluate: the validation rows of {', '.join(without)} are not known. Allowed: runs, and sweeps that "
+            "this version of raylora reads. Leave --evaluate out"
+        )
+    return None if without else runs
+
+
+def _spec(place: AdapterPlace) -> RunSpec | None:
+    from raylora.spec.run import RunSpec
+
+    try:
+        return None if place.spec is None else RunSpec.model_validate(place.spec)
+    except (InputError, ValueError):  # recorded by a version with other fields
+        return None
+
+
+def _evaluated(
+    parent: StoredAdapter, place: AdapterPlace, runs: Mapping[str, RunSpec], every: Sequence[tuple[str, Layers]]
+) -> list[dict[str, Any]]:
+    """Losses as JSON, on the base of one of the adapters."""
+    from raylora.adapters.base import open_base
+    from raylora.adapters.evaluation import evaluate_adapters
+    from raylora.store.home import cache_dir
+
+    try:
+        with _progress() as listen:
+            opened = open_base(parent, place.base, cache_dir())
+            return [asdict(each) for each in evaluate_adapters(opened, cache_dir(), runs, every, listen)]
+    except (DataError, ModelError) as error:
+        raise type(error)(f"{error}\nThe adapters were to be evaluated; --no-evaluate combines without") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Listener]:
+    if not err.is_terminal:
+        yield lambda done, total: None
+        return
+    text = TextColumn("[bold]{task.description}")
+    with Progress(SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err) as bars:
+        task = bars.add_task("evaluating", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _print_losses(losses: Sequence[Mapping[str, Any]]) -> None:
+    """A row an adapter, a column for each run's validation rows."""
+    names = list(losses[0]["losses"])
+    table = Table(title="mean loss on the validation rows of", title_justify="left")
+    table.add_column("adapter", no_wrap=True)
+    for name in names:
+        table.add_column(escape(name), no_wrap=True, justify="right")
+    for each in losses:
+        found = (each["losses"][name] for name in names)
+        cells = ["no validation rows" if loss is None else f"{loss:.4f}" for loss in found]
+        table.add_row(escape(each["adapter"]), *cells)
+    out.print(table, crop=False)

@@ -1,0 +1,184 @@
+"""The command `combine`: losses are those of each adapter alone, and what cannot be is refused before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raylora.cli.adapter import find_adapter
+from raylora.model.bank import Adapter
+from raylora.model.digest import base_digest
+from raylora.model.export import publish_adapter
+from raylora.spec.run import RunSpec
+from raylora.spec.sweep import SweepSpec
+from raylora.store.blob import open_store
+from raylora.store.home import cache_dir, default_store_uri
+from raylora.store.runs import new_run, run_store, update_run, write_run
+from raylora.store.sweeps import new_sweep, write_sweep
+from raylora.train.evaluate import evaluate
+from tests.cluster.alone import in_one_process, loss_alone
+from tests.unit.cli.conftest import Raylora
+from tests.unit.cli.test_tables import cells
+from tests.unit.sweep.made_sweeps import sweep, trial
+from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec
+
+ATTENTION, ALL = ["q_proj", "v_proj"], "all-linear"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is over, as far as the store knows."""
+
+    run_id: str
+    spec: RunSpec
+    uri: str
+
+
+def ended(materials: Path, digest: str | None = None, **fields: object) -> Run:
+    """A run whose adapter has random values."""
+    spec = tiny_spec(materials / "base", materials / "rows.jsonl", **{"val_set_size": 8, **fields})
+    store = open_store(default_store_uri())
+    run_id = write_run(store, new_run(spec)).run_id
+    made = build_tiny(in_one_process(spec)).bank.export(0)
+    draw = torch.Generator().manual_seed(spec.seed)
+    tensors = {name: 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in made.tensors.items()}
+    about = {"base_digest": digest or base_digest(materials / "base", cache_dir()), "run_id": run_id}
+    uri = publish_adapter(run_store(store, run_id), Adapter(tensors, made.config), about)
+    update_run(store, run_id, status="finished", result={"adapter_uri": uri})
+    return Run(run_id, spec, uri)
+
+
+def loss_of_base(spec: RunSpec, cache: Path) -> float:
+    """An adapter at its start adds nothing."""
+    _, validation = open_rows(spec, cache)
+    assert validation is not None
+    return evaluate(build_tiny(spec), {0: validation})[0]
+
+
+def test_each_adapter_is_evaluated_on_the_rows_of_each(raylora: Raylora, materials: Path, tmp_path: Path):
+    first = ended(materials, lora_target_modules=ATTENTION, seed=1)
+    packing = {"sample_packing": True, "sequence_len": 64, "distributed": {"strategy": "fsdp", "num_workers": 2}}
+    second = ended(materials, lora_target_modules=ALL, lora_r=6, lora_alpha=3, seed=2, **packing)
+    words = (first.run_id, second.run_id, "--method", "cat", "--weights", "1,0", "--out", tmp_path / "out")
+    told = raylora("combine", *words, "--json")
+    assert told.code == 0, told.err
+    assert [each["adapter"] for each in told.json["evaluation"]] == ["combined", first.run_id, second.run_id, "base"]
+    losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
+    for run in (first, second):
+        assert losses[run.run_id][run.run_id] == pytest.approx(loss_alone(run.spec, run.uri, tmp_path), rel=1e-5)
+    assert losses["base"][first.run_id] == pytest.approx(loss_of_base(first.spec, tmp_path), rel=1e-5)
+    assert losses["combined"] == pytest.approx(losses[first.run_id], rel=1e-5), "the second has no weight"
+    assert abs(losses[second.run_id][first.run_id] - losses[first.run_id][first.run_id]) > 1e-3
+    facts = {"path": str(tmp_path / "out"), "method": "cat", "r": 10, "num_layers": 21, "weights": [1.0, 0.0]}
+    assert {name: told.json[name] for name in facts} == facts
+    assert len(load_file(tmp_path / "out" / "adapter_model.safetensors")) == 42
+
+
+def test_losses_for_a_person_and_rows_that_are_not_there(raylora: Raylora, materials: Path, tmp_path: Path):
+    first = ended(materials, lora_target_modules=ATTENTION, seed=1, load_in_4bit=True)
+    second = ended(materials, lora_target_modules=ATTENTION, seed=2, val_set_size=0)
+    told = raylora("combine", first.run_id, second.run_id, "--method", "ties", "--out", tmp_path / "out")
+    assert told.code == 0, told.err
+    rows = {row[0]: row[1:] for row in cells(told.out) if len(row) > 2}
+    assert rows["adapter"] == [first.run_id, second.run_id]
+    loss, told_of_second = rows[first.run_id]
+    assert float(loss) == pytest.approx(loss_alone(first.spec, first.uri, tmp_path), abs=1e-4)
+    assert told_of_second == "no validation rows"
+    assert rows.keys() == {"adapter", "combined", first.run_id, second.run_id, "base"}
+    lines = told.out.splitlines()
+    assert "2 adapters combined by ties: 6 layers, r=4" in lines
+    assert f"adapter: {tmp_path / 'out'}" in lines
+
+
+def test_without_any_validation_rows_there_are_no_losses(raylora: Raylora, materials: Path, tmp_path: Path):
+    runs = [ended(materials, lora_target_modules=ATTENTION, seed=seed, val_set_size=0) for seed in (1, 2)]
+    names = [run.run_id for run in runs]
+    told = raylora("combine", *names, "--method", "svd", "--out", tmp_path / "out", "--json")
+    assert told.code == 0, told.err
+    assert all(each["losses"] == dict.fromkeys(names) for each in told.json["evaluation"])
+
+
+def test_folders_are_combined_and_not_evaluated(raylora: Raylora, materials: Path, tmp_path: Path):
+    runs = [ended(materials, lora_target_modules=ATTENTION, seed=seed) for seed in (1, 2)]
+    words = ("combine", runs[0].uri, runs[1].run_id, "--method", "linear")
+    told = raylora(*words, "--out", tmp_path / "out", "--json")
+    assert (told.code, told.json["evaluation"]) == (0, None)
+    told = raylora(*words, "--out", tmp_path / "other", "--evaluate", "--json")
+    assert told.code == 2
+    assert f"--evaluate: the validation rows of {runs[0].uri} are not known" in told.json["error"]["message"]
+    assert not (tmp_path / "other").exists()
+    by_name = ("combine", runs[0].run_id, runs[1].run_id, "--method", "linear", "--no-evaluate")
+    assert raylora(*by_name, "--out", tmp_path / "unseen", "--json").json["evaluation"] is None
+
+
+def test_rows_that_are_gone_are_told_before_anything_is_written(raylora: Raylora, materials: Path, tmp_path: Path):
+    runs = [ended(materials, lora_target_modules=ATTENTION, seed=seed) for seed in (1, 2)]
+    gone = tmp_path / "gone.jsonl"
+    for run in runs:
+        spec = run.spec.model_dump(mode="json") | {"datasets": [{"path": str(gone)}]}
+        update_run(open_store(default_store_uri()), run.run_id, spec=spec)
+    words = ("combine", runs[0].run_id, runs[1].run_id, "--method", "linear", "--out", tmp_path / "out", "--json")
+    error = raylora(*words).json["error"]
+    assert error["type"] == "DataError"
+    assert str(gone) in error["message"] and "--no-evaluate combines without" in error["message"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(raylora: Raylora, materials: Path, tmp_path: Path):
+    run = ended(materials, lora_target_modules=ATTENTION)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").write_text("mine")
+    words = ("combine", run.run_id, "nowhere", "--out", full, "--method", "mean", "--weights", "1,x", "--density", "2")
+    told = raylora(*words, "--json")
+    assert told.code == 2
+    message = told.json["error"]["message"]
+    for part in ("--weights: got '1,x'", "--method: got 'mean'", "--density: got 2", "there is something already"):
+        assert part in message
+    assert "adapter: nowhere has no adapter_config.json" in message
+    assert [path.name for path in full.iterdir()] == ["mine"]
+
+
+def test_adapters_of_several_bases_and_dora_are_refused(raylora: Raylora, materials: Path, tmp_path: Path):
+    first = ended(materials, lora_target_modules=ATTENTION)
+    second = ended(materials, digest="c" * 64, lora_target_modules=ATTENTION, use_dora=True)
+    words = ("combine", first.run_id, second.run_id, "--method", "cat", "--out", tmp_path / "out", "--json")
+    told = raylora(*words)
+    assert told.code == 2
+    message = told.json["error"]["message"]
+    assert "the adapters were trained on several bases, by their digests" in message
+    assert f"{second.uri} is DoRA" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_adapter_is_nothing_to_combine(raylora: Raylora, materials: Path, tmp_path: Path):
+    run = ended(materials, lora_target_modules=ATTENTION)
+    told = raylora("combine", run.run_id, "--method", "cat", "--out", tmp_path / "out", "--json")
+    assert (told.code, told.json["error"]["message"]) == (2, "combine: got 1 adapter; give two or more of one base")
+
+
+def test_a_trial_has_its_own_configuration(raylora: Raylora, materials: Path):
+    run = tiny_spec(materials / "base", materials / "rows.jsonl", val_set_size=8).model_dump(mode="json")
+    asked = SweepSpec.model_validate({"run": run, "space": {"lora_r": {"choice": [2, 8]}}, "num_trials": 2})
+    trials = tuple(
+        trial(number, 2.0 - number, config={"lora_r": rank}, adapter_uri=f"/a/{number}")
+        for number, rank in enumerate((2, 8))
+    )
+    record = new_sweep(asked.model_dump(mode="json")).model_copy(update={"status": "finished", "trials": trials})
+    sweep_id = write_sweep(open_store(default_store_uri()), record).sweep_id
+    for word, number, rank in ((f"{sweep_id}/t000", 0, 2), (f"{sweep_id}/t001", 1, 8), (sweep_id, 1, 8)):
+        place = find_adapter(word, None)
+        assert place.uri == f"/a/{number}"
+        assert place.spec is not None and RunSpec.model_validate(place.spec).lora_r == rank
+        assert place.base is not None and place.base.base_model == str(materials / "base")
+
+
+def test_a_sweep_that_is_not_read_any_more_still_has_its_adapters(raylora: Raylora):
+    record = sweep([trial(0, 1.0, adapter_uri="/a/0")])  # without a space, it is none
+    place = find_adapter(write_sweep(open_store(default_store_uri()), record).sweep_id, None)
+    assert (place.uri, place.spec) == ("/a/0", None)
+    assert place.base is not None and place.base.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
