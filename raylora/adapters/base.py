@@ -1,6 +1,7 @@
 """The base that an adapter was trained on, found again and checked.
 
-An adapter and a place enter; the base as a local folder leaves. Called by what needs both: merging, evaluation, talk.
+An adapter and a place enter; the base as a local folder, or its config alone, leaves. Called by what needs both:
+merging, evaluation, talk, and exporting to where the layers of a base have other names.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.log import get_logger
-from raylora.model.source import BaseFolder, resolve_base
+from raylora.model.source import BaseFolder, base_config, resolve_base
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
@@ -47,6 +50,20 @@ def open_base(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> B
     return base
 
 
+def config_of_base(adapter: StoredAdapter, place: BasePlace | None) -> PretrainedConfig:
+    """Read the config of an adapter's base, without its weights and so without its digest.
+
+    Args:
+        adapter: What was trained on it.
+        place: Where it is; where the adapter's config says, if ``None``.
+
+    Raises:
+        ModelError: There is no such base.
+        StoreError: Storage cannot be read.
+    """
+    return base_config(_as_run(place or said_base(adapter)))
+
+
 def said_base(adapter: StoredAdapter) -> BasePlace:
     """Where an adapter's config says that its base is.
 
@@ -69,9 +86,13 @@ def find_base(place: BasePlace, cache: Path) -> BaseFolder:
         ModelError: There is no such base.
         StoreError: Storage cannot be read.
     """
-    # As a run names it: what a base may be is said in one place.
+    return resolve_base(_as_run(place), cache)
+
+
+def _as_run(place: BasePlace) -> RunSpec:
+    """A base as a run names it: what a base may be is said in one place."""
     fields = {"base_model": place.base_model, "base_model_revision": place.revision}
-    return resolve_base(RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]}), cache)
+    return RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]})
 
 
 def check_base(adapter: StoredAdapter, base: BaseFolder) -> None:
