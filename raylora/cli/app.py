@@ -19,6 +19,7 @@ from raylora.cli.chat import chat
 from raylora.cli.combine import combine
 from raylora.cli.config import init, schema, validate
 from raylora.cli.doctor import doctor
+from raylora.cli.export import export
 from raylora.cli.generate import generate
 from raylora.cli.look import estimate, inspect
 from raylora.cli.merge import merge
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 WHILE_TRAINING = (init, validate, estimate, train, sweep, resume, inspect, runs, report)
-AFTER_TRAINING = (generate, chat, combine, merge)
+AFTER_TRAINING = (generate, chat, combine, merge, export)
 for command in (*WHILE_TRAINING, *AFTER_TRAINING, doctor, schema):
     app.command()(command)
 
