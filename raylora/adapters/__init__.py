@@ -1,1 +1,1 @@
-"""After training: stored adapters are read, merged, combined, exported and talked to, in one process and without Ray."""
+"""After training: stored adapters are read, merged, combined, exported and talked to, in one process, without Ray."""

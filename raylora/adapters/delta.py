@@ -75,7 +75,7 @@ class Delta:
         whole_OI = weight_OI.float() + self.update()
         if self.magnitude_O is None:
             return whole_OI
-        norm_O = torch.linalg.vector_norm(whole_OI, dim=1).clamp_min(TINY**0.5)  # a row of zeros stays one
+        norm_O: Tensor = torch.linalg.vector_norm(whole_OI, dim=1).clamp_min(TINY**0.5)  # a row of zeros stays one
         return whole_OI * (self.magnitude_O / norm_O)[:, None]
 
 
@@ -99,8 +99,8 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     kind = config.get("peft_type")
     if kind != "LORA" or config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):
         raise ModelError(
-            f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r}. Allowed: LORA without biases and with "
-            "fan_in_fan_out false. Merge it with PEFT"
+            f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r}. Allowed: LORA without biases and "
+            "with fan_in_fan_out false. Merge it with PEFT"
         )
     if (odd := _odd_field(config)) is not None:
         raise ModelError(
@@ -121,7 +121,9 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
         )
     broken = [module for module, of_module in parts.items() if not _is_whole(of_module)]
     if broken:
-        raise ModelError(f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}")
+        raise ModelError(
+            f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}"
+        )
     return {module: _delta(config, module, parts[module]) for module in sorted(parts)}
 
 

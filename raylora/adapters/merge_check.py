@@ -120,9 +120,7 @@ def _attached(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path) ->
     ranks = {module: delta.r for module, delta in found.items()}
     r = max(ranks.values())
     others = {module: rank for module, rank in ranks.items() if rank != r}
-    said: dict[str, Any] = {
-        name: adapter.config[name] for name in READ_BY_PEFT if adapter.config.get(name) is not None
-    }
+    said: dict[str, Any] = {name: adapter.config[name] for name in READ_BY_PEFT if adapter.config.get(name) is not None}
     config = LoraConfig(r=r, rank_pattern=others, target_modules=list(ranks), **said)
     attached = inject_adapter_in_model(config, model)
     set_peft_model_state_dict(attached, dict(adapter.tensors))

@@ -163,9 +163,9 @@ def _packed_weights(model: PreTrainedModel) -> set[str]:
 
 def _tied_head(model: PreTrainedModel) -> str | None:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is not getattr(embedding, "weight", None):
-        return None
-    return next(name for name, module in model.named_modules() if module is head)
+    is_tied = head is not None and head.weight is getattr(embedding, "weight", None)
+    names: list[str] = [name for name, module in model.named_modules() if is_tied and module is head]
+    return names[0] if names else None
 
 
 def _num_bytes(entry: TensorBytes, dtype: torch.dtype | None) -> int:

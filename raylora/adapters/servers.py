@@ -22,10 +22,11 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 LORAX_KERNEL_RANK = 128
 """Largest rank that LoRAX has kernels for; above, it multiplies adapter by adapter."""
 
-LORAX_LAYERS = frozenset(
-    "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj qkv_proj gate_up_proj dense fc1 fc2 lm_head c_attn c_proj "
-    "c_fc w1 w2 Wqkv out_proj query_key_value dense_h_to_4h dense_4h_to_h".split()
-)
+LORAX_LAYERS = frozenset({
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"),
+    *("dense", "fc1", "fc2", "lm_head", "c_attn", "c_proj", "c_fc", "w1", "w2", "Wqkv", "out_proj"),
+    *("query_key_value", "dense_h_to_4h", "dense_4h_to_h"),
+})  # fmt: skip
 """Names of layers that LoRAX adapts in one architecture or another; it leaves others out and only logs it."""
 
 UNREAD = (

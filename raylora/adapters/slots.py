@@ -19,9 +19,6 @@ from raylora.model.peft_format import MAGNITUDE, tensor_name
 from raylora.model.slot import Slot
 from raylora.model.targets import linear_layers
 
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts for which PEFT writes another weight into the base; an adapter that was converted says ``True`` instead."""
-
 
 @dataclass(frozen=True)
 class Seat:
@@ -51,7 +48,6 @@ def seat_of(adapter: StoredAdapter) -> Seat:
             magnitudes where its config has none, or none where it has.
     """
     found = deltas(adapter)
-    _check_start(adapter)
     use_dora = bool(adapter.config.get("use_dora"))
     odd = [name for name, delta in found.items() if (delta.magnitude_O is not None) != use_dora]
     if odd:
@@ -89,16 +85,6 @@ def check_seat(seat: Seat, model: PreTrainedModel) -> None:
             f"adapter: {seat.uri} does not fit {type(model).__name__}, which has no linear layer for {len(strange)} of "
             f"its {len(seat.targets)}, first {strange[0]} ({num_outputs} x {num_inputs}); the output head takes none. "
             "Name the base that it was trained on with --base"
-        )
-
-
-def _check_start(adapter: StoredAdapter) -> None:
-    start = adapter.config.get("init_lora_weights", True)
-    if str(start).lower().startswith(CHANGES_BASE):
-        raise ModelError(
-            f"adapter: {adapter.uri} has init_lora_weights: {start}, so it adds to a base from which PEFT took its "
-            "start off. Allowed: an adapter for the base as it is. Save it again with PEFT's save_pretrained and its "
-            "path_initial_model_for_weight_conversion"
         )
 
 

@@ -125,7 +125,9 @@ def _tensors(uri: str, data: bytes) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
-        raise CorruptObjectError(f"adapter: {TENSORS} in {uri} cannot be read ({error}); copy the folder again") from error
+        raise CorruptObjectError(
+            f"adapter: {TENSORS} in {uri} cannot be read ({error}); copy the folder again"
+        ) from error
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken or not tensors:
         raise ModelError(f"adapter: {uri} has no tensors, or such as are not finite: {', '.join(broken[:5]) or 'none'}")

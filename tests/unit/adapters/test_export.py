@@ -120,9 +120,7 @@ def test_a_largest_rank_that_is_not_reached_changes_no_bit(base: Path, tmp_path:
 
 
 @pytest.mark.parametrize("word", FOLDERS)
-def test_the_card_has_lineage_that_programs_read_and_a_command_that_people_copy(
-    base: Path, tmp_path: Path, word: str
-):
+def test_the_card_has_lineage_that_programs_read_and_a_command_that_people_copy(base: Path, tmp_path: Path, word: str):
     written = export_adapter(published(adapted(base), tmp_path / "store"), Asked(word, tmp_path / "out"))
     home = folder_of(word, tmp_path / "out")
     _, front, body = (home / "README.md").read_text().split("---\n", 2)

@@ -81,7 +81,7 @@ def test_what_is_more_than_two_matrices_is_refused(tmp_path: Path, field: str):
 
 
 def test_biases_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="bias 'all'.*Merge it with PEFT"):
+    with pytest.raises(InputError, match=r"bias 'all'.*Merge it with PEFT"):
         export_adapter(stored({"bias": "all"}, {Q.format(0): (8, 8, 4)}), Asked("vllm", tmp_path / "out"))
 
 
@@ -126,7 +126,7 @@ def test_an_empty_folder_is_filled_and_a_place_that_cannot_be_is_refused(tmp_pat
     (tmp_path / "empty").mkdir()
     assert len(export_adapter(adapter, Asked("vllm", tmp_path / "empty")).files) == 3
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--out .* cannot be written"):
+    with pytest.raises(InputError, match=r"--out .* cannot be written"):
         export_adapter(adapter, Asked("vllm", tmp_path / "file" / "below"))
     with pytest.raises(InputError, match="there is something already"):
         export_adapter(adapter, Asked("vllm", tmp_path / "file"))

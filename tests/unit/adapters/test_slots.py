@@ -68,7 +68,7 @@ def test_several_ranks_and_scales_compute_the_same_updates(base: Path, tmp_path:
 
 def test_an_adapter_for_a_base_that_peft_changed_is_refused(base: Path, tmp_path: Path):
     stored(base, tmp_path / "a")
-    with pytest.raises(ModelError, match="pissa_niter_4, .*path_initial_model_for_weight_conversion"):
+    with pytest.raises(ModelError, match=r"'pissa_niter_4', .*path_initial_model_for_weight_conversion"):
         seat_of(changed(tmp_path / "a", init_lora_weights="pissa_niter_4"))
 
 
