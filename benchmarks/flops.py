@@ -15,7 +15,7 @@ from torch import nn
 
 from raylora.data.collate import Batch
 from raylora.data.flat import flatten
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.step import Share
 
 

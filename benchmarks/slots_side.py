@@ -20,7 +20,8 @@ from benchmarks.raylora_side import CPU, run_spec
 from benchmarks.workload import LEARNING_RATE, Workload
 from raylora.data.collate import collate
 from raylora.data.tokenised import TokenisedRows
-from raylora.train.build import Trainee, place_base
+from raylora.train.build import place_base
+from raylora.train.trainee import Trainee
 from raylora.train.live_bytes import LiveBytes
 from raylora.train.memory import PeakMemory, anonymous_bytes
 from raylora.train.step import Share, train_step

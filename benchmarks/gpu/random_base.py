@@ -11,10 +11,11 @@ from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta
 from raylora.model.row_attention import attend_by_rows
-from raylora.objectives.sft import SupervisedLoss
+from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
-from raylora.train.build import Trainee, make_bank, recompute_activations
+from raylora.train.build import make_bank, recompute_activations
+from raylora.train.trainee import Trainee
 from raylora.train.ranks import Ranks
 
 SEVEN_B = {"hidden": 4096, "layers": 32}
@@ -53,7 +54,7 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
     model = base_on_meta(config, spec, compute_dtype(spec, device.type))
     unbinned, why_padded = why_not_binned(model, spec.sequence_len), attend_by_rows(model, spec.sequence_len)
     bank = make_bank(model, spec, ("random", None), device)
-    loss = SupervisedLoss(model)
+    loss = TokenLosses(model)
     generator = torch.Generator(device).manual_seed(SEED)
     for owner in model.modules():
         for leaf, parameter in list(owner.named_parameters(recurse=False)):

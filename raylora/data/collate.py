@@ -31,8 +31,8 @@ class Batch:
         labels_BT: The id of the *next* token at each position, or -100 where there is no loss: already shifted
             within each row, so that no row predicts another's first token.
         position_ids_BT: Position of each token in its own row; padding counts on from the last row's.
-        segment_ids_BT: 1, 2, ... for the rows of a bin; 0 for padding.
-        row_ids: The rows of each line of the batch; empty for a line of padding.
+        segment_ids_BT: 1, 2, ... for the texts of a line; 0 for padding.
+        row_ids: The row of each text of each line; empty for a line of padding. A pair's row has two texts, side by side.
     """
 
     input_ids_BT: torch.Tensor
@@ -47,13 +47,21 @@ class Batch:
         return int((self.labels_BT != IGNORED).sum())
 
     @property
+    def label_counts(self) -> tuple[int, ...]:
+        """Positions with loss of each text, line by line."""
+        found: list[int] = []
+        for ids, segments_T, labels_T in zip(self.row_ids, self.segment_ids_BT, self.labels_BT, strict=True):
+            found += torch.bincount(segments_T[labels_T != IGNORED], minlength=1 + len(ids)).tolist()[1:]
+        return tuple(found)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
         return int((self.segment_ids_BT > 0).sum())
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        """Number and tokens of each row, line by line; `PADDING` stands for a row where a line is not full."""
+        """Row and tokens of each text, line by line; `PADDING` stands for a row where a line is not full."""
         found: list[tuple[int, int]] = []
         for ids, segments_T in zip(self.row_ids, self.segment_ids_BT, strict=True):
             num_padding, *lengths = torch.bincount(segments_T, minlength=1 + len(ids)).tolist()
@@ -79,15 +87,15 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> 
         rows: Where their tokens are.
         pad_id: Token id that fills lines up to the longest.
     """
-    num_tokens = max(sum(int(rows.lengths[row]) for row in line) for line in bins)
-    input_ids_BT = np.full((len(bins), num_tokens), pad_id, dtype=np.int64)
-    labels_BT = np.full((len(bins), num_tokens), IGNORED, dtype=np.int64)
-    position_ids_BT = np.zeros((len(bins), num_tokens), dtype=np.int64)
-    segment_ids_BT = np.zeros((len(bins), num_tokens), dtype=np.int64)
-    for at, line in enumerate(bins):
+    lines = [[(int(rows.row_ids[row]), *text) for row in line for text in rows.texts(row)] for line in bins]
+    num_tokens = max(sum(len(ids_T) for _, ids_T, _ in line) for line in lines)
+    input_ids_BT = np.full((len(lines), num_tokens), pad_id, dtype=np.int64)
+    labels_BT = np.full((len(lines), num_tokens), IGNORED, dtype=np.int64)
+    position_ids_BT = np.zeros((len(lines), num_tokens), dtype=np.int64)
+    segment_ids_BT = np.zeros((len(lines), num_tokens), dtype=np.int64)
+    for at, line in enumerate(lines):
         start = 0
-        for segment, row in enumerate(line, start=1):
-            ids_T, is_label_T = rows.tokens(row)
+        for segment, (_, ids_T, is_label_T) in enumerate(line, start=1):
             end = start + len(ids_T)
             input_ids_BT[at, start:end] = ids_T
             labels_BT[at, start : end - 1] = np.where(is_label_T[1:], ids_T[1:], IGNORED)
@@ -99,7 +107,7 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> 
         torch.from_numpy(labels_BT),
         torch.from_numpy(position_ids_BT),
         torch.from_numpy(segment_ids_BT),
-        tuple(tuple(int(rows.row_ids[row]) for row in line) for line in bins),
+        tuple(tuple(row_id for row_id, _, _ in line) for line in lines),
     )
 
 

@@ -1,18 +1,19 @@
 """An example becomes token ids and, for each token, whether the loss is counted on it.
 
-Enters: a Conversation or a Passage. Leaves: Encoded. Called by tokenise.
+Enters: a Conversation, a Passage or a Pair. Leaves: Encoded. Called by tokenise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.chat import ChatTemplate, Span
 from raylora.data.conversation import Conversation
-from raylora.data.rows import Passage
+from raylora.data.rows import Example, Pair, Passage
 from raylora.errors import DataError
 
 
@@ -23,19 +24,39 @@ class Encoded:
     Args:
         input_ids: Token ids.
         is_label: For each token, whether the model is to learn to write it.
+        split_at: Of a pair, where the second answer's text starts; 0 where there is one text.
     """
 
     input_ids: list[int]
     is_label: list[bool]
+    split_at: int = 0
 
     @property
     def num_labels(self) -> int:
-        """Tokens with loss. The first token has none: nothing comes before it to predict it from."""
-        return sum(self.is_label[1:])
+        """Tokens with loss."""
+        return sum(self._num_labels_of_texts)
+
+    @property
+    def learns(self) -> bool:
+        """Whether each text has tokens with loss."""
+        return all(self._num_labels_of_texts)
 
     def cut(self, num_tokens: int) -> Encoded:
-        """Keep the first tokens."""
-        return Encoded(self.input_ids[:num_tokens], self.is_label[:num_tokens])
+        """Keep the first tokens; of a pair, those of both texts, half of them each unless one needs less."""
+        if not self.split_at:
+            return Encoded(self.input_ids[:num_tokens], self.is_label[:num_tokens])
+        num_second = len(self.input_ids) - self.split_at
+        kept = min(self.split_at, max(num_tokens // 2, num_tokens - num_second))
+        first, second = (slice(start, start + length) for start, length in ((0, kept), (self.split_at, num_tokens - kept)))
+        return Encoded(
+            self.input_ids[first] + self.input_ids[second], self.is_label[first] + self.is_label[second], kept
+        )
+
+    @property
+    def _num_labels_of_texts(self) -> list[int]:
+        """The first token of a text has no loss: nothing comes before it to predict it from."""
+        bounds = [0, self.split_at, len(self.is_label)] if self.split_at else [0, len(self.is_label)]
+        return [sum(self.is_label[start + 1 : end]) for start, end in pairwise(bounds)]
 
 
 class Encoder:
@@ -51,18 +72,23 @@ class Encoder:
         self._chat = ChatTemplate(tokenizer)
         self._train_on_inputs = train_on_inputs
 
-    def encode(self, example: Conversation | Passage) -> Encoded:
+    def encode(self, example: Example) -> Encoded:
         """Encode one example.
 
         A conversation is what the chat template makes of it. A passage starts with the token that the tokenizer
-        itself puts first (bos), if any, and ends with eos, so that the model learns to stop.
+        itself puts first (bos), if any, and ends with eos, so that the model learns to stop. A pair is the one text
+        after the other.
 
         Raises:
             DataError: The chat template refuses the conversation, or the tokenizer has no eos token.
         """
+        if isinstance(example, Pair):
+            first, second = self.encode(example.chosen), self.encode(example.rejected)
+            split_at = len(first.input_ids)
+            return Encoded(first.input_ids + second.input_ids, first.is_label + second.is_label, split_at)
         if isinstance(example, Conversation):
             text, spans = self._chat.render(example)
-            encoded = self._tokens(text, spans)
+            encoded = self._tokens(text, spans[example.num_given_turns :])
         else:
             encoded = self._passage(example)
         return Encoded(encoded.input_ids, [True] * len(encoded.input_ids)) if self._train_on_inputs else encoded

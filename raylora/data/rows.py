@@ -1,14 +1,15 @@
-"""A row of a file becomes a conversation or a passage, whatever columns its type has.
+"""A row of a file becomes a conversation, a passage, or a pair of either, whatever columns its type has.
 
 Enters: one row as a dict, the dataset's type and its column names. Leaves: a Conversation (rendered by the chat
-template) or a Passage (prompt and text). Called by tokenise. To add a type, add its function and its entry in TYPES.
+template), a Passage (prompt and text) or a Pair. Called by tokenise. To add a type, add its function and its entry in
+TYPES.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raylora.data.conversation import Conversation, read_conversation, short
@@ -26,15 +27,26 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, the better one first."""
+
+    chosen: Conversation | Passage
+    rejected: Conversation | Passage
+
+
+Example = Conversation | Passage | Pair
+
+
+@dataclass(frozen=True)
 class RowType:
     """The columns a type reads and how they become an example."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
-    read: Callable[[Row], Conversation | Passage]
+    read: Callable[[Row], Example]
 
 
-def read_row(row: Any, kind: str, columns: Mapping[str, str]) -> Conversation | Passage:
+def read_row(row: Any, kind: str, columns: Mapping[str, str]) -> Example:
     """Turn one row into what the encoder takes.
 
     Args:
@@ -102,6 +114,47 @@ def _plain_text(row: Row) -> Passage:
     return Passage("", _text(row, "text"))
 
 
+def _preference(row: Row) -> Pair:
+    """Texts after a prompt, or messages; where messages come without a prompt it is what both begin with alike."""
+    if all(isinstance(row[column], str) and not _is_json(row[column]) for column in ("chosen", "rejected")):
+        prompt = "" if row["prompt"] is None else _text(row, "prompt")
+        return _different(Pair(Passage(prompt, row["chosen"]), Passage(prompt, row["rejected"])))
+    chosen, rejected = (_answered(row, column) for column in ("chosen", "rejected"))
+    if row["prompt"] is None:
+        num_shared = _num_shared(chosen, rejected)
+        chosen, rejected = replace(chosen, num_given=num_shared), replace(rejected, num_given=num_shared)
+    return _different(Pair(chosen, rejected))
+
+
+def _different(pair: Pair) -> Pair:
+    if pair.chosen == pair.rejected:
+        raise DataError("chosen and rejected are the same; a pair has two different answers")
+    return pair
+
+
+def _answered(row: Row, column: str) -> Conversation:
+    """The messages of a prompt and of one of its answers."""
+    tools = row["tools"]
+    answer = read_conversation({"messages": row[column], "tools": tools}, column)
+    if row["prompt"] is None:
+        return answer
+    prompt = row["prompt"]
+    given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and not _is_json(prompt) else prompt
+    asked = read_conversation({"messages": given, "tools": tools}, "prompt").messages
+    return Conversation([*asked, *answer.messages], answer.tools, len(asked))
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith("[")
+
+
+def _num_shared(chosen: Conversation, rejected: Conversation) -> int:
+    """Messages that two conversations begin with alike."""
+    pairs = enumerate(zip(chosen.messages, rejected.messages, strict=False))
+    shortest = min(len(chosen.messages), len(rejected.messages))
+    return next((at for at, (one, other) in pairs if one != other), shortest)
+
+
 def _text(row: Row, column: str) -> str:
     value = row[column]
     if not isinstance(value, str):
@@ -114,5 +167,6 @@ TYPES: dict[str, RowType] = {
     "completion": RowType(("prompt", "completion"), (), _completion),
     "alpaca": RowType(("instruction", "output"), ("input",), _alpaca),
     "text": RowType(("text",), (), _plain_text),
+    "preference": RowType(("chosen", "rejected"), ("prompt", "tools"), _preference),
 }
 """Each row type of the specification."""

@@ -32,6 +32,7 @@ _TOKENS = pa.schema(
         *(("file", pa.int32()), ("number", pa.int64()), ("fate", pa.int8())),
         *(("content", pa.int64()), ("num_labels", pa.int32())),
         *(("input_ids", pa.list_(pa.int32())), ("is_label", pa.list_(pa.uint8()))),
+        ("split_at", pa.int32()),
     ]
 )
 
@@ -74,6 +75,7 @@ class RowTokeniser:
             "num_labels": [encoded.num_labels for _, encoded in rows],
             "input_ids": [encoded.input_ids for _, encoded in rows],
             "is_label": [encoded.is_label for _, encoded in rows],
+            "split_at": [encoded.split_at for _, encoded in rows],
         }
 
     def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:
@@ -91,14 +93,14 @@ class RowTokeniser:
         return fate, kept if fate in (Fate.KEPT, Fate.TRUNCATED) else Encoded([], [])
 
     def _fit(self, encoded: Encoded) -> tuple[Fate, Encoded]:
-        if not encoded.num_labels:
+        if not encoded.learns:
             return Fate.NO_LABELS, encoded
         if len(encoded.input_ids) <= self.sequence_len:
             return Fate.KEPT, encoded
         if not self.truncates:
             return Fate.TOO_LONG, encoded
         cut = encoded.cut(self.sequence_len)
-        return (Fate.TRUNCATED if cut.num_labels else Fate.CUT_EMPTY), cut
+        return (Fate.TRUNCATED if cut.learns else Fate.CUT_EMPTY), cut
 
 
 def tokenise(rows: RowTokeniser, folder: Path, num_proc: int) -> None:

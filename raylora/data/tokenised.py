@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from raylora.data.source import Source
 
 Positions = NDArray[np.int64]
+SPLIT_AT = "split_at"
+"""Column of where a row's second text starts, 0 where it has one; a table whose rows all have one may be without."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
@@ -86,6 +88,15 @@ class TokenisedRows:
         table, line = self._line(int(self.row_ids[position]))
         input_ids = table.column("input_ids")[line].values.to_numpy()
         return input_ids, table.column("is_label")[line].values.to_numpy().astype(np.bool_)
+
+    def texts(self, position: int) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+        """As `tokens`, but of a pair each of its two texts by itself."""
+        ids_T, is_label_T = self.tokens(position)
+        table, line = self._line(int(self.row_ids[position]))
+        split_at = table.column(SPLIT_AT)[line].as_py() if SPLIT_AT in table.column_names else 0
+        if not split_at:
+            return [(ids_T, is_label_T)]
+        return [(ids_T[:split_at], is_label_T[:split_at]), (ids_T[split_at:], is_label_T[split_at:])]
 
     def place(self, row_id: int) -> str:
         """Say where a row is from, for people: ``rows.jsonl, line 7``."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
 from raylora.model.peft_format import MAGNITUDE, PREFIX, adapter_config, short_targets
-from raylora.model.route import Span
+from raylora.model.route import NOBODY, Span
 from raylora.model.seed import stable_seed
 from raylora.model.site import WeightReader
 from raylora.model.slot import Slot
@@ -55,7 +55,7 @@ class PeftBank:
         self._layers: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
-        self._device, self._read_weight = device, read_weight
+        self._device, self._read_weight, self._is_off = device, read_weight, False
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
         """Start the adapter anew; its modules came with the bank, as PEFT's must be there before the weights."""
@@ -86,7 +86,12 @@ class PeftBank:
         return []
 
     def route(self, spans: Sequence[Span]) -> None:
-        """Nothing to do: PEFT's dropout draws from torch's generator, which the step seeds."""
+        """Go without the adapter where the tokens are nobody's; PEFT's dropout draws from the generator that a step seeds."""
+        is_off = any(span.slot == NOBODY for span in spans)
+        if is_off != self._is_off:
+            self._is_off = is_off
+            for layer in self._layers.values():
+                layer.enable_adapters(not is_off)
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""

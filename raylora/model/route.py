@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 
+NOBODY = -1
+"""A slot that no adapter is in."""
+
+
 @dataclass(frozen=True)
 class Span:
     """Neighbouring tokens of a forward pass that belong to one slot.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from raylora.spec.run_fields import RunFields
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -41,3 +43,16 @@ class Slot:
     def starts_from_base(self) -> bool:
         """Whether the start is a part of the base's weight, which has to be taken off it again."""
         return self.init_lora_weights not in (True, "gaussian")
+
+
+def slot_of(spec: RunFields) -> Slot:
+    """The settings of a run's adapter."""
+    return Slot(
+        spec.lora_r,
+        spec.lora_alpha,
+        spec.lora_dropout,
+        spec.seed,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        init_lora_weights=spec.init_lora_weights,
+    )

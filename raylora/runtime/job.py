@@ -20,7 +20,8 @@ from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store
 from raylora.store.kept import best_checkpoint
 from raylora.store.runs import run_store
-from raylora.train.build import Trainee, build
+from raylora.train.build import build
+from raylora.train.trainee import Trainee
 from raylora.train.events import Event
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.loop import Training

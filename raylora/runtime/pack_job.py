@@ -35,7 +35,8 @@ from raylora.runtime.timed_saves import timed_saves
 from raylora.store.checkpoint import Checkpoint
 from raylora.store.home import cache_dir
 from raylora.store.runs import run_store
-from raylora.train.build import Trainee, place_base
+from raylora.train.build import place_base
+from raylora.train.trainee import Trainee
 from raylora.train.events import Event
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.member import Member, Outcome

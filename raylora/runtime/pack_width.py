@@ -12,7 +12,7 @@ from raylora.log import get_logger
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
 from raylora.spec.repeats import whole_trials
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.calibrate import calibrate
 
 log = get_logger(__name__)

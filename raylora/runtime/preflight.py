@@ -73,6 +73,6 @@ def _writable_store(spec: RunSpec) -> Store:
 def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
     model = base_on_meta(read_config(base.path), spec, torch.float32)
     targets = match_targets(model, spec)
-    if spec.sample_packing:
+    if spec.joins_texts:
         check_bins(model, spec.sequence_len)
     return targets

@@ -15,8 +15,8 @@ class DatasetSpec(Part):
     path: Address
     """Hub id, or a file, folder or glob, local or `s3://`: JSONL, JSON, CSV, Parquet or Arrow by its ending."""
 
-    type: Literal["chat", "completion", "alpaca", "text"] = "chat"
-    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output) or `text`."""
+    type: Literal["chat", "completion", "alpaca", "text", "preference"] = "chat"
+    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, or `preference` (chosen, rejected, prompt, tools), two answers to one prompt."""
 
     split: str = "train"
     """Split of a hub dataset."""
@@ -50,7 +50,7 @@ class DataFields(Part):
     """Seed of that split; `seed` where absent. Runs under several seeds are compared on the same validation rows where it is given."""
 
     sequence_len: PositiveInt = 1024
-    """Longest row in tokens, and the length of a bin where `sample_packing` is on."""
+    """Longest row in tokens, of a pair both answers with their prompts; and the length of a bin where `sample_packing` is on."""
 
     excess_length_strategy: Literal["truncate", "drop", "raise"] = "truncate"
     """What happens to a row of more than `sequence_len` tokens; truncated and dropped rows are counted."""

@@ -136,6 +136,7 @@ RUN_ALIASES: Mapping[str, Alias] = {
         torch_dtype="dtype",
         use_bnb_nested_quant="bnb_4bit_use_double_quant",
         per_device_train_batch_size="micro_batch_size",
+        beta="rl_beta",
         num_train_epochs="num_epochs",
         lr_scheduler_type="lr_scheduler",
         optim="optimizer",

@@ -18,8 +18,9 @@ _SHARED = {
     "chat_template",
     "distributed",
     "ray",
+    "rl",
 }
-"""What decides the base, its placement and the worker group."""
+"""What decides the base, its placement, the worker group, and what a pass of the base computes."""
 
 
 def pack_key(spec: RunFields) -> str:

@@ -39,6 +39,11 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
         return self.init_lora_weights not in (True, "gaussian")
 
     @property
+    def joins_texts(self) -> bool:
+        """Whether a line of a batch has several texts that must not see each other: rows of a bin, or a pair's two."""
+        return self.sample_packing or self.rl is not None
+
+    @property
     def validates(self) -> bool:
         """Whether the run has validation rows."""
         return bool(self.test_datasets) or self.val_set_size > 0

@@ -8,7 +8,13 @@ from raylora.spec.fields import Fraction, NonNegativeFloat, NonNegativeInt, Part
 
 
 class TrainFields(Part):
-    """Steps, optimizer, schedule, evaluation and checkpoints."""
+    """Objective, steps, optimizer, schedule, evaluation and checkpoints."""
+
+    rl: Literal["dpo", "ipo", "orpo"] | None = None
+    """What is learned from pairs of answers (datasets of type `preference`): `dpo` and `ipo` against the base without the adapter, `orpo` without a reference; supervised fine-tuning where absent."""
+
+    rl_beta: PositiveFloat = 0.1
+    """How much a preference counts; under `dpo` and `ipo` the larger, the closer to the base."""
 
     micro_batch_size: PositiveInt = 1
     """Rows (or bins) per worker in one forward pass."""

@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig
 
 from raylora.errors import ModelError
+from raylora.objectives.choose import objective_of
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.width import Width
@@ -149,13 +150,15 @@ def makespan_s(parts: Sequence[tuple[float, float]]) -> float:
 def _step_s(spec: RunSpec, time: StepTime, stays: bool) -> float:
     """Seconds of a step: a slot that stays on its worker has all its rows computed there."""
     num_passes = spec.gradient_accumulation_steps * (spec.distributed.num_workers if stays else 1)
-    return num_passes * time.pass_s + time.update_s
+    reference_s = time.forward_s if objective_of(spec).needs_reference else 0.0
+    return num_passes * (time.pass_s + reference_s) + time.update_s
 
 
 def _evaluation_s(spec: RunSpec, time: StepTime, num_lines: float, stays: bool) -> float:
     """Seconds of an evaluation: a slot that stays on its worker has all its lines computed there."""
     mine = num_lines / (1 if stays else spec.distributed.num_workers)
-    return math.ceil(mine / spec.micro_batch_size) * time.forward_s
+    num_forward = 1 + objective_of(spec).needs_reference
+    return math.ceil(mine / spec.micro_batch_size) * num_forward * time.forward_s
 
 
 def _tokens_per_row(spec: RunSpec, rows: Rows | None) -> float:

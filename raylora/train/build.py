@@ -6,14 +6,13 @@ Called on every rank by the runtime's worker, and alone by tests and benchmarks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
@@ -23,137 +22,22 @@ from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
 from raylora.model.load import Weights, base_on_meta, load_base, read_weight
 from raylora.model.meta import read_config
-from raylora.model.own_dropout import own_dropout
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.site import WeightReader
-from raylora.model.slot import Slot
+from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
-from raylora.objectives.sft import SupervisedLoss
-from raylora.spec.packing import why_alone
+from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
-from raylora.strategy.contract import Stepper, Strategy
-from raylora.strategy.flat import FlatStepper
-from raylora.train.admission import start_of
-from raylora.train.optim import AdamWFactory, rates_of
+from raylora.strategy.contract import Strategy
 from raylora.train.ranks import Ranks
+from raylora.train.trainee import Trainee
 
 log = get_logger(__name__)
 Report = Callable[[str, float], None]
 """Takes the name of a part of the start and its seconds."""
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """A base placed on the ranks, and the slots that train on it, as one rank sees them.
-
-    Args:
-        spec: The run, or of a pack what its runs share.
-        model: The base.
-        bank: The adapters.
-        strategy: What placed the base.
-        loss: The objective.
-        device: This rank's.
-        ranks: All ranks, which hold the base together.
-        slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
-        why_padded: Why rows go in as padded lines, of one slot at a time; ``None`` where they go in one after the
-            other, of any number of slots.
-        why_not_binned: Why runs of the spec's `sequence_len` may not bin their rows here; ``None`` where they may.
-        steppers: What updates each slot.
-    """
-
-    spec: RunSpec
-    model: PreTrainedModel
-    bank: AdapterBank
-    strategy: Strategy
-    loss: SupervisedLoss
-    device: torch.device
-    ranks: Ranks
-    slot_ranks: Ranks
-    why_padded: str | None
-    why_not_binned: str | None
-    steppers: dict[int, Stepper] = field(default_factory=dict)
-
-    def admit(self, slot: int, spec: RunSpec) -> None:
-        """Give a slot a new adapter and what updates it.
-
-        Args:
-            slot: A free one.
-            spec: Of the run that trains there.
-
-        Raises:
-            ModelError: The adapter does not fit the base, the base would mix rows of the run's bins, or there is an
-                adapter already and no second can train beside it.
-            RunFailedError: There is no memory for it.
-        """
-        if spec.sample_packing and self.why_not_binned is not None:
-            raise ModelError(self.why_not_binned)
-        if self.steppers and (why := self.why_one_slot):
-            raise ModelError(
-                f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
-                "Train each run alone, or one after the other"
-            )
-        with start_of(spec), ExitStack() as undo:
-            self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
-            undo.callback(self.bank.release, slot)
-            make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
-            stepper = self.strategy.stepper if self.slot_ranks == self.ranks else FlatStepper
-            self.steppers[slot] = stepper(parameters, make, spec.max_grad_norm, rates_of(spec, parameters))
-            undo.pop_all()
-
-    @property
-    def why_one_slot(self) -> str | None:
-        """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
-        if self.why_padded is not None:
-            return f"base_model: {self.why_padded}, so it takes the rows of one adapter at a time"
-        if (drawn := own_dropout(self.model.config)) is not None:
-            return f"base_model: {drawn}, so the rows of one adapter would draw otherwise beside another's"
-        return why_alone(self.spec)
-
-    def release(self, slot: int) -> None:
-        """Forget a slot's adapter."""
-        del self.steppers[slot]
-        self.bank.release(slot)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss that sums over slots; slots do not meet in it."""
-        next(iter(self.steppers.values())).backward(loss)
-
-    def num_passes(self, num_mine: int) -> int:
-        """Forward passes that this rank must run so that all run equally many, where they gather the base together.
-
-        Args:
-            num_mine: Passes that it has rows for.
-        """
-        if self.slot_ranks == self.ranks or not self.strategy.shards_base:
-            return num_mine
-        return self.ranks.max(num_mine)
-
-    def num_trainable(self, slot: int) -> int:
-        """Values that train in a slot."""
-        return sum(parameter.numel() for parameter in self.bank.parameters(slot).values())
-
-    @property
-    def frozen(self) -> list[nn.Parameter]:
-        """The base's parameters."""
-        return [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
-
-    @property
-    def held_base_bytes(self) -> int:
-        """Bytes of the base that this rank holds between steps."""
-        return sum(self.strategy.held_bytes(parameter) for parameter in self.frozen)
-
-    @cached_property
-    def base_bytes_per_rank(self) -> list[int]:
-        """`held_base_bytes` of every rank as `build` found them."""
-        return self.ranks.gather(self.held_base_bytes)
-
-    def train_mode(self, training: bool) -> None:
-        """Switch dropout, and with it gradient checkpointing, on or off."""
-        self.model.train(training)
-        self.bank.train(training)
 
 
 def build(
@@ -214,7 +98,7 @@ def place_base(
         strategy = choose_strategy(spec, device)
         reader = partial(read_weight, model, Weights(folder), device) if strategy.shards_base else None
         bank = make_bank(model, spec, base_name, device, reader)
-    loss = SupervisedLoss(model)
+    losses = TokenLosses(model)
     for name, seconds in load_base(model, folder, device, lambda part: _place(strategy, part, model)).items():
         report(name, seconds)
     recompute_activations(model, spec)
@@ -222,7 +106,7 @@ def place_base(
         # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
         model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
-    trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, slot_ranks, why_padded, unbinned)
+    trainee = Trainee(spec, model, bank, strategy, losses, device, ranks, slot_ranks, why_padded, unbinned)
     _check_share(trainee)
     return trainee
 
@@ -261,14 +145,6 @@ def make_bank(
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
     return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, reader)
-
-
-def slot_of(spec: RunSpec) -> Slot:
-    """The adapter's settings."""
-    settings = Slot(spec.lora_r, spec.lora_alpha, spec.lora_dropout, spec.seed)
-    return replace(
-        settings, use_rslora=spec.use_rslora, use_dora=spec.use_dora, init_lora_weights=spec.init_lora_weights
-    )
 
 
 def _check_share(trainee: Trainee) -> None:

@@ -16,7 +16,7 @@ import torch
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
 from raylora.train.admission import soon_started
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.step import Share, train_step
 
 NEVER_BELOW = 0.97

@@ -23,7 +23,7 @@ from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
 from raylora.model.route import Span
 from raylora.model.row_attention import attend_by_rows
-from raylora.objectives.sft import SupervisedLoss
+from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
 from raylora.train.build import recompute_activations
 from raylora.train.forward import padded_inputs
@@ -73,7 +73,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
         parameter.grad = gradient
     beside = [tensor for slot in range(len(specs)) for tensor in bank.frozen(slot)]
     live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *beside, *gradients])
-    loss = SupervisedLoss(model)
+    loss = TokenLosses(model)
     before_loss: list[int] = []
     head: Any = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
@@ -105,7 +105,7 @@ def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool)
     if by_rows:
         line = FlatBatch(ids_BT.view(1, -1), labels_BT.view(1, -1), positions_BT.view(1, -1), (shape[1],) * shape[0])
         return line.inputs, line.labels_1N
-    rows = (0, 1) if spec.sample_packing else (0,)  # two rows on a line need a mask
+    rows = (0, 1) if spec.joins_texts else (0,)  # two texts on a line need a mask
     batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * spec.micro_batch_size)
     return padded_inputs(batch, model.dtype), batch.labels_BT
 

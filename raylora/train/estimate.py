@@ -22,7 +22,8 @@ from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, StrategyKind, gradients, piece, strategy_kind
-from raylora.train.build import make_bank, slot_of
+from raylora.train.build import make_bank
+from raylora.model.slot import slot_of
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
 from raylora.train.optim import state_bytes

@@ -31,7 +31,7 @@ from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import soon_started
-from raylora.train.build import slot_of
+from raylora.model.slot import slot_of
 from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2

@@ -10,12 +10,8 @@ from torch import Tensor
 
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
 from raylora.data.flat import flatten, join
-from raylora.model.route import Span
-from raylora.train.build import Trainee
-
-NOBODY = -1
-"""A slot that no adapter is in."""
-
+from raylora.model.route import NOBODY, Span
+from raylora.train.trainee import Trainee
 
 @dataclass(frozen=True)
 class Piece:
@@ -48,6 +44,24 @@ def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
     return tuple(part for _, part in sorted(zip(order, parts, strict=True), key=lambda placed: placed[0]))
 
 
+@torch.no_grad()
+def reference_losses(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
+    """As `losses_of`, without any adapter and without dropout.
+
+    Args:
+        trainee: The base; whether it trains is left as it was.
+        pieces: As of `losses_of`.
+    """
+    was_training = trainee.model.training
+    if was_training:
+        trainee.train_mode(False)
+    losses = losses_of(trainee, [replace(piece, span=replace(piece.span, slot=NOBODY)) for piece in pieces])
+    trainee.strategy.rest(trainee.model)
+    if was_training:
+        trainee.train_mode(True)
+    return losses
+
+
 def idle_losses(trainee: Trainee) -> Tensor:
     """Losses of no token, out of a pass with tokens of nobody: other ranks need this one's part of the base.
 
@@ -73,14 +87,14 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
         ]
     )
     line = join(lines).to(trainee.device)
-    return trainee.loss(line.inputs, line.labels_1N)
+    return trainee.losses(line.inputs, line.labels_1N)
 
 
 def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
     (piece,) = pieces
     batch = piece.batch.to(trainee.device)
     trainee.bank.route([replace(piece.span, rows=piece.batch.rows)])
-    return trainee.loss(padded_inputs(batch, trainee.model.dtype), batch.labels_BT)
+    return trainee.losses(padded_inputs(batch, trainee.model.dtype), batch.labels_BT)
 
 
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from raylora.errors import RunFailedError
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 
 
 def checksum(trainee: Trainee) -> list[int]:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from raylora.data.batches import Batches
 from raylora.errors import NonFiniteLossError, StoreError
+from raylora.objectives.objective import Measured
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
@@ -148,13 +149,13 @@ class Member:
             "num_tokens": progress.num_tokens,
         }
 
-    def validated(self, loss: float) -> None:
-        """Note a validation loss.
+    def validated(self, found: Measured) -> None:
+        """Note what the validation rows came to.
 
         Raises:
-            NonFiniteLossError: It is NaN or Inf.
+            NonFiniteLossError: Their loss is NaN or Inf.
         """
-        progress = self.progress
+        progress, loss = self.progress, found.loss
         if not math.isfinite(loss):
             raise self._falling_back(
                 NonFiniteLossError(
@@ -169,7 +170,7 @@ class Member:
             progress.best_eval_loss, progress.num_worse = loss, 0
         else:
             progress.num_worse += 1
-        self.emit("eval", {"eval_loss": loss})
+        self.emit("eval", {"eval_loss": loss} | {f"eval_{name}": value for name, value in found.metrics.items()})
 
     @property
     def is_to_save(self) -> bool:
@@ -252,4 +253,5 @@ def _metrics(result: StepResult, rate: float, seconds: float) -> dict[str, float
         "grad_norm": result.grad_norm,
         "num_tokens": float(result.num_tokens),
         "tokens_per_s": result.num_tokens / seconds,
+        **{f"train_{name}": value for name, value in result.metrics.items()},
     }

@@ -9,7 +9,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from raylora.model.route import Span
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 
 Chat = Sequence[Mapping[str, str]]
 """Messages with a ``role`` and ``content``, in order."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raylora.errors import StoreError
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 
 ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from raylora.data.collate import Batch
 from raylora.errors import NonFiniteLossError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
-from raylora.train.build import Trainee
-from raylora.train.forward import Piece, idle_losses, losses_of
+from raylora.objectives.objective import measured
+from raylora.train.trainee import Trainee
+from raylora.train.forward import Piece, idle_losses, losses_of, reference_losses
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,24 @@ class StepResult:
     """What one step did to one slot, summed over ranks.
 
     Args:
-        loss: Mean loss of the step's labelled tokens.
+        loss: What the slot minimises: the mean loss of the step's labelled tokens, or of its pairs.
         num_tokens: Tokens that are not padding.
         grad_norm: Norm of the adapter's gradient before clipping.
+        metrics: What the objective tells beside its loss, by name.
     """
 
     loss: float
     num_tokens: int
     grad_norm: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResult | NonFiniteLossError]:
     """Forward and backward of every micro-batch, then one update of each slot.
 
-    A slot's loss is the mean over all its labelled tokens of all ranks and micro-batches, so that accumulation and the
-    number of workers change nothing but the order of sums. No value of one slot enters another: what one is told, it
-    would be told alone.
+    A slot's loss is a mean over all its labelled tokens, or pairs, of all ranks and micro-batches, so that accumulation
+    and the number of workers change nothing but the order of sums. No value of one slot enters another: what one is
+    told, it would be told alone.
 
     Args:
         trainee: The base and its slots.
@@ -72,63 +75,93 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
     for micro_step in range(trainee.num_passes(max((len(share.batches) for share in shares), default=0))):
         present = [share for share in shares if micro_step < len(share.batches)]
         if not present:
-            idle_losses(trainee).sum().backward()
+            _idle(trainee)
             continue
-        losses = [losses_N.sum() for losses_N in _forward(trainee, present, micro_step)]
-        means = [loss / totals[share.slot].num_labels for share, loss in zip(present, losses, strict=True)]
-        trainee.backward(torch.stack(means).sum())
-        for share, loss in zip(present, losses, strict=True):
-            sums[share.slot].append(loss.detach())
+        measures = _measure(trainee, present, micro_step)
+        losses = [_loss(trainee, share.slot, sums_M / totals[share.slot].counts_M) for share, sums_M in measures]
+        trainee.backward(torch.stack(losses).sum())
+        for share, sums_M in measures:
+            sums[share.slot].append(sums_M.detach())
     if not shares:
         return {}
-    losses_S = trainee.slot_ranks.sum(torch.stack([torch.stack(sums[share.slot]).sum() for share in shares]))
+    sums_SM = trainee.slot_ranks.sum(torch.stack([torch.stack(sums[share.slot]).sum(0) for share in shares]))
     unsummed = [trainee.steppers[share.slot].unsummed for share in shares]
     trainee.slot_ranks.sum_together([row for row in unsummed if row is not None])
     return {
-        share.slot: _update(trainee, share, sums[share.slot], loss, totals[share.slot])
-        for share, loss in zip(shares, losses_S.tolist(), strict=True)
+        share.slot: _update(trainee, share, sums[share.slot], sums_M, totals[share.slot])
+        for share, sums_M in zip(shares, sums_SM, strict=True)
     }
 
 
 @dataclass(frozen=True)
 class _Total:
-    """A slot's tokens of one step over all ranks that share it."""
+    """A slot's rows of one step over all ranks that share it: what each measure is divided by, and all tokens."""
 
-    num_labels: int
+    counts_M: Tensor
     num_tokens: int
 
 
 def _totals(trainee: Trainee, shares: Sequence[Share]) -> dict[int, _Total]:
-    counts = [
-        [sum(b.num_label_tokens for b in share.batches), sum(b.num_tokens for b in share.batches)] for share in shares
-    ]
-    sums = trainee.slot_ranks.sum(torch.tensor(counts, device=trainee.device)).tolist()
-    return {share.slot: _Total(*of_slot) for share, of_slot in zip(shares, sums, strict=True)}
+    counts = [[*_counts(trainee, share), sum(batch.num_tokens for batch in share.batches)] for share in shares]
+    sums_SM = trainee.slot_ranks.sum(torch.tensor(counts, device=trainee.device))
+    tokens = sums_SM[:, -1].tolist() if shares else []
+    return {
+        share.slot: _Total(counts_M, num_tokens)
+        for share, counts_M, num_tokens in zip(shares, sums_SM[:, :-1] if shares else [], tokens, strict=True)
+    }
 
 
-def _forward(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> tuple[Tensor, ...]:
-    torch.manual_seed(stable_seed("step", shares[0].seed, shares[0].step, micro_step, trainee.slot_ranks.rank))
+def _counts(trainee: Trainee, share: Share) -> list[int]:
+    """Over this rank's micro-batches."""
+    objective = trainee.objectives[share.slot]
+    of_batches = [objective.counts(batch.label_counts) for batch in share.batches]
+    return [sum(of_measure) for of_measure in zip(*of_batches, strict=True)]
+
+
+def _measure(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> list[tuple[Share, Tensor]]:
+    """One forward pass, after one without adapters where there is a reference: each slot's sums of its measures."""
     pieces = [Piece(Span(share.slot, step=share.step), share.batches[micro_step]) for share in shares]
-    return losses_of(trainee, pieces)
+    references = reference_losses(trainee, pieces) if trainee.needs_reference else [None] * len(pieces)
+    torch.manual_seed(stable_seed("step", shares[0].seed, shares[0].step, micro_step, trainee.slot_ranks.rank))
+    return [
+        (share, trainee.objectives[share.slot].sums(losses_N, piece.batch.label_counts, reference_N))
+        for share, piece, losses_N, reference_N in zip(
+            shares, pieces, losses_of(trainee, pieces), references, strict=True
+        )
+    ]
+
+
+def _idle(trainee: Trainee) -> None:
+    """As many passes as other ranks make, which need this one's part of the base."""
+    if trainee.needs_reference:
+        with torch.no_grad():
+            idle_losses(trainee)
+    idle_losses(trainee).sum().backward()
+
+
+def _loss(trainee: Trainee, slot: int, means_M: Tensor) -> Tensor:
+    return means_M[: trainee.objectives[slot].num_losses].sum()
 
 
 def _update(
-    trainee: Trainee, share: Share, sums: list[Tensor], loss_sum: float, total: _Total
+    trainee: Trainee, share: Share, sums: list[Tensor], sums_M: Tensor, total: _Total
 ) -> StepResult | NonFiniteLossError:
     stepper = trainee.steppers[share.slot]
-    loss = loss_sum / total.num_labels
-    if not math.isfinite(loss):
+    found = measured(trainee.objectives[share.slot], (sums_M.double() / total.counts_M).tolist())
+    if not math.isfinite(found.loss):
         stepper.forget()
-        return _not_finite(trainee, share, sums, f"loss is {loss}")
+        return _not_finite(trainee, share, sums, f"loss is {found.loss}")
     grad_norm = stepper.step(share.learning_rate)
     if not math.isfinite(grad_norm):
         return _not_finite(trainee, share, sums, f"the gradient's norm is {grad_norm}")
-    return StepResult(loss, total.num_tokens, grad_norm)
+    return StepResult(found.loss, total.num_tokens, grad_norm, found.metrics)
 
 
 def _not_finite(trainee: Trainee, share: Share, sums: list[Tensor], what: str) -> NonFiniteLossError:
     """The error that names the rows of the micro-batches without a finite loss, or of all where each has one."""
-    mine = [(batch.row_ids, bool(torch.isfinite(total))) for batch, total in zip(share.batches, sums, strict=True)]
+    mine = [
+        (batch.row_ids, bool(torch.isfinite(sums_M).all())) for batch, sums_M in zip(share.batches, sums, strict=True)
+    ]
     dealt = [part for of_rank in trainee.slot_ranks.gather(mine) for part in of_rank]
     suspects = [lines for lines, is_finite in dealt if not is_finite] or [lines for lines, _ in dealt]
     rows = sorted({row for lines in suspects for line in lines for row in line})

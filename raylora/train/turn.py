@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from raylora.errors import NonFiniteLossError
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.evaluate import evaluate
 from raylora.train.member import Member
 from raylora.train.step import train_step
@@ -49,11 +49,11 @@ def validate_all(trainee: Trainee, members: Sequence[Member]) -> Failures:
         members: This rank's; every rank calls this equally often.
     """
     due = [member for member in members if member.is_to_validate]
-    losses = evaluate(trainee, {member.slot: member.validation for member in due if member.validation is not None})
+    found = evaluate(trainee, {member.slot: member.validation for member in due if member.validation is not None})
     failures: Failures = {}
     for member in due:
         try:
-            member.validated(losses[member.slot])
+            member.validated(found[member.slot])
         except NonFiniteLossError as error:
             failures[member.slot] = error
     return failures

@@ -78,7 +78,7 @@ def loss_alone(spec: RunSpec, adapter_uri: str, cache: Path) -> float:
     trainee.bank.load(0, load_file(Path(adapter_uri) / "adapter_model.safetensors"))
     _, validation = open_rows(spec, cache)
     assert validation is not None
-    return evaluate(trainee, {0: validation})[0]
+    return evaluate(trainee, {0: validation})[0].loss
 
 
 def trained_alone(spec: RunSpec, cache: Path, max_tokens: int | None = None) -> Member:

@@ -14,6 +14,7 @@ from tests.cluster.made_sweeps import in_workplace
 from tests.conftest import served
 from tests.servers.process import Server
 from tests.servers.ray import RayHead, ray_start
+from tests.unit.train.tiny_run import write_pairs
 
 __all__ = ["in_workplace"]
 
@@ -44,9 +45,14 @@ def each_asks(amount: float) -> tuple[str, str]:
 
 
 def test_workers_run_where_it_is(head: RayHead, in_workplace: Path, new_home: Callable[[], Path], tmp_path: Path):
-    """The configuration's `ray.address` comes before the shell's RAY_ADDRESS, where nothing answers."""
+    """The configuration's `ray.address` comes before the shell's RAY_ADDRESS, where nothing answers.
+
+    What the workers learn from here is pairs of answers.
+    """
     command = Command(in_workplace, new_home(), {**head.env, "RAY_ADDRESS": "127.0.0.1:1"})
-    zero2 = ["distributed.strategy=deepspeed", "distributed.zero_stage=2", *SHORT]
+    write_pairs(in_workplace / "pairs.jsonl", 40)
+    pairs = ["rl=dpo", "datasets=[{path: pairs.jsonl, type: preference}]"]
+    zero2 = ["distributed.strategy=deepspeed", "distributed.zero_stage=2", *pairs, *SHORT]
     place = overrides(f"ray.address={head.address}")
     ended = command.run("train", "run.yaml", "--json", *overrides(*zero2), *place, *each_asks(1))
     assert ended.code == 0, ended.err

@@ -28,7 +28,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest, save_checkpoint
 from raylora.train import memory
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.evaluate import evaluate
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.sample import answer
@@ -92,12 +92,12 @@ def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     trainee = build_tiny(spec)
     ranks, bits = trainee.ranks, checksum(trainee)
     seen: dict[str, Any] = {"base_before": base_digest(trainee), "held_bytes": [ranks.gather(trainee.held_base_bytes)]}
-    seen["eval_before"] = evaluate(trainee, {0: validation})[0]
+    seen["eval_before"] = evaluate(trainee, {0: validation})[0].loss
     results = run_steps(trainee, rows, HALF)
     save(trainee, checkpoints)
     results += run_steps(trainee, rows, SECOND_HALF)
     seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
-    seen["eval_after"] = evaluate(trainee, {0: validation})[0]
+    seen["eval_after"] = evaluate(trainee, {0: validation})[0].loss
     seen["held_bytes"].append(ranks.gather(trainee.held_base_bytes))
     check_unchanged(trainee, bits)
     seen["base_after"] = base_digest(trainee)
@@ -118,6 +118,12 @@ def go_on(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     restore(trainee, 0, checkpoint, {})
     losses = [result.loss for result in run_steps(trainee, rows, SECOND_HALF)]
     return {"loss": losses, "adapter_digest": digest(trainee.bank.export(0).tensors.items())}
+
+
+def pairs_spec(folder: Path, strategy: str, **fields: object) -> RunSpec:
+    """A run that learns from pairs of answers."""
+    pairs = {"rl": "dpo", "datasets": [{"path": str(folder / "pairs.jsonl"), "type": "preference"}]}
+    return run_spec(folder, strategy, "nf4", **pairs, **fields)
 
 
 def first_losses(spec: RunSpec, folder: Path) -> list[float]:
@@ -225,6 +231,7 @@ def see_alone(folder: Path) -> None:
         name = f"alone-{quantization}"
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
+    keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
 
 
@@ -245,6 +252,7 @@ def see_together(folder: Path) -> None:
         spec_of = partial(run_spec, folder, strategy)
         spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
+        keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
             keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))

@@ -23,7 +23,7 @@ from tests.contract.strategy_worker import (
     go_on_alone,
     see_alone,
 )
-from tests.unit.train.tiny_run import save_base, write_chats
+from tests.unit.train.tiny_run import save_base, write_chats, write_pairs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12}
@@ -52,6 +52,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     save_base(folder / "base")
     save_base(folder / "wide", **WIDE)
     write_chats(folder / "rows.jsonl", 90)
+    write_pairs(folder / "pairs.jsonl", 60)
     see_alone(folder)
     last_words = run_group(folder)
     go_on_alone(folder)
@@ -104,6 +105,12 @@ def test_clipping_was_put_to_the_test(seen: Seen, quantization: str):
 def test_dropout_is_that_of_one_process(seen: Seen, strategy: str):
     """Rows keep their masks on whichever rank; ddp keeps its activations, the others draw again to recompute them."""
     assert seen[f"{strategy}-dropout"] == pytest.approx(seen["alone-dropout"], abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_pairs_are_learned_as_in_one_process(seen: Seen, strategy: str):
+    """The reference is the base without the adapter, in passes of their own."""
+    assert seen[f"{strategy}-pairs"] == pytest.approx(seen["alone-pairs"], abs=1e-4)
 
 
 @pytest.mark.parametrize("strategy", PEFT_UNDER)

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee, build, place_base
+from raylora.train.build import build, place_base
+from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import MIXED, admit, losses_of, member_specs, train_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, run_steps, save_materials, tiny_spec
 

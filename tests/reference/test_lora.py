@@ -15,7 +15,8 @@ from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import QuantLinear
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee, build
+from raylora.train.build import build
+from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import add_naive_lora, base_of, train_plainly
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step, tiny_spec
 

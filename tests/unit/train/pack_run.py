@@ -13,7 +13,8 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from raylora.store.kept import fall_back, give_up_beyond
-from raylora.train.build import Trainee, place_base
+from raylora.train.build import place_base
+from raylora.train.trainee import Trainee
 from raylora.train.events import Event, EventKind, Wish
 from raylora.train.member import Member
 from raylora.train.turn import step_all, validate_all

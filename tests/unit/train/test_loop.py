@@ -146,7 +146,7 @@ def test_evaluation_is_a_plain_loop_over_rows(home: Path, fields: dict[str, obje
     rows, validation = open_rows(spec, home / "cache")
     assert validation is not None
     run_steps(trainee, rows, range(3))
-    found = evaluate(trainee, {0: validation})[0]
+    found = evaluate(trainee, {0: validation})[0].loss
     assert trainee.model.training
     total, count = 0.0, 0
     trainee.train_mode(False)

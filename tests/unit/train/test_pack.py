@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from raylora.train.member import Member
 from raylora.train.schedule import learning_rate
 from raylora.train.turn import step_all, validate_all

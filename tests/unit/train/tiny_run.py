@@ -15,12 +15,14 @@ from raylora.data.collate import Batch
 from raylora.data.prepare import prepare
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee, build
+from raylora.train.build import build
+from raylora.train.trainee import Trainee
 from raylora.train.step import Share, StepResult, train_step
 from tests.unit.data.small_tokenizer import small_tokenizer
 
 BASE_NAME = ("tiny/llama", None)
 WORDS = ["the", "model", "reads", "a", "question", "and", "writes", "an", "answer", *"0123456789"]
+ROLES = ("user", "assistant", "assistant")
 CPU = torch.device("cpu")
 
 
@@ -56,6 +58,18 @@ def write_chats(file: Path, num_rows: int, seed: int = 0) -> Path:
 
     rows = [[{"role": "user", "content": text()}, {"role": "assistant", "content": text()}] for _ in range(num_rows)]
     file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    return file
+
+
+def write_pairs(file: Path, num_rows: int, seed: int = 0) -> Path:
+    """Write questions with two answers: to learn is that what is chosen are numbers."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        words = [" ".join(draw.choices(of, k=draw.randint(2, 9))) for of in (WORDS, WORDS[9:], WORDS[:9])]
+        asked, *answers = [[{"role": role, "content": text}] for role, text in zip(ROLES, words, strict=True)]
+        rows.append({"prompt": asked, "chosen": answers[0], "rejected": answers[1]})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from raylora.errors import ModelError
-from raylora.objectives import sft
-from raylora.objectives.sft import SupervisedLoss
+from raylora.objectives import token_losses
+from raylora.objectives.token_losses import TokenLosses
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 120, "intermediate_size": 96, "pad_token_id": 0}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_those_of_the_models_logits(name: str):
     ]
     inner = [p for p in model.parameters() if p is not probe and p.ndim == 2 and p.requires_grad]
     expected_grads = torch.autograd.grad(expected.sum(), inner, allow_unused=True)
-    losses = SupervisedLoss(model)({"input_ids": ids}, labels)
+    losses = TokenLosses(model)({"input_ids": ids}, labels)
     grads = torch.autograd.grad(losses.sum(), inner, allow_unused=True)
     assert losses.dtype is torch.float32
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
@@ -83,7 +83,7 @@ def test_the_model_generates_as_before(name: str):
     prompt = ids[:1]
     before = model.generate(prompt, max_new_tokens=4, do_sample=False)
     logits = model(ids, use_cache=False).logits
-    loss = SupervisedLoss(model)
+    loss = TokenLosses(model)
     with torch.no_grad():
         loss({"input_ids": ids}, labels)
     assert torch.equal(model.generate(prompt, max_new_tokens=4, do_sample=False), before)
@@ -98,7 +98,7 @@ def test_logits_are_whole_only_where_more_than_a_scale_is_done_to_them(name: str
     model, (ids, labels) = make(CONFIGS[name]), batch()
     given: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda head, args, output: given.append(output.numel()))
-    losses = SupervisedLoss(model)({"input_ids": ids}, labels)
+    losses = TokenLosses(model)({"input_ids": ids}, labels)
     assert given == [len(losses) * (120 if is_whole else 1)]
 
 
@@ -106,15 +106,15 @@ def test_logits_are_whole_only_where_more_than_a_scale_is_done_to_them(name: str
 def test_no_labels_give_no_losses(name: str):
     """A rank without rows runs the model all the same, backward too."""
     model, (ids, _) = make(CONFIGS[name]), batch()
-    losses = SupervisedLoss(model)({"input_ids": ids}, torch.full_like(ids, -100))
+    losses = TokenLosses(model)({"input_ids": ids}, torch.full_like(ids, -100))
     assert losses.shape == (0,)
     losses.sum().backward()
 
 
 def test_a_model_that_changes_its_logits_unsaid_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sft, "POST_PROCESSED", ())
+    monkeypatch.setattr(token_losses, "POST_PROCESSED", ())
     model, (ids, labels) = make(CONFIGS["gemma2-softcap"]), batch()
-    loss = SupervisedLoss(model)
+    loss = TokenLosses(model)
     loss({"input_ids": ids}, torch.full_like(ids, -100))
     embedding = model.get_input_embeddings().weight
     kept = embedding[ids[0, 0]].clone()
@@ -129,12 +129,12 @@ def test_a_scale_that_the_model_does_not_keep_to_is_refused():
     model, (ids, labels) = make(CONFIGS["llama"]), batch()
     model.config.logit_scale = 0.5
     with pytest.raises(ModelError, match="LlamaForCausalLM changes its logits"):
-        SupervisedLoss(model)({"input_ids": ids}, labels)
+        TokenLosses(model)({"input_ids": ids}, labels)
 
 
 def test_an_error_in_the_model_is_told_readably_and_leaves_it_usable():
     model, (ids, labels) = make(CONFIGS["llama"]), batch()
-    loss = SupervisedLoss(model)
+    loss = TokenLosses(model)
     with pytest.raises(ModelError, match=r"^base_model: .* of LlamaForCausalLM cannot run \(IndexError: index out of"):
         loss({"input_ids": ids + 1000}, labels)
     assert model(ids).logits.shape == (3, 9, 120)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: next-token cross-entropy on the labelled tokens."""
+"""Next-token cross-entropy of the labelled tokens, out of which every objective on text is made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCALED: dict[str, Callable[[Any, float], Any]] = {
 """Config fields of models that multiply or divide the head's output by a number; they do so to losses as well."""
 
 
-class SupervisedLoss:
+class TokenLosses:
     """Computes each labelled token's loss inside the model's own forward pass.
 
     The output head is asked for losses instead of logits where the model at most scales them:

@@ -1,0 +1,97 @@
+"""Preferences: of two answers to one prompt the better one is to become likelier than the worse one.
+
+Texts come in pairs, the chosen answer before the rejected one. The reference of DPO and IPO is the base without its
+adapter, so no second model is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kind = Literal["dpo", "ipo", "orpo"]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The mean loss of pairs, and how far chosen and rejected answers are apart.
+
+    Args:
+        kind: ``dpo``: -log sigmoid(beta h), h by how much more than the reference the run prefers the chosen answer.
+            ``ipo``: (h - 1 / (2 beta))^2, log-probabilities being means over an answer's tokens. ``orpo``: the
+            cross-entropy of chosen answers, less beta log sigmoid of the log odds ratio of both; no reference.
+        beta: Above 0. How much a preference counts: of DPO and IPO the larger, the closer to the reference.
+
+    Source: DPO, https://arxiv.org/abs/2305.18290, equation 7; IPO, https://arxiv.org/abs/2310.12036, equation 17, over
+        means of tokens as its authors computed it (TRL's note); ORPO, https://arxiv.org/abs/2403.07691, equations 6 and
+        7, with beta for its lambda.
+    """
+
+    kind: Kind
+    beta: float
+
+    metrics = ("reward_accuracy", "reward_margin")
+    """The share of pairs whose chosen answer has the higher reward, and the mean difference: rewards are beta times the
+    log-probability over the reference's, and without a reference beta times the mean log-probability of a token."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """All but ORPO."""
+        return self.kind != "orpo"
+
+    @property
+    def num_losses(self) -> int:
+        """ORPO has the loss of tokens beside that of pairs."""
+        return 2 if self.kind == "orpo" else 1
+
+    def sums(self, losses_N: Tensor, label_counts: Sequence[int], reference_N: Tensor | None) -> Tensor:
+        """Losses of pairs, and for ORPO of chosen tokens before them; then the metrics.
+
+        Args:
+            losses_N: As of `Objective`.
+            label_counts: Of the chosen answer of each pair, then of its rejected one.
+            reference_N: As of `Objective`; ORPO takes none.
+        """
+        counts_S = torch.tensor(label_counts, device=losses_N.device)
+        log_p_P2 = -_by_text(losses_N, counts_S).view(-1, 2)
+        counts_P2 = counts_S.view(-1, 2)
+        if self.kind == "orpo":
+            mean_P2 = log_p_P2 / counts_P2
+            losses = [-log_p_P2[:, 0].sum(), -self.beta * _odds(mean_P2).sum()]
+            reward_P2 = self.beta * mean_P2
+        else:
+            assert reference_N is not None
+            gain_P2 = log_p_P2 + _by_text(reference_N, counts_S).view(-1, 2)
+            losses = [self._over_reference(gain_P2, counts_P2).sum()]
+            reward_P2 = self.beta * gain_P2
+        margin_P = (reward_P2[:, 0] - reward_P2[:, 1]).detach()
+        return torch.stack([*losses, (margin_P > 0).float().sum(), margin_P.sum()])
+
+    def counts(self, label_counts: Sequence[int]) -> list[int]:
+        """Pairs, and for ORPO the tokens of chosen answers before them."""
+        num_pairs = len(label_counts) // 2
+        tokens = [sum(label_counts[::2])] if self.kind == "orpo" else []
+        return [*tokens, num_pairs, num_pairs, num_pairs]
+
+    def _over_reference(self, gain_P2: Tensor, counts_P2: Tensor) -> Tensor:
+        if self.kind == "dpo":
+            return -F.logsigmoid(self.beta * (gain_P2[:, 0] - gain_P2[:, 1]))
+        mean_P2 = gain_P2 / counts_P2
+        return (mean_P2[:, 0] - mean_P2[:, 1] - 1 / (2 * self.beta)) ** 2
+
+
+def _by_text(losses_N: Tensor, counts_S: Tensor) -> Tensor:
+    """Sum over each text."""
+    texts_N = torch.repeat_interleave(torch.arange(len(counts_S), device=losses_N.device), counts_S)
+    return losses_N.new_zeros(len(counts_S)).index_add(0, texts_N, losses_N)
+
+
+def _odds(mean_P2: Tensor) -> Tensor:
+    """Log sigmoid of the log odds ratio, from mean log-probabilities."""
+    log_odds_P2 = mean_P2 - torch.log1p(-torch.exp(mean_P2))
+    return F.logsigmoid(log_odds_P2[:, 0] - log_odds_P2[:, 1])

@@ -1,0 +1,149 @@
+"""A base placed on the ranks with adapters in its slots: what steps, as one rank sees it.
+
+`build` makes one; the step, evaluation and the loops work with it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from raylora.errors import ModelError
+from raylora.model.bank import AdapterBank
+from raylora.model.own_dropout import own_dropout
+from raylora.model.slot import slot_of
+from raylora.model.targets import match_targets
+from raylora.objectives.choose import objective_of
+from raylora.objectives.objective import Objective
+from raylora.objectives.token_losses import TokenLosses
+from raylora.spec.packing import why_alone
+from raylora.spec.run import RunSpec
+from raylora.strategy.contract import Stepper, Strategy
+from raylora.strategy.flat import FlatStepper
+from raylora.train.admission import start_of
+from raylora.train.optim import AdamWFactory, rates_of
+from raylora.train.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A base placed on the ranks, and the slots that train on it, as one rank sees them.
+
+    Args:
+        spec: The run, or of a pack what its runs share.
+        model: The base.
+        bank: The adapters.
+        strategy: What placed the base.
+        losses: Computes the losses of tokens.
+        device: This rank's.
+        ranks: All ranks, which hold the base together.
+        slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
+        why_padded: Why rows go in as padded lines, of one slot at a time; ``None`` where they go in one after the
+            other, of any number of slots.
+        why_not_binned: Why runs of the spec's `sequence_len` may not bin their rows here; ``None`` where they may.
+        steppers: What updates each slot.
+        objectives: What each slot minimises; all of one kind.
+    """
+
+    spec: RunSpec
+    model: PreTrainedModel
+    bank: AdapterBank
+    strategy: Strategy
+    losses: TokenLosses
+    device: torch.device
+    ranks: Ranks
+    slot_ranks: Ranks
+    why_padded: str | None
+    why_not_binned: str | None
+    steppers: dict[int, Stepper] = field(default_factory=dict)
+    objectives: dict[int, Objective] = field(default_factory=dict)
+
+    def admit(self, slot: int, spec: RunSpec) -> None:
+        """Give a slot a new adapter and what updates it.
+
+        Args:
+            slot: A free one.
+            spec: Of the run that trains there.
+
+        Raises:
+            ModelError: The adapter does not fit the base, the base would mix rows of the run's bins, or there is an
+                adapter already and no second can train beside it.
+            RunFailedError: There is no memory for it.
+        """
+        if spec.joins_texts and self.why_not_binned is not None:
+            raise ModelError(self.why_not_binned)
+        if self.steppers and (why := self.why_one_slot):
+            raise ModelError(
+                f"{why}; got a second one, for slot {slot}, beside slot {min(self.steppers)}. Nothing was changed. "
+                "Train each run alone, or one after the other"
+            )
+        with start_of(spec), ExitStack() as undo:
+            self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
+            undo.callback(self.bank.release, slot)
+            make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
+            stepper = self.strategy.stepper if self.slot_ranks == self.ranks else FlatStepper
+            self.steppers[slot] = stepper(parameters, make, spec.max_grad_norm, rates_of(spec, parameters))
+            self.objectives[slot] = objective_of(spec)
+            undo.pop_all()
+
+    @property
+    def why_one_slot(self) -> str | None:
+        """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
+        if self.why_padded is not None:
+            return f"base_model: {self.why_padded}, so it takes the rows of one adapter at a time"
+        if (drawn := own_dropout(self.model.config)) is not None:
+            return f"base_model: {drawn}, so the rows of one adapter would draw otherwise beside another's"
+        return why_alone(self.spec)
+
+    def release(self, slot: int) -> None:
+        """Forget a slot's adapter."""
+        del self.steppers[slot], self.objectives[slot]
+        self.bank.release(slot)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss that sums over slots; slots do not meet in it."""
+        next(iter(self.steppers.values())).backward(loss)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether passes without adapters go before those that train: on all ranks, also on one without a slot."""
+        return objective_of(self.spec).needs_reference
+
+    def num_passes(self, num_mine: int) -> int:
+        """Forward passes that this rank must run so that all run equally many, where they gather the base together.
+
+        Args:
+            num_mine: Passes that it has rows for.
+        """
+        if self.slot_ranks == self.ranks or not self.strategy.shards_base:
+            return num_mine
+        return self.ranks.max(num_mine)
+
+    def num_trainable(self, slot: int) -> int:
+        """Values that train in a slot."""
+        return sum(parameter.numel() for parameter in self.bank.parameters(slot).values())
+
+    @property
+    def frozen(self) -> list[nn.Parameter]:
+        """The base's parameters."""
+        return [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+
+    @property
+    def held_base_bytes(self) -> int:
+        """Bytes of the base that this rank holds between steps."""
+        return sum(self.strategy.held_bytes(parameter) for parameter in self.frozen)
+
+    @cached_property
+    def base_bytes_per_rank(self) -> list[int]:
+        """`held_base_bytes` of every rank as `build` found them."""
+        return self.ranks.gather(self.held_base_bytes)
+
+    def train_mode(self, training: bool) -> None:
+        """Switch dropout, and with it gradient checkpointing, on or off."""
+        self.model.train(training)
+        self.bank.train(training)

@@ -1,0 +1,104 @@
+"""Six steps of DPO and of IPO against TRL's DPOTrainer with PEFT: same pairs in the same order, same start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from torch.utils.data import SequentialSampler
+from transformers import LlamaForCausalLM
+from trl import DPOConfig, DPOTrainer
+
+from raylora.data.batches import Batches
+from raylora.data.collate import Batch
+from raylora.data.tokenizer import load_tokenizer
+from raylora.spec.run import RunSpec
+from raylora.train.schedule import learning_rate
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_pairs
+
+NUM_STEPS = 6
+
+
+class Recorded(DPOTrainer):
+    """Keeps each step's loss; takes tokens as they are and rows in their order."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.losses: list[float] = []
+        super().__init__(*args, **settings)
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def training_step(self, *args: Any, **settings: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **settings)
+        self.losses.append(float(loss))
+        return loss
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
+    """A batch's pairs as TRL takes them: a prompt and two answers."""
+    pairs = []
+    for ids, labels, segments, rows in zip(
+        batch.input_ids_BT, batch.labels_BT, batch.segment_ids_BT, batch.row_ids, strict=True
+    ):
+        texts = []
+        for segment in range(1, len(rows) + 1):
+            is_mine = segments == segment
+            num_prompt = 1 + int((labels[is_mine] == -100).int().argmin())
+            texts.append((ids[is_mine][:num_prompt].tolist(), ids[is_mine][num_prompt:].tolist()))
+        for (prompt, chosen), (_, rejected) in zip(texts[::2], texts[1::2], strict=True):
+            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return pairs
+
+
+def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> list[float]:
+    config = LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32), config)
+    set_peft_model_state_dict(model, start)
+    settings = DPOConfig(
+        output_dir=str(folder),
+        beta=spec.rl_beta,
+        loss_type={"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)],
+        per_device_train_batch_size=spec.micro_batch_size,
+        max_steps=NUM_STEPS,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=spec.warmup_steps,
+        max_grad_norm=spec.max_grad_norm,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    pairs = [pair for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for pair in pairs_of(batch)]
+    tokenizer = load_tokenizer(Path(spec.base_model))
+    trainer = Recorded(model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    trainer.train()
+    return trainer.losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rl", ["dpo", "ipo"])
+def test_losses_are_those_of_trls_trainer(tmp_path: Path, rl: str):
+    base, pairs = save_base(tmp_path / "base"), write_pairs(tmp_path / "pairs.jsonl", 40)
+    source = {"path": str(pairs), "type": "preference"}
+    settings = {"micro_batch_size": 4, "lr_scheduler": "cosine", "warmup_steps": 2, "max_steps": NUM_STEPS}
+    spec = tiny_spec(base, pairs, datasets=[source], rl=rl, rl_beta=0.2, **settings)
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    trainee = build_tiny(spec)
+    start = trainee.bank.export(0).tensors
+    found = [
+        solo_step(trainee, rows.step(step, 0, 1), step, learning_rate(spec, step, NUM_STEPS)).loss
+        for step in range(NUM_STEPS)
+    ]
+    assert found == pytest.approx(theirs(spec, rows, start, tmp_path / "trl"), abs=1e-5)
+    assert len(set(found)) == NUM_STEPS

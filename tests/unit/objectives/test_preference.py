@@ -1,0 +1,78 @@
+"""Losses of pairs against TRL's own functions, and against the formulas at points where they are known."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trl.experimental.orpo import ORPOTrainer
+
+from raylora.objectives.objective import measured
+from raylora.objectives.preference import Kind, Preference
+from raylora.objectives.supervised import Supervised
+
+COUNTS = (3, 2, 1, 4)
+"""Two pairs: labelled tokens of a chosen answer, of its rejected one, and of the next pair's."""
+
+
+def losses(seed: int) -> torch.Tensor:
+    return torch.rand(sum(COUNTS), generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+def of_texts(losses_N: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each text of each pair."""
+    return -torch.stack([part.sum() for part in losses_N.split(COUNTS)]).view(2, 2)
+
+
+def loss_of(objective: Preference, losses_N: torch.Tensor, reference_N: torch.Tensor | None) -> float:
+    sums_M, counts = objective.sums(losses_N, COUNTS, reference_N), objective.counts(COUNTS)
+    return measured(objective, (sums_M / torch.tensor(counts)).tolist()).loss
+
+
+def test_dpo_is_equation_7():
+    policy_N, reference_N = losses(0), losses(1)
+    gain_P2 = of_texts(policy_N) - of_texts(reference_N)
+    wanted = [-math.log(1 / (1 + math.exp(-0.3 * float(one - other)))) for one, other in gain_P2]
+    assert loss_of(Preference("dpo", 0.3), policy_N, reference_N) == pytest.approx(sum(wanted) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("dpo", math.log(2)), ("ipo", (1 / (2 * 0.4)) ** 2)])
+def test_a_run_that_is_its_reference_has_no_preference(kind: Kind, wanted: float):
+    objective, losses_N = Preference(kind, 0.4), losses(2)
+    means = objective.sums(losses_N, COUNTS, losses_N) / torch.tensor(objective.counts(COUNTS))
+    found = measured(objective, means.tolist())
+    assert found.loss == pytest.approx(wanted)
+    assert found.metrics == {"reward_accuracy": 0.0, "reward_margin": 0.0}
+
+
+def test_orpo_is_trls_odds_ratio_beside_the_loss_of_chosen_tokens():
+    losses_N, counts_P2 = losses(3), torch.tensor(COUNTS).view(2, 2)
+    mean_P2 = of_texts(losses_N) / counts_P2
+    trainer = SimpleNamespace(beta=0.2, accelerator=SimpleNamespace(device="cpu"))
+    odds, chosen, rejected, _, _ = ORPOTrainer.odds_ratio_loss(trainer, mean_P2[:, 0], mean_P2[:, 1])
+    nll = -of_texts(losses_N)[:, 0].sum() / counts_P2[:, 0].sum()
+    objective = Preference("orpo", 0.2)
+    assert loss_of(objective, losses_N, None) == pytest.approx(float(nll - odds.mean()), abs=1e-6)
+    means = objective.sums(losses_N, COUNTS, None) / torch.tensor(objective.counts(COUNTS))
+    metrics = measured(objective, means.tolist()).metrics
+    assert metrics["reward_margin"] == pytest.approx(float((chosen - rejected).mean()), abs=1e-6)
+    assert metrics["reward_accuracy"] == float((chosen > rejected).float().mean())
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "orpo"])
+def test_a_batch_of_nothing_has_a_gradient_of_nothing(kind: Kind):
+    """A rank without rows goes back through the base all the same."""
+    empty_N = torch.zeros(0, requires_grad=True)
+    objective = Preference(kind, 0.1)
+    sums_M = objective.sums(empty_N, (), None if kind == "orpo" else empty_N.detach())
+    assert sums_M.tolist() == [0.0] * len(objective.counts(()))
+    sums_M.sum().backward()
+
+
+def test_supervised_is_the_mean_of_all_tokens():
+    losses_N = losses(4)
+    objective = Supervised()
+    means = objective.sums(losses_N, COUNTS, None) / torch.tensor(objective.counts(COUNTS))
+    assert measured(objective, means.tolist()).loss == pytest.approx(float(losses_N.mean()))

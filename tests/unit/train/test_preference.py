@@ -1,0 +1,91 @@
+"""Runs that learn from pairs: packed as alone, through either bank, and what they learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import MistralConfig, MistralForCausalLM
+
+from raylora.errors import ModelError
+from raylora.spec.run import RunSpec
+from raylora.train.member import Member
+from raylora.train.trainee import Trainee
+from tests.unit.data.small_tokenizer import small_tokenizer
+from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
+from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs
+
+MEMBERS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
+    {"lora_r": 8, "seed": 2, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
+    {"lora_r": 3, "seed": 3, "use_dora": True, "gradient_accumulation_steps": 2, "max_steps": 4},
+    {"lora_r": 4, "seed": 4, "init_lora_weights": "pissa", "learning_rate": 1e-3},
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preference")
+    save_base(folder / "base")
+    write_pairs(folder / "pairs.jsonl", 60)
+    return folder
+
+
+def spec_of(home: Path, **fields: Any) -> RunSpec:
+    source = {"path": str(home / "pairs.jsonl"), "type": "preference"}
+    shared = {"datasets": [source], "val_set_size": 8, "eval_steps": 3, "max_steps": 6, "rl": "dpo"}
+    return tiny_spec(home / "base", home / "pairs.jsonl", **{**shared, **fields})
+
+
+def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
+    trainee = place_tiny(specs[0])
+    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
+    train_all(trainee, members)
+    return trainee, members
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"rl": "dpo"}, {"rl": "ipo", "load_in_4bit": True}, {"rl": "orpo", "gradient_checkpointing": True}],
+    ids=["dpo", "ipo-nf4", "orpo-recomputed"],
+)
+def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
+    specs = [spec_of(home, **member, **fields) for member in MEMBERS]
+    trainee, members = trained(home, *specs)
+    for member, spec in zip(members, specs, strict=True):
+        alone, (only,) = trained(home, spec)
+        assert losses_of(member) == losses_of(only)
+        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+
+
+@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
+def test_pefts_bank_learns_the_same(home: Path, rl: str):
+    _, (ours,) = trained(home, spec_of(home, rl=rl, lora_r=4))
+    trainee = place_tiny(spec_of(home, rl=rl, lora_r=4, adapter_bank="peft"))
+    theirs = admit(trainee, 0, trainee.spec, home)
+    fresh = place_tiny(spec_of(home, rl=rl, lora_r=4))
+    fresh.admit(0, fresh.spec)
+    trainee.bank.load(0, fresh.bank.export(0).tensors)
+    train_all(trainee, [theirs])
+    assert losses_of(theirs) == pytest.approx(losses_of(ours), abs=1e-5)
+
+
+@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
+def test_what_is_chosen_becomes_likelier(home: Path, rl: str):
+    _, (member,) = trained(home, spec_of(home, rl=rl, lora_r=8, max_steps=30, eval_steps=30, learning_rate=1e-2))
+    first, last = events_of(member, "eval")[0].values, events_of(member, "eval")[-1].values
+    assert last["eval_loss"] < first["eval_loss"]
+    assert last["eval_reward_accuracy"] > 0.9
+    assert last["eval_reward_margin"] > first["eval_reward_margin"]
+    assert {"train_reward_accuracy", "train_reward_margin"} <= events_of(member, "step")[0].values.keys()
+
+
+def test_a_base_that_would_mix_the_two_texts_is_refused(home: Path):
+    shape = {"vocab_size": len(small_tokenizer()), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = MistralConfig(num_attention_heads=2, num_key_value_heads=1, sliding_window=8, **shape)
+    MistralForCausalLM(config).save_pretrained(home / "windows")
+    small_tokenizer().save_pretrained(home / "windows")
+    spec = spec_of(home, base_model=str(home / "windows"))
+    with pytest.raises(ModelError, match="sliding_window: 8, below sequence_len.*take another base for rl"):
+        place_tiny(spec).admit(0, spec)
