@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,12 +51,17 @@ def _is_broken(tensor: Tensor, shape: Shape) -> bool:
 
 
 def _shape(adapter: Adapter, name: str) -> Shape:
-    """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known."""
-    layer = name.removeprefix(PREFIX).rpartition(".lora_")[0]
+    """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known.
+
+    Of VeRA's vectors one is (R) and one (O).
+    """
+    layer = re.split(r"\.(?:lora|vera)_", name.removeprefix(PREFIX))[0]
     rank = int(of_pattern(adapter.config.get("rank_pattern"), layer, adapter.config["r"]))
     num_outputs, num_inputs = adapter.layers.get(layer, (None, None))
-    if name.endswith(MAGNITUDE):
+    if name.endswith((MAGNITUDE, "vera_lambda_b")):
         return (num_outputs,)
+    if name.endswith("vera_lambda_d"):
+        return (rank,)
     return (rank, num_inputs) if ".lora_A." in name else (num_outputs, rank)
 
 

@@ -22,6 +22,7 @@ from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.stack import Stack, likeness
 from raylora.model.update import Addition, Tensors, Tokens, Update
+from raylora.model.vera import Projection
 
 Part = tuple[Addition, Tokens]
 """What one slot does in a forward pass, or several alike, and on which tokens."""
@@ -99,14 +100,15 @@ class LowRank:
         """Output and input features."""
         return self._base.shape
 
-    def admit(self, slot: int, settings: Slot) -> None:
+    def admit(self, slot: int, settings: Slot, projection: Projection | None = None) -> None:
         """Start an adapter.
 
         Args:
             slot: One without an adapter on this layer.
             settings: Of the adapter; its seed and the layer's name decide its values.
+            projection: What its layers share, where its kind has that.
         """
-        self.updates[slot] = self._site.update(settings)
+        self.updates[slot] = self._site.update(settings, projection)
 
     def _forward(self, input: Tensor) -> Tensor:
         placed = [(start, span) for start, span in self._route.starts() if span.slot in self.updates]

@@ -16,6 +16,7 @@ from raylora.model.peft_format import adapter_config, short_targets, tensor_name
 from raylora.model.route import Route, Span
 from raylora.model.site import Site, WeightReader
 from raylora.model.slot import Slot
+from raylora.model.vera import Projections
 
 
 class PackedBank:
@@ -36,7 +37,7 @@ class PackedBank:
         read_weight: WeightReader | None = None,
     ) -> None:
         self._model, self._base_name, self._device, self._read_weight = model, base_name, device, read_weight
-        self._route = Route()
+        self._route, self._projections = Route(), Projections(device)
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
         self._settings: dict[int, Slot] = {}
@@ -46,11 +47,12 @@ class PackedBank:
         self._targets[slot], self._settings[slot] = [], settings
         with ExitStack() as undo:
             undo.callback(self.release, slot)
-            for name in targets:
+            bases = {name: cast(FrozenLinear, self._model.get_submodule(name)) for name in targets}
+            projection = self._projections.of(settings, list(bases.values()))
+            for name, base in bases.items():
                 if name not in self._layers:
-                    base = cast(FrozenLinear, self._model.get_submodule(name))
                     self._layers[name] = LowRank(Site(name, base, self._device, self._read_weight), self._route)
-                self._layers[name].admit(slot, settings)
+                self._layers[name].admit(slot, settings, projection)
                 self._targets[slot].append(name)
             undo.pop_all()
 

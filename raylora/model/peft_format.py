@@ -12,7 +12,10 @@ from raylora.model.slot import Slot
 from raylora.spec.pattern import matching
 
 MAGNITUDE = "lora_magnitude_vector"
-"""DoRA's magnitudes, the one tensor of an adapter that is no matrix and has no ``.weight`` after its name."""
+"""DoRA's magnitudes."""
+
+VECTORS = (MAGNITUDE, "vera_lambda_d", "vera_lambda_b")
+"""Tensors of an adapter that are no matrices and have no ``.weight`` after their names."""
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name in ``adapter_model.safetensors``."""
@@ -26,9 +29,9 @@ def tensor_name(module: str, matrix: str) -> str:
 
     Args:
         module: Dotted name of the adapted layer.
-        matrix: ``lora_A``, ``lora_B`` or ``lora_magnitude_vector``.
+        matrix: ``lora_A`` or ``lora_B``, or one of the `VECTORS`.
     """
-    return f"{PREFIX}{module}.{matrix}" if matrix == MAGNITUDE else f"{PREFIX}{module}.{matrix}.weight"
+    return f"{PREFIX}{module}.{matrix}" if matrix in VECTORS else f"{PREFIX}{module}.{matrix}.weight"
 
 
 def of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
@@ -72,24 +75,40 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
         target_modules: As from :func:`short_targets`.
         base_name: Logical id and revision of the base, never a local path.
     """
-    name, revision = base_name
+    if settings.vera is not None:
+        own = {
+            "peft_type": "VERA",
+            "r": settings.r,
+            "projection_prng_key": settings.vera.projection_prng_key,
+            "save_projection": False,
+            "vera_dropout": settings.dropout,
+            "d_initial": settings.vera.d_initial,
+            "init_weights": True,
+        }
+        return _common(target_modules, base_name) | own
     r, alpha, init = settings.r, settings.alpha, settings.init_lora_weights
     if settings.starts_from_base:
         r, alpha, init = 2 * r, alpha * (math.sqrt(2) if settings.use_rslora else 2), True
-    return {
+    return _common(target_modules, base_name) | {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": name,
-        "revision": revision,
         "r": r,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
         "lora_dropout": settings.dropout,
+        "init_lora_weights": init,
+        "use_dora": settings.use_dora,
+        "use_rslora": settings.use_rslora,
+    }
+
+
+def _common(target_modules: Sequence[str], base_name: tuple[str, str | None]) -> dict[str, Any]:
+    name, revision = base_name
+    return {
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "revision": revision,
         "target_modules": list(target_modules),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "init_lora_weights": init,
         "modules_to_save": None,
-        "use_dora": settings.use_dora,
-        "use_rslora": settings.use_rslora,
     }

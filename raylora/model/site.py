@@ -16,6 +16,7 @@ from raylora.model.residual import ResidualUpdate
 from raylora.model.slot import Slot
 from raylora.model.start import base_start, random_start
 from raylora.model.update import Update
+from raylora.model.vera import Projection, VeraUpdate
 
 WeightReader = Callable[[str], Tensor]
 """Gives a layer's weight, whole and as the base holds it, in float32, by the layer's dotted name."""
@@ -36,8 +37,15 @@ class Site:
         self._device, self._read_weight = device, read_weight
         self._squares_O: Tensor | None = None
 
-    def update(self, settings: Slot) -> Update:
-        """A new update at its start."""
+    def update(self, settings: Slot, projection: Projection | None) -> Update:
+        """A new update at its start.
+
+        Args:
+            settings: Of the adapter.
+            projection: What its layers share, where its kind has that.
+        """
+        if projection is not None:
+            return VeraUpdate(settings, projection, self.base)
         a_RI = torch.empty(settings.r, self.base.in_features, device=self._device)
         b_OR = torch.zeros(self.base.out_features, settings.r, device=self._device)
         if settings.starts_from_base:

@@ -9,6 +9,19 @@ from raylora.spec.run_fields import RunFields
 
 
 @dataclass(frozen=True)
+class VeraStart:
+    """How VeRA starts.
+
+    Args:
+        projection_prng_key: Seed of its random matrices.
+        d_initial: Value of the vector that scales the rank; the one that scales outputs starts at zero.
+    """
+
+    projection_prng_key: int
+    d_initial: float
+
+
+@dataclass(frozen=True)
 class Slot:
     """One adapter's settings.
 
@@ -20,6 +33,7 @@ class Slot:
         use_rslora: Scale by ``alpha / sqrt(r)`` instead.
         use_dora: Train a magnitude for each row of the weight beside its direction.
         init_lora_weights: How the matrices start: ``True``, ``gaussian``, ``olora``, ``pissa`` or ``pissa_niter_N``.
+        vera: Of VeRA, how its random matrices and its vectors start; ``None`` for LoRA.
     """
 
     r: int
@@ -29,14 +43,17 @@ class Slot:
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: bool | str = True
+    vera: VeraStart | None = None
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied by.
+        """What the update is multiplied by; VeRA's vectors do that.
 
         Source: LoRA, https://arxiv.org/abs/2106.09685, section 4.1; rsLoRA, https://arxiv.org/abs/2312.03732, theorem
             3.2.
         """
+        if self.vera is not None:
+            return 1.0
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     @property
@@ -55,4 +72,5 @@ def slot_of(spec: RunFields) -> Slot:
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
         init_lora_weights=spec.init_lora_weights,
+        vera=VeraStart(spec.projection_prng_key, spec.d_initial) if spec.adapter == "vera" else None,
     )

@@ -68,7 +68,7 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
         problems += [f"lora_target_modules: {problem}"] if problem else []
         matched |= found.keys()
     layers = {name: m for name, m in modules.items() if name in matched and isinstance(m, nn.Linear)}
-    too_large = _rank_too_large(spec.lora_r, layers)
+    too_large = None if spec.adapter == "vera" else _rank_too_large(spec.lora_r, layers)
     return list(layers), problems + ([too_large] if too_large else [])
 
 
@@ -176,9 +176,13 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
 def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
     """Values that a run's adapter trains on one linear layer: both matrices, and DoRA's magnitude for each output.
 
+    Of VeRA they are one for each rank and each output.
+
     Args:
-        spec: `lora_r` and `use_dora` count.
+        spec: `adapter`, `lora_r` and `use_dora` count.
         num_outputs: Output features of the layer.
         num_inputs: Its input features.
     """
+    if spec.adapter == "vera":
+        return spec.lora_r + num_outputs
     return spec.lora_r * (num_outputs + num_inputs) + (num_outputs if spec.use_dora else 0)

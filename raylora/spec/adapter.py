@@ -6,23 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.spec.fields import Flag, Fraction, Part, PositiveFloat, PositiveInt, Text
+from raylora.spec.fields import Flag, Fraction, Part, PositiveFloat, PositiveInt, Seed, Text
 
 
 class AdapterFields(Part):
     """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A is what runs."""
 
-    adapter: Literal["lora"] = "lora"
-    """Kind of adapter; `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA and OLoRA of it."""
+    adapter: Literal["lora", "vera"] = "lora"
+    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA and OLoRA; or `vera`, two trained vectors a layer that scale random matrices which all layers share."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
 
     lora_r: PositiveInt = 16
-    """Rank of the update; at most the smaller side of each target matrix."""
+    """Rank of the update; at most the smaller side of each target matrix, unless `adapter: vera`, which trains so few values that 256 is usual."""
 
     lora_alpha: PositiveFloat = 32.0
-    """Scale of the update is `lora_alpha / lora_r`; twice the rank is the usual start."""
+    """Scale of the update is `lora_alpha / lora_r`; twice the rank is the usual start. VeRA has no scale."""
 
     use_rslora: Flag = False
     """Rank-stabilised: the scale is `lora_alpha` over the square root of `lora_r` (rsLoRA)."""
@@ -35,6 +35,12 @@ class AdapterFields(Part):
 
     init_lora_weights: Flag | Text = True
     """How the matrices start: `true` or `gaussian` for A at random and B zero, `pissa` for the principal singular vectors of the weight, `pissa_niter_16` for those found by 16 iterations instead of a whole decomposition, `olora` for its QR decomposition. A start from the weight stands beside a frozen negative one, so that the base stays as it is."""
+
+    projection_prng_key: Seed = 0
+    """Seed of the random matrices of `adapter: vera`, as PEFT makes them; they are not stored, adapters with one key share them."""
+
+    d_initial: PositiveFloat = 0.1
+    """Where the vector of `adapter: vera` that scales its rank starts; the other one starts at zero."""
 
     lora_dropout: Fraction = 0.0
     """Probability of dropping an input of the adapter in training."""

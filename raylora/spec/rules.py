@@ -114,6 +114,22 @@ def _dora_or_start(run: RunFields) -> str | None:
     return None
 
 
+@rule("adapter", "use_dora", "use_rslora", "loraplus_lr_ratio", "init_lora_weights", "adapter_bank")
+def _vera_alone(run: RunFields) -> str | None:
+    """`adapter: vera` has none of LoRA's variants and needs `adapter_bank: packed`."""
+    if run.adapter != "vera":
+        return None
+    set_to = {
+        "use_dora: true": run.use_dora,
+        "use_rslora: true": run.use_rslora,
+        f"loraplus_lr_ratio: {run.loraplus_lr_ratio:g}": run.loraplus_lr_ratio != 1,
+        f"init_lora_weights: {show(run.init_lora_weights)}": run.init_lora_weights is not True,
+        "adapter_bank: peft": run.adapter_bank == "peft",
+    }
+    variants = [text for text, is_set in set_to.items() if is_set]
+    return f"got vera with {', '.join(variants)}, which are LoRA's; remove them, or use adapter: lora" if variants else None
+
+
 @rule("loraplus_lr_ratio", "distributed.strategy", "distributed.zero_stage")
 def _rates_under_zero12(run: RunFields) -> str | None:
     """DeepSpeed stages 1 and 2 step all parameters at one rate and need `loraplus_lr_ratio: 1`."""

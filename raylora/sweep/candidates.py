@@ -33,10 +33,12 @@ SIZELESS = {
     "weight_decay",
     "max_grad_norm",
     "seed",
+    "d_initial",
+    "rl_beta",
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""
 
-KIND = ("use_dora", "use_rslora", "init_lora_weights")
+KIND = ("adapter", "use_dora", "use_rslora", "init_lora_weights")
 """Fields that say what an adapter is beside its rank; they belong together."""
 
 
@@ -104,26 +106,33 @@ def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
 
 def _by_kind(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> tuple[RunSpec, ...]:
     """The largest run in each kind that there is: which of them holds most, an estimate must tell."""
-    largest = _largest(specs, num_values)
+    largest = _largest(specs)
     kinds = [{name: getattr(spec, name) for name in KIND} for spec in specs]
     distinct = [kind for place, kind in enumerate(kinds) if kind not in kinds[:place]]
-    return tuple(largest.model_copy(update=kind) for kind in distinct)
+    widest = {
+        adapter: _widest([spec for spec in specs if spec.adapter == adapter], num_values)
+        for adapter in {spec.adapter for spec in specs}  # VeRA's ranks are others than LoRA's
+    }
+    return tuple(largest.model_copy(update=kind | widest[kind["adapter"]]) for kind in distinct)
 
 
-def _largest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> RunSpec:
-    """Put the largest of every field that counts into one run, whether or not a trial has them all."""
+def _widest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> dict[str, Any]:
+    """Rank and targets of the run that trains most."""
     # All of one kind, of which the others are `by_kind`: else a narrower DoRA would pass for more than a wider LoRA.
     dora = {"use_dora": any(spec.use_dora for spec in specs)}
     adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec.model_copy(update=dora) for spec in specs}
     adapter = max(adapters.values(), key=num_values)
+    return {"lora_r": adapter.lora_r, "lora_target_modules": adapter.lora_target_modules}
+
+
+def _largest(specs: Sequence[RunSpec]) -> RunSpec:
+    """Put the largest of every other field that counts into one run, whether or not a trial has them all."""
     rows_at_once = max(spec.micro_batch_size for spec in specs)
     num_workers = specs[0].distributed.num_workers
     num_rows = max(spec.rows_per_step for spec in specs)
     steps = [spec.max_steps for spec in specs]
     return specs[0].model_copy(
         update={
-            "lora_r": adapter.lora_r,
-            "lora_target_modules": adapter.lora_target_modules,
             "lora_dropout": max(spec.lora_dropout for spec in specs),
             "micro_batch_size": rows_at_once,
             "gradient_accumulation_steps": -(-num_rows // (rows_at_once * num_workers)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model, set_peft_model_state_dict
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
@@ -37,9 +37,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "pissa-rslora": {"init_lora_weights": "pissa", "use_rslora": True},
     "pissa_niter": {"init_lora_weights": "pissa_niter_4"},
     "olora": {"init_lora_weights": "olora"},
+    "vera": {"adapter": "vera", "lora_r": 80, "d_initial": 0.3, "projection_prng_key": 7},
 }
 BANKS = [("packed", kind) for kind in KINDS] + [
-    ("peft", kind) for kind in KINDS if not kind.startswith(("pissa", "olora"))
+    ("peft", kind) for kind in KINDS if not kind.startswith(("pissa", "olora", "vera"))
 ]
 BASES: dict[str, dict[str, object]] = {"plain": {}, "nf4": NF4}
 Trained = Callable[[str, str, str], tuple[RunSpec, Adapter, list[float], list[float], Trainee]]
@@ -65,6 +66,12 @@ def trained(home: Path) -> Trained:
 
 def in_peft(spec: RunSpec, start: dict[str, Tensor]) -> nn.Module:
     """PEFT's model at the start of a run; what starts from the base PEFT takes off it itself."""
+    if spec.adapter == "vera":
+        vera = VeraConfig(
+            r=spec.lora_r, target_modules="all-linear", projection_prng_key=spec.projection_prng_key,
+            d_initial=spec.d_initial, task_type="CAUSAL_LM",
+        )  # fmt: skip
+        return get_peft_model(base_of(spec), vera)
     config = LoraConfig(
         r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM",
         use_rslora=spec.use_rslora, use_dora=spec.use_dora, init_lora_weights=spec.init_lora_weights,

@@ -42,8 +42,10 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"lora_r": 5, "seed": 13, "init_lora_weights": "olora", "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
     {"lora_r": 4, "seed": 14, "loraplus_lr_ratio": 4, "max_grad_norm": 0.1},
     {"lora_r": 8, "seed": 15, "loraplus_lr_ratio": 2, "use_dora": True, "lora_target_modules": ["q_proj", "up_proj"]},
+    {"lora_r": 40, "seed": 16, "adapter": "vera", "lora_dropout": 0.2, "learning_rate": 2e-2},
+    {"lora_r": 40, "seed": 17, "adapter": "vera", "max_steps": 4, "learning_rate": 2e-2},
 )
-"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, and some of them together."""
+"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, some together, and VeRA twice."""
 
 TWINS: tuple[dict[str, Any], ...] = (
     {**MIXED[0], "learning_rate": 3e-3, "weight_decay": 0.2},
