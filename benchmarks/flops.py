@@ -15,8 +15,8 @@ from torch import nn
 
 from raylora.data.collate import Batch
 from raylora.data.flat import flatten
-from raylora.train.trainee import Trainee
 from raylora.train.step import Share
+from raylora.train.trainee import Trainee
 
 
 def step_flops(trainee: Trainee, shares: Sequence[Share]) -> int:

@@ -21,10 +21,10 @@ from benchmarks.workload import LEARNING_RATE, Workload
 from raylora.data.collate import collate
 from raylora.data.tokenised import TokenisedRows
 from raylora.train.build import place_base
-from raylora.train.trainee import Trainee
 from raylora.train.live_bytes import LiveBytes
 from raylora.train.memory import PeakMemory, anonymous_bytes
 from raylora.train.step import Share, train_step
+from raylora.train.trainee import Trainee
 
 STEPS_UNTIL_STEADY = 2
 """The first makes the optimizer's state, the second finds all there."""

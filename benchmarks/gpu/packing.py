@@ -28,9 +28,9 @@ from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_R, MAX_GRAD_NORM
 from raylora.data.collate import collate
 from raylora.data.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
-from raylora.train.trainee import Trainee
 from raylora.train.memory import PeakMemory
 from raylora.train.step import Share, StepResult, train_step
+from raylora.train.trainee import Trainee
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 NUM_ROWS = 256

@@ -15,8 +15,8 @@ from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.train.build import make_bank, recompute_activations
-from raylora.train.trainee import Trainee
 from raylora.train.ranks import Ranks
+from raylora.train.trainee import Trainee
 
 SEVEN_B = {"hidden": 4096, "layers": 32}
 HEAD_SIZE, VOCAB_SIZE, MAX_TOKENS = 128, 32_000, 4096

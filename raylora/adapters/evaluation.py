@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from raylora.adapters.delta import Layers
+from raylora.adapters.slots import in_one_slot
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import prepare
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import DataError, InputError, together
-from raylora.model.peft_format import tensor_name
-from raylora.model.slot import Slot
 from raylora.model.source import BaseFolder
+from raylora.objectives.choose import objective_of
 from raylora.spec.data import DataFields
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee, place_base
+from raylora.train.build import place_base
 from raylora.train.evaluate import evaluate
+from raylora.train.trainee import Trainee
 
 SLOT = 0
 HOW_ONLY = {"split_seed", "sample_packing", "dataset_num_proc"}
@@ -71,10 +70,14 @@ def evaluate_adapters(
         In the order of the adapters.
 
     Raises:
+        InputError: The runs minimised different objectives.
         DataError: Rows of a run cannot be read: all problems at once.
         ModelError: The base cannot be loaded.
         StoreError: The cache cannot be written.
     """
+    if len(learned := {spec.rl for spec in runs.values()}) > 1:
+        kinds = ", ".join(sorted(str(rl or "supervised fine-tuning") for rl in learned))
+        raise InputError(f"--evaluate: the runs learned by {kinds}, whose losses are not alike; say --no-evaluate")
     rows = _validation_rows(base, cache, runs)
     row_sets = list(dict.fromkeys(each for each in rows.values() if each is not None))
     if not row_sets:
@@ -82,35 +85,17 @@ def evaluate_adapters(
     trainee = _placed(base, list(runs.values()))
     found: list[Losses] = []
     for name, layers in adapters:
-        settings, tensors = one_rank(layers)
+        settings, tensors = in_one_slot(layers)
         trainee.bank.admit(SLOT, settings, list(layers))
         trainee.bank.load(SLOT, tensors)
+        trainee.objectives[SLOT] = objective_of(trainee.spec)
         losses: dict[Batches | None, float] = {}
         for row_set in row_sets:
-            losses[row_set] = evaluate(trainee, {SLOT: row_set})[SLOT]
+            losses[row_set] = evaluate(trainee, {SLOT: row_set})[SLOT].loss
             listen(len(found) * len(row_sets) + len(losses), len(adapters) * len(row_sets))
         trainee.bank.release(SLOT)
         found.append(Losses(name, {run: losses.get(row_set) for run, row_set in rows.items()}))
     return found
-
-
-def one_rank(layers: Layers) -> tuple[Slot, dict[str, Tensor]]:
-    """Write layers as one slot takes them: with zeros up to the largest rank, and one scale for all.
-
-    Args:
-        layers: Of an adapter; none of the base alone.
-
-    Returns:
-        The slot's settings, and tensors by PEFT's names.
-    """
-    r = max((delta.r for delta in layers.values()), default=1)
-    scale = max((delta.scale for delta in layers.values()), default=1.0) or 1.0
-    tensors = {}
-    for module, delta in layers.items():
-        # A factor of 1 changes no bit: an adapter with one scale is evaluated as it is.
-        tensors[tensor_name(module, "lora_A")] = F.pad(delta.a_RI * (delta.scale / scale), (0, 0, 0, r - delta.r))
-        tensors[tensor_name(module, "lora_B")] = F.pad(delta.b_OR, (0, r - delta.r))
-    return Slot(r, scale * r, 0.0, 0), tensors
 
 
 def _placed(base: BaseFolder, specs: Sequence[RunSpec]) -> Trainee:

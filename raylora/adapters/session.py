@@ -18,8 +18,8 @@ from typing_extensions import override
 from raylora.errors import InputError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
-from raylora.train.build import Trainee
 from raylora.train.sample import Chat, as_text, encode
+from raylora.train.trainee import Trainee
 
 
 @dataclass(frozen=True)

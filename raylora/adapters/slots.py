@@ -1,6 +1,6 @@
 """A stored adapter as a slot of the packed bank takes it: one rank and one scale for all of its layers.
 
-A `StoredAdapter` enters; the slot's settings, its layers and its tensors leave. Called by `session`.
+A `StoredAdapter` enters; the slot's settings, its layers and its tensors leave. Called by `session` and by evaluation.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raylora.adapters.delta import Delta, deltas
+from raylora.adapters.delta import Layers, deltas
+from raylora.adapters.rerank import evened
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.peft_format import MAGNITUDE, tensor_name
@@ -56,14 +56,29 @@ def seat_of(adapter: StoredAdapter) -> Seat:
             f"{len(found)} layers, first {odd[0]}. Allowed: magnitudes at every layer, or at none. Save it again with "
             "PEFT"
         )
-    r = max(delta.r for delta in found.values())
-    scales = {delta.scale for delta in found.values()}
-    is_even = len(scales) == 1
-    settings = Slot(r, (scales.pop() if is_even else 1.0) * r, dropout=0.0, seed=0, use_dora=use_dora)
-    tensors: dict[str, Tensor] = {}
-    for name, delta in found.items():
-        tensors |= _of_rank(r, name, delta, 1.0 if is_even else delta.scale)
+    settings, tensors = in_one_slot(found)
     return Seat(adapter.uri, settings, tuple(found), tensors)
+
+
+def in_one_slot(layers: Layers) -> tuple[Slot, dict[str, Tensor]]:
+    """Write layers as one slot takes them.
+
+    Args:
+        layers: Of an adapter, all with magnitudes or all without; none of the base alone.
+
+    Returns:
+        The slot's settings, and tensors by PEFT's names.
+    """
+    if not layers:
+        return Slot(1, 1.0, dropout=0.0, seed=0), {}
+    even = evened(layers)
+    use_dora = all(delta.magnitude_O is not None for delta in layers.values())
+    tensors: dict[str, Tensor] = {}
+    for name, delta in even.deltas.items():
+        tensors |= {tensor_name(name, "lora_A"): delta.a_RI, tensor_name(name, "lora_B"): delta.b_OR}
+        if delta.magnitude_O is not None:
+            tensors[tensor_name(name, MAGNITUDE)] = delta.magnitude_O
+    return Slot(even.r, even.alpha, dropout=0.0, seed=0, use_dora=use_dora), tensors
 
 
 def check_seat(seat: Seat, model: PreTrainedModel) -> None:
@@ -86,17 +101,6 @@ def check_seat(seat: Seat, model: PreTrainedModel) -> None:
             f"its {len(seat.targets)}, first {strange[0]} ({num_outputs} x {num_inputs}); the output head takes none. "
             "Name the base that it was trained on with --base"
         )
-
-
-def _of_rank(r: int, name: str, delta: Delta, factor: float) -> dict[str, Tensor]:
-    num_zeros = r - delta.r
-    tensors = {
-        tensor_name(name, "lora_A"): F.pad(delta.a_RI, (0, 0, 0, num_zeros)),
-        tensor_name(name, "lora_B"): F.pad(factor * delta.b_OR, (0, num_zeros)),
-    }
-    if delta.magnitude_O is not None:
-        tensors[tensor_name(name, MAGNITUDE)] = delta.magnitude_O
-    return tensors
 
 
 def _shape(seat: Seat, name: str) -> tuple[int, int]:

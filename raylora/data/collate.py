@@ -32,7 +32,7 @@ class Batch:
             within each row, so that no row predicts another's first token.
         position_ids_BT: Position of each token in its own row; padding counts on from the last row's.
         segment_ids_BT: 1, 2, ... for the texts of a line; 0 for padding.
-        row_ids: The row of each text of each line; empty for a line of padding. A pair's row has two texts, side by side.
+        row_ids: The row of each text of each line, none for a line of padding. A pair's two texts are of one row.
     """
 
     input_ids_BT: torch.Tensor

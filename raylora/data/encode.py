@@ -47,7 +47,9 @@ class Encoded:
             return Encoded(self.input_ids[:num_tokens], self.is_label[:num_tokens])
         num_second = len(self.input_ids) - self.split_at
         kept = min(self.split_at, max(num_tokens // 2, num_tokens - num_second))
-        first, second = (slice(start, start + length) for start, length in ((0, kept), (self.split_at, num_tokens - kept)))
+        first, second = (
+            slice(start, start + length) for start, length in ((0, kept), (self.split_at, num_tokens - kept))
+        )
         return Encoded(
             self.input_ids[first] + self.input_ids[second], self.is_label[first] + self.is_label[second], kept
         )

@@ -86,7 +86,7 @@ class PeftBank:
         return []
 
     def route(self, spans: Sequence[Span]) -> None:
-        """Go without the adapter where the tokens are nobody's; PEFT's dropout draws from the generator that a step seeds."""
+        """Go without the adapter where the tokens are nobody's; PEFT's dropout draws from what a step seeds."""
         is_off = any(span.slot == NOBODY for span in spans)
         if is_off != self._is_off:
             self._is_off = is_off

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
 NOBODY = -1
 """A slot that no adapter is in."""
 

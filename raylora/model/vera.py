@@ -54,7 +54,9 @@ class Projections:
         """
         if settings.vera is None:
             return None
-        num_outputs, num_inputs = (max(getattr(layer, side) for layer in layers) for side in ("out_features", "in_features"))
+        num_outputs, num_inputs = (
+            max(getattr(layer, side) for layer in layers) for side in ("out_features", "in_features")
+        )
         key = (settings.vera.projection_prng_key, settings.r, num_outputs, num_inputs)
         if (found := self._held.get(key)) is None:
             # In the order and by the generator of PEFT, which makes them again from the key.

@@ -21,13 +21,13 @@ from raylora.store.contract import Store
 from raylora.store.kept import best_checkpoint
 from raylora.store.runs import run_store
 from raylora.train.build import build
-from raylora.train.trainee import Trainee
 from raylora.train.events import Event
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.loop import Training
 from raylora.train.member import Outcome
 from raylora.train.memory import PeakMemory
 from raylora.train.ranks import Ranks
+from raylora.train.trainee import Trainee
 
 log = get_logger(__name__)
 

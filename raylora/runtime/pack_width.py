@@ -12,8 +12,8 @@ from raylora.log import get_logger
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import PackJob
 from raylora.spec.repeats import whole_trials
-from raylora.train.trainee import Trainee
 from raylora.train.calibrate import calibrate
+from raylora.train.trainee import Trainee
 
 log = get_logger(__name__)
 

@@ -127,7 +127,11 @@ def _vera_alone(run: RunFields) -> str | None:
         "adapter_bank: peft": run.adapter_bank == "peft",
     }
     variants = [text for text, is_set in set_to.items() if is_set]
-    return f"got vera with {', '.join(variants)}, which are LoRA's; remove them, or use adapter: lora" if variants else None
+    return (
+        f"got vera with {', '.join(variants)}, which are LoRA's; remove them, or use adapter: lora"
+        if variants
+        else None
+    )
 
 
 @rule("loraplus_lr_ratio", "distributed.strategy", "distributed.zero_stage")

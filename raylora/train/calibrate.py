@@ -16,8 +16,8 @@ import torch
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
 from raylora.train.admission import soon_started
-from raylora.train.trainee import Trainee
 from raylora.train.step import Share, train_step
+from raylora.train.trainee import Trainee
 
 NEVER_BELOW = 0.97
 """Of the tokens a second of one slot, what a wider pack must reach."""

@@ -17,13 +17,13 @@ from transformers import PretrainedConfig
 from raylora.log import get_logger
 from raylora.model.dtype import compute_dtype
 from raylora.model.load import base_on_meta
+from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, StrategyKind, gradients, piece, strategy_kind
 from raylora.train.build import make_bank
-from raylora.model.slot import slot_of
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
 from raylora.train.optim import state_bytes

@@ -11,8 +11,8 @@ from torch import Tensor
 from raylora.data.batches import Batches
 from raylora.model.route import Span
 from raylora.objectives.objective import Measured, measured
-from raylora.train.trainee import Trainee
 from raylora.train.forward import Piece, idle_losses, losses_of, reference_losses
+from raylora.train.trainee import Trainee
 
 
 @torch.no_grad()
@@ -44,7 +44,9 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, M
     trainee.strategy.rest(trainee.model)
     trainee.train_mode(True)
     found = {slot: ranks.sum(torch.stack(of_slot).sum(0)) for slot, of_slot in totals.items()}
-    return {slot: measured(trainee.objectives[slot], (sums / counts).tolist()) for slot, (sums, counts) in found.items()}
+    return {
+        slot: measured(trainee.objectives[slot], (sums / counts).tolist()) for slot, (sums, counts) in found.items()
+    }
 
 
 def _totals(trainee: Trainee, pieces: Sequence[Piece]) -> Iterator[Tensor]:

@@ -26,12 +26,12 @@ from raylora.model.load import base_on_meta, blocks
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.row_attention import attend_by_rows
+from raylora.model.slot import slot_of
 from raylora.model.targets import adapter_values, match_targets
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import soon_started
-from raylora.model.slot import slot_of
 from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2

@@ -13,6 +13,7 @@ from raylora.data.flat import flatten, join
 from raylora.model.route import NOBODY, Span
 from raylora.train.trainee import Trainee
 
+
 @dataclass(frozen=True)
 class Piece:
     """One slot's part of a forward pass.

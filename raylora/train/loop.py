@@ -12,10 +12,10 @@ from raylora.data.batches import Batches
 from raylora.errors import StoreError
 from raylora.log import get_logger
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.trainee import Trainee
 from raylora.train.events import Hooks, Wish
 from raylora.train.member import Ending, Member, Outcome
 from raylora.train.sample import answer
+from raylora.train.trainee import Trainee
 from raylora.train.turn import Failures, step_all, validate_all
 
 log = get_logger(__name__)

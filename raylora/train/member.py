@@ -16,11 +16,11 @@ from raylora.errors import NonFiniteLossError, StoreError
 from raylora.objectives.objective import Measured
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.trainee import Trainee
 from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.step import Share, StepResult
+from raylora.train.trainee import Trainee
 from raylora.train.writing import Writing
 
 NUM_PLACES = 3

@@ -14,8 +14,8 @@ from raylora.errors import NonFiniteLossError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 from raylora.objectives.objective import measured
-from raylora.train.trainee import Trainee
 from raylora.train.forward import Piece, idle_losses, losses_of, reference_losses
+from raylora.train.trainee import Trainee
 
 
 @dataclass(frozen=True)

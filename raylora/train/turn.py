@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from raylora.errors import NonFiniteLossError
-from raylora.train.trainee import Trainee
 from raylora.train.evaluate import evaluate
 from raylora.train.member import Member
 from raylora.train.step import train_step
+from raylora.train.trainee import Trainee
 
 Failures = dict[int, NonFiniteLossError]
 """By slot, why a member cannot go on."""

@@ -100,7 +100,10 @@ def test_no_import_cycle():
         ("errors.py", "from raylora.log import get_logger"),
         ("model/bank.py", "def load():\n    from raylora.train.loop import fit"),
         ("strategy/ddp.py", "from ..data.collate import Batch"),
-        ("objectives/supervised.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from raylora import train"),
+        (
+            "objectives/supervised.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from raylora import train",
+        ),
         ("tracking/tracker.py", "import importlib\nimportlib.import_module('raylora.runtime.launch')"),
         ("__init__.py", "from raylora.api import train"),
     ],

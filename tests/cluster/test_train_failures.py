@@ -128,8 +128,8 @@ def test_a_full_home_loses_no_metric(workplace: Path, ray_head: RayHead, new_hom
         assert ended.code == 0, ended.err
         assert not any((disk / "spool").iterdir()), "all of it was sent"
     assert "entries are kept in memory" in ended.err
-    client, run_id = MlflowClient(tracking_uri=f"sqlite:///{other / 'mlflow.db'}"), ended.json["mlflow_run_id"]
+    mlflow, run_id = client(Command(workplace, other)), ended.json["mlflow_run_id"]
     for name in ("train_loss", "grad_norm"):
-        assert [point.step for point in client.get_metric_history(run_id, name)] == list(range(1, 61))
-    assert client.get_run(run_id).info.status == "FINISHED"
-    assert "adapter" in {file.path for file in client.list_artifacts(run_id)}
+        assert [point.step for point in mlflow.get_metric_history(run_id, name)] == list(range(1, 61))
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert "adapter" in {file.path for file in mlflow.list_artifacts(run_id)}

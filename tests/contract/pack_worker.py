@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee
 from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.member import Member
+from raylora.train.trainee import Trainee
 from tests.contract.strategy_worker import STRATEGIES, digest, keep
 from tests.unit.train.pack_run import (
     KINDS,

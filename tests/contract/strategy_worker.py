@@ -28,11 +28,11 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest, save_checkpoint
 from raylora.train import memory
-from raylora.train.trainee import Trainee
 from raylora.train.evaluate import evaluate
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.sample import answer
 from raylora.train.snapshot import Progress, restore, take
+from raylora.train.trainee import Trainee
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, tiny_spec
 
 STRATEGIES: dict[str, dict[str, object]] = {

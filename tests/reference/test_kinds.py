@@ -21,7 +21,7 @@ from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.slot import Slot
 from raylora.spec.run import RunSpec
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import Optimizer, train_plainly
 from tests.reference.test_lora import ADAMW, NF4, RATES, base_of, ours, spec_of, steps_of
 from tests.unit.train.tiny_run import CPU, save_materials

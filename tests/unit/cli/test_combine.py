@@ -56,7 +56,7 @@ def loss_of_base(spec: RunSpec, cache: Path) -> float:
     """An adapter at its start adds nothing."""
     _, validation = open_rows(spec, cache)
     assert validation is not None
-    return evaluate(build_tiny(spec), {0: validation})[0]
+    return evaluate(build_tiny(spec), {0: validation})[0].loss
 
 
 def test_each_adapter_is_evaluated_on_the_rows_of_each(raylora: Raylora, materials: Path, tmp_path: Path):

@@ -20,7 +20,6 @@ from tests.arch.source_tree import REPOSITORY
 from tests.unit.cli.terminal import seen, written_to_terminal
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial
 
-
 SWEEPING = """
 import os
 

@@ -57,7 +57,10 @@ def test_a_row_becomes_a_pair(row: dict[str, Any], expected: Pair):
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "two different answers"),
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}, "two different answers"),
         ({"prompt": "p", "chosen": [GOOD], "rejected": "b"}, "rejected: a list of messages"),
-        ({"prompt": [ASKED], "chosen": [{"content": "no role"}], "rejected": [BAD]}, r"chosen\[0\]: a message has a role"),
+        (
+            {"prompt": [ASKED], "chosen": [{"content": "no role"}], "rejected": [BAD]},
+            r"chosen\[0\]: a message has a role",
+        ),
         ({"prompt": 3, "chosen": [GOOD], "rejected": [BAD]}, "prompt: a list of messages"),
         ({"prompt": 3, "chosen": "a", "rejected": "b"}, "column 'prompt' holds text"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
 from raylora.runtime.mailbox import PackJob
-from raylora.runtime.pack_job import _Pack
+from raylora.runtime.pack import Pack
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.fence import Fence
@@ -29,17 +29,17 @@ class Post:
         self.events.append(event)
 
 
-def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> _Pack:
+def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> Pack:
     desk = cast("Any", None)  # it is not asked
     job = PackJob(
         *(0, "key", num_slots, spec, str(folder / "store"), Fence(str(folder / "store"), 1, "s1"), desk, 1),
         slots_stay_on_ranks=False,
         calibrates=False,
     )
-    return _Pack(job, cast("Any", post), place_tiny(spec))
+    return Pack(job, cast("Any", post), place_tiny(spec))
 
 
-def turn_without_a_place_for_the_second(pack: _Pack, specs: Sequence[RunSpec], folder: Path) -> Path:
+def turn_without_a_place_for_the_second(pack: Pack, specs: Sequence[RunSpec], folder: Path) -> Path:
     """All runs take a turn; returns the file that stands where the second of them would be stored."""
     in_the_way = folder / "store" / "runs" / "run1"
     in_the_way.parent.mkdir(parents=True)

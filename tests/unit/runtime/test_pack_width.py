@@ -16,7 +16,7 @@ from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_width import pack_width
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
-from raylora.train.build import Trainee
+from raylora.train.trainee import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec, write_chats

@@ -12,7 +12,6 @@ from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
 from raylora.train.step import train_step
 from tests.unit.train.measured_worker import resident, share, step_peak
-from raylora.train.trainee import Trainee
 
 WIDTHS = (1, 4, 8)
 

@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 from raylora.data.collate import Batch
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
-from raylora.train.trainee import Trainee
 from raylora.train.step import Share, train_step
+from raylora.train.trainee import Trainee
 
 
 def full_batch(spec: RunSpec, step: int) -> Batch:

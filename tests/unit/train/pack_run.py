@@ -14,9 +14,9 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.build import place_base
-from raylora.train.trainee import Trainee
 from raylora.train.events import Event, EventKind, Wish
 from raylora.train.member import Member
+from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all, validate_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, tiny_spec
 

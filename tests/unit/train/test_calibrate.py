@@ -8,9 +8,9 @@ import pytest
 
 from raylora.data.collate import Batch
 from raylora.train import calibrate as calibrate_module
-from raylora.train.build import Trainee
 from raylora.train.calibrate import best_width, calibrate
 from raylora.train.integrity import check_unchanged, checksum
+from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import admit as admit_member
 from tests.unit.train.pack_run import open_rows, place_tiny, state_of, train_all
 from tests.unit.train.tiny_run import save_materials, tiny_spec

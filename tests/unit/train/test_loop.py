@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_one_without_the_di
     assert restore(trainee, 0, checkpoint, mine).step == 1
     digests = DIGESTS | {"configuration": "e" * 64}
     other = replace(checkpoint, state={**checkpoint.state, "digests": digests})
-    with pytest.raises(StoreError, match="its configuration digest is eeee.* restore the same configuration, or"):
+    with pytest.raises(StoreError, match=r"its configuration digest is eeee.* restore the same configuration, or"):
         restore(trainee, 0, other, mine)
 
 

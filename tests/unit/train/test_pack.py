@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from raylora.train.trainee import Trainee
 from raylora.train.member import Member
 from raylora.train.schedule import learning_rate
+from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all, validate_all
 from tests.unit.train.pack_run import (
     EVERY,

@@ -87,5 +87,5 @@ def test_a_base_that_would_mix_the_two_texts_is_refused(home: Path):
     MistralForCausalLM(config).save_pretrained(home / "windows")
     small_tokenizer().save_pretrained(home / "windows")
     spec = spec_of(home, base_model=str(home / "windows"))
-    with pytest.raises(ModelError, match="sliding_window: 8, below sequence_len.*take another base for rl"):
+    with pytest.raises(ModelError, match=r"sliding_window: 8, below sequence_len.*take another base for rl"):
         place_tiny(spec).admit(0, spec)

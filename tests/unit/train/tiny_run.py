@@ -16,8 +16,8 @@ from raylora.data.prepare import prepare
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
-from raylora.train.trainee import Trainee
 from raylora.train.step import Share, StepResult, train_step
+from raylora.train.trainee import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
 
 BASE_NAME = ("tiny/llama", None)

@@ -1,0 +1,269 @@
+"""Many runs on one base, turn after turn, as the desk commands: what a worker of a pack does once its base is placed.
+
+All ranks know of all leases. A lease's run trains on all of them, or on the one that owns it. Called by `pack_job`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from raylora.errors import RayloraError, StoreError
+from raylora.log import get_logger
+from raylora.model.export import publish_adapter
+from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
+from raylora.runtime.hooks import PackHooks
+from raylora.runtime.mailbox import Mailbox, PackJob
+from raylora.runtime.open_inputs import OpenInputs
+from raylora.runtime.own_store import open_own
+from raylora.runtime.pack_width import pack_width
+from raylora.runtime.same_checkpoint import checkpoint_of, load_alike
+from raylora.runtime.side_by_side import write_side_by_side
+from raylora.runtime.timed_saves import timed_saves
+from raylora.store.checkpoint import Checkpoint
+from raylora.store.runs import run_store
+from raylora.train.member import Member, Outcome
+from raylora.train.trainee import Trainee
+from raylora.train.turn import step_all, validate_all
+
+log = get_logger(__name__)
+
+CHECK_IN_S = 0.5
+"""Longest time between two looks at what the desk wants, while there is something to train."""
+
+
+@dataclass
+class _Lease:
+    """A run of the pack, as every rank knows it.
+
+    Args:
+        admit: What it was let in with.
+        slot: Its slot.
+        owner: The rank that trains it alone; ``None`` where all share it.
+        is_going: Whether it may train on.
+        member: The run itself, on the ranks that train it.
+    """
+
+    admit: Admit
+    slot: int
+    owner: int | None
+    is_going: bool = False
+    member: Member | None = None
+
+
+class Pack:
+    """The leases of one pack on one rank.
+
+    Args:
+        job: The pack.
+        mailbox: Of the workers.
+        trainee: The placed base, without slots.
+    """
+
+    def __init__(self, job: PackJob, mailbox: ActorHandle[Mailbox], trainee: Trainee) -> None:
+        self._job, self._mailbox, self._trainee = job, mailbox, trainee
+        self._stores = open_own(job, f"pack-{job.pack}", trainee.ranks)
+        self._leases: dict[str, _Lease] = {}
+        self._inputs = OpenInputs()
+        self._reports: list[Report] = []
+        self._written: SimpleQueue[Report] = SimpleQueue()
+        self._asked_at, self._saved_at = 0.0, time.monotonic()
+
+    def width(self) -> int:
+        """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
+        job, ranks = self._job, self._trainee.ranks
+        if why := self._inputs.why_unreadable(job.spec, ranks):
+            if ranks.rank == 0:
+                log.warning("pack %d: no widths are tried, since rows cannot be read: %s", job.pack, why)
+            return pack_width(job, self._trainee, None)
+        inputs = self._inputs.of(job.spec)
+        inputs.check_same_rows(ranks)
+        return pack_width(job, self._trainee, inputs)
+
+    def run(self) -> None:
+        """Obey and train in turns."""
+        while True:
+            for command in self._exchange():
+                if isinstance(command, Close):
+                    return
+                self._obey(command)
+            self._turn()
+
+    def _exchange(self) -> list[Command]:
+        """Tell what happened on any rank, and hear what is next; the same on every rank."""
+        ranks = self._trainee.ranks
+        while not self._written.empty():
+            self._reports.append(self._written.get())
+        told = [report for of_rank in ranks.gather(self._reports) for report in of_rank]
+        self._reports = []
+        for report in told:
+            self._note(report)
+        asked: list[Command] = self._ask(told) if ranks.rank == 0 else []
+        return cast("list[Command]", ranks.gather(asked)[0])
+
+    def _note(self, report: Report) -> None:
+        if report.kind in ("finished", "failed"):
+            self._release(report.lease)
+        elif report.kind == "metrics":
+            self._leases[report.lease].is_going = False
+
+    def _ask(self, told: list[Report]) -> list[Command]:
+        is_idle = not any(lease.is_going for lease in self._leases.values())
+        if not told and not is_idle and time.monotonic() - self._asked_at < CHECK_IN_S:
+            return []
+        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
+        self._asked_at = time.monotonic()
+        return commands + self._timed_saves()
+
+    def _timed_saves(self) -> list[Save]:
+        specs = {name: lease.admit.spec for name, lease in self._leases.items()}
+        if saves := timed_saves(specs, time.monotonic() - self._saved_at):
+            self._saved_at = time.monotonic()
+        return saves
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Admit():
+                self._admit(command)
+            case Go(lease) if lease in self._leases:
+                self._leases[lease].is_going = True
+            case Halt():
+                for each in self._leases.values():
+                    each.is_going = False
+            case Save(lease, is_awaited) if lease in self._leases:
+                if member := self._leases[lease].member:
+                    self._save(lease, member, is_awaited)
+            case Free(lease):
+                self._release(lease)
+
+    def _admit(self, command: Admit) -> None:
+        lease = _Lease(command, self._free_slot(), self._owner())
+        self._leases[command.lease] = lease
+        if lease.owner not in (None, self._trainee.ranks.rank):
+            return
+        if why := self._why_not(lease):
+            lease.member = None
+            self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": why})])
+
+    def _why_not(self, lease: _Lease) -> str | None:
+        """Let a run in; returns why it cannot be, the same on all ranks that share it."""
+        ranks, spec = self._trainee.slot_ranks, lease.admit.spec
+        if why := self._inputs.why_unreadable(spec, ranks) or self._inputs.of(spec).why_other_rows(ranks):
+            return why
+        error = None
+        try:
+            store = run_store(self._stores, lease.admit.run_id)
+            checkpoint = load_alike(ranks, partial(checkpoint_of, lease.admit, store))
+            lease.member = self._member(lease, checkpoint)
+        except RayloraError as failure:
+            error = str(failure)
+        return next((found for found in ranks.gather(error) if found is not None), None)
+
+    def _member(self, lease: _Lease, checkpoint: Checkpoint | None) -> Member:
+        """Open the run's rows, give it its slot, and let it go on from where it was."""
+        command, trainee = lease.admit, self._trainee
+        inputs = self._inputs.of(command.spec)
+        store = run_store(self._stores, command.run_id)
+        hooks = PackHooks(self._mailbox, store, command, self._written)
+        trainee.admit(lease.slot, command.spec)
+        rows, validation = inputs.batches(command.spec)
+        digests = inputs.digests_of_trial(command.spec)
+        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, digests, command.max_tokens)
+        if checkpoint is not None:
+            member.restore(checkpoint)
+        placed = {
+            "strategy": trainee.strategy.name,
+            "device": trainee.device.type,
+            "base_bytes_per_rank": trainee.base_bytes_per_rank,
+            "trainable_parameters": trainee.num_trainable(lease.slot),
+            "datasets": inputs.uses(),
+            "lineage": inputs.lineage(command.spec, command.run_id),
+        }
+        member.emit("placed", placed)
+        member.emit("start", {"num_steps": member.num_steps})
+        return member
+
+    def _turn(self) -> None:
+        """One step of every run that is going, and what is due after it."""
+        going = {name: lease for name, lease in self._leases.items() if lease.is_going}
+        if not going:
+            return
+        mine = {name: lease.member for name, lease in going.items() if lease.member is not None}
+        failures = step_all(self._trainee, list(mine.values()))
+        whole = [member for member in mine.values() if member.slot not in failures]
+        failures |= validate_all(self._trainee, whole)
+        through = {name: member for name, member in mine.items() if member.ending and member.slot not in failures}
+        writes = {name: partial(self._publish, name, member) for name, member in through.items()}
+        published = write_side_by_side(self._trainee.slot_ranks, writes)
+        for name, member in mine.items():
+            if member.slot in failures:
+                self._report(member, name, "failed", {"error": str(failures[member.slot])})
+            elif name in published:
+                self._finish(name, member, published[name])
+            else:
+                self._tell(name, member)
+
+    def _tell(self, name: str, member: Member) -> None:
+        if member.is_to_save:
+            self._save(name, member, is_awaited=False)
+        if member.is_to_report or member.progress.step % self._job.report_steps == 0:
+            self._report(member, name, "metrics", member.metrics)
+
+    def _save(self, name: str, member: Member, is_awaited: bool) -> None:
+        """Keep a checkpoint; where the store takes none, the run fails, as its hooks tell, and no other does."""
+        with suppress(StoreError):
+            member.save()
+            if is_awaited:
+                self._report(member, name, "saved", {"uri": member.settle()})
+
+    def _publish(self, name: str, member: Member) -> str:
+        """Write the adapter of a run that is through; returns where."""
+        admit = self._leases[name].admit
+        about = self._inputs.of(admit.spec).lineage(admit.spec, admit.run_id)
+        about |= {"eval_loss": member.progress.eval_loss}
+        return publish_adapter(run_store(self._stores, admit.run_id), self._trainee.bank.export(member.slot), about)
+
+    def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
+        if isinstance(published, RayloraError):
+            self._report(member, name, "failed", {"error": str(published)})
+            return
+        outcome = Outcome(member.ending or "finished", member.progress, "", [])
+        member.emit("outcome", {**asdict(outcome), "adapter_uri": published})
+        self._report(member, name, "finished", {**member.metrics, "adapter_uri": published})
+
+    def _release(self, name: str) -> None:
+        """Give a lease's slot up; one that is gone already is passed over."""
+        lease = self._leases.pop(name, None)
+        if lease is None:
+            return
+        if lease.member is not None:
+            lease.member.leave()
+        if lease.slot in self._trainee.steppers:
+            self._trainee.release(lease.slot)
+
+    def _report(self, member: Member, name: str, kind: ReportKind, values: Mapping[str, object]) -> None:
+        self._reports += self._speaking([Report(name, kind, member.progress.step, values)])
+
+    def _speaking(self, reports: list[Report]) -> list[Report]:
+        """One of the ranks that share a run speaks for it."""
+        return reports if self._trainee.slot_ranks.rank == 0 else []
+
+    def _free_slot(self) -> int:
+        taken = {lease.slot for lease in self._leases.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def _owner(self) -> int | None:
+        """The rank with the fewest runs, where each trains its own."""
+        if not self._job.slots_stay_on_ranks:
+            return None
+        held = Counter(lease.owner for lease in self._leases.values())
+        return min(range(self._trainee.ranks.world_size), key=lambda rank: (held[rank], rank))
