@@ -50,9 +50,9 @@ def why_not_binned(model: PreTrainedModel, sequence_len: int) -> str | None:
     if found is None:
         return None
     return (
-        f"sample_packing: {type(model).__name__} {found}, so texts side by side (rows of a bin, a pair of rl) would "
+        f"sample_packing: {type(model).__name__} {found}, so texts side by side, rows of a bin or a pair of rl, would "
         "not be trained as they are alone. Allowed: full attention in every layer, or windows of at least "
-        f"sequence_len = {sequence_len} tokens. Set sample_packing: false, and take another base for rl"
+        f"sequence_len = {sequence_len} tokens. For rl take another base. Set sample_packing: false"
     )
 
 

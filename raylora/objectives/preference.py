@@ -57,7 +57,7 @@ class Preference:
             label_counts: Of the chosen answer of each pair, then of its rejected one.
             reference_N: As of `Objective`; ORPO takes none.
         """
-        counts_S = torch.tensor(label_counts, device=losses_N.device)
+        counts_S = torch.tensor(label_counts, dtype=torch.int64, device=losses_N.device)
         log_p_P2 = -_by_text(losses_N, counts_S).view(-1, 2)
         counts_P2 = counts_S.view(-1, 2)
         if self.kind == "orpo":

@@ -146,23 +146,17 @@ def _rates_under_zero12(run: RunFields) -> str | None:
     return None
 
 
-@rule("rl", "datasets", "test_datasets")
+@rule("rl", "datasets", "test_datasets", "train_on_inputs")
 def _pairs(run: RunFields) -> str | None:
-    """`rl` learns from datasets of type `preference`, and only it does."""
+    """`rl` learns from datasets of type `preference`, and only it does; it goes without `train_on_inputs`."""
     types = {dataset.type for dataset in (*run.datasets, *run.test_datasets)}
     if run.rl is None and "preference" in types:
         return "datasets of type preference hold pairs of answers; set rl: dpo, ipo or orpo, or another type"
     if run.rl is not None and types != {"preference"}:
         others = ", ".join(sorted(types - {"preference"}))
         return f"got {run.rl}, which learns from datasets of type preference; got type {others}: set it, or remove rl"
-    return None
-
-
-@rule("rl", "train_on_inputs")
-def _answers_only(run: RunFields) -> str | None:
-    """`rl` compares answers only, and goes without `train_on_inputs`."""
     if run.rl is not None and run.train_on_inputs:
-        return f"got {run.rl} with train_on_inputs: true; answers to one prompt are compared without it: remove it"
+        return f"got {run.rl} with train_on_inputs: true, but answers to one prompt are compared without it; remove it"
     return None
 
 

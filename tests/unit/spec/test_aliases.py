@@ -228,7 +228,7 @@ def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, va
             "finetuning_type: full",
             "line 3: finetuning_type: got 'full'; a key of another tool of which raylora does only",
         ),
-        ("rl: dpo", "line 3: rl: a key of another tool that raylora does not support: raylora does supervised"),
+        ("trl: ppo", "line 3: trl: a key of another tool that raylora does not support: raylora learns from pref"),
         ("pissa_iter: 4", "line 3: pissa_iter: a key of another tool that raylora does not support: write init_lora"),
         (
             "pissa_convert: 1.5",
@@ -278,10 +278,10 @@ def test_no_foreign_key_is_one_of_ours_or_has_two_answers():
 @pytest.mark.slow
 def test_trl_and_peft_have_the_names_that_are_said_to_be_theirs():
     from peft import LoraConfig
-    from trl import ModelConfig, ScriptArguments, SFTConfig
+    from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig
 
     # Names that earlier releases had: transformers 4 and TRL before 0.20.
     former = {"torch_dtype", "max_seq_length"}
-    trl = {name for each in (SFTConfig, ModelConfig, ScriptArguments) for name in each.__dataclass_fields__}
+    trl = {name for each in (SFTConfig, DPOConfig, ModelConfig, ScriptArguments) for name in each.__dataclass_fields__}
     assert {key for key, alias in RUN_ALIASES.items() if alias.tool == "TRL"} - trl == former
     assert {key for key, alias in RUN_ALIASES.items() if alias.tool == "PEFT"} <= set(LoraConfig.__dataclass_fields__)

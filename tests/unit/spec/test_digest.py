@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "bnb_4bit_quant_storage": "bfloat16",
     "dtype": "float32",
     "gradient_checkpointing": True,
+    "adapter": "vera",
     "adapter_bank": "peft",
     "lora_r": 8,
     "lora_alpha": 8,
@@ -32,6 +33,8 @@ OTHER: dict[str, Any] = {
     "use_dora": True,
     "loraplus_lr_ratio": 4,
     "init_lora_weights": "pissa",
+    "projection_prng_key": 1,
+    "d_initial": 0.2,
     "lora_target_modules": ["q_proj"],
     "datasets": [{"path": "b", "weight": 2}],
     "test_datasets": [],
@@ -43,6 +46,7 @@ OTHER: dict[str, Any] = {
     "train_on_inputs": True,
     "chat_template": "{{ messages }}",
     "dataset_num_proc": 2,
+    "rl_beta": 0.2,
     "micro_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "num_epochs": 2,
@@ -71,7 +75,7 @@ OTHER: dict[str, Any] = {
     "tracking": {"experiment": "other"},
     "storage": {"uri": "other"},
 }
-NO_OTHER = {"adapter"}
+NO_OTHER = {"rl"}
 
 
 def digest(**fields: Any) -> str:
@@ -90,6 +94,11 @@ def test_every_field_has_its_place():
 def test_a_field_that_decides_the_result_changes_the_digest(field: str):
     assert digest(**{field: OTHER[field]}) != digest()
     assert lasting(**{field: OTHER[field]}) != lasting()
+
+
+def test_what_is_learned_from_pairs_changes_the_digest():
+    pairs = {"datasets": [{"path": "c", "type": "preference"}]}
+    assert len({digest(**pairs, rl=kind) for kind in ("dpo", "ipo", "orpo")}) == 3
 
 
 def test_validation_rows_change_the_digest():
