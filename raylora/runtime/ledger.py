@@ -66,6 +66,11 @@ class Ledger:
                 self.outcome = values
 
     @property
+    def last_step(self) -> int:
+        """The newest step that events told of; below 0 where none has."""
+        return self._last_steps["step"]
+
+    @property
     def stopped(self) -> bool:
         """Whether training ended because somebody asked."""
         return self.outcome is not None and self.outcome["ending"] == "stopped"

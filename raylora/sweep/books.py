@@ -143,7 +143,8 @@ class Books:
                 log.log(event.values["level"], "%s", event.values["text"])
             return
         shelf = self._shelves[event.run_id]
-        if event.kind == "start" and event.step < (had := shelf.book.seen["step"]):
+        # By its events: what the steering side was told may be ahead of them.
+        if event.kind == "start" and event.step < (had := shelf.ledger.last_step):
             log.info("%s had come to step %d and goes on from step %d", shelf.book.record.trial_id, had, event.step)
         shelf.ledger.take(event)
         shelf.book.take(event)

@@ -227,3 +227,17 @@ def test_system_metrics_are_the_sweeps_alone(
     runs = children(client, "system", str(record.mlflow_run_id))
     assert len(runs) == 3
     assert not any(name.startswith("system/") for run in runs.values() for name in run.data.metrics)
+
+
+@pytest.mark.parametrize(("num_told", "is_said"), [(0, False), (2, True)])
+def test_a_trial_is_said_to_go_back_where_its_events_had_come_further(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_told: int, is_said: bool
+):
+    """What its searcher was told may be ahead of the events of the pack, the first of which is that it begins."""
+    sweep = Sweep(store, tmp_path / "spool", sweep_spec("back"))
+    trial = sweep.begun(0, num_told)
+    sweep.books.report(trial.run_id, 2, {"train_loss": 1.0})
+    with caplog.at_level(logging.INFO):
+        sweep.books.take(Event("start", 0, {"num_steps": 6}, trial.run_id))
+    assert ("t000 had come to step 2 and goes on from step 0" in caplog.text) == is_said
+    sweep.books.close("finished")
