@@ -46,11 +46,18 @@ def came_to(alone: Member, result: dict[str, Any], apart: float = APART) -> None
     assert (result["steps"], result["tokens"]) == (progress.step, progress.num_tokens)
 
 
-def told_of(alone: Member, mlflow: MlflowClient, mlflow_run_id: str) -> None:
-    """Assert that MLflow has each step of a run once, with the loss that it has here and the very learning rate."""
-    steps = events_of(alone, "step")
+def told_of(alone: Member, mlflow: MlflowClient, mlflow_run_id: str, since: int = 0) -> None:
+    """Assert that MLflow has each step of a run once, with the loss that it has here and the very learning rate.
+
+    Args:
+        alone: The run in this process.
+        mlflow: Where the other one was told of.
+        mlflow_run_id: Its run there.
+        since: Steps before that are not looked at.
+    """
+    steps = [event for event in events_of(alone, "step") if event.step > since]
     for name, apart in (("train_loss", APART), ("learning_rate", 0.0)):
-        told = mlflow.get_metric_history(mlflow_run_id, name)
+        told = [point for point in mlflow.get_metric_history(mlflow_run_id, name) if point.step > since]
         assert [point.step for point in told] == [event.step for event in steps], name
         wanted = [event.values[name] for event in steps]
         assert [point.value for point in told] == pytest.approx(wanted, rel=0.0, abs=apart), name

@@ -79,7 +79,7 @@ def test_a_run_outlives_its_controller_and_a_damaged_checkpoint(
     assert newest is not None and newest.step >= 8
     damage(own, newest.step, with_a_bit_flipped)
     ended = on_head.run("resume", run["run_id"], "--json")
-    assert f"CHECKPOINT AT STEP {newest.step} IS CORRUPT, going back to an earlier one" in ended.err
+    assert f"CHECKPOINT AT STEP {newest.step} IS CORRUPT, going on from another" in ended.err
     assert ended.begun == [newest.step - 4]
     assert_trained_like(ended, whole_run)
     assert_each_step_told_once(on_head, ended)
