@@ -1,9 +1,12 @@
-"""Make chat rows from what Python's standard library says about itself.
+"""Make chat rows, and pairs of answers, from what Python's standard library says about itself.
 
 `python examples/python_docs.py --out examples/data` asks every public function, class and method of the library for
 its signature and its docstring, and writes `train.jsonl` and `validation.jsonl`: thousands of questions and short
 answers, on any machine, without a download. The rows are the same for the same release of Python. No function and no
 docstring is in both files: what one module takes over from another is one row.
+
+`pairs.jsonl` asks the questions of `train.jsonl` again: chosen is the first sentence of the function's own docstring,
+rejected that of another function's.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +73,11 @@ class Entry:
         question = f"What does Python's `{self.name}{shown}` do?"
         answer = f"`{self.name}{self.signature}` is a {self.kind} of `{self.home}`. {self.summary}"
         return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+    @property
+    def first_sentence(self) -> str:
+        """What it does, in a sentence."""
+        return re.split(r"(?<=[.!?])\s+", self.summary)[0]
 
 
 def modules() -> Iterator[tuple[str, ModuleType]]:
@@ -160,17 +169,26 @@ def plain(default: object) -> object:
     return default if is_simple and type(default).__module__ in ("builtins", "inspect") else ...
 
 
-def write(file: Path, rows: list[Entry]) -> None:
+def pairs(rows: list[Entry]) -> Iterator[dict[str, list[dict[str, str]]]]:
+    """Each entry's question with its own sentence and with the next entry's; their order is no alphabet."""
+    for entry, other in pairwise(rows):
+        if entry.first_sentence != other.first_sentence:
+            answers = {"chosen": entry.first_sentence, "rejected": other.first_sentence}
+            asked = {"prompt": entry.row()["messages"][:1]}
+            yield asked | {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
+
+
+def write(file: Path, rows: list[dict[str, list[dict[str, str]]]]) -> None:
     """Write rows as JSONL."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{json.dumps(entry.row())}\n" for entry in rows), encoding="utf-8")
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     print(f"{len(rows):,} rows in {file}")
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("examples/data"), help="folder of the two files")
+    parser.add_argument("--out", type=Path, default=Path("examples/data"), help="folder of the files")
     parser.add_argument("--validation-rows", type=int, default=64, help="rows for validation (default: 64)")
     options = parser.parse_args()
     signal.alarm(IMPORTS_MAY_TAKE_S)  # An import that hangs ends the script.
@@ -180,8 +198,10 @@ def main() -> None:
         unique.setdefault(entry.key, entry)
     # By digest: which side a row is on depends on its own words, and the order is no alphabet.
     rows = [unique[key] for key in sorted(unique)]
-    write(options.out / "validation.jsonl", rows[: options.validation_rows])
-    write(options.out / "train.jsonl", rows[options.validation_rows :])
+    validation, train = rows[: options.validation_rows], rows[options.validation_rows :]
+    write(options.out / "validation.jsonl", [entry.row() for entry in validation])
+    write(options.out / "train.jsonl", [entry.row() for entry in train])
+    write(options.out / "pairs.jsonl", list(pairs(train)))
 
 
 if __name__ == "__main__":

@@ -63,11 +63,16 @@ def _group(group: Group, start: dict[str, Any]) -> list[str]:
 
 def _field(name: str, field: FieldInfo, start: dict[str, Any], path: str) -> list[str]:
     """Write one field under its description: set where it is among the first, behind `#` otherwise."""
-    lines = textwrap.wrap(_about(field), _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    lines = _described(field)
     if path in start:
         lines += write_yaml({name: start[path]}).splitlines()
         return lines + _dataset_fields(field) if name == "datasets" else lines
     return lines + [f"#{line}" for line in write_yaml({name: default_of(field)}).splitlines()]
+
+
+def _described(field: FieldInfo, name: str = "") -> list[str]:
+    """Write a field's description as comments, behind its name where no key follows."""
+    return textwrap.wrap(name + _about(field), _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
 def _about(field: FieldInfo) -> str:
@@ -77,7 +82,9 @@ def _about(field: FieldInfo) -> str:
 
 
 def _dataset_fields(field: FieldInfo) -> list[str]:
-    """Write the further fields of the first dataset."""
+    """Write what the first dataset's type may be, and its further fields."""
     part = part_in(field)
-    others = {name: each for name, each in part.model_fields.items() if name not in ("path", "type")} if part else {}
-    return [f"    {line}" for name, each in others.items() for line in _field(name, each, {}, name)]
+    others = {name: each for name, each in part.model_fields.items() if name != "path"} if part else {}
+    lines = _described(others.pop("type"), "type: ") if others else []
+    lines += [line for name, each in others.items() for line in _field(name, each, {}, name)]
+    return [f"    {line}" for line in lines]

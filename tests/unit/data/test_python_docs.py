@@ -76,10 +76,26 @@ def test_another_run_writes_the_same_files_and_nothing_else(folder: Path, run: s
     again = make(folder / "second", "2")
     assert run.stdout == again.stdout
     assert run.stderr == again.stderr == ""
-    for side in SIDES:
-        first, second = (folder / place / "out" / f"{side}.jsonl" for place in ("first", "second"))
+    for name in (*SIDES, "pairs"):
+        first, second = (folder / place / "out" / f"{name}.jsonl" for place in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in (folder / "second").iterdir()] == ["out"]
+
+
+def test_a_pair_has_a_functions_own_sentence_and_that_of_another(
+    folder: Path, run: subprocess.CompletedProcess[str], chats: dict[str, list[tuple[str, str]]]
+):
+    rows = [json.loads(line) for line in (folder / "first" / "out" / "pairs.jsonl").open()]
+    asked, chosen, rejected = (
+        [row[column][0]["content"] for row in rows] for column in ("prompt", "chosen", "rejected")
+    )
+    answers = dict(chats["train"])
+    assert len(rows) > 0.9 * len(answers)
+    assert len(set(asked)) == len(asked)
+    for question, own, other in zip(asked, chosen, rejected, strict=True):
+        assert f"`. {own}" in answers[question]
+        assert own != other
+    assert len(set(rejected) - set(chosen)) <= 1 + len(answers) - len(rows), "what is rejected here is chosen elsewhere"
 
 
 def test_what_everybody_knows_is_there(chats: dict[str, list[tuple[str, str]]]):

@@ -55,6 +55,14 @@ def test_the_demo_is_a_sharded_4_bit_run_on_rows_made_before():
     ]
 
 
+def test_pairs_of_answers_are_learned_from_rows_made_before():
+    loaded = load_spec(REPOSITORY / "examples" / "preferences.yaml")
+    spec = loaded.spec
+    assert loaded.notes == ()
+    assert (spec.rl, spec.quantization, spec.validates) == ("dpo", "nf4", True)
+    assert [(one.path, one.type) for one in spec.datasets] == [("examples/data/pairs.jsonl", "preference")]
+
+
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 

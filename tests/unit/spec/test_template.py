@@ -37,6 +37,16 @@ def test_allowed_words_are_in_it():
     assert "# Shape of the learning rate after warm-up. One of: linear, cosine, constant, warmup_stable_decay." in TEXT
 
 
+def test_pairs_of_answers_and_another_kind_of_adapter_are_two_lines_away(tmp_path: Path):
+    assert "    # type: Shape of a row: `chat` (messages, tools)," in TEXT
+    text = TEXT.replace("    type: chat\n", "    type: preference\n")
+    for name, word in (("rl", "dpo"), ("adapter", "vera")):
+        text, num_changed = re.subn(rf"^#{name}: .*$", f"{name}: {word}", text, flags=re.MULTILINE)
+        assert num_changed == 1
+    spec = load_text(tmp_path, text).spec
+    assert (spec.rl, spec.adapter, spec.datasets[0].type) == ("dpo", "vera", "preference")
+
+
 def test_lines_are_short():
     assert max(map(len, TEXT.splitlines())) <= 110
 
