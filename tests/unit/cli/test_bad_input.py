@@ -64,8 +64,12 @@ def test_rows_that_cannot_be_read(
     [
         ("lora_target_modules=[q_prj]", ["lora_target_modules", "q_prj", "q_proj"]),
         ("lora_r=0", ["lora_r", "got 0"]),
-        ("lora_r=4096", ["lora_r", "4096"]),
+        ("lora_r=4096", ["lora_r: got 4096, above the smaller side of", "at most 32", "Lower lora_r"]),
+        ("lora_alpha=0", ["lora_alpha", "got 0; allowed: a number above 0"]),
         ("lora_alpha=.inf", ["lora_alpha"]),
+        ("lora_dropout=1", ["lora_dropout", "got 1; allowed: a number of at least 0 and below 1"]),
+        ("lora_target_modules=.*", ["'.*' matches the output head lm_head", "all-linear does"]),
+        ("adapter=dora", ["adapter", "got 'dora'; allowed: lora"]),
         ("learning_rate=.nan", ["learning_rate"]),
         ("lora_rnk=8", ["lora_rnk", "lora_r"]),
         ("distributed.num_workers=0", ["distributed.num_workers", "got 0"]),
@@ -76,6 +80,15 @@ def test_rows_that_cannot_be_read(
 )
 def test_settings_that_cannot_be(raylora: Raylora, run_yaml: Path, tmp_path: Path, setting: str, words: list[str]):
     message = refused(raylora, tmp_path, run_yaml, "--set", setting)
+    assert all(word in message for word in words), message
+
+
+def test_rows_without_a_pair(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_bytes(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": "p", "rejected": "b"}\n')
+    settings = ("--set", "rl=dpo", "--set", f"datasets=[{{path: {rows}, type: preference}}]")
+    message = refused(raylora, tmp_path, run_yaml, *settings)
+    words = [f"{rows}", "line 2", "no column 'chosen'", "type preference reads chosen, rejected"]
     assert all(word in message for word in words), message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,14 @@ def test_adapters_that_are_not_there_are_all_named(raylora: Raylora, home: Path,
     told = raylora("generate", home / "one", tmp_path / "x", tmp_path / "y", "--prompt", "x")
     assert told.code == 2
     assert all(f"{tmp_path / name} has no adapter_config.json" in told.err for name in ("x", "y"))
+
+
+def test_a_pickle_is_not_read(raylora: Raylora, home: Path, tmp_path: Path):
+    shutil.copytree(home / "one", tmp_path / "one")
+    (tmp_path / "one" / "adapter_model.safetensors").rename(tmp_path / "one" / "adapter_model.bin")
+    told = raylora("generate", tmp_path / "one", "--prompt", "x")
+    assert (told.code, told.out) == (2, "")
+    assert "has adapter_model.bin. Allowed: adapter_model.safetensors, since reading a pickle can run code" in told.err
 
 
 def test_adapters_of_different_bases_are_named(raylora: Raylora, home: Path, tmp_path: Path):

@@ -54,6 +54,8 @@ def test_a_row_becomes_a_pair(row: dict[str, Any], expected: Pair):
     ("row", "said"),
     [
         ({"prompt": "p", "chosen": "a"}, "no column 'rejected'"),
+        ({"prompt": "p", "rejected": "b"}, "no column 'chosen'"),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen: a list of messages"),
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "two different answers"),
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}, "two different answers"),
         ({"prompt": "p", "chosen": [GOOD], "rejected": "b"}, "rejected: a list of messages"),
