@@ -49,12 +49,13 @@ QUANTIZATIONS: dict[str, dict[str, object]] = {
     "int8": {"load_in_8bit": True},
     "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
 }
-FP4_UNDER = ("ddp", *SHARDING)
+FEW = ("ddp", *SHARDING)
+"""Under these FP4 and kinds of adapters are tried: ZeRO-1 and ZeRO-2 leave the base whole, as ddp does."""
 CASES = [
     (strategy, quantization)
     for strategy in STRATEGIES
     for quantization in QUANTIZATIONS
-    if quantization != "fp4" or strategy in FP4_UNDER
+    if quantization != "fp4" or strategy in FEW
 ]
 PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
 RECOMPUTED_UNDER = [name for name in STRATEGIES if name != "ddp"]
@@ -74,6 +75,12 @@ MOVES = [
 BACK_ALONE = [(name, "alone") for name in STRATEGIES]
 """Of two workers' runs that go on with one."""
 DROPOUT = {"lora_dropout": 0.2}
+KINDS: dict[str, dict[str, object]] = {
+    "dora-loraplus": {"use_dora": True, "loraplus_lr_ratio": 4},
+    "pissa": {"init_lora_weights": "pissa"},
+    "vera": {"adapter": "vera", "lora_r": 80, "d_initial": 0.3},
+}
+"""A magnitude and two learning rates; a start that reads the whole weight of a shard; matrices that no rank trains."""
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -233,6 +240,8 @@ def see_alone(folder: Path) -> None:
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
+    for kind, fields in KINDS.items():
+        keep(folder, f"alone-{kind}", partial(first_losses, run_spec(folder, "ddp", "nf4", **fields), folder))
 
 
 def go_on_alone(folder: Path) -> None:
@@ -256,6 +265,10 @@ def see_together(folder: Path) -> None:
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
             keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))
+    for strategy in FEW:
+        for kind, fields in KINDS.items():
+            spec = run_spec(folder, strategy, "nf4", **fields)
+            keep(folder, f"{strategy}-{kind}", partial(first_losses, spec, folder))
     for start, end in MOVES:
         at = folder / "checkpoints" / f"{start}-nf4"
         keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))

@@ -13,6 +13,8 @@ from tests.contract.strategy_group import run_group
 from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
+    FEW,
+    KINDS,
     LOADED,
     MOVES,
     NORM,
@@ -111,6 +113,14 @@ def test_dropout_is_that_of_one_process(seen: Seen, strategy: str):
 def test_pairs_are_learned_as_in_one_process(seen: Seen, strategy: str):
     """The reference is the base without the adapter, in passes of their own."""
     assert seen[f"{strategy}-pairs"] == pytest.approx(seen["alone-pairs"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strategy", FEW)
+def test_a_kind_of_adapter_is_trained_as_in_one_process(seen: Seen, strategy: str, kind: str):
+    alone = seen[f"alone-{kind}"]
+    assert seen[f"{strategy}-{kind}"] == pytest.approx(alone, abs=1e-4)
+    assert alone != pytest.approx(seen["alone-nf4"]["loss"][: len(alone)], abs=1e-4), "that of plain LoRA"
 
 
 @pytest.mark.parametrize("strategy", PEFT_UNDER)

@@ -22,6 +22,7 @@ from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials,
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
 NF4 = {"load_in_4bit": True}
+INT8 = {"load_in_8bit": True}
 SETTINGS = {"gradient_accumulation_steps": 2, "max_grad_norm": 1.4, "weight_decay": 0.05}
 SGD_TIMES = 50
 """Plain gradients are small; at this multiple of the rates the adapter moves as far."""
@@ -79,7 +80,7 @@ def test_ten_steps_are_those_of_a_naive_lora(home: Path, base: dict[str, object]
             torch.testing.assert_close(tensor, other.detach(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("base", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("base", [{}, NF4, INT8], ids=["plain", "nf4", "int8"])
 def test_ten_steps_are_those_of_peft(home: Path, base: dict[str, object]):
     spec = spec_of(home, **base)
     start, losses, norms, _ = ours(spec, home)

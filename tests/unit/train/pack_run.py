@@ -41,7 +41,15 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"lora_r": 3, "seed": 12, "max_steps": 4, "init_lora_weights": "pissa_niter_4", "use_rslora": True},
     {"lora_r": 5, "seed": 13, "init_lora_weights": "olora", "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
     {"lora_r": 4, "seed": 14, "loraplus_lr_ratio": 4, "max_grad_norm": 0.1},
-    {"lora_r": 8, "seed": 15, "loraplus_lr_ratio": 2, "use_dora": True, "lora_target_modules": ["q_proj", "up_proj"]},
+    {
+        "lora_r": 8,
+        "seed": 15,
+        "loraplus_lr_ratio": 2,
+        "use_dora": True,
+        "use_rslora": True,
+        "init_lora_weights": "gaussian",
+        "lora_target_modules": ["q_proj", "up_proj"],
+    },
     {"lora_r": 40, "seed": 16, "adapter": "vera", "lora_dropout": 0.2, "learning_rate": 2e-2},
     {"lora_r": 40, "seed": 17, "adapter": "vera", "max_steps": 4, "learning_rate": 2e-2},
 )
