@@ -1,0 +1,181 @@
+"""docs/methods.md says refused where the rules refuse, alone where packs do without, and tested where a test is.
+
+A method is added as a row of each table, and to `IN_TESTS` as tests call it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raylora.errors import SpecError
+from raylora.spec.packing import why_alone
+from raylora.spec.run import RunSpec
+from tests.contract.pack_worker import MEMBERS
+from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
+from tests.contract.test_documented import ENDS, tables
+from tests.unit.train.pack_run import EVERY
+from tests.unit.train.test_preference import MEMBERS as OF_PAIRS
+
+REPOSITORY = Path(__file__).parents[2]
+TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+TABLES = tables(TEXT)
+TESTS = dict(re.findall(r"^(\d+)\. `(\S+)`$", TEXT, re.MULTILINE))
+IN_TESTS = {
+    **{"LoRA": "lora", "rsLoRA": "rslora", "LoRA+": "loraplus", "DoRA": "dora", "gaussian start": "gaussian"},
+    **{"PiSSA": "pissa", "PiSSA by iterations": "pissa_niter", "OLoRA": "olora", "VeRA": "vera"},
+}
+BASES = {name: QUANTIZATIONS[kind] for name, kind in {"plain": "none", "int8": "int8", "NF4": "nf4"}.items()}
+PLACES = {name: {"distributed": STRATEGIES[end]} for name, end in ENDS.items() if end in STRATEGIES}
+PACKING = [name for name in PLACES if name not in ("ZeRO-1", "ZeRO-2")]
+BANKS = {"raylora's bank": {"adapter_bank": "packed"}, "PEFT's bank": {"adapter_bank": "peft"}}
+PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
+OBJECTIVES = {rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}
+Fields = Mapping[str, Any]
+
+
+def fields_in(cell: str) -> dict[str, Any]:
+    """What a cell shows as code."""
+    return yaml.safe_load("{" + ", ".join(re.findall(r"`([^`]+)`", cell)) + "}") or {}
+
+
+METHODS = {name: fields_in(cell) for (name, column), cell in TABLES["method"].items() if column == "asked for with"}
+CELLS = {
+    **{bank: set(product(METHODS, (*BASES, *PLACES))) for bank in BANKS},
+    "in a pack": set(product(METHODS, (*BASES, *PLACES, "PEFT's bank"))),
+    "pairs of answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
+    "pairs by method": set(product(METHODS, OBJECTIVES)),
+}
+
+
+def run_of(*parts: Fields) -> RunSpec:
+    fields: dict[str, Any] = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]}
+    for part in parts:
+        fields |= part
+    return RunSpec.model_validate(fields)
+
+
+def refusal(*parts: Fields) -> str:
+    """The error of a run with these fields; nothing where it is taken."""
+    try:
+        run_of(*parts)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
+def is_among(method: str, members: Iterable[Fields]) -> bool:
+    """Whether one of the members is of a method, with whatever ratio or iterations."""
+
+    def kind(value: object) -> str:
+        return str(value).rstrip("0123456789.")
+
+    asked = METHODS[method]
+    return any(all(key in each and kind(each[key]) == kind(asked[key]) for key in asked) for each in members)
+
+
+def named(test: str, row: str, column: str) -> str:
+    """The test that shows a cell."""
+    names = {"KIND": IN_TESTS.get(row, row), "OBJECTIVE": row, "STRATEGY": ENDS.get(column, column)}
+    for name, value in {**names, "BASE": column.lower()}.items():
+        test = test.replace(name, value)
+    return test
+
+
+def number_of(word: str) -> str | None:
+    """The number of the test that a cell names."""
+    found = re.fullmatch(r"tested \((\d+)\)|not run|refused|alone", word)
+    assert found, word
+    return found[1]
+
+
+def test_no_cell_is_silent():
+    assert METHODS.keys() == IN_TESTS.keys()
+    for table, cells in CELLS.items():
+        assert TABLES[table].keys() == cells, table
+    used = {number_of(word) for table in CELLS for word in TABLES[table].values()}
+    assert used - {None} == TESTS.keys()
+
+
+@pytest.mark.parametrize("bank", BANKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_rules_refuse_is_refused_and_nothing_else(method: str, bank: str):
+    cells = TABLES[bank]
+    for base, place, objective in product(BASES, PLACES, ({}, *OBJECTIVES.values())):
+        is_refused = refusal(METHODS[method], BANKS[bank], BASES[base], PLACES[place], objective) != ""
+        assert is_refused == ("refused" in (cells[method, base], cells[method, place])), (base, place, objective)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_cannot_share_a_base_is_alone(method: str):
+    for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
+        word = TABLES["in a pack"][method, column]
+        assert (refusal(METHODS[method], fields) != "") == (word == "refused"), column
+        if word != "refused":
+            assert (why_alone(run_of(METHODS[method], fields)) is not None) == (word == "alone"), column
+
+
+def test_reasons_are_the_errors_own_words():
+    for (fields, _), words in TABLES["refused"].items():
+        assert words in refusal(fields_in(fields)), fields
+    for (fields, _), words in TABLES["alone"].items():
+        assert words in (why_alone(run_of(fields_in(fields))) or ""), fields
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "members"),
+    [
+        ("in a pack", ["plain", "NF4"], EVERY),
+        ("in a pack", PACKING, MEMBERS),
+        ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS]),
+        ("pairs by method", OBJECTIVES, OF_PAIRS),
+    ],
+    ids=["pack", "pack-of-two-workers", "two-workers", "pairs"],
+)
+def test_a_method_is_said_to_be_tested_where_a_run_has_it(
+    table: str, columns: Iterable[str], members: Iterable[Fields]
+):
+    for method, column in product(METHODS, columns):
+        assert (TABLES[table][method, column] != "not run") == is_among(method, members), (method, column)
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """Every test of the files that the page names."""
+    files = sorted({test.partition("::")[0] for test in TESTS.values()})
+    words = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=200
+    )
+    return set(done.stdout.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", CELLS)
+def test_each_test_that_is_named_is_there_and_those_there_are_are_named(table: str, collected: set[str]):
+    numbers = {cell: number_of(word) for cell, word in TABLES[table].items()}
+    by_kind = [test for number, test in TESTS.items() if number in numbers.values() and "KIND" in test]
+    for cell, number in numbers.items():
+        if number is not None:
+            assert named(TESTS[number], *cell) in collected, cell
+        elif TABLES[table][cell] == "not run":
+            assert collected.isdisjoint(named(test, *cell) for test in by_kind), cell
+
+
+def test_a_wrong_cell_is_found():
+    assert refusal({"adapter": "vera"}, BANKS["PEFT's bank"])
+    assert not refusal({"adapter": "vera"})
+    assert is_among("PiSSA by iterations", [{"init_lora_weights": "pissa_niter_2"}])
+    assert not is_among("PiSSA by iterations", [{"init_lora_weights": "pissa"}, {"lora_r": 4}])
+    assert named("t[packed-KIND-BASE]", "LoRA+", "NF4") == "t[packed-loraplus-nf4]"
+    assert named("t[STRATEGY-KIND]", "VeRA", "ZeRO-3") == "t[zero3-vera]"
+    with pytest.raises(AssertionError):
+        number_of("tested")
