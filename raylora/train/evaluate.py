@@ -11,7 +11,7 @@ from torch import Tensor
 from raylora.data.batches import Batches
 from raylora.model.route import Span
 from raylora.objectives.objective import Measured, measured
-from raylora.train.forward import Piece, idle_losses, losses_of, reference_losses
+from raylora.train.forward import Piece, idle_losses, losses_of, not_training, reference_losses
 from raylora.train.trainee import Trainee
 
 
@@ -39,8 +39,10 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, M
         for piece, total in zip(pieces, _totals(trainee, pieces), strict=True):
             totals[piece.span.slot].append(total)
     for _ in range(num_idle):
-        for _ in range(1 + trainee.needs_reference):
-            idle_losses(trainee)
+        if trainee.needs_reference:
+            with not_training(trainee):
+                idle_losses(trainee)
+        idle_losses(trainee)
     trainee.strategy.rest(trainee.model)
     trainee.train_mode(True)
     found = {slot: ranks.sum(torch.stack(of_slot).sum(0)) for slot, of_slot in totals.items()}

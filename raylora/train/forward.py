@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,7 +46,22 @@ def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
     return tuple(part for _, part in sorted(zip(order, parts, strict=True), key=lambda placed: placed[0]))
 
 
-@torch.no_grad()
+@contextmanager
+def not_training(trainee: Trainee) -> Iterator[None]:
+    """Run passes inside of this without gradient and dropout; afterwards the base trains, and is sharded, as before.
+
+    Ranks that gather the base together do so as often, and run equally many passes inside.
+    """
+    was_training = trainee.model.training
+    if was_training:
+        trainee.train_mode(False)
+    with torch.no_grad():
+        yield
+        trainee.strategy.rest(trainee.model)
+    if was_training:
+        trainee.train_mode(True)
+
+
 def reference_losses(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
     """As `losses_of`, without any adapter and without dropout.
 
@@ -53,14 +69,8 @@ def reference_losses(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor,
         trainee: The base; whether it trains is left as it was.
         pieces: As of `losses_of`.
     """
-    was_training = trainee.model.training
-    if was_training:
-        trainee.train_mode(False)
-    losses = losses_of(trainee, [replace(piece, span=replace(piece.span, slot=NOBODY)) for piece in pieces])
-    trainee.strategy.rest(trainee.model)
-    if was_training:
-        trainee.train_mode(True)
-    return losses
+    with not_training(trainee):
+        return losses_of(trainee, [replace(piece, span=replace(piece.span, slot=NOBODY)) for piece in pieces])
 
 
 def idle_losses(trainee: Trainee) -> Tensor:

@@ -14,7 +14,7 @@ from raylora.errors import NonFiniteLossError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 from raylora.objectives.objective import measured
-from raylora.train.forward import Piece, idle_losses, losses_of, reference_losses
+from raylora.train.forward import Piece, idle_losses, losses_of, not_training, reference_losses
 from raylora.train.trainee import Trainee
 
 
@@ -134,7 +134,7 @@ def _measure(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> list
 def _idle(trainee: Trainee) -> None:
     """As many passes as other ranks make, which need this one's part of the base."""
     if trainee.needs_reference:
-        with torch.no_grad():
+        with not_training(trainee):
             idle_losses(trainee)
     idle_losses(trainee).sum().backward()
 
