@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -146,28 +145,6 @@ def load_base(
         model.tie_weights()
         place(model)
     return parts.seconds
-
-
-def read_weight(model: nn.Module, weights: Weights, device: torch.device, name: str) -> Tensor:
-    """Read one layer's weight as a loaded base holds it, quantization included, without asking other ranks for theirs.
-
-    A rank may have to start an adapter that the others have nothing to do with.
-
-    Args:
-        model: From :func:`base_on_meta`, filled and placed or not.
-        weights: What it is, or was, filled from.
-        device: Where it was packed: another may round otherwise.
-        name: Dotted name of a frozen linear layer.
-
-    Shapes:
-        Returns (O, I), float32.
-    """
-    owner = model.get_submodule(name)
-    layer = cast(FrozenLinear, getattr(owner, "base_layer", owner))  # PEFT wraps it
-    tensor = weights.read(_file_name(f"{name}.weight")).to(device)
-    if not isinstance(layer, QuantLinear):
-        return tensor.to(layer.weight.dtype).float()
-    return layer.format.unpack(layer.format.pack(tensor.to(layer.compute_dtype)), layer.shape, torch.float32)
 
 
 def _return_freed_memory() -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
+from raylora.model.base_weights import BaseWeights
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.low_rank import LowRank
 from raylora.model.peft_format import adapter_config, short_targets, tensor_name
 from raylora.model.route import Route, Span
-from raylora.model.site import Site, WeightReader
+from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.vera import Projections
 
@@ -26,7 +27,7 @@ class PackedBank:
         model: The base from `base_on_meta`, filled or not, placed or not.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
-        read_weight: Reads a layer's weight for adapters that start from it; ``None`` where layers hold theirs whole.
+        weights: Reads layers' weights for adapters that start from them; those in the layers where absent.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class PackedBank:
         model: nn.Module,
         base_name: tuple[str, str | None],
         device: torch.device,
-        read_weight: WeightReader | None = None,
+        weights: BaseWeights | None = None,
     ) -> None:
-        self._model, self._base_name, self._device, self._read_weight = model, base_name, device, read_weight
+        self._model, self._base_name, self._device = model, base_name, device
+        self._weights = weights or BaseWeights(model)
         self._route, self._projections = Route(), Projections(device)
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
@@ -51,7 +53,7 @@ class PackedBank:
             projection = self._projections.of(settings, list(bases.values()))
             for name, base in bases.items():
                 if name not in self._layers:
-                    self._layers[name] = LowRank(Site(name, base, self._device, self._read_weight), self._route)
+                    self._layers[name] = LowRank(Site(name, base, self._device, self._weights), self._route)
                 self._layers[name].admit(slot, settings, projection)
                 self._targets[slot].append(name)
             undo.pop_all()

@@ -11,10 +11,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from raylora.model.bank import Adapter
+from raylora.model.base_weights import BaseWeights
 from raylora.model.peft_format import MAGNITUDE, PREFIX, adapter_config, short_targets
 from raylora.model.route import NOBODY, Span
 from raylora.model.seed import stable_seed
-from raylora.model.site import WeightReader
 from raylora.model.slot import Slot
 
 ADAPTER = "default"
@@ -29,7 +29,7 @@ class PeftBank:
         slot: The adapter's settings.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
-        read_weight: As of the packed bank.
+        weights: As of the packed bank.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class PeftBank:
         slot: Slot,
         base_name: tuple[str, str | None],
         device: torch.device,
-        read_weight: WeightReader | None = None,
+        weights: BaseWeights | None = None,
     ) -> None:
         self._config = adapter_config(slot, short_targets(model, targets), base_name)
         config = LoraConfig(
@@ -55,7 +55,7 @@ class PeftBank:
         self._layers: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
-        self._device, self._read_weight, self._is_off = device, read_weight, False
+        self._device, self._weights, self._is_off = device, weights or BaseWeights(model), False
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
         """Start the adapter anew; its modules came with the bank, as PEFT's must be there before the weights."""
@@ -119,6 +119,6 @@ class PeftBank:
     def _start_magnitudes(self) -> None:
         """DoRA's are the norms of the weight's rows."""
         for name, layer in self._layers.items():
-            weight_OI = self._read_weight(name) if self._read_weight else layer.get_base_layer().weight.detach().float()
+            norms_O = torch.linalg.vector_norm(self._weights.held(name), dim=1)
             with torch.no_grad():
-                layer.lora_magnitude_vector[ADAPTER].weight.copy_(torch.linalg.vector_norm(weight_OI, dim=1))
+                layer.lora_magnitude_vector[ADAPTER].weight.copy_(norms_O)

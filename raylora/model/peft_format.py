@@ -68,7 +68,7 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
     """The fields of ``adapter_config.json``.
 
     An adapter that started from the base is one of twice the rank, its start being the second half, and of the alpha
-    that leaves the scale as it was.
+    that leaves the scale as it was. However A and B started, it is LoRA over the base as it is.
 
     Args:
         settings: Of the adapter.
@@ -86,15 +86,15 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
             "init_weights": True,
         }
         return _common(target_modules, base_name) | own
-    r, alpha, init = settings.r, settings.alpha, settings.init_lora_weights
+    r, alpha = settings.r, settings.alpha
     if settings.starts_from_base:
-        r, alpha, init = 2 * r, alpha * (math.sqrt(2) if settings.use_rslora else 2), True
+        r, alpha = 2 * r, alpha * (math.sqrt(2) if settings.use_rslora else 2)
     return _common(target_modules, base_name) | {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
         "lora_dropout": settings.dropout,
-        "init_lora_weights": init,
+        "init_lora_weights": "gaussian" if settings.init_lora_weights == "gaussian" else True,
         "use_dora": settings.use_dora,
         "use_rslora": settings.use_rslora,
     }

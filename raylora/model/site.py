@@ -5,11 +5,10 @@ Called by the low-rank layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from raylora.model.base_weights import BaseWeights
 from raylora.model.dora import DoraUpdate
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.residual import ResidualUpdate
@@ -17,9 +16,6 @@ from raylora.model.slot import Slot
 from raylora.model.start import base_start, random_start
 from raylora.model.update import Update
 from raylora.model.vera import Projection, VeraUpdate
-
-WeightReader = Callable[[str], Tensor]
-"""Gives a layer's weight, whole and as the base holds it, in float32, by the layer's dotted name."""
 
 
 class Site:
@@ -29,12 +25,12 @@ class Site:
         name: Dotted name of the layer; with a slot's seed it seeds the start.
         base: The layer.
         device: Where the updates live; on the meta device they have no values.
-        read_weight: Reads the weight; ``None`` where the layer itself holds all of it.
+        weights: Reads the layer's weight.
     """
 
-    def __init__(self, name: str, base: FrozenLinear, device: torch.device, read_weight: WeightReader | None) -> None:
+    def __init__(self, name: str, base: FrozenLinear, device: torch.device, weights: BaseWeights) -> None:
         self.name, self.base = name, base
-        self._device, self._read_weight = device, read_weight
+        self._device, self._weights = device, weights
         self._squares_O: Tensor | None = None
 
     def update(self, settings: Slot, projection: Projection | None) -> Update:
@@ -48,26 +44,30 @@ class Site:
             return VeraUpdate(settings, projection, self.base)
         a_RI = torch.empty(settings.r, self.base.in_features, device=self._device)
         b_OR = torch.zeros(self.base.out_features, settings.r, device=self._device)
-        if settings.starts_from_base:
-            if not a_RI.is_meta:
-                for matrix, start in zip((a_RI, b_OR), base_start(settings, self.name, self._weight()), strict=True):
-                    matrix.copy_(start)
-            return ResidualUpdate(settings, a_RI, b_OR)
         if not a_RI.is_meta:
-            a_RI.copy_(random_start(settings, self.name, self.base.in_features))
+            self._fill(settings, a_RI, b_OR)
+        if settings.starts_from_base:
+            return ResidualUpdate(settings, a_RI, b_OR)
         if settings.use_dora:
             return DoraUpdate(settings, a_RI, b_OR, self.base, self._squares())
         return Update(settings, a_RI, b_OR)
+
+    def _fill(self, settings: Slot, a_RI: Tensor, b_OR: Tensor) -> None:
+        """Put values into an A, and into a B where it does not start at zero."""
+        if settings.starts_from_base:
+            part_OI = self._weights.held(self.name)
+        elif settings.init_lora_weights == "loftq":
+            part_OI = self._weights.original(self.name) - self._weights.held(self.name)
+        else:
+            a_RI.copy_(random_start(settings, self.name, self.base.in_features))
+            return
+        for matrix, start in zip((a_RI, b_OR), base_start(settings, self.name, part_OI), strict=True):
+            matrix.copy_(start)
 
     def _squares(self) -> Tensor:
         """Squared norms of the weight's rows, computed once for all slots."""
         if self._squares_O is None:
             is_meta = self._device.type == "meta"
             empty_O = torch.empty(self.base.out_features, device=self._device)
-            self._squares_O = empty_O if is_meta else self._weight().square().sum(1)
+            self._squares_O = empty_O if is_meta else self._weights.held(self.name).square().sum(1)
         return self._squares_O
-
-    def _weight(self) -> Tensor:
-        if self._read_weight is not None:
-            return self._read_weight(self.name)
-        return self.base.whole(self.base.held.detach(), torch.float32).float()

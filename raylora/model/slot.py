@@ -32,7 +32,8 @@ class Slot:
         seed: Seed of the start and of dropout.
         use_rslora: Scale by ``alpha / sqrt(r)`` instead.
         use_dora: Train a magnitude for each row of the weight beside its direction.
-        init_lora_weights: How the matrices start: ``True``, ``gaussian``, ``olora``, ``pissa`` or ``pissa_niter_N``.
+        init_lora_weights: How the matrices start: ``True``, ``eva``, ``gaussian``, ``loftq``, ``olora``, ``pissa`` or
+            ``pissa_niter_N``.
         vera: Of VeRA, how its random matrices and its vectors start; ``None`` for LoRA.
     """
 
@@ -59,7 +60,7 @@ class Slot:
     @property
     def starts_from_base(self) -> bool:
         """Whether the start is a part of the base's weight, which has to be taken off it again."""
-        return self.init_lora_weights not in (True, "gaussian")
+        return str(self.init_lora_weights).startswith(("olora", "pissa"))
 
 
 def slot_of(spec: RunFields) -> Slot:

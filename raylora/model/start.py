@@ -1,7 +1,8 @@
 """How the two matrices of an adapter start: the name of a start and a layer's weight enter, A and B leave.
 
-Called by `site`. Decompositions are made in float64 and with signs of their own choosing: machines whose libraries
-differ then agree on the float32 that is kept.
+What starts from the layer's inputs (`eva`) is random here, until they were looked at. Called by `site`. Decompositions
+are made in float64 and with signs of their own choosing: machines whose libraries differ then agree on the float32 that
+is kept.
 """
 
 from __future__ import annotations
@@ -33,18 +34,23 @@ def random_start(settings: Slot, name: str, num_inputs: int) -> Tensor:
 
 
 def base_start(settings: Slot, name: str, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B out of a weight, scale B A being the part of it that trains.
+    """A and B out of a weight: scale B A is its part that trains, or gives most of what quantization took from it back.
+
+    LoftQ quantizes again what its A and B leave, and takes them anew, T times. Here the base is shared and stays as it
+    is, so T = 1: A and B are the best of their rank for the base as quantized, and nothing is quantized again.
 
     Args:
         settings: The start, rank, scale and seed count.
         name: Dotted name of the layer.
-        weight_OI: Its weight.
+        weight_OI: Its weight, or for LoftQ its weight less the weight as the base holds it.
 
     Shapes:
         weight_OI: (O, I). Returns (R, I) and (O, R), float32.
 
     Source: PiSSA, https://arxiv.org/abs/2404.02948, equations 2 to 4; OLoRA, https://arxiv.org/abs/2406.01775,
-        algorithm 1; the scale as PEFT applies it: PiSSA's pair is divided by it, OLoRA's is not.
+        algorithm 1; LoftQ, https://arxiv.org/abs/2310.08659, algorithm 1 with T = 1; the scale as PEFT applies it to
+        PiSSA and OLoRA: the pair of the former is divided by it, that of the latter is not. PEFT's LoftQ takes it for
+        1; here any scale gives the same B A.
     """
     weight_OI = weight_OI.double()
     if settings.init_lora_weights == "olora":

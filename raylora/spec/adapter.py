@@ -13,7 +13,7 @@ class AdapterFields(Part):
     """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A is what runs."""
 
     adapter: Literal["lora", "vera"] = "lora"
-    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA and OLoRA; or `vera`, two trained vectors a layer that scale random matrices which all layers share."""
+    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; or `vera`, two trained vectors a layer that scale random matrices which all layers share."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
@@ -34,7 +34,7 @@ class AdapterFields(Part):
     """Learning rate of B, and of DoRA's magnitudes, as a multiple of that of A (LoRA+); 1 for the same."""
 
     init_lora_weights: Flag | Text = True
-    """How the matrices start: `true` or `gaussian` for A at random and B zero, `pissa` for the principal singular vectors of the weight, `pissa_niter_16` for those found by 16 iterations instead of a whole decomposition, `olora` for its QR decomposition. A start from the weight stands beside a frozen negative one, so that the base stays as it is."""
+    """How the matrices start: `true` or `gaussian` for A at random and B zero, `pissa` for the principal singular vectors of the weight, `pissa_niter_16` for those found by 16 iterations instead of a whole decomposition, `olora` for its QR decomposition. A start from the weight stands beside a frozen negative one, so that the base stays as it is. `loftq` gives back what quantization took from the weight, as far as the rank goes: LoftQ with one iteration, since more of them would change the base; the adapter belongs to the base as quantized. `eva` takes for A the directions in which the layer's inputs are largest over the rows of the first four steps, and zero for B; all layers keep `lora_r`."""
 
     projection_prng_key: Seed = 0
     """Seed of the random matrices of `adapter: vera`, as PEFT makes them; they are not stored, adapters with one key share them."""

@@ -16,7 +16,7 @@ from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
 from raylora.spec.show import show
 
-STARTS = r"gaussian|olora|pissa(_niter_[1-9]\d{0,3})?"
+STARTS = r"eva|gaussian|loftq|olora|pissa(_niter_[1-9]\d{0,3})?"
 """Values of `init_lora_weights` beside `true`, in PEFT's spelling."""
 
 RULES: list[Rule[RunFields]] = []
@@ -89,27 +89,32 @@ def _optimizer_under_zero12(run: RunFields) -> str | None:
     return None
 
 
-@rule("init_lora_weights", "adapter_bank")
+@rule("init_lora_weights", "adapter_bank", "load_in_4bit", "load_in_8bit")
 def _start(run: RunFields) -> str | None:
-    """`init_lora_weights` is `true`, `gaussian` or, with `adapter_bank: packed`, `olora`, `pissa` or `pissa_niter_16` and the like."""
+    """`init_lora_weights` is `true`, `gaussian` or, with `adapter_bank: packed`, `eva`, `olora`, `pissa` or `pissa_niter_16` and the like, or, over a quantized base, `loftq`."""
     start = run.init_lora_weights
     if start is not True and not re.fullmatch(STARTS, str(start)):
-        return f"got {show(start)}; allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16"
-    if run.starts_from_base and run.adapter_bank == "peft":
+        return f"got {show(start)}; allowed: true, gaussian, eva, loftq, olora, pissa or, for 16 iterations, pissa_niter_16"
+    if start not in (True, "gaussian") and run.adapter_bank == "peft":
         return (
-            f"got {start} with adapter_bank: peft, which takes such a start off the base, and the base is frozen; use "
-            "adapter_bank: packed, or init_lora_weights: true"
+            f"got {start} with adapter_bank: peft, which would take such a start off the frozen base, or has neither the "
+            "base's files nor rows to start from; use adapter_bank: packed, or init_lora_weights: true"
+        )
+    if start == "loftq" and run.quantization == "none":
+        return (
+            "got loftq, which makes up for what quantization takes from the base, and this base is not quantized; set "
+            "load_in_4bit: true or load_in_8bit: true, or init_lora_weights: true"
         )
     return None
 
 
 @rule("use_dora", "init_lora_weights")
 def _dora_or_start(run: RunFields) -> str | None:
-    """`use_dora` does not go with a start from the base's weight (`pissa`, `olora`)."""
-    if run.use_dora and run.starts_from_base:
+    """`use_dora` does not go with a start in which B is not zero (`loftq`, `olora`, `pissa`)."""
+    if run.use_dora and (run.starts_from_base or run.init_lora_weights == "loftq"):
         return (
-            f"got true with init_lora_weights: {run.init_lora_weights}; DoRA's magnitudes are those of the whole weight, "
-            "of which such a start takes a part: use init_lora_weights: true, or use_dora: false"
+            f"got true with init_lora_weights: {run.init_lora_weights}; DoRA's magnitudes are those of the weight as the "
+            "base holds it, and such a start has another: use init_lora_weights: true, or use_dora: false"
         )
     return None
 

@@ -36,7 +36,7 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
     @property
     def starts_from_base(self) -> bool:
         """Whether the adapter starts as a part of the base's weight."""
-        return self.init_lora_weights not in (True, "gaussian")
+        return str(self.init_lora_weights).startswith(("olora", "pissa"))
 
     @property
     def joins_texts(self) -> bool:

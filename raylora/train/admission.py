@@ -43,7 +43,9 @@ def start_of(spec: RunSpec) -> Iterator[None]:
 
 def soon_started(spec: RunSpec) -> RunSpec:
     """A run whose steps take as long and whose start is soon made, for whoever times steps: no whole decomposition."""
-    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1"}) if spec.starts_from_base else spec
+    if spec.init_lora_weights is True:
+        return spec
+    return spec.model_copy(update={"init_lora_weights": "pissa_niter_1" if spec.starts_from_base else True})
 
 
 def _is_memory(error: Exception) -> bool:

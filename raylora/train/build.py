@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -18,13 +17,13 @@ from transformers import PreTrainedModel
 from raylora.errors import ModelError
 from raylora.log import get_logger
 from raylora.model.bank import AdapterBank
+from raylora.model.base_weights import BaseWeights
 from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
-from raylora.model.load import Weights, base_on_meta, load_base, read_weight
+from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
-from raylora.model.site import WeightReader
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
@@ -96,8 +95,8 @@ def place_base(
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
         strategy = choose_strategy(spec, device)
-        reader = partial(read_weight, model, Weights(folder), device) if strategy.shards_base else None
-        bank = make_bank(model, spec, base_name, device, reader)
+        weights = BaseWeights(model, folder, device, strategy.shards_base)
+        bank = make_bank(model, spec, base_name, device, weights)
     losses = TokenLosses(model)
     for name, seconds in load_base(model, folder, device, lambda part: _place(strategy, part, model)).items():
         report(name, seconds)
@@ -129,7 +128,7 @@ def make_bank(
     spec: RunSpec,
     base_name: tuple[str, str | None],
     device: torch.device,
-    reader: WeightReader | None = None,
+    weights: BaseWeights | None = None,
 ) -> AdapterBank:
     """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted.
 
@@ -138,13 +137,13 @@ def make_bank(
         spec: `adapter_bank` counts, and for PEFT's bank the adapter, which it takes at once.
         base_name: Logical name and revision of the base.
         device: Where the adapters' parameters live.
-        reader: Reads whole weights of the placed base, for adapters that start from them.
+        weights: Reads whole weights of the placed base, for adapters that start from them.
     """
     if spec.adapter_bank == "packed":
-        return PackedBank(model, base_name, device, reader)
+        return PackedBank(model, base_name, device, weights)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
-    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, reader)
+    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, weights)
 
 
 def _check_share(trainee: Trainee) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
+from raylora.model.base_weights import BaseWeights
 from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.load import Weights, read_weight
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.slot import Slot
@@ -132,8 +133,13 @@ def test_a_released_slot_is_gone_and_its_place_is_free():
 
 @pytest.mark.parametrize("base", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}], ids=["plain", "nf4", "int8"])
 def test_a_weight_read_for_a_start_is_the_one_that_the_base_holds(home: Path, base: dict[str, object]):
-    trainee, weights = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **base)), Weights(home / "base")
+    trainee = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **base))
+    from_layers, from_files = (BaseWeights(trainee.model, home / "base", CPU, is_cut) for is_cut in (False, True))
+    plain = LlamaForCausalLM.from_pretrained(home / "base", dtype=torch.float32)
     for name in ("model.layers.0.self_attn.k_proj", "model.layers.2.mlp.down_proj"):
         layer = trainee.model.get_submodule(name)
         held = layer.whole(layer.held.detach(), torch.float32)
-        assert torch.equal(read_weight(trainee.model, weights, CPU, name), held)
+        for weights in (from_layers, from_files):
+            assert torch.equal(weights.held(name), held)
+            assert torch.equal(weights.original(name), plain.get_submodule(name).weight)
+        assert torch.equal(held, from_layers.original(name)) == (not base)

@@ -74,6 +74,10 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "init_lora_weights: pissa_niter_16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "loraplus_lr_ratio: 1\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "init_lora_weights: olora\nloraplus_lr_ratio: 2\ndistributed: {strategy: deepspeed, zero_stage: 3}",
+        "init_lora_weights: loftq\nload_in_4bit: true\nuse_rslora: true",
+        "init_lora_weights: loftq\nload_in_8bit: true\ndistributed: {strategy: fsdp}",
+        "init_lora_weights: eva\nuse_dora: true",
+        "init_lora_weights: eva\nload_in_4bit: true\nloraplus_lr_ratio: 4\ndistributed: {zero_stage: 3}",
     ],
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):
@@ -100,10 +104,34 @@ def test_other_lists_are_refused(tmp_path: Path, asked: str):
     assert all("workers" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("start", ["false", "eva", "pissa_niter_0", "pissa_niter_", "Gaussian"])
+@pytest.mark.parametrize("start", ["false", "corda", "pissa_niter_0", "pissa_niter_", "Gaussian", "eva_4"])
 def test_a_start_that_is_none_names_those_there_are(tmp_path: Path, start: str):
     (problem,) = problems_of(tmp_path, f"{LEAST}init_lora_weights: {start}")
-    assert "allowed: true, gaussian, olora, pissa or, for 16 iterations, pissa_niter_16" in problem
+    assert "allowed: true, gaussian, eva, loftq, olora, pissa or, for 16 iterations, pissa_niter_16" in problem
+
+
+@pytest.mark.parametrize("start", ["eva", "loftq\nload_in_4bit: true", "olora"])
+def test_pefts_bank_has_no_start_that_takes_more_than_the_adapter(tmp_path: Path, start: str):
+    (problem,) = problems_of(tmp_path, f"{LEAST}adapter_bank: peft\ninit_lora_weights: {start}")
+    assert f"got {start.splitlines()[0]} with adapter_bank: peft" in problem
+    assert "use adapter_bank: packed" in problem
+
+
+def test_loftq_needs_a_base_that_is_quantized(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, f"{LEAST}init_lora_weights: loftq")
+    assert "init_lora_weights: got loftq" in problem
+    assert "set load_in_4bit: true or load_in_8bit: true" in problem
+
+
+def test_dora_starts_as_the_base(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, f"{LEAST}use_dora: true\nload_in_4bit: true\ninit_lora_weights: loftq")
+    assert "use_dora: got true with init_lora_weights: loftq" in problem
+
+
+@pytest.mark.parametrize("start", ["eva", "loftq\nload_in_4bit: true"])
+def test_vera_starts_from_its_key(tmp_path: Path, start: str):
+    (problem,) = problems_of(tmp_path, f"{LEAST}adapter: vera\ninit_lora_weights: {start}")
+    assert f"got vera with init_lora_weights: '{start.splitlines()[0]}'" in problem
 
 
 def test_early_stopping_says_all_it_lacks(tmp_path: Path):
