@@ -29,7 +29,8 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, M
     ranks = trainee.slot_ranks
     batches = {slot: list(rows.once(ranks.rank, ranks.world_size)) for slot, rows in validation.items()}
     passes = list(zip_longest(*batches.values()))
-    num_idle = trainee.num_passes(len(passes)) - len(passes)
+    (num_passes,) = trainee.num_passes(len(passes))
+    num_idle = num_passes - len(passes)
     if not passes and not num_idle:  # as after most steps, and the modes of a thousand modules take milliseconds
         return {}
     trainee.train_mode(False)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raylora.data.batches import Batches
+from raylora.data.collate import Batch
 from raylora.errors import NonFiniteLossError, StoreError
 from raylora.objectives.objective import Measured
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
+from raylora.train.eva import NUM_STEPS
 from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
@@ -102,9 +104,19 @@ class Member:
 
     def share(self) -> Share:
         """This rank's part of the next step."""
-        step, ranks = self.progress.step, self._trainee.slot_ranks
-        batches = self._rows.step(step, ranks.rank, ranks.world_size)
-        return Share(self.slot, step, learning_rate(self.spec, step, self.num_steps), batches, self.spec.seed)
+        step = self.progress.step
+        rate = learning_rate(self.spec, step, self.num_steps)
+        return Share(self.slot, step, rate, self._batches(step), self.spec.seed, self._start_rows())
+
+    def _batches(self, step: int) -> list[Batch]:
+        ranks = self._trainee.slot_ranks
+        return self._rows.step(step, ranks.rank, ranks.world_size)
+
+    def _start_rows(self) -> list[Batch]:
+        """Before the very first step those of the first ones, where the adapter starts from its layers' inputs."""
+        if self.spec.init_lora_weights != "eva" or self.progress.step:
+            return []
+        return [batch for step in range(min(NUM_STEPS, self.num_steps)) for batch in self._batches(step)]
 
     def took(self, share: Share, result: StepResult | NonFiniteLossError, seconds: float) -> None:
         """Note what a step did.

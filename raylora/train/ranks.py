@@ -52,10 +52,10 @@ class Ranks:
         for row, part in zip(rows, whole.split([len(row) for row in rows]), strict=True):
             row.copy_(part)
 
-    def max(self, number: int) -> int:
-        """The largest of every rank's numbers."""
-        numbers: list[int] = self.gather(number)
-        return max(numbers)
+    def max(self, *numbers: int) -> list[int]:
+        """The largest of every rank's first numbers, of their second ones and so on."""
+        of_ranks: list[tuple[int, ...]] = self.gather(numbers)
+        return [max(alike) for alike in zip(*of_ranks, strict=True)]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""

@@ -14,6 +14,7 @@ from raylora.errors import NonFiniteLossError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 from raylora.objectives.objective import measured
+from raylora.train.eva import start_from_inputs
 from raylora.train.forward import Piece, idle_losses, losses_of, not_training, reference_losses
 from raylora.train.trainee import Trainee
 
@@ -29,6 +30,7 @@ class Share:
         batches: This rank's micro-batches; equally many on every rank that shares the slot.
         seed: Of the slot's run; with the step it seeds what draws from torch's own generator, with one slot only:
             dropout of the base, PEFT's dropout.
+        start_rows: What the adapter starts from before this step, this rank's micro-batches; none where it has started.
     """
 
     slot: int
@@ -36,6 +38,7 @@ class Share:
     learning_rate: float
     batches: Sequence[Batch]
     seed: int = 0
+    start_rows: Sequence[Batch] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
     """
     totals = _totals(trainee, shares)
     sums: dict[int, list[Tensor]] = {share.slot: [] for share in shares}
-    for micro_step in range(trainee.num_passes(max((len(share.batches) for share in shares), default=0))):
+    num_looks, num_passes = trainee.num_passes(
+        sum(len(share.start_rows) for share in shares), max((len(share.batches) for share in shares), default=0)
+    )
+    start_from_inputs(trainee, {share.slot: share.start_rows for share in shares if share.start_rows}, num_looks)
+    for micro_step in range(num_passes):
         present = [share for share in shares if micro_step < len(share.batches)]
         if not present:
             _idle(trainee)

@@ -114,15 +114,15 @@ class Trainee:
         """Whether passes without adapters go before those that train: on all ranks, also on one without a slot."""
         return objective_of(self.spec).needs_reference
 
-    def num_passes(self, num_mine: int) -> int:
+    def num_passes(self, *nums_mine: int) -> list[int]:
         """Forward passes that this rank must run so that all run equally many, where they gather the base together.
 
         Args:
-            num_mine: Passes that it has rows for.
+            nums_mine: Passes of each sort that it has rows for.
         """
         if self.slot_ranks == self.ranks or not self.strategy.shards_base:
-            return num_mine
-        return self.ranks.max(num_mine)
+            return list(nums_mine)
+        return self.ranks.max(*nums_mine)
 
     def num_trainable(self, slot: int) -> int:
         """Values that train in a slot."""
