@@ -26,6 +26,7 @@ from tests.contract.strategy_worker import STRATEGIES, digest, keep
 from tests.unit.train.pack_run import (
     KINDS,
     MIXED,
+    QUANTIZED,
     TWINS,
     admit,
     losses_of,
@@ -53,7 +54,7 @@ CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"
 
 def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    members = MEMBERS[::3] if case == "plain" else MEMBERS
+    members = MEMBERS[::3] if case == "plain" else (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
     return member_specs(folder, members, distributed=place, **CASES[case])
 
 

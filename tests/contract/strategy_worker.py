@@ -30,9 +30,12 @@ from raylora.store.checkpoint import load_latest, save_checkpoint
 from raylora.train import memory
 from raylora.train.evaluate import evaluate
 from raylora.train.integrity import check_unchanged, checksum
+from raylora.train.member import Member
 from raylora.train.sample import answer
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.trainee import Trainee
+from raylora.train.turn import step_all
+from tests.unit.train.pack_run import Silent, losses_of
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, tiny_spec
 
 STRATEGIES: dict[str, dict[str, object]] = {
@@ -81,6 +84,7 @@ KINDS: dict[str, dict[str, object]] = {
     "vera": {"adapter": "vera", "lora_r": 80, "d_initial": 0.3},
 }
 """A magnitude and two learning rates; a start that reads the whole weight of a shard; matrices that no rank trains."""
+LOFTQ, EVA = {"init_lora_weights": "loftq"}, {"init_lora_weights": "eva"}
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -136,6 +140,17 @@ def pairs_spec(folder: Path, strategy: str, **fields: object) -> RunSpec:
 def first_losses(spec: RunSpec, folder: Path) -> list[float]:
     rows, _ = open_rows(spec, folder / "cache")
     return [result.loss for result in run_steps(build_tiny(spec), rows, range(4))]
+
+
+def first_losses_from_rows(spec: RunSpec, folder: Path) -> dict[str, Any]:
+    """Of a run whose adapter looks at rows before its first step; and whether all ranks hold the same adapter."""
+    rows, _ = open_rows(spec, folder / "cache")
+    trainee = build_tiny(spec)
+    member = Member(trainee, 0, spec, rows, None, Silent(), {})
+    for _ in range(4):
+        assert not step_all(trainee, [member])
+    digests = trainee.ranks.gather(digest(trainee.bank.export(0).tensors.items()))
+    return {"losses": losses_of(member, ["train_loss"]), "num_adapters": len(set(digests))}
 
 
 def first_losses_twice(spec: RunSpec, folder: Path) -> list[list[float]]:
@@ -239,6 +254,8 @@ def see_alone(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
+    keep(folder, "alone-loftq", partial(first_losses, run_spec(folder, "ddp", "nf4", **LOFTQ), folder))
+    keep(folder, "alone-eva", partial(first_losses_from_rows, run_spec(folder, "ddp", "nf4", **EVA), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
     for kind, fields in KINDS.items():
         keep(folder, f"alone-{kind}", partial(first_losses, run_spec(folder, "ddp", "nf4", **fields), folder))
@@ -262,6 +279,8 @@ def see_together(folder: Path) -> None:
         spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
+        keep(folder, f"{strategy}-loftq", partial(first_losses, spec_of("nf4", **LOFTQ), folder))
+        keep(folder, f"{strategy}-eva", partial(first_losses_from_rows, spec_of("nf4", **EVA), folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
             keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))

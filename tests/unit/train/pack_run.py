@@ -52,8 +52,16 @@ KINDS: tuple[dict[str, Any], ...] = (
     },
     {"lora_r": 40, "seed": 16, "adapter": "vera", "lora_dropout": 0.2, "learning_rate": 2e-2},
     {"lora_r": 40, "seed": 17, "adapter": "vera", "max_steps": 4, "learning_rate": 2e-2},
+    {"lora_r": 6, "seed": 18, "init_lora_weights": "eva", "use_dora": True, "max_steps": 3},
+    {"lora_r": 4, "seed": 19, "init_lora_weights": "eva", "lora_dropout": 0.2, "gradient_accumulation_steps": 2},
 )
-"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, some together, and VeRA twice."""
+"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, some together, VeRA, EVA."""
+
+QUANTIZED: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 20, "init_lora_weights": "loftq", "lora_dropout": 0.2},
+    {"lora_r": 5, "seed": 21, "init_lora_weights": "loftq", "use_rslora": True, "max_steps": 4},
+)
+"""LoftQ, which a plain base has not."""
 
 TWINS: tuple[dict[str, Any], ...] = (
     {**MIXED[0], "learning_rate": 3e-3, "weight_decay": 0.2},

@@ -109,6 +109,8 @@ def test_every_kind_is_counted() -> None:
         ({"init_lora_weights": "pissa"}, matrices, matrices),
         ({"init_lora_weights": "olora"}, matrices, matrices),
         ({"use_rslora": True, "loraplus_lr_ratio": 4, "init_lora_weights": "gaussian"}, matrices, 0),
+        ({"init_lora_weights": "eva"}, matrices, 0),
+        ({"init_lora_weights": "loftq", "load_in_4bit": True}, matrices, 0),
     ):
         found = predicted(**fields, **kind)
         assert found.trainable_parameters == num_trained

@@ -18,6 +18,7 @@ from tests.unit.train.pack_run import (
     EVERY,
     FEW,
     MIXED,
+    QUANTIZED,
     admit,
     assert_same_bits,
     losses_of,
@@ -62,7 +63,7 @@ def together_and_alone(
 @pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_members_together_are_members_alone(home: Path, base: str):
-    members = FEW if base.endswith("recomputed") else EVERY
+    members = (*(FEW if base.endswith("recomputed") else EVERY), *(QUANTIZED if base.startswith("nf4") else ()))
     for together, member, trainee, alone in together_and_alone(home, members, **BASES[base]):
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
@@ -80,7 +81,7 @@ def test_members_together_are_members_alone_in_bfloat16(home: Path):
 @pytest.mark.parametrize("base", ["plain", "nf4"])
 def test_members_resumed_elsewhere_are_those_that_went_on(home: Path, tmp_path: Path, base: str):
     """Out of a store into other slots, beside others, with blocks that run again; whatever kind of adapter it is."""
-    specs = member_specs(home, **BASES[base])
+    specs = member_specs(home, (*EVERY, *(QUANTIZED if base == "nf4" else ())), **BASES[base])
     whole = place_tiny(specs[0])
     members = [admit(whole, slot, spec, home, tmp_path / f"run{slot}") for slot, spec in enumerate(specs)]
     for _ in range(2):
