@@ -229,6 +229,10 @@ def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, va
             "line 3: finetuning_type: got 'full'; a key of another tool of which raylora does only",
         ),
         ("trl: ppo", "line 3: trl: a key of another tool that raylora does not support: raylora learns from pref"),
+        (
+            "loftq_config: {loftq_bits: 4}",
+            "line 3: loftq_config: a key of another tool that raylora does not support: write init_lora_weights: loftq",
+        ),
         ("pissa_iter: 4", "line 3: pissa_iter: a key of another tool that raylora does not support: write init_lora"),
         (
             "pissa_convert: 1.5",
