@@ -47,22 +47,34 @@ def _is_broken(tensor: Tensor, shape: Shape) -> bool:
     has_shape = tensor.ndim == len(shape) and all(
         side is None or side == size for side, size in zip(shape, tensor.shape, strict=True)
     )
-    return not has_shape or tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
+    return not has_shape or (tensor.numel() == 0 and 0 not in shape) or not bool(torch.isfinite(tensor).all())
 
 
 def _shape(adapter: Adapter, name: str) -> Shape:
     """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known.
 
-    Of VeRA's vectors one is (R) and one (O).
+    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1).
     """
     layer = re.split(r"\.(?:lora|vera)_", name.removeprefix(PREFIX))[0]
-    rank = int(of_pattern(adapter.config.get("rank_pattern"), layer, adapter.config["r"]))
+    matrix = name.removeprefix(f"{PREFIX}{layer}.").removesuffix(".weight")
+    rank = _rank(adapter.config, layer)
     num_outputs, num_inputs = adapter.layers.get(layer, (None, None))
-    if name.endswith((MAGNITUDE, "vera_lambda_b")):
-        return (num_outputs,)
-    if name.endswith("vera_lambda_d"):
-        return (rank,)
-    return (rank, num_inputs) if ".lora_A." in name else (num_outputs, rank)
+    shapes: dict[str, Shape] = {
+        "lora_A": (rank, num_inputs),
+        "lora_E": (rank, 1),
+        "vera_lambda_d": (rank,),
+        "vera_lambda_b": (num_outputs,),
+        MAGNITUDE: (num_outputs,),
+    }
+    return shapes.get(matrix, (num_outputs, rank))
+
+
+def _rank(config: Mapping[str, Any], layer: str) -> int:
+    """A layer's rank; AdaLoRA's pattern says of each rank whether it is left, and none may be."""
+    pattern = config.get("rank_pattern")
+    if config.get("peft_type") != "ADALORA":
+        return int(of_pattern(pattern, layer, config["r"]))
+    return int(sum(pattern[f"{layer}.lora_E"]) if pattern else config["init_r"])
 
 
 def publish_adapter(store: Store, adapter: Adapter, about: Mapping[str, Any]) -> str:

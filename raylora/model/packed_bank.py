@@ -93,7 +93,7 @@ class PackedBank:
     def export(self, slot: int) -> Adapter:
         """One slot as a PEFT adapter."""
         tensors = {
-            tensor_name(layer.name, matrix): tensor.cpu().clone()
+            self._name(slot, layer, matrix): tensor.cpu().clone()
             for layer in self._of(slot)
             for matrix, tensor in layer.updates[slot].export().items()
         }
@@ -103,10 +103,13 @@ class PackedBank:
         """Fill one slot from a PEFT adapter of the same kind, rank and targets."""
         for layer in self._of(slot):
             update = layer.updates[slot]
-            update.load({matrix: tensors[tensor_name(layer.name, matrix)] for matrix in update.trained})
+            update.load({matrix: tensors[self._name(slot, layer, matrix)] for matrix in update.trained})
 
     def _of(self, slot: int) -> list[LowRank]:
         return [self._layers[name] for name in self._targets[slot]]
+
+    def _name(self, slot: int, layer: LowRank, matrix: str) -> str:
+        return tensor_name(layer.name, matrix, bare=self._settings[slot].use_adalora)
 
     def _config(self, slot: int) -> dict[str, Any]:
         return adapter_config(self._settings[slot], short_targets(self._model, self._targets[slot]), self._base_name)

@@ -24,14 +24,15 @@ PATTERN_TIMEOUT_S = 2.0
 """Longest search with one key of a pattern."""
 
 
-def tensor_name(module: str, matrix: str) -> str:
+def tensor_name(module: str, matrix: str, bare: bool = False) -> str:
     """Name of one tensor in ``adapter_model.safetensors``.
 
     Args:
         module: Dotted name of the adapted layer.
         matrix: ``lora_A`` or ``lora_B``, or one of the `VECTORS`.
+        bare: Whether PEFT holds the matrices as parameters, as it does AdaLoRA's, and not in modules with a weight.
     """
-    return f"{PREFIX}{module}.{matrix}" if matrix in VECTORS else f"{PREFIX}{module}.{matrix}.weight"
+    return f"{PREFIX}{module}.{matrix}" if bare or matrix in VECTORS else f"{PREFIX}{module}.{matrix}.weight"
 
 
 def of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
@@ -68,7 +69,8 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
     """The fields of ``adapter_config.json``.
 
     An adapter that started from the base is one of twice the rank, its start being the second half, and of the alpha
-    that leaves the scale as it was. However A and B started, it is LoRA over the base as it is.
+    that leaves the scale as it was. Of AdaLoRA the ranks are left out, and the steps, which decide them. However A and B
+    started, it is an adapter over the base as it is.
 
     Args:
         settings: Of the adapter.
@@ -86,18 +88,31 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
             "init_weights": True,
         }
         return _common(target_modules, base_name) | own
+    if settings.use_adalora:
+        own = {
+            "peft_type": "ADALORA",
+            "init_r": settings.r,
+            "lora_alpha": _number(settings.alpha),
+            "lora_dropout": settings.dropout,
+            "init_lora_weights": True,
+        }
+        return _common(target_modules, base_name) | own
     r, alpha = settings.r, settings.alpha
     if settings.starts_from_base:
         r, alpha = 2 * r, alpha * (math.sqrt(2) if settings.use_rslora else 2)
     return _common(target_modules, base_name) | {
         "peft_type": "LORA",
         "r": r,
-        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_alpha": _number(alpha),
         "lora_dropout": settings.dropout,
         "init_lora_weights": "gaussian" if settings.init_lora_weights == "gaussian" else True,
         "use_dora": settings.use_dora,
         "use_rslora": settings.use_rslora,
     }
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
 
 
 def _common(target_modules: Sequence[str], base_name: tuple[str, str | None]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raylora.model.adalora import AdaLoraUpdate
 from raylora.model.base_weights import BaseWeights
 from raylora.model.dora import DoraUpdate
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.residual import ResidualUpdate
 from raylora.model.slot import Slot
-from raylora.model.start import base_start, random_start
+from raylora.model.start import base_start, random_start, small_start
 from raylora.model.update import Update
 from raylora.model.vera import Projection, VeraUpdate
 
@@ -46,6 +47,8 @@ class Site:
         b_OR = torch.zeros(self.base.out_features, settings.r, device=self._device)
         if not a_RI.is_meta:
             self._fill(settings, a_RI, b_OR)
+        if settings.use_adalora:
+            return AdaLoraUpdate(settings, a_RI, b_OR)
         if settings.starts_from_base:
             return ResidualUpdate(settings, a_RI, b_OR)
         if settings.use_dora:
@@ -54,14 +57,17 @@ class Site:
 
     def _fill(self, settings: Slot, a_RI: Tensor, b_OR: Tensor) -> None:
         """Put values into an A, and into a B where it does not start at zero."""
-        if settings.starts_from_base:
-            part_OI = self._weights.held(self.name)
+        if settings.use_adalora:
+            pair = small_start(settings, self.name, self.base.shape)
+        elif settings.starts_from_base:
+            pair = base_start(settings, self.name, self._weights.held(self.name))
         elif settings.init_lora_weights == "loftq":
-            part_OI = self._weights.original(self.name) - self._weights.held(self.name)
+            lost_OI = self._weights.original(self.name) - self._weights.held(self.name)
+            pair = base_start(settings, self.name, lost_OI)
         else:
             a_RI.copy_(random_start(settings, self.name, self.base.in_features))
             return
-        for matrix, start in zip((a_RI, b_OR), base_start(settings, self.name, part_OI), strict=True):
+        for matrix, start in zip((a_RI, b_OR), pair, strict=True):
             matrix.copy_(start)
 
     def _squares(self) -> Tensor:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from raylora.spec.run_fields import RunFields
 
+RANK_EPSILON = 1e-5
+"""What PEFT adds to the rank that it divides AdaLoRA's update by."""
+
 
 @dataclass(frozen=True)
 class VeraStart:
@@ -35,6 +38,7 @@ class Slot:
         init_lora_weights: How the matrices start: ``True``, ``eva``, ``gaussian``, ``loftq``, ``olora``, ``pissa`` or
             ``pissa_niter_N``.
         vera: Of VeRA, how its random matrices and its vectors start; ``None`` for LoRA.
+        use_adalora: Train a value for each rank between the two matrices, so that ranks can be taken away.
     """
 
     r: int
@@ -45,6 +49,7 @@ class Slot:
     use_dora: bool = False
     init_lora_weights: bool | str = True
     vera: VeraStart | None = None
+    use_adalora: bool = False
 
     @property
     def scale(self) -> float:
@@ -55,6 +60,8 @@ class Slot:
         """
         if self.vera is not None:
             return 1.0
+        if self.use_adalora:
+            return self.alpha / (self.r + RANK_EPSILON)
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     @property
@@ -74,4 +81,5 @@ def slot_of(spec: RunFields) -> Slot:
         use_dora=spec.use_dora,
         init_lora_weights=spec.init_lora_weights,
         vera=VeraStart(spec.projection_prng_key, spec.d_initial) if spec.adapter == "vera" else None,
+        use_adalora=spec.adapter == "adalora",
     )

@@ -13,6 +13,9 @@ from torch import Tensor
 from raylora.model.seed import stable_seed
 from raylora.model.slot import Slot
 
+SMALL = 0.02
+"""Standard deviation of AdaLoRA's matrices at their start."""
+
 
 def random_start(settings: Slot, name: str, num_inputs: int) -> Tensor:
     """A at random, beside a B of zeros: uniform in +-1/sqrt(I) as ``nn.Linear`` and PEFT start it, or normal.
@@ -31,6 +34,23 @@ def random_start(settings: Slot, name: str, num_inputs: int) -> Tensor:
         return a_RI.normal_(std=1 / settings.r, generator=generator)
     bound = num_inputs**-0.5
     return a_RI.uniform_(-bound, bound, generator=generator)
+
+
+def small_start(settings: Slot, name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A and B at random, both small, between them values that are zero: AdaLoRA as PEFT starts it.
+
+    Args:
+        settings: Rank and seed count.
+        name: Dotted name of the layer.
+        shape: O and I.
+
+    Shapes:
+        Returns (R, I) and (O, R), float32.
+    """
+    generator = torch.Generator().manual_seed(stable_seed("start", settings.seed, name))
+    num_outputs, num_inputs = shape
+    a_RI, b_OR = torch.empty(settings.r, num_inputs), torch.empty(num_outputs, settings.r)
+    return a_RI.normal_(std=SMALL, generator=generator), b_OR.normal_(std=SMALL, generator=generator)
 
 
 def base_start(settings: Slot, name: str, weight_OI: Tensor) -> tuple[Tensor, Tensor]:

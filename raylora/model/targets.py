@@ -176,7 +176,7 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
 def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
     """Values that a run's adapter trains on one linear layer: both matrices, and DoRA's magnitude for each output.
 
-    Of VeRA they are one for each rank and each output.
+    Of VeRA they are one for each rank and each output; AdaLoRA has one for each rank beside the matrices.
 
     Args:
         spec: `adapter`, `lora_r` and `use_dora` count.
@@ -185,4 +185,6 @@ def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
     """
     if spec.adapter == "vera":
         return spec.lora_r + num_outputs
+    if spec.adapter == "adalora":
+        return spec.lora_r * (num_outputs + num_inputs + 1)
     return spec.lora_r * (num_outputs + num_inputs) + (num_outputs if spec.use_dora else 0)

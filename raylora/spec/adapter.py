@@ -6,20 +6,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.spec.fields import Flag, Fraction, Part, PositiveFloat, PositiveInt, Seed, Text
+from raylora.spec.fields import (
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Text,
+)
 
 
 class AdapterFields(Part):
     """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A is what runs."""
 
-    adapter: Literal["lora", "vera"] = "lora"
-    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; or `vera`, two trained vectors a layer that scale random matrices which all layers share."""
+    adapter: Literal["lora", "vera", "adalora"] = "lora"
+    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; `vera`, two trained vectors a layer that scale random matrices which all layers share; or `adalora`, an update B diag(E) A that gives its ranks to the layers where they count most."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
 
     lora_r: PositiveInt = 16
-    """Rank of the update; at most the smaller side of each target matrix, unless `adapter: vera`, which trains so few values that 256 is usual."""
+    """Rank of the update; at most the smaller side of each target matrix, unless `adapter: vera`, which trains so few values that 256 is usual. With `adapter: adalora` the rank that every layer starts with."""
 
     lora_alpha: PositiveFloat = 32.0
     """Scale of the update is `lora_alpha / lora_r`; twice the rank is the usual start. VeRA has no scale."""
@@ -41,6 +51,21 @@ class AdapterFields(Part):
 
     d_initial: PositiveFloat = 0.1
     """Where the vector of `adapter: vera` that scales its rank starts; the other one starts at zero."""
+
+    target_r: PositiveInt = 8
+    """Ranks that `adapter: adalora` leaves a layer on average; below `lora_r`."""
+
+    tinit: NonNegativeInt | None = None
+    """Steps that `adapter: adalora` trains before it takes ranks away; where absent a tenth of all steps."""
+
+    tfinal: NonNegativeInt | None = None
+    """Steps that `adapter: adalora` trains at the end with the ranks it has come to; where absent three tenths of all steps."""
+
+    deltaT: PositiveInt = 1
+    """Steps from one time that `adapter: adalora` takes ranks away to the next."""
+
+    orth_reg_weight: NonNegativeFloat = 0.5
+    """Weight in the loss of `adapter: adalora` of how far its A and B are from being orthogonal; it is told as `train_orth` and is no part of `train_loss`."""
 
     lora_dropout: Fraction = 0.0
     """Probability of dropping an input of the adapter in training."""

@@ -12,6 +12,7 @@ import regex
 
 from raylora.errors import Problem
 from raylora.spec.pattern import compiled
+from raylora.spec.phases import why_no_phases
 from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
 from raylora.spec.show import show
@@ -120,9 +121,9 @@ def _dora_or_start(run: RunFields) -> str | None:
 
 
 @rule("adapter", "use_dora", "use_rslora", "loraplus_lr_ratio", "init_lora_weights", "adapter_bank")
-def _vera_alone(run: RunFields) -> str | None:
-    """`adapter: vera` has none of LoRA's variants and needs `adapter_bank: packed`."""
-    if run.adapter != "vera":
+def _kind_alone(run: RunFields) -> str | None:
+    """`adapter: vera` and `adapter: adalora` have none of LoRA's variants and need `adapter_bank: packed`."""
+    if run.adapter == "lora":
         return None
     set_to = {
         "use_dora: true": run.use_dora,
@@ -133,10 +134,39 @@ def _vera_alone(run: RunFields) -> str | None:
     }
     variants = [text for text, is_set in set_to.items() if is_set]
     return (
-        f"got vera with {', '.join(variants)}, which are LoRA's; remove them, or use adapter: lora"
+        f"got {run.adapter} with {', '.join(variants)}, which are LoRA's; remove them, or use adapter: lora"
         if variants
         else None
     )
+
+
+@rule("target_r", "adapter", "lora_r")
+def _ranks_to_take(run: RunFields) -> str | None:
+    """`adapter: adalora` needs a `target_r` below `lora_r`."""
+    if run.adapter == "adalora" and run.target_r >= run.lora_r:
+        return (
+            f"got {run.target_r} with lora_r: {run.lora_r}, which leaves no rank to take away; lower it, or raise "
+            "lora_r (half as many ranks again are usual), or use adapter: lora"
+        )
+    return None
+
+
+@rule("tinit", "tfinal", "adapter", "max_steps")
+def _phases_fit(run: RunFields) -> str | None:
+    """`tinit` and `tfinal` of `adapter: adalora` are together below the run's steps, of which at least two come before the last `tfinal`."""
+    return why_no_phases(run, run.max_steps) if run.adapter == "adalora" and run.max_steps is not None else None
+
+
+@rule("distributed.zero_stage", "distributed.strategy", "adapter")
+def _ranks_under_zero12(run: RunFields) -> str | None:
+    """DeepSpeed stages 1 and 2 do not train `adapter: adalora`."""
+    place = run.distributed
+    if run.adapter == "adalora" and place.strategy == "deepspeed" and place.zero_stage < 3:
+        return (
+            f"got {place.zero_stage} with adapter: adalora, which judges ranks by gradients that this stage's engine "
+            "keeps to itself; use zero_stage: 3, or strategy: fsdp or ddp"
+        )
+    return None
 
 
 @rule("loraplus_lr_ratio", "distributed.strategy", "distributed.zero_stage")

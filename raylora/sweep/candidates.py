@@ -34,6 +34,11 @@ SIZELESS = {
     "max_grad_norm",
     "seed",
     "d_initial",
+    "target_r",
+    "tinit",
+    "tfinal",
+    "deltaT",
+    "orth_reg_weight",
     "rl_beta",
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""

@@ -20,6 +20,9 @@ BROKEN = {
     "init_lora_weights": "init_lora_weights: pissa\nadapter_bank: peft",
     "use_dora": "use_dora: true\ninit_lora_weights: olora",
     "adapter": "adapter: vera\nuse_dora: true",
+    "target_r": "adapter: adalora\ntarget_r: 16",
+    "tinit": "adapter: adalora\ntinit: 7\ntfinal: 3\nmax_steps: 10",
+    "distributed.zero_stage": "adapter: adalora\ndistributed: {strategy: deepspeed, zero_stage: 2}",
     "loraplus_lr_ratio": "loraplus_lr_ratio: 4\ndistributed: {strategy: deepspeed, zero_stage: 1}",
     "rl": "rl: dpo",
     "warmup_steps": "warmup_steps: 10\nwarmup_ratio: 0.1",
@@ -78,6 +81,10 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "init_lora_weights: loftq\nload_in_8bit: true\ndistributed: {strategy: fsdp}",
         "init_lora_weights: eva\nuse_dora: true",
         "init_lora_weights: eva\nload_in_4bit: true\nloraplus_lr_ratio: 4\ndistributed: {zero_stage: 3}",
+        "adapter: adalora\ndistributed: {strategy: deepspeed, zero_stage: 3}\nmax_steps: 2",
+        "adapter: adalora\ntarget_r: 15\ntinit: 6\ntfinal: 3\nmax_steps: 10",
+        "adapter: adalora\ntinit: 700",
+        "target_r: 16\ntinit: 10\nmax_steps: 10\ndistributed: {strategy: deepspeed, zero_stage: 2}",
     ],
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):
@@ -132,6 +139,24 @@ def test_dora_starts_as_the_base(tmp_path: Path):
 def test_vera_starts_from_its_key(tmp_path: Path, start: str):
     (problem,) = problems_of(tmp_path, f"{LEAST}adapter: vera\ninit_lora_weights: {start}")
     assert f"got vera with init_lora_weights: '{start.splitlines()[0]}'" in problem
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("use_dora: true", "got adalora with use_dora: true"),
+        ("use_rslora: true", "got adalora with use_rslora: true"),
+        ("loraplus_lr_ratio: 4", "got adalora with loraplus_lr_ratio: 4"),
+        ("init_lora_weights: gaussian", "got adalora with init_lora_weights: gaussian"),
+        ("adapter_bank: peft", "got adalora with adapter_bank: peft"),
+        ("tinit: 0\ntfinal: 0\nmax_steps: 1", "got 0 and tfinal: 0, which leave no step of 1"),
+        ("tfinal: 9\nmax_steps: 10", "at least 2 steps before the last 9"),
+        ("target_r: 17", "got 17 with lora_r: 16"),
+    ],
+)
+def test_adalora_says_what_it_does_not_go_with(tmp_path: Path, variant: str, said: str):
+    (problem,) = problems_of(tmp_path, f"{LEAST}adapter: adalora\n{variant}")
+    assert said in problem
 
 
 def test_early_stopping_says_all_it_lacks(tmp_path: Path):
