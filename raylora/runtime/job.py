@@ -101,6 +101,6 @@ def _result(
     if trainee.ranks.rank == 0:
         if outcome.ending != "stopped":
             about = origin | {"eval_loss": outcome.progress.eval_loss}
-            uris["adapter_uri"] = publish_adapter(store, trainee.bank.export(0), about)
+            uris["adapter_uri"] = publish_adapter(store, trainee.export(0), about)
         uris["best_checkpoint_uri"] = best_checkpoint(store)
-    return {**asdict(outcome), **uris, "train_peak_bytes_per_rank": peaks}
+    return {**asdict(outcome), **uris, "ranks": trainee.ranks(0), "train_peak_bytes_per_rank": peaks}

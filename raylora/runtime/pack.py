@@ -230,14 +230,15 @@ class Pack:
         admit = self._leases[name].admit
         about = self._inputs.of(admit.spec).lineage(admit.spec, admit.run_id)
         about |= {"eval_loss": member.progress.eval_loss}
-        return publish_adapter(run_store(self._stores, admit.run_id), self._trainee.bank.export(member.slot), about)
+        return publish_adapter(run_store(self._stores, admit.run_id), self._trainee.export(member.slot), about)
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
         if isinstance(published, RayloraError):
             self._report(member, name, "failed", {"error": str(published)})
             return
         outcome = Outcome(member.ending or "finished", member.progress, "", [])
-        member.emit("outcome", {**asdict(outcome), "adapter_uri": published})
+        ranks = self._trainee.ranks(member.slot)
+        member.emit("outcome", {**asdict(outcome), "adapter_uri": published, "ranks": ranks})
         self._report(member, name, "finished", {**member.metrics, "adapter_uri": published})
 
     def _release(self, name: str) -> None:

@@ -29,8 +29,13 @@ class Stepper(Protocol):
     def unsummed(self) -> Tensor | None:
         """This rank's part of the gradient, to be summed over ranks before `step`; ``None`` where `step` does it."""
 
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; return the norm before clipping."""
+    def step(self, learning_rate: float, updated: Callable[[], None] | None = None) -> float:
+        """Clip, update, clear; return the norm before clipping.
+
+        Args:
+            learning_rate: Of this step.
+            updated: Called after an update, while the clipped gradient is still there; never where none was made.
+        """
 
     def forget(self) -> None:
         """Clear the gradient without an update."""

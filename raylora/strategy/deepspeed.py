@@ -6,7 +6,7 @@ Source: ZeRO, https://arxiv.org/abs/1910.02054.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -175,8 +175,14 @@ class EngineStepper:
     def unsummed(self) -> None:
         """The engine sums over ranks."""
 
-    def step(self, learning_rate: float) -> float:
-        """Let the engine reduce, clip and update; it updates nothing where the norm is not finite."""
+    def step(self, learning_rate: float, updated: Callable[[], None] | None = None) -> float:
+        """Let the engine reduce, clip and update; it updates nothing where the norm is not finite.
+
+        Args:
+            learning_rate: Of this step.
+            updated: None: the engine leaves nobody its gradient, and the spec's rules what asks for it to others.
+        """
+        assert updated is None
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()

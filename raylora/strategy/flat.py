@@ -7,7 +7,7 @@ Used by every strategy that leaves the optimizer alone (ddp, fsdp, zero3).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,10 +59,14 @@ class FlatStepper:
         """The gradient's row."""
         return self._grad
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, updated: Callable[[], None] | None = None) -> float:
         """Clip by norm, update, clear; return the norm before clipping.
 
         Nothing is updated where the norm is not finite.
+
+        Args:
+            learning_rate: Of this step.
+            updated: As of `Stepper`.
         """
         # By parameter: one float32 sum of squares over millions of values is off by a 1e-4th part.
         norm = float(nn.utils.get_total_norm(self._gradients))
@@ -72,6 +76,8 @@ class FlatStepper:
             group["lr"] = learning_rate * group[RATE]
         if math.isfinite(norm):
             self._optimizer.step()
+            if updated is not None:
+                updated()
         self.forget()
         return norm
 

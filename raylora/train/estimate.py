@@ -144,6 +144,7 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
     num_beside = sum({id(tensor): tensor.numel() for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
+    num_beside += sum(2 * number for of_slot, number in zip(specs, num_values, strict=True) if _is_judged(of_slot))
     step = dry_run(model, bank, specs)
     ranks = tuple(
         _rank(specs, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)
@@ -158,6 +159,11 @@ def device_of(place: DistributedSpec) -> str:
     """``cuda`` if the spec asks for a GPU, or names none and there is one; else ``cpu``."""
     wants_gpu = torch.cuda.is_available() if place.gpus_per_worker is None else place.gpus_per_worker == 1
     return "cuda" if wants_gpu else "cpu"
+
+
+def _is_judged(spec: RunSpec) -> bool:
+    """Whether two means of each value's importance are kept."""
+    return spec.adapter == "adalora"
 
 
 def _rank(

@@ -60,6 +60,9 @@ class Member:
         hooks: Whom to tell.
         digests: Of base, data and configuration.
         max_tokens: Tokens after which it has finished; the step that reaches them is its last, and its schedule's.
+
+    Raises:
+        InputError: The adapter's kind needs other steps than the run has.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Member:
         self._sound_step = -1  # the newest whose weights gave a finite loss
         num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
         self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
+        trainee.begin(slot, spec, self.num_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, and give up those of the run that are beyond it."""

@@ -12,7 +12,7 @@ from raylora.errors import StoreError
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.trainee import Trainee
 
-ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
+ADAPTER, OPTIMIZER, ALLOCATION = "adapter/", "optimizer/", "allocation/"
 
 
 @dataclass
@@ -55,6 +55,8 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
     """
     tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(slot).tensors.items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
+    if (allocation := trainee.allocations.get(slot)) is not None:
+        tensors |= {ALLOCATION + name: tensor for name, tensor in allocation.state().items()}
     state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
     eval_loss = progress.eval_loss if progress.eval_step == progress.step else None
     return Checkpoint(progress.step, tensors, state, eval_loss=eval_loss)
@@ -83,6 +85,8 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
     tensors = checkpoint.tensors
     trainee.bank.load(slot, _under(ADAPTER, tensors))
     trainee.steppers[slot].load_state(_under(OPTIMIZER, tensors))
+    if (allocation := trainee.allocations.get(slot)) is not None:
+        allocation.load_state(_under(ALLOCATION, tensors))
     return Progress(**checkpoint.state["progress"])
 
 

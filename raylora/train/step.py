@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,10 +47,10 @@ class StepResult:
     """What one step did to one slot, summed over ranks.
 
     Args:
-        loss: What the slot minimises: the mean loss of the step's labelled tokens, or of its pairs.
+        loss: What the slot minimises of its rows: the mean loss of the step's labelled tokens, or of its pairs.
         num_tokens: Tokens that are not padding.
         grad_norm: Norm of the adapter's gradient before clipping.
-        metrics: What the objective tells beside its loss, by name.
+        metrics: What the objective tells beside its loss, by name, and as ``orth`` what AdaLoRA adds to it.
     """
 
     loss: float
@@ -74,6 +75,7 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
         was not updated.
     """
     totals = _totals(trainee, shares)
+    penalties = _penalise(trainee, shares)
     sums: dict[int, list[Tensor]] = {share.slot: [] for share in shares}
     num_looks, num_passes = trainee.num_passes(
         sum(len(share.start_rows) for share in shares), max((len(share.batches) for share in shares), default=0)
@@ -95,9 +97,21 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
     unsummed = [trainee.steppers[share.slot].unsummed for share in shares]
     trainee.slot_ranks.sum_together([row for row in unsummed if row is not None])
     return {
-        share.slot: _update(trainee, share, sums[share.slot], sums_M, totals[share.slot])
+        share.slot: _update(trainee, share, sums[share.slot], sums_M, totals[share.slot], penalties.get(share.slot, {}))
         for share, sums_M in zip(shares, sums_SM, strict=True)
     }
+
+
+def _penalise(trainee: Trainee, shares: Sequence[Share]) -> dict[int, dict[str, float]]:
+    """Add the gradient of what slots minimise beside their rows, once a step; by slot what to tell of it.
+
+    Each rank has all of it, and adds its part to what the ranks sum.
+    """
+    slots = [share.slot for share in shares if share.slot in trainee.allocations]
+    found = {slot: penalty for slot in slots if (penalty := trainee.allocations[slot].penalty()) is not None}
+    if found:
+        trainee.backward(torch.stack(list(found.values())).sum() / trainee.slot_ranks.world_size)
+    return {slot: {"orth": added.item()} for slot, added in found.items()}
 
 
 @dataclass(frozen=True)
@@ -151,17 +165,24 @@ def _loss(trainee: Trainee, slot: int, means_M: Tensor) -> Tensor:
 
 
 def _update(
-    trainee: Trainee, share: Share, sums: list[Tensor], sums_M: Tensor, total: _Total
+    trainee: Trainee,
+    share: Share,
+    sums: list[Tensor],
+    sums_M: Tensor,
+    total: _Total,
+    penalty: Mapping[str, float],
 ) -> StepResult | NonFiniteLossError:
     stepper = trainee.steppers[share.slot]
     found = measured(trainee.objectives[share.slot], (sums_M.double() / total.counts_M).tolist())
     if not math.isfinite(found.loss):
         stepper.forget()
         return _not_finite(trainee, share, sums, f"loss is {found.loss}")
-    grad_norm = stepper.step(share.learning_rate)
+    allocation = trainee.allocations.get(share.slot)
+    updated = None if allocation is None else partial(allocation.after_update, share.step + 1)
+    grad_norm = stepper.step(share.learning_rate, updated)
     if not math.isfinite(grad_norm):
         return _not_finite(trainee, share, sums, f"the gradient's norm is {grad_norm}")
-    return StepResult(found.loss, total.num_tokens, grad_norm, found.metrics)
+    return StepResult(found.loss, total.num_tokens, grad_norm, {**found.metrics, **penalty})
 
 
 def _not_finite(trainee: Trainee, share: Share, sums: list[Tensor], what: str) -> NonFiniteLossError:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.bank import AdapterBank
+from raylora.model.bank import Adapter, AdapterBank
 from raylora.model.own_dropout import own_dropout
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
@@ -26,6 +26,7 @@ from raylora.spec.run import RunSpec
 from raylora.strategy.contract import Stepper, Strategy
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import start_of
+from raylora.train.allocation import Allocation
 from raylora.train.optim import AdamWFactory, rates_of
 from raylora.train.ranks import Ranks
 
@@ -48,6 +49,7 @@ class Trainee:
         why_not_binned: Why runs of the spec's `sequence_len` may not bin their rows here; ``None`` where they may.
         steppers: What updates each slot.
         objectives: What each slot minimises; all of one kind.
+        allocations: Of slots with AdaLoRA that have begun, which of their ranks are left.
     """
 
     spec: RunSpec
@@ -62,6 +64,7 @@ class Trainee:
     why_not_binned: str | None
     steppers: dict[int, Stepper] = field(default_factory=dict)
     objectives: dict[int, Objective] = field(default_factory=dict)
+    allocations: dict[int, Allocation] = field(default_factory=dict)
 
     def admit(self, slot: int, spec: RunSpec) -> None:
         """Give a slot a new adapter and what updates it.
@@ -91,6 +94,30 @@ class Trainee:
             self.objectives[slot] = objective_of(spec)
             undo.pop_all()
 
+    def begin(self, slot: int, spec: RunSpec, num_steps: int) -> None:
+        """Tell a slot how long its run will be.
+
+        Args:
+            slot: One with an adapter.
+            spec: Of the run.
+            num_steps: Of the whole run.
+
+        Raises:
+            InputError: The adapter's kind needs other steps.
+        """
+        if spec.adapter == "adalora":
+            self.allocations[slot] = Allocation(spec, self.bank.parameters(slot), num_steps)
+
+    def export(self, slot: int) -> Adapter:
+        """A slot's adapter as it is published."""
+        adapter, allocation = self.bank.export(slot), self.allocations.get(slot)
+        return adapter if allocation is None else allocation.published(adapter)
+
+    def ranks(self, slot: int) -> dict[str, int]:
+        """Ranks that are left of each layer, by its dotted name; empty where a kind takes none away."""
+        allocation = self.allocations.get(slot)
+        return {} if allocation is None else allocation.ranks
+
     @property
     def why_one_slot(self) -> str | None:
         """Why a rank trains the rows of one slot at a time, ``None`` where it can those of many."""
@@ -103,6 +130,7 @@ class Trainee:
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
         del self.steppers[slot], self.objectives[slot]
+        self.allocations.pop(slot, None)
         self.bank.release(slot)
 
     def backward(self, loss: Tensor) -> None:

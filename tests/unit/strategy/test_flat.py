@@ -127,3 +127,21 @@ def test_a_gradient_that_is_not_finite_updates_nothing_and_is_forgotten():
     assert all(torch.equal(named[key], value) for key, value in before.items())
     assert all(torch.equal(stepper.state()[key], value) for key, value in state.items())
     assert all(torch.isfinite(torch.tensor(run(stepper, named, range(3, 4)))))
+
+
+def test_who_is_told_of_an_update_finds_new_values_and_the_clipped_gradient():
+    named = parameters()
+    stepper = FlatStepper(named, ADAMW, 0.05, ONE_RATE)
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    seen: list[float] = []
+
+    def look() -> None:
+        seen.append(float(torch.cat([parameter.grad.flatten() for parameter in named.values()]).norm()))
+        assert not any(torch.equal(named[name], value) for name, value in before.items())
+
+    stepper.backward(loss_of(named, 0, 0))
+    assert stepper.step(1e-2, look) > 0.05
+    assert seen == pytest.approx([0.05], rel=1e-4)
+    stepper.backward(loss_of(named, 1, 0) * float("inf"))
+    stepper.step(1e-2, look)
+    assert len(seen) == 1, "nothing was updated"

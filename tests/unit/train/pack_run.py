@@ -54,8 +54,11 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"lora_r": 40, "seed": 17, "adapter": "vera", "max_steps": 4, "learning_rate": 2e-2},
     {"lora_r": 6, "seed": 18, "init_lora_weights": "eva", "use_dora": True, "max_steps": 3},
     {"lora_r": 4, "seed": 19, "init_lora_weights": "eva", "lora_dropout": 0.2, "gradient_accumulation_steps": 2},
+    {"lora_r": 6, "seed": 22, "adapter": "adalora", "target_r": 2, "deltaT": 2, "gradient_accumulation_steps": 2},
+    {"lora_r": 4, "seed": 23, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2, "lora_dropout": 0.2},
 )
-"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, some together, VeRA, EVA."""
+"""DoRA with and without dropout, rsLoRA, PiSSA whole and by iterations, OLoRA, LoRA+, some together,
+VeRA, EVA and AdaLoRA."""
 
 QUANTIZED: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 20, "init_lora_weights": "loftq", "lora_dropout": 0.2},
@@ -161,9 +164,9 @@ def train_all(trainee: Trainee, members: Sequence[Member]) -> None:
 
 
 def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
-    """Adapter and moments of a member."""
-    adapter = trainee.bank.export(member.slot).tensors
-    return {**adapter, **trainee.steppers[member.slot].state()}
+    """Adapter and moments of a member, and which of its ranks are left."""
+    adapter, allocation = trainee.bank.export(member.slot).tensors, trainee.allocations.get(member.slot)
+    return {**adapter, **trainee.steppers[member.slot].state(), **(allocation.state() if allocation else {})}
 
 
 def losses_of(member: Member, names: Sequence[str] = ("train_loss", "eval_loss", "grad_norm")) -> list[float]:

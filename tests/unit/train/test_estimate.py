@@ -101,7 +101,7 @@ def test_adapters_gradients_and_moments_are_counted_at_their_own_rank() -> None:
 
 
 def test_every_kind_is_counted() -> None:
-    """DoRA trains a value a row beside the matrices; what starts from the base holds its start beside them."""
+    """DoRA trains a value a row beside the matrices, AdaLoRA one a rank; what starts from the base holds its start."""
     fields: dict[str, Any] = {"lora_r": 5, "lora_target_modules": ["q_proj", "k_proj"]}
     matrices, rows = 3 * 5 * (64 + 64 + 64 + 32), 3 * (64 + 32)
     for kind, num_trained, num_beside in (
@@ -118,6 +118,13 @@ def test_every_kind_is_counted() -> None:
         assert seen.trainable_parameters == num_trained
         assert found.ranks[0].adapters_bytes == 4 * (num_trained + num_beside)
         assert found.ranks[0].optimizer_bytes == 8 * num_trained
+    adalora = {"adapter": "adalora", "target_r": 2}
+    found, num_trained = predicted(**fields, **adalora), matrices + 3 * 5 * 2
+    assert found.trainable_parameters == num_trained
+    seen = inspect_targets(meta_model(SMALL, torch.float32), spec(**fields, **adalora))
+    assert seen.trainable_parameters == num_trained
+    assert found.ranks[0].adapters_bytes == 3 * 4 * num_trained, "with the two means of each value's importance"
+    assert found.ranks[0].optimizer_bytes == 8 * num_trained
     peft = predicted(**fields, adapter_bank="peft", use_dora=True)
     assert peft.trainable_parameters == matrices + rows
 
