@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ from raylora.store.manifest import read_manifest
 from raylora.tracking.inputs import DatasetUse
 from raylora.tracking.lineage import lineage_tags
 from raylora.tracking.loss_picture import Losses, draw_losses
+from raylora.tracking.rank_picture import draw_ranks
 from raylora.tracking.run_log import RunLog
 from raylora.train.events import Event
 
@@ -76,7 +78,7 @@ class Ledger:
         return self.outcome is not None and self.outcome["ending"] == "stopped"
 
     def close(self) -> None:
-        """Send what a run leaves behind: the loss picture, the adapter and how good it is.
+        """Send what a run leaves behind: the adapter, and pictures of the losses and of the ranks that are left.
 
         Raises:
             StoreError: The adapter is not there, as where the workers wrote it into a folder of their own machine.
@@ -85,16 +87,21 @@ class Ledger:
             read_manifest(self._store, FOLDER)
             self._tracker.log_published(self._store.uri, FOLDER)
         if train_losses := self._curve("train_loss"):
-            try:
-                self._log_picture(train_losses)
-            except OSError as error:  # the run has done what it was for
-                log.warning("MLflow gets no picture of the losses: %s", error)
+            self._log_picture("loss.png", partial(self._draw_losses, train_losses))
+        if ranks := (self.outcome or {}).get("ranks"):
+            self._log_picture("ranks.png", partial(draw_ranks, ranks, self._title))
 
-    def _log_picture(self, train_losses: Losses) -> None:
-        with TemporaryDirectory() as folder:
-            picture = Path(folder, "loss.png")
-            draw_losses(train_losses, self._curve("eval_loss"), self._title, picture)
-            self._tracker.log_picture("loss.png", picture)
+    def _log_picture(self, name: str, draw: Callable[[Path], None]) -> None:
+        try:
+            with TemporaryDirectory() as folder:
+                picture = Path(folder, name)
+                draw(picture)
+                self._tracker.log_picture(name, picture)
+        except OSError as error:  # the run has done what it was for
+            log.warning("MLflow gets no %s: %s", name, error)
+
+    def _draw_losses(self, train_losses: Losses, picture: Path) -> None:
+        draw_losses(train_losses, self._curve("eval_loss"), self._title, picture)
 
     def _curve(self, name: str) -> list[tuple[int, float]]:
         """A loss from the first step on, whichever process saw it."""
