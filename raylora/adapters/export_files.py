@@ -61,12 +61,14 @@ def peft_files(server: Server, adapter: StoredAdapter, base: BaseName, content: 
         Bytes by file name.
     """
     even, tensors, config = content.even, dict(adapter.tensors), dict(adapter.config)
+    is_lora = config.get("peft_type") == "LORA"
     if even is not None:
         made = adapter_config(Slot(even.r, even.alpha, dropout=0.0, seed=0), content.kinds, (base.name, base.revision))
         # PEFT also reads which layers are meant, however that was said; servers are given names and nothing unknown.
         changed = {field: made[field] for field in ("r", "lora_alpha", "use_rslora", "init_lora_weights")}
-        config = {**config, **changed, "rank_pattern": {}, "alpha_pattern": {}} if server.reads_all else made
-        if any(even.deltas[module] is not delta for module, delta in content.found.items()):
+        keeps_fields = server.reads_all and is_lora
+        config = {**config, **changed, "rank_pattern": {}, "alpha_pattern": {}} if keeps_fields else made
+        if not is_lora or any(even.deltas[module] is not delta for module, delta in content.found.items()):
             tensors = _tensors(even.deltas)
     config |= {"base_model_name_or_path": base.name, "revision": base.revision}
     return {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -117,6 +117,11 @@ def _attached(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path) ->
     fields = {"base_model": str(base), "dtype": "float32", "datasets": [{"path": "none"}]}
     model = base_on_meta(read_config(base), RunSpec.model_validate(fields), torch.float32)
     load_base(model, base, torch.device("cpu"), lambda part: None)
+    if adapter.config["peft_type"] == "ADALORA":
+        nameless: dict[str, Any] = {**adapter.config, "base_model_name_or_path": None}
+        whole: nn.Module = get_peft_model(model, PeftConfig.from_peft_type(**nameless))
+        set_peft_model_state_dict(whole, dict(adapter.tensors))
+        return whole.eval()
     ranks = {module: delta.r for module, delta in found.items()}
     r = max(ranks.values())
     others = {module: rank for module, rank in ranks.items() if rank != r}
