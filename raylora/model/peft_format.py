@@ -69,8 +69,8 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
     """The fields of ``adapter_config.json``.
 
     An adapter that started from the base is one of twice the rank, its start being the second half, and of the alpha
-    that leaves the scale as it was. Of AdaLoRA the ranks are left out, and the steps, which decide them. However A and B
-    started, it is an adapter over the base as it is.
+    that leaves the scale as it was. Of AdaLoRA the ranks are left out, and the steps, which decide them. However A and
+    B started, it is an adapter over the base as it is.
 
     Args:
         settings: Of the adapter.

@@ -103,4 +103,4 @@ def _result(
             about = origin | {"eval_loss": outcome.progress.eval_loss}
             uris["adapter_uri"] = publish_adapter(store, trainee.export(0), about)
         uris["best_checkpoint_uri"] = best_checkpoint(store)
-    return {**asdict(outcome), **uris, "ranks": trainee.ranks(0), "train_peak_bytes_per_rank": peaks}
+    return {**asdict(outcome), **uris, "ranks": trainee.ranks_left(0), "train_peak_bytes_per_rank": peaks}

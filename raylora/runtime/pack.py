@@ -237,7 +237,7 @@ class Pack:
             self._report(member, name, "failed", {"error": str(published)})
             return
         outcome = Outcome(member.ending or "finished", member.progress, "", [])
-        ranks = self._trainee.ranks(member.slot)
+        ranks = self._trainee.ranks_left(member.slot)
         member.emit("outcome", {**asdict(outcome), "adapter_uri": published, "ranks": ranks})
         self._report(member, name, "finished", {**member.metrics, "adapter_uri": published})
 

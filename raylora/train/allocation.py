@@ -79,7 +79,8 @@ class Allocation:
         matrices = [each.mT if name.endswith("lora_B") else each for name, each in self._matrices()]
         squares_MRR = torch.stack([matrix @ matrix.mT for matrix in matrices])
         identity_RR = torch.eye(squares_MRR.shape[-1], device=squares_MRR.device)
-        return self._weight * torch.linalg.matrix_norm(squares_MRR - identity_RR).mean()
+        distance: Tensor = torch.linalg.matrix_norm(squares_MRR - identity_RR).mean()
+        return self._weight * distance
 
     def after_update(self, step: int) -> None:
         """Judge the ranks by the gradients, which must still be there, and set values of those that go to zero.

@@ -113,7 +113,7 @@ class Trainee:
         adapter, allocation = self.bank.export(slot), self.allocations.get(slot)
         return adapter if allocation is None else allocation.published(adapter)
 
-    def ranks(self, slot: int) -> dict[str, int]:
+    def ranks_left(self, slot: int) -> dict[str, int]:
         """Ranks that are left of each layer, by its dotted name; empty where a kind takes none away."""
         allocation = self.allocations.get(slot)
         return {} if allocation is None else allocation.ranks

@@ -6,8 +6,6 @@ there: one JSON file for each case with what was seen, or the error. Started by 
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
 import json
 import os
@@ -21,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
@@ -35,8 +33,9 @@ from raylora.train.sample import answer
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all
+from tests.contract.strategy_memory import gathered_memory, load_memory
 from tests.unit.train.pack_run import Silent, losses_of
-from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, tiny_spec
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "ddp": {"strategy": "ddp"},
@@ -81,10 +80,11 @@ DROPOUT = {"lora_dropout": 0.2}
 KINDS: dict[str, dict[str, object]] = {
     "dora-loraplus": {"use_dora": True, "loraplus_lr_ratio": 4},
     "pissa": {"init_lora_weights": "pissa"},
+    "loftq": {"init_lora_weights": "loftq"},
     "vera": {"adapter": "vera", "lora_r": 80, "d_initial": 0.3},
 }
-"""A magnitude and two learning rates; a start that reads the whole weight of a shard; matrices that no rank trains."""
-LOFTQ, EVA = {"init_lora_weights": "loftq"}, {"init_lora_weights": "eva"}
+"""A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
+EVA = {"init_lora_weights": "eva"}
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -174,48 +174,6 @@ def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
     return {"norm": repr(norm), "is_unchanged": digest(trainee.bank.export(0).tensors.items()) == before}
 
 
-def load_memory(spec: RunSpec) -> dict[str, Any]:
-    """Peak of a load on each rank, and what the rank keeps of the base."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier cases left free would be taken first, and not be seen
-    with memory.PeakMemory(CPU) as peak:
-        trainee = build_tiny(spec)
-    return {
-        "peak_bytes": trainee.ranks.gather(peak.peak_bytes - peak.start_bytes),
-        "held_bytes": trainee.ranks.gather(trainee.held_base_bytes),
-    }
-
-
-def gathered_memory(spec: RunSpec, folder: Path) -> dict[str, Any]:
-    """Most of the base that each rank holds while steps run, and after an evaluation that follows them."""
-    rows, validation = open_rows(spec, folder / "cache")
-    assert validation is not None
-    trainee = build_tiny(spec)
-    most_bytes = 0
-
-    def note(*_: object) -> None:
-        nonlocal most_bytes
-        most_bytes = max(most_bytes, trainee.held_base_bytes)
-
-    hooks = [module.register_forward_hook(note) for module in trainee.model.modules()]
-    hooks += [module.register_full_backward_pre_hook(note) for module in trainee.model.modules()]
-    run_steps(trainee, rows, range(2))
-    for hook in hooks:
-        hook.remove()
-    evaluate(trainee, {0: validation})[0]
-    block_bytes = [whole_bytes(trainee, block) for block in trainee.model.model.layers]
-    return {
-        "most_bytes": trainee.ranks.gather(most_bytes),
-        "held_bytes": trainee.ranks.gather(trainee.held_base_bytes),
-        "block_bytes": max(block_bytes),
-        "root_bytes": whole_bytes(trainee, trainee.model) - sum(block_bytes),
-    }
-
-
-def whole_bytes(trainee: Trainee, module: nn.Module) -> int:
-    return sum(trainee.strategy.whole_bytes(parameter) for parameter in module.parameters())
-
-
 def save(trainee: Trainee, checkpoints: Path) -> None:
     checkpoint = take(trainee, 0, Progress(step=len(HALF)), {})
     if trainee.ranks.rank == 0:
@@ -254,7 +212,6 @@ def see_alone(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
-    keep(folder, "alone-loftq", partial(first_losses, run_spec(folder, "ddp", "nf4", **LOFTQ), folder))
     keep(folder, "alone-eva", partial(first_losses_from_rows, run_spec(folder, "ddp", "nf4", **EVA), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
     for kind, fields in KINDS.items():
@@ -279,7 +236,6 @@ def see_together(folder: Path) -> None:
         spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
-        keep(folder, f"{strategy}-loftq", partial(first_losses, spec_of("nf4", **LOFTQ), folder))
         keep(folder, f"{strategy}-eva", partial(first_losses_from_rows, spec_of("nf4", **EVA), folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:

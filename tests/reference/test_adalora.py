@@ -108,7 +108,7 @@ def test_twelve_steps_are_those_of_peft(home: Path, trained: Trained, case: str)
 @pytest.mark.parametrize("case", CASES)
 def test_the_budget_is_kept_and_shared_out(trained: Trained, case: str):
     spec, _, _, trainee = trained(case)
-    ranks = trainee.ranks(0)
+    ranks = trainee.ranks_left(0)
     assert len(ranks) == len(trainee.bank.export(0).layers)
     assert sum(ranks.values()) == spec.target_r * len(ranks)
     assert len(set(ranks.values())) > 1, "layers get what they need, not all the same"

@@ -56,7 +56,7 @@ def test_a_run_goes_on_bit_for_bit_from_any_phase(home: Path, tmp_path: Path, nu
     told = losses_of(resumed)
     assert told == losses_of(member)[-len(told) :]
     assert_same_bits(state_of(other, resumed), state_of(whole, member))
-    assert other.ranks(5) == whole.ranks(0)
+    assert other.ranks_left(5) == whole.ranks_left(0)
 
 
 def test_ranks_go_step_by_step_and_stay_gone(home: Path):
@@ -66,14 +66,14 @@ def test_ranks_go_step_by_step_and_stay_gone(home: Path):
     num_left = []
     while member.ending is None:
         turn(trainee, [member])
-        num_left.append(sum(trainee.ranks(0).values()))
+        num_left.append(sum(trainee.ranks_left(0).values()))
         if len(num_left) == 4:
-            settled = trainee.ranks(0)
-    num_layers = len(trainee.ranks(0))
+            settled = trainee.ranks_left(0)
+    num_layers = len(trainee.ranks_left(0))
     assert num_left[1:] == sorted(num_left[1:], reverse=True)
     assert num_left[3:] == [2 * num_layers] * 3
     assert num_left[1] > num_left[2] > num_left[3]
-    assert trainee.ranks(0) == settled
+    assert trainee.ranks_left(0) == settled
 
 
 def test_what_is_added_to_the_loss_is_told_beside_it(home: Path):
