@@ -22,7 +22,7 @@ from raylora.spec.run import RunSpec
 from tests.contract.pack_worker import MEMBERS
 from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
 from tests.contract.test_documented import ENDS, tables
-from tests.unit.train.pack_run import EVERY
+from tests.unit.train.pack_run import EVERY, QUANTIZED
 from tests.unit.train.test_preference import MEMBERS as OF_PAIRS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ TESTS = dict(re.findall(r"^(\d+)\. `(\S+)`$", TEXT, re.MULTILINE))
 IN_TESTS = {
     **{"LoRA": "lora", "rsLoRA": "rslora", "LoRA+": "loraplus", "DoRA": "dora", "gaussian start": "gaussian"},
     **{"PiSSA": "pissa", "PiSSA by iterations": "pissa_niter", "OLoRA": "olora", "VeRA": "vera"},
+    **{"LoftQ": "loftq", "EVA": "eva", "AdaLoRA": "adalora"},
 }
 BASES = {name: QUANTIZATIONS[kind] for name, kind in {"plain": "none", "int8": "int8", "NF4": "nf4"}.items()}
 PLACES = {name: {"distributed": STRATEGIES[end]} for name, end in ENDS.items() if end in STRATEGIES}
@@ -116,7 +117,8 @@ def test_what_the_rules_refuse_is_refused_and_nothing_else(method: str, bank: st
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_cannot_share_a_base_is_alone(method: str):
-    for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
+    on_nf4 = {name: {**BASES["NF4"], **place} for name, place in PLACES.items()}
+    for column, fields in {**BASES, **on_nf4, "PEFT's bank": BANKS["PEFT's bank"]}.items():
         word = TABLES["in a pack"][method, column]
         assert (refusal(METHODS[method], fields) != "") == (word == "refused"), column
         if word != "refused":
@@ -133,8 +135,8 @@ def test_reasons_are_the_errors_own_words():
 @pytest.mark.parametrize(
     ("table", "columns", "members"),
     [
-        ("in a pack", ["plain", "NF4"], EVERY),
-        ("in a pack", PACKING, MEMBERS),
+        ("in a pack", ["plain", "NF4"], [*EVERY, *QUANTIZED]),
+        ("in a pack", PACKING, [*MEMBERS, *QUANTIZED]),
         ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS]),
         ("pairs by method", OBJECTIVES, OF_PAIRS),
     ],
