@@ -147,7 +147,7 @@ def test_vera_starts_from_its_key(tmp_path: Path, start: str):
         ("use_dora: true", "got adalora with use_dora: true"),
         ("use_rslora: true", "got adalora with use_rslora: true"),
         ("loraplus_lr_ratio: 4", "got adalora with loraplus_lr_ratio: 4"),
-        ("init_lora_weights: gaussian", "got adalora with init_lora_weights: gaussian"),
+        ("init_lora_weights: gaussian", "got adalora with init_lora_weights: 'gaussian'"),
         ("adapter_bank: peft", "got adalora with adapter_bank: peft"),
         ("tinit: 0\ntfinal: 0\nmax_steps: 1", "got 0 and tfinal: 0, which leave no step of 1"),
         ("tfinal: 9\nmax_steps: 10", "at least 2 steps before the last 9"),
