@@ -45,9 +45,32 @@ def open_base(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> B
         ModelError: There is no such base, or it is another one than the adapter was trained on.
         StoreError: Storage cannot be read.
     """
-    base = find_base(place or said_base(adapter), cache)
+    base = base_of(adapter, place, cache)
     check_base(adapter, base)
     return base
+
+
+def base_of(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> BaseFolder:
+    """Bring an adapter's base to this machine, whichever it is.
+
+    Args:
+        adapter: What was trained on it.
+        place: Where it is; where the adapter's config says, if ``None``.
+        cache: Folder for what is converted or downloaded.
+
+    Raises:
+        ModelError: There is no such base.
+        StoreError: Storage cannot be read.
+    """
+    if place is not None:
+        return find_base(place, cache)
+    said = said_base(adapter)
+    try:
+        return find_base(said, cache)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}\nThe base of {adapter.uri} is called {said.base_model} in its config; say where it is with --base"
+        ) from error
 
 
 def config_of_base(adapter: StoredAdapter, place: BasePlace | None) -> PretrainedConfig:
@@ -110,6 +133,6 @@ def check_base(adapter: StoredAdapter, base: BaseFolder) -> None:
     elif adapter.base_digest != base.digest:
         raise ModelError(
             f"adapter: {adapter.uri} was trained on another base than {base.name}: its digest is "
-            f"{adapter.base_digest[:12]}, this one's {base.digest[:12]}. Name the base it was trained on, "
-            f"{adapter.base_name}, with --base"
+            f"{adapter.base_digest[:12]}, this one's {base.digest[:12]}. Name the base it was trained on"
+            f"{f', {adapter.base_name},' if adapter.base_name else ''} with --base"
         )

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
+from raylora.adapters.config_numbers import wrong_numbers
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.adalora import VALUES
 from raylora.model.dora import TINY
-from raylora.model.peft_format import MAGNITUDE, PREFIX, of_pattern
+from raylora.model.peft_format import MAGNITUDE, PREFIX, of_pattern, tensor_name
 from raylora.model.slot import RANK_EPSILON
 
 BESIDE_ANOTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -86,6 +88,17 @@ Layers = Mapping[str, Delta]
 """What an adapter does, by dotted name of the layer."""
 
 
+def tensors_of(layers: Layers) -> dict[str, Tensor]:
+    """A, B and magnitudes by the names of ``adapter_model.safetensors``; scales are left to a config."""
+    tensors: dict[str, Tensor] = {}
+    for module, delta in layers.items():
+        tensors[tensor_name(module, "lora_A")] = delta.a_RI.contiguous()
+        tensors[tensor_name(module, "lora_B")] = delta.b_OR.contiguous()
+        if delta.magnitude_O is not None:
+            tensors[tensor_name(module, MAGNITUDE)] = delta.magnitude_O
+    return tensors
+
+
 def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     """Sort an adapter's tensors by layer.
 
@@ -103,14 +116,17 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     kind = config.get("peft_type")
     if kind not in ("LORA", "ADALORA") or config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):
         raise ModelError(
-            f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r}. Allowed: LORA or ADALORA without "
-            "biases and with fan_in_fan_out false. Merge it with PEFT"
+            f"adapter: {adapter.uri} is {kind!r} with bias {config.get('bias')!r} and fan_in_fan_out "
+            f"{config.get('fan_in_fan_out')!r}. Allowed: LORA or ADALORA without biases and with fan_in_fan_out false. "
+            "Merge it with PEFT"
         )
     if (odd := _odd_field(config)) is not None:
         raise ModelError(
             f"adapter: {adapter.uri} has {odd}: {config[odd]!r}, so it is no W + scale B A over the base. Save it with "
             "PEFT's save_pretrained and path_initial_model_for_weight_conversion, or merge it with PEFT"
         )
+    if wrong := wrong_numbers(config):
+        raise ModelError(f"adapter: the config of {adapter.uri}: {'; '.join(wrong)}. Save it with PEFT again")
     parts: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for name, tensor in adapter.tensors.items():
@@ -126,10 +142,17 @@ def deltas(adapter: StoredAdapter) -> dict[str, Delta]:
     broken = [module for module, of_module in parts.items() if not _is_whole(of_module, kind == "ADALORA")]
     if broken:
         raise ModelError(
-            f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}"
+            f"adapter: {adapter.uri} lacks a matrix, or has one of a wrong shape, at {', '.join(broken[:3])}. Copy the "
+            "folder again, or save it with PEFT again"
         )
     of_layer = _folded if kind == "ADALORA" else _delta
-    return {module: of_layer(config, module, parts[module]) for module in sorted(parts)}
+    try:
+        return {module: of_layer(config, module, parts[module]) for module in sorted(parts)}
+    except (regex.error, TimeoutError) as error:
+        raise ModelError(
+            f"adapter: alpha_pattern of {adapter.uri}: got {config['alpha_pattern']!r}, a key of which is no regular "
+            f"expression that can be matched ({error}). Allowed: names of layers, or ends of them. Correct it"
+        ) from error
 
 
 def _odd_field(config: Mapping[str, Any]) -> str | None:
@@ -144,6 +167,8 @@ def _is_whole(parts: Mapping[str, Tensor], has_values: bool) -> bool:
     if a_RI is None or b_OR is None or a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != b_OR.shape[1]:
         return False
     e_R1 = parts.get(VALUES)
+    if a_RI.shape[0] == 0 and not has_values:  # PEFT's AdaLoRA takes a layer's last rank too
+        return False
     if (e_R1 is None) == has_values or (e_R1 is not None and e_R1.shape != (a_RI.shape[0], 1)):
         return False
     return magnitude_O is None or magnitude_O.shape == b_OR.shape[:1]

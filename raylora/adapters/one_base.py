@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from raylora.adapters.base import BasePlace, check_base, find_base, said_base
+from raylora.adapters.base import BasePlace, base_of, check_base, find_base
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError, together
 from raylora.model.source import BaseFolder
@@ -26,7 +26,7 @@ def open_one_base(adapters: Mapping[str, StoredAdapter], place: BasePlace | None
         ModelError: There is no such base, or some of the adapters, all of which are named, were trained on another.
         StoreError: Storage cannot be read.
     """
-    base = find_base(place or said_base(next(iter(adapters.values()))), cache)
+    base = find_base(place, cache) if place is not None else base_of(next(iter(adapters.values())), None, cache)
     refusals = []
     for adapter in adapters.values():
         try:
@@ -52,8 +52,8 @@ def check_same_base(adapters: Mapping[str, StoredAdapter]) -> None:
     if len(bases) > 1:
         lines = "\n".join(f"  {name}: {_shown(each)}" for name, each in adapters.items())
         raise ModelError(
-            f"adapters: {len(adapters)} adapters of {len(bases)} bases. Allowed: one base for all. Leave some out, or "
-            f"name the base with --base if it is known by several names\n{lines}"
+            f"adapters: {len(adapters)} adapters of {len(bases)} bases. Allowed: one base for all. Leave some out; "
+            f"generate and chat take --base where one base has several names\n{lines}"
         )
 
 

@@ -79,7 +79,7 @@ def server_called(word: str) -> Server:
         InputError: There is none.
     """
     if word not in SERVERS:
-        raise InputError(f"--for: got {word!r}; allowed: {', '.join(SERVERS)}")
+        raise InputError(f"--for: got {word!r}; allowed: {', '.join(SERVERS)}. Name one of them")
     return SERVERS[word]
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raylora.adapters.delta import Layers, deltas
+from raylora.adapters.delta import Layers, deltas, tensors_of
 from raylora.adapters.rerank import evened
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.peft_format import MAGNITUDE, tensor_name
+from raylora.model.peft_format import tensor_name
 from raylora.model.slot import Slot
 from raylora.model.targets import linear_layers
 
@@ -73,12 +73,7 @@ def in_one_slot(layers: Layers) -> tuple[Slot, dict[str, Tensor]]:
         return Slot(1, 1.0, dropout=0.0, seed=0), {}
     even = evened(layers)
     use_dora = all(delta.magnitude_O is not None for delta in layers.values())
-    tensors: dict[str, Tensor] = {}
-    for name, delta in even.deltas.items():
-        tensors |= {tensor_name(name, "lora_A"): delta.a_RI, tensor_name(name, "lora_B"): delta.b_OR}
-        if delta.magnitude_O is not None:
-            tensors[tensor_name(name, MAGNITUDE)] = delta.magnitude_O
-    return Slot(even.r, even.alpha, dropout=0.0, seed=0, use_dora=use_dora), tensors
+    return Slot(even.r, even.alpha, dropout=0.0, seed=0, use_dora=use_dora), tensors_of(even.deltas)
 
 
 def check_seat(seat: Seat, model: PreTrainedModel) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import safetensors.torch
 import torch
@@ -24,6 +27,9 @@ from raylora.store.manifest import read_manifest, read_verified
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+
+NAMES = ("base_model_name_or_path", "revision")
+"""Fields of a config that say what the base is."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,14 @@ class StoredAdapter:
         """Digest of the base, ``None`` where nobody wrote it down."""
         return self.about.get("base_digest")
 
+    @property
+    def is_of_quantized_base(self) -> bool:
+        """Whether it has what quantization took from its base, as LoftQ does: over the whole base that is there twice.
+
+        Manifests of before this was written down do not say it.
+        """
+        return self.about.get("init_lora_weights") == "loftq"
+
 
 def read_adapter(uri: str) -> StoredAdapter:
     """Read an adapter, against its manifest where it has one.
@@ -92,8 +106,23 @@ def place_of(uri: str) -> tuple[Store, str]:
     Raises:
         InputError: It names no known kind of storage.
     """
+    if (folder := local_folder(uri)) is not None:
+        whole = Path(os.path.abspath(folder))
+        return open_store(str(whole.parent)), whole.name
     place, slash, name = uri.rstrip("/").rpartition("/")
-    return open_store(place + slash or "."), name
+    return open_store(place + slash), name
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of this machine that a URI names, ``None`` where it names other storage.
+
+    Args:
+        uri: Of an adapter's folder.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return Path(uri).expanduser()
+    return Path(unquote(rest)) if scheme == "file" and rest.startswith("/") else None
 
 
 def _read(store: Store, uri: str, name: str, file: str) -> bytes:
@@ -115,9 +144,16 @@ def _config(uri: str, text: bytes) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"adapter: {CONFIG} in {uri} is no JSON ({error})") from error
+        raise ModelError(f"adapter: {CONFIG} in {uri} is no JSON ({error}). Copy the folder again") from error
     if not isinstance(config, dict):
-        raise ModelError(f"adapter: {CONFIG} in {uri} is no JSON object but {type(config).__name__}")
+        raise ModelError(
+            f"adapter: {CONFIG} in {uri} is no JSON object but {type(config).__name__}. Copy the folder again"
+        )
+    for field in NAMES:
+        if not isinstance(config.get(field), str | None):
+            raise ModelError(
+                f"adapter: {field} in {CONFIG} of {uri}: got {config[field]!r}. Allowed: text or null. Correct it"
+            )
     return config
 
 
@@ -130,5 +166,8 @@ def _tensors(uri: str, data: bytes) -> dict[str, Tensor]:
         ) from error
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken or not tensors:
-        raise ModelError(f"adapter: {uri} has no tensors, or such as are not finite: {', '.join(broken[:5]) or 'none'}")
+        raise ModelError(
+            f"adapter: {uri} has no tensors, or such as are not finite: {', '.join(broken[:5]) or 'none'}. Copy the "
+            "folder again, or train it again with a lower learning_rate"
+        )
     return tensors

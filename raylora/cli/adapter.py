@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raylora.errors import InputError
+from raylora.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from raylora.adapters.base import BasePlace
@@ -40,6 +40,27 @@ class AdapterPlace:
     uri: str
     base: BasePlace | None
     spec: Mapping[str, Any] | None = None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The run's own, as it was configured; ``None`` where it took the base's, or is not known."""
+        return None if self.spec is None else self.spec.get("chat_template")
+
+    def read_template(self) -> str | None:
+        """The text of the run's own chat template.
+
+        Raises:
+            DataError: It cannot be read any more.
+        """
+        from raylora.data.tokenizer import read_template
+
+        try:
+            return None if self.chat_template is None else read_template(self.chat_template)
+        except DataError as error:
+            raise DataError(
+                f"{error}\nThe run was trained with it; put it there again, or name the adapter's folder, {self.uri}, "
+                "to go on with the base's own"
+            ) from error
 
 
 def find_adapter(word: str, store_uri: str | None, base: str | None = None) -> AdapterPlace:
@@ -91,7 +112,9 @@ def _trial(swept: SweepRecord, trial_id: str) -> TrialRecord | None:
         return summarise(swept).best_trial
     trials = {trial.trial_id: trial for trial in swept.trials}
     if trial_id not in trials:
-        raise InputError(f"{swept.sweep_id} has no trial {trial_id!r}; it has {', '.join(list(trials)[:8])}")
+        raise InputError(
+            f"{swept.sweep_id} has no trial {trial_id!r}; it has {', '.join(list(trials)[:8])}; name one of them"
+        )
     return trials[trial_id]
 
 

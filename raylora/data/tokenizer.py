@@ -45,9 +45,22 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
             "covers. Allowed: a fast tokenizer (tokenizer.json). Convert it"
         )
     if chat_template is not None:
-        tokenizer.chat_template = _template_text(chat_template)
-        _check_syntax(tokenizer.chat_template)
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
+
+
+def read_template(chat_template: str) -> str:
+    """Return a chat template's text.
+
+    Args:
+        chat_template: As for :func:`load_tokenizer`.
+
+    Raises:
+        DataError: It cannot be read, or is no Jinja.
+    """
+    text = _template_text(chat_template)
+    _check_syntax(text)
+    return text
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:

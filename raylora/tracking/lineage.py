@@ -43,6 +43,7 @@ def lineage(
         "base_digest": base_digest,
         "quantization": quantization(spec),
         "adapter": spec.adapter,
+        "init_lora_weights": spec.init_lora_weights,
         "lora_r": spec.lora_r,
         "lora_alpha": spec.lora_alpha,
         "lora_target_modules": spec.lora_target_modules,

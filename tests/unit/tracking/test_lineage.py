@@ -20,7 +20,7 @@ def test_quantization_is_one_word():
 
 
 def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
-    asked = spec(seed=7, lora_target_modules=["q_proj", "v_proj"])
+    asked = spec(seed=7, lora_target_modules=["q_proj", "v_proj"], load_in_4bit=True, init_lora_weights="loftq")
     record = lineage(
         asked,
         run_id="r1",
@@ -33,6 +33,7 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
     assert record == json.loads(json.dumps(record)) | {"lora_target_modules": ("q_proj", "v_proj")}
     assert "/models" not in json.dumps(record)
     assert record["spec_digest"] == asked.digest
+    assert record["init_lora_weights"] == "loftq"
     tags = lineage_tags(record | {"eval_loss": 1.25})
     assert tags["raylora.tokenizer_digest"] == "t" * 64
     assert tags["raylora.lora_target_modules"] == "q_proj,v_proj"
