@@ -1,7 +1,7 @@
 """An adapter merged into its base: W + scale B A in float32, rounded once to the dtype that is written.
 
-A plan enters; the folder of a model without adapters leaves. It is merged into the base's own weights, never into
-quantized ones. Called by the command ``merge``.
+A plan enters; the folder of a model without adapters leaves. It is merged into the base's own weights; into those of
+the base as it was quantized, in full precision, where it has what quantization took. Called by the command ``merge``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from raylora.adapters.delta import Delta
 from raylora.adapters.merge_plan import MergePlan
 from raylora.adapters.model_files import copy_model_files
-from raylora.adapters.rounding import Spread, ratio, rounding_error, settled, spread_of
+from raylora.adapters.rounding import Spread, ratio, rounded, rounding_error, settled, spread_of
 from raylora.adapters.shards import write_shards
 from raylora.errors import RunFailedError
 from raylora.model.load import Weights
@@ -30,7 +30,8 @@ class Merged:
         files: Names of the weight files.
         num_bytes: Of these files.
         rounding_error: Of the quantized base that the adapter was trained on against the one it is merged into, over
-            the adapted layers: ||W - Q(W)|| / ||W||. ``None`` where the base was not quantized or nobody says.
+            the adapted layers: ||W - Q(W)|| / ||W||. ``None`` where the base was not quantized, nobody says, or it is
+            merged into that base itself.
         requantize_error: Of the written weights against the merged ones, over the same layers: relative to the
             merged weight M, ||Q(M) - M|| / ||M||. ``None`` where nothing was requantized.
         requantize_over_update: The same error relative to the update: ||Q(M) - M|| / ||M - W||. Where it is above 1,
@@ -72,7 +73,7 @@ def write_merged(plan: MergePlan, folder: Path, report: Callable[[], None] = lam
         return tensor
 
     files = write_shards(folder, plan.sizes, plan.settings.max_shard_bytes, read)
-    copy_model_files(plan.base.path, folder, plan.dtype)
+    copy_model_files(plan.base.path, folder, plan.dtype, plan.settings.chat_template)
     return Merged(
         files=files,
         num_bytes=sum((folder / file).stat().st_size for file in files),
@@ -87,6 +88,8 @@ def _written(plan: MergePlan, name: str, weight: Tensor, errors: _Errors) -> Ten
     dtype, delta, form = plan.dtypes.get(name), plan.deltas.get(name), plan.requantize
     if dtype is None:
         return weight
+    if plan.rounding is not None and name in plan.linear:
+        weight = rounded(plan.rounding, weight.float())
     whole = weight if delta is None else delta.applied(weight)
     written = whole.to(dtype)
     if written is not weight and not bool(torch.isfinite(written).all()):
@@ -104,7 +107,7 @@ def _written(plan: MergePlan, name: str, weight: Tensor, errors: _Errors) -> Ten
 def _note(plan: MergePlan, name: str, delta: Delta, tensors: tuple[Tensor, Tensor, Tensor], errors: _Errors) -> None:
     """Take down what rounding did to an adapted layer: its base's, before, and the merged weight's, after."""
     weight_OI, whole_OI, written_OI = tensors
-    if plan.trained_on is not None:
+    if plan.trained_on is not None and plan.rounding is None:
         errors.of_base.append(rounding_error(plan.trained_on, weight_OI))
     if plan.requantize is None or name not in plan.linear:
         return

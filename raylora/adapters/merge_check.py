@@ -1,8 +1,8 @@
 """Whether a merged model computes what base and adapter compute together, by their logits on a few lines of text.
 
-The adapter, its base and the merged folder enter; the difference leaves. The one side is PEFT's arithmetic over
-raylora's loader, the other transformers' own loader: each would show what the merge got wrong. Called by the command
-``merge``, after writing.
+The adapter and its base enter before anything is written, the merged folder after; the difference leaves. The one side
+is PEFT's arithmetic over raylora's loader, the other transformers' own loader: each would show what the merge got
+wrong. Called by the command ``merge``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from raylora.adapters.delta import Delta
+from raylora.adapters.rounding import rounded
 from raylora.adapters.stored import StoredAdapter
 from raylora.data.tokenizer import load_tokenizer
-from raylora.errors import RunFailedError
+from raylora.errors import InputError, RunFailedError
+from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
+from raylora.model.quant import QuantFormat
 from raylora.spec.run import RunSpec
 
 PROMPTS = (
@@ -73,29 +77,69 @@ class Agreement:
             )
 
 
-def compare_logits(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path, merged: Path) -> Agreement:
-    """Run both models over the prompts; one at a time is in memory, in float32.
+@dataclass(frozen=True)
+class Wanted:
+    """What base and adapter compute together.
 
     Args:
-        adapter: What was merged.
+        rows: Ids of each prompt, (1, T).
+        logits: Of each prompt, (T, V), float32.
+    """
+
+    rows: Sequence[Tensor]
+    logits: Sequence[Tensor]
+
+    def compare(self, merged: Path) -> Agreement:
+        """Run the merged model over the prompts, in float32.
+
+        Args:
+            merged: Its folder.
+        """
+        got = _logits(_loaded(merged), self.rows)
+        pairs = list(zip(self.logits, got, strict=True))
+        return Agreement(
+            max_difference=float(torch.stack([(theirs - ours).abs().max() for theirs, ours in pairs]).max()),
+            largest_logit=float(torch.stack([theirs.abs().max() for theirs in self.logits]).max()),
+            argmax_agrees=all(torch.equal(theirs.argmax(-1), ours.argmax(-1)) for theirs, ours in pairs),
+        )
+
+
+def check_memory(num_bytes: int) -> None:
+    """Refuse a comparison for which there is no memory, before it ends the process.
+
+    Args:
+        num_bytes: Of the base in float32.
+
+    Raises:
+        InputError: Less is free.
+    """
+    free = psutil.virtual_memory().available
+    if num_bytes > free:
+        raise InputError(
+            f"merge: comparing logits takes the base in float32, {num_bytes / 1e9:,.1f} GB of memory, and "
+            f"{free / 1e9:,.1f} GB are free. Free some, or leave the comparison out with --no-check"
+        )
+
+
+def wanted_logits(
+    adapter: StoredAdapter, found: Mapping[str, Delta], base: Path, rounding: QuantFormat | None = None
+) -> Wanted:
+    """Run base and adapter over the prompts, in float32.
+
+    Args:
+        adapter: What is to be merged.
         found: Its deltas.
         base: Folder of the base.
-        merged: Folder of the merged model.
+        rounding: Format to whose values its linear layers but the head are rounded first.
 
     Raises:
         ModelError: The base has no tokenizer that can be loaded, or cannot be loaded itself.
         RunFailedError: The tokenizer makes no tokens of a text.
     """
     rows = _rows(base)
-    wanted = _logits(_attached(adapter, found, base), rows)
-    gc.collect()  # modules refer to each other, so the first model would stay beside the second
-    got = _logits(_loaded(merged), rows)
-    pairs = list(zip(wanted, got, strict=True))
-    return Agreement(
-        max_difference=float(torch.stack([(theirs - ours).abs().max() for theirs, ours in pairs]).max()),
-        largest_logit=float(torch.stack([theirs.abs().max() for theirs in wanted]).max()),
-        argmax_agrees=all(torch.equal(theirs.argmax(-1), ours.argmax(-1)) for theirs, ours in pairs),
-    )
+    logits = _logits(_attached(adapter, found, base, rounding), rows)
+    gc.collect()  # modules refer to each other, so this model would stay beside what comes next
+    return Wanted(rows, logits)
 
 
 def _rows(base: Path) -> list[Tensor]:
@@ -112,11 +156,17 @@ def _logits(model: nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
     return [model(row).logits[0].float() for row in rows]
 
 
-def _attached(adapter: StoredAdapter, found: Mapping[str, Delta], base: Path) -> nn.Module:
+def _attached(
+    adapter: StoredAdapter, found: Mapping[str, Delta], base: Path, rounding: QuantFormat | None
+) -> nn.Module:
     """The base with the adapter in PEFT's modules, as PEFT reads its config."""
     fields = {"base_model": str(base), "dtype": "float32", "datasets": [{"path": "none"}]}
     model = base_on_meta(read_config(base), RunSpec.model_validate(fields), torch.float32)
     load_base(model, base, torch.device("cpu"), lambda part: None)
+    if rounding is not None:
+        for layer in model.modules():
+            if isinstance(layer, FrozenLinear):
+                layer.weight.data = rounded(rounding, layer.weight.data)
     if adapter.config["peft_type"] == "ADALORA":
         nameless: dict[str, Any] = {**adapter.config, "base_model_name_or_path": None}
         whole: nn.Module = get_peft_model(model, PeftConfig.from_peft_type(**nameless))

@@ -42,11 +42,13 @@ class MergeSettings:
         dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` keeps that of each tensor.
         max_shard_bytes: Most bytes of tensors in a file, above 0.
         requantize: ``nf4``, ``fp4`` or ``int8``, to whose values all linear layers but the output head are rounded.
+        chat_template: Jinja text in place of the base's own; what the adapter was trained with.
     """
 
     dtype: str = "auto"
     max_shard_bytes: int = 5 * 10**9
     requantize: str | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class MergePlan:
         sizes: Written bytes of every tensor, by name, in the order of the files.
         linear: Names of the weights that a quantized base holds packed.
         trained_on: Format of the base that the adapter was trained on; ``None`` where it was not quantized.
+        is_into_rounded: Whether it is merged into that base as it was quantized, which it belongs to.
     """
 
     base: BaseFolder
@@ -70,6 +73,17 @@ class MergePlan:
     sizes: Mapping[str, int]
     linear: frozenset[str]
     trained_on: QuantFormat | None
+    is_into_rounded: bool = False
+
+    @property
+    def rounding(self) -> QuantFormat | None:
+        """Format to whose values the base's weights are rounded before anything is added."""
+        return self.trained_on if self.is_into_rounded else None
+
+    @property
+    def float32_bytes(self) -> int:
+        """Bytes of the base's float tensors, were they float32."""
+        return sum(self.sizes[name] // dtype.itemsize * 4 for name, dtype in self.dtypes.items())
 
     @property
     def dtype(self) -> str:
@@ -103,7 +117,8 @@ def plan_merge(
 
     Raises:
         ModelError: A layer has no tensor in the base, one of another shape or dtype, or one that is the embedding's
-            too; or weights of their dtype cannot be rounded as asked. All at once.
+            too; weights of their dtype cannot be rounded as asked; or the adapter belongs to a quantized base and does
+            not say to which. All at once.
     """
     held = {entry.name: entry for file in weight_files(base.path) for entry in tensors_in(file)}
     model = meta_model(read_config(base.path), torch.float32)
@@ -113,8 +128,11 @@ def plan_merge(
         if entry.dtype in FLOATS
     }
     linear = frozenset(_packed_weights(model) & held.keys())
+    trained_on = format_of(adapter.about.get("quantization"))
     tied = _tied_head(model)
     problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, held, tied))]
+    if adapter.is_of_quantized_base and trained_on is None:
+        problems.append("it started as LoftQ over a quantized base, and its lineage does not say how that was held")
     if settings.requantize:
         problems += [
             f"{name} is of {held[name].dtype}, which is not packed; say --dtype"
@@ -134,7 +152,8 @@ def plan_merge(
         dtypes=dtypes,
         sizes={name: _num_bytes(entry, dtypes.get(name)) for name, entry in held.items()},
         linear=linear,
-        trained_on=format_of(adapter.about.get("quantization")),
+        trained_on=trained_on,
+        is_into_rounded=adapter.is_of_quantized_base,
     )
 
 

@@ -21,7 +21,7 @@ from raylora.errors import InputError
 
 if TYPE_CHECKING:
     from raylora.adapters.merge import Merged
-    from raylora.adapters.merge_check import Agreement
+    from raylora.adapters.merge_check import Agreement, Wanted
     from raylora.adapters.rounding import Spread
 
 
@@ -66,7 +66,7 @@ def merge(
     ] = True,
     json_: Json = False,
 ) -> None:
-    """Merge an adapter into its full-precision base: W + scale B A, and for DoRA its magnitudes."""
+    """Merge an adapter into its full-precision base, LoftQ's as quantized: W + scale B A, for DoRA its magnitudes."""
     from raylora.adapters.base import open_base
     from raylora.adapters.delta import deltas
     from raylora.adapters.merge import write_merged
@@ -78,22 +78,27 @@ def merge(
 
     if not 1e-9 <= max_shard_gb < math.inf:  # NaN is neither
         raise InputError(f"--max-shard-gb: got {max_shard_gb:g}; allowed: above 0 and finite, such as 5")
-    settings = MergeSettings(dtype.value, int(max_shard_gb * 1e9), requantize.value if requantize else None)
     place = free_place(folder)
     named = find_adapter(adapter, store, base)
+    form, template = requantize.value if requantize else None, named.read_template()
+    settings = MergeSettings(dtype.value, int(max_shard_gb * 1e9), form, template)
     with before_start():
         stored = read_adapter(named.uri)
         found = deltas(stored)
         opened = open_base(stored, named.base, cache_dir())
     plan = plan_merge(stored, found, opened, settings)
+    wanted: Wanted | None = None
     agreement: Agreement | None = None
+    if check:
+        from raylora.adapters.merge_check import check_memory, wanted_logits
+
+        check_memory(plan.float32_bytes)
+        wanted = wanted_logits(stored, found, opened.path, plan.rounding)
     with new_folder(place) as partial:
         with writing(place), _bar(len(plan.sizes)) as report:
             merged = write_merged(plan, partial, report)
-        if check:
-            from raylora.adapters.merge_check import compare_logits
-
-            agreement = compare_logits(stored, found, opened.path, partial)
+        if wanted is not None:
+            agreement = wanted.compare(partial)
             agreement.check(plan.is_exact)
     told: dict[str, Any] = {
         "path": str(place),
@@ -104,6 +109,8 @@ def merge(
         "bytes": merged.num_bytes,
         "num_layers": len(found),
         "quantization": stored.about.get("quantization"),
+        "merged_into": stored.about.get("quantization") if plan.is_into_rounded else "none",
+        "chat_template": "base" if template is None else "run",
         "rounding_error": _fields(merged.rounding_error),
         "requantized": settings.requantize,
         "requantize_error": _fields(merged.requantize_error),
@@ -143,6 +150,12 @@ def _print(told: dict[str, Any], merged: Merged, agreement: Agreement | None) ->
         "written": f"{told['dtype']}, {merged.num_bytes / 1e6:,.1f} MB in {len(merged.files)} files",
         "trained on": told["quantization"] or "not known: the adapter has no lineage",
     }
+    if told["merged_into"] != "none":
+        rows["merged into"] = (
+            f"the base as {told['merged_into']} rounds it, since the adapter started as LoftQ over that"
+        )
+    if told["chat_template"] == "run":
+        rows["chat template"] = "the run's own"
     if merged.rounding_error:
         rows["its rounding error"] = f"{_spread(merged.rounding_error)} of the full-precision weight merged into"
     if merged.requantize_error:

@@ -16,7 +16,7 @@ from raylora.adapters.base import BasePlace, find_base
 from raylora.adapters.delta import deltas
 from raylora.adapters.export import export_adapter
 from raylora.adapters.export_asked import Asked
-from raylora.adapters.merge_check import compare_logits
+from raylora.adapters.merge_check import wanted_logits
 from raylora.adapters.opening import open_session
 from raylora.adapters.session import Options
 from raylora.adapters.slots import seat_of
@@ -87,7 +87,7 @@ def test_it_answers_as_with_peft(base: Path, folder: Path, adapter: StoredAdapte
 
 def test_it_is_merged(base: Path, folder: Path, adapter: StoredAdapter, tmp_path: Path):
     merge(folder, base, tmp_path / "out")
-    agreement = compare_logits(adapter, deltas(adapter), base, tmp_path / "out")
+    agreement = wanted_logits(adapter, deltas(adapter), base).compare(tmp_path / "out")
     agreement.check(is_exact=True)
     assert agreement.argmax_agrees
 

@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 
 from raylora.adapters.delta import deltas
-from raylora.adapters.merge_check import PROMPTS, Agreement, compare_logits
+from raylora.adapters.merge_check import PROMPTS, Agreement, check_memory, wanted_logits
 from raylora.adapters.stored import read_adapter
-from raylora.errors import RunFailedError
+from raylora.errors import InputError, RunFailedError
 from tests.unit.adapters.made_adapters import load_model, merge, replace_tensors, save_adapter, tensors_of
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.tiny_run import save_base
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(adapter: Path, base: Path, out: Path) -> Agreement:
     stored = read_adapter(str(adapter))
-    return compare_logits(stored, deltas(stored), base, out)
+    return wanted_logits(stored, deltas(stored), base).compare(out)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,6 +55,12 @@ def test_rounding_to_bfloat16_is_told_and_let_pass(base: Path, tmp_path: Path):
     found = compared(adapter, base, tmp_path / "out")
     assert found.max_difference > 1e-4
     found.check(is_exact=False)
+
+
+def test_a_base_that_does_not_fit_into_memory_is_refused():
+    check_memory(1_000)
+    with pytest.raises(InputError, match=r"1,000,000.0 GB of memory, and .* are free\. .* --no-check"):
+        check_memory(10**15)
 
 
 def test_another_model_is_refused(base: Path, tmp_path: Path):

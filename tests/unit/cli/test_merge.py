@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from raylora.data.tokenizer import load_tokenizer
 from raylora.model.digest import base_digest
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
@@ -19,6 +20,7 @@ from raylora.store.runs import new_run, run_store, update_run, write_run
 from tests.unit.adapters.made_adapters import IDS, load_model, publish_again, save_adapter, tensors_of
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.test_tables import cells
+from tests.unit.data.small_tokenizer import PLAIN
 from tests.unit.train.tiny_run import save_base
 
 
@@ -59,6 +61,30 @@ def test_a_run_is_merged_by_its_name(raylora: Raylora, materials: Path, made: Pa
     assert 0.05 < error["mean"] <= error["max"] < 0.2
     assert told.json["max_logit_difference"] > 1e-4
     assert {tensor.dtype for tensor in tensors_of(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+def test_a_merged_run_has_its_own_chat_template(raylora: Raylora, materials: Path, made: Path, tmp_path: Path):
+    base, store = materials / "base", open_store(default_store_uri())
+    spec = RunSpec(base_model=str(base), datasets=[{"path": "rows"}], chat_template=PLAIN)
+    run_id = write_run(store, new_run(spec)).run_id
+    uri = publish_again(made, run_store(store, run_id), base_digest=base_digest(base, tmp_path / "cache"))
+    update_run(store, run_id, status="finished", result={"adapter_uri": uri})
+    told = raylora("merge", run_id, "--out", tmp_path / "out", "--json")
+    assert (told.code, told.json["chat_template"]) == (0, "run"), told.err
+    assert load_tokenizer(tmp_path / "out").chat_template == PLAIN
+    told = raylora("merge", uri, "--base", base, "--out", tmp_path / "plain", "--json")
+    assert (told.code, told.json["chat_template"]) == (0, "base"), told.err
+
+
+def test_what_quantization_took_is_not_merged_twice(raylora: Raylora, materials: Path, made: Path, tmp_path: Path):
+    about = {"base_digest": base_digest(materials / "base", tmp_path / "cache"), "quantization": "nf4"}
+    uri = publish_again(made, open_store(str(tmp_path / "store")), **about, init_lora_weights="loftq")
+    words = ("merge", uri, "--base", materials / "base")
+    told = raylora(*words, "--out", tmp_path / "out", "--json")
+    assert (told.code, told.json["merged_into"], told.json["rounding_error"]) == (0, "nf4", None), told.err
+    assert told.json["max_logit_difference"] < 1e-4
+    rows = {row[0]: " ".join(row[1:]) for row in cells(raylora(*words, "--out", tmp_path / "other").out) if row}
+    assert "the base as nf4 rounds it" in rows["merged into"]
 
 
 def test_what_a_person_is_told(raylora: Raylora, materials: Path, made: Path, tmp_path: Path):
