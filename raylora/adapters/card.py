@@ -44,6 +44,7 @@ class CardFacts:
         kinds: Last names of the adapted layers.
         about: The manifest's lineage.
         rank_error: Mean and largest relative error of a smaller rank, ``None`` where the rank was left alone.
+        has_own_template: Whether it was trained with a chat template that is not the base's.
     """
 
     word: str
@@ -54,6 +55,7 @@ class CardFacts:
     kinds: Sequence[str]
     about: Mapping[str, Any]
     rank_error: Mapping[str, float] | None = None
+    has_own_template: bool = False
 
 
 def card(facts: CardFacts) -> str:
@@ -71,6 +73,8 @@ def card(facts: CardFacts) -> str:
         ("revision of the base", _code(facts.base_revision)),
         ("rank", facts.r),
     ]
+    if facts.has_own_template:
+        rows.append(("chat template", "the run's own, not the base's: give it to the server"))
     rows += [(LINEAGE[name], _code(value)) for name, value in told.items()]
     if facts.rank_error is not None:
         lost = f"mean {facts.rank_error['mean']:.2%}, largest {facts.rank_error['max']:.2%}"
@@ -104,7 +108,7 @@ def _code(value: object) -> str | None:
 
 def _commands(facts: CardFacts) -> tuple[str, str]:
     """Language and text of what loads the adapter."""
-    server, name, base = SERVERS[facts.word], facts.name, facts.base_name
+    server, name, base = SERVERS[facts.word], facts.name, shlex.quote(facts.base_name)
     place = shlex.quote(f"./{name}")
     revision = f" --revision {shlex.quote(facts.base_revision)}" if facts.base_revision else ""
     largest = largest_rank_setting(server, facts.r or 0)
@@ -113,17 +117,17 @@ def _commands(facts: CardFacts) -> tuple[str, str]:
             options = f"--enable-lora --max-lora-rank {largest} --lora-modules {shlex.quote(f'adapter=./{name}')}"
             return "bash", f"vllm serve {base}{revision} {options}"
         case "sglang":
-            kinds = " ".join(facts.kinds)
+            kinds = shlex.join(facts.kinds)
             paths = shlex.quote(f"adapter=./{name}")
             options = f"--enable-lora --max-lora-rank {largest} --lora-target-modules {kinds} --lora-paths {paths}"
             return "bash", f"python -m sglang.launch_server --model-path {base}{revision} {options}"
         case "lorax":
             return "bash", _lorax(name, f"{base}{revision}")
         case "ray-serve":
-            return "bash", _ray_serve(name, base, largest)
+            return "bash", _ray_serve(name, facts.base_name, largest)
         case "gguf":
             return "bash", f"llama-server --model BASE.gguf --lora {place}  # BASE.gguf: {base} as GGUF"
-    called = repr(base) + (f", revision={facts.base_revision!r}" if facts.base_revision else "")
+    called = repr(facts.base_name) + (f", revision={facts.base_revision!r}" if facts.base_revision else "")
     return "python", (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({called}), {f'./{name}'!r})"
@@ -142,7 +146,7 @@ def _lorax(name: str, base: str) -> str:
 def _ray_serve(name: str, base: str, largest: int) -> str:
     """The bucket is the user's: Ray Serve loads adapters from object storage alone."""
     return (
-        f"aws s3 sync {shlex.quote(f'./{name}')} s3://BUCKET/loras/{name}\n"
+        f"aws s3 sync {shlex.quote(f'./{name}')} {shlex.quote(f's3://BUCKET/loras/{name}')}\n"
         "python - <<'END'\n"
         "from ray import serve\nfrom ray.serve.llm import LLMConfig, build_openai_app\n\n"
         "config = LLMConfig(\n"

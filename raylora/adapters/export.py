@@ -6,11 +6,8 @@ That one publishes what was trained; this one takes a stored adapter, whoever wr
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +18,15 @@ from raylora.adapters.delta import Delta, deltas
 from raylora.adapters.export_asked import Asked, BaseName, base_named, refused_words
 from raylora.adapters.export_files import Content, peft_files, warnings_of
 from raylora.adapters.gguf_adapter import Layout, gguf_layout, write_gguf
+from raylora.adapters.new_folder import free_place, new_folder, writing
 from raylora.adapters.rerank import evened, reranked
 from raylora.adapters.servers import Server, is_dora, refused_kinds, refused_layers, server_called
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError, ModelError, together
 
 GGUF_FILE, CARD_FILE = "adapter.gguf", "README.md"
+
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 Follow = Callable[[Sequence[Delta]], Iterable[Delta]]
 """Hands out updates one by one, as a progress bar does."""
@@ -65,8 +65,8 @@ def export_adapter(adapter: StoredAdapter, asked: Asked, follow: Follow = iter) 
 
     Raises:
         InputError: All that is wrong at once, before anything is written: the words, a kind or a rank that the server
-            does not load, a base that it cannot be told of. Or the folder cannot be written.
-        StoreError: Storage cannot be read.
+            does not load, a base that it cannot be told of. Or the folder cannot be made.
+        StoreError: Storage cannot be read, or the folder cannot be written.
     """
     server = server_called(asked.word)
     errors = [InputError(problem) for problem in refused_words(asked)]
@@ -121,9 +121,9 @@ def _content(
 
 
 def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName, content: Content) -> Exported:
-    out = Path(os.path.abspath(asked.out))
+    out = free_place(asked.out)
     is_one_of_many = asked.word == "ray-serve"  # it is told of a folder of folders, each an adapter's
-    name = str(adapter.about.get("run_id") or out.name) if is_one_of_many else out.name
+    name = _name_of(adapter, out) if is_one_of_many else out.name
     even, layout = content.even, content.layout
     r = even.r if even is not None else adapter.config.get("r")
     facts = CardFacts(
@@ -135,8 +135,9 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
         kinds=content.kinds,
         about=adapter.about,
         rank_error=content.rank_error,
+        has_own_template=asked.has_own_template,
     )
-    with _appearing(out) as partial:
+    with new_folder(out) as partial, writing(out):
         home = partial / name if is_one_of_many else partial
         home.mkdir(exist_ok=True)
         if even is not None and layout is not None:
@@ -146,18 +147,13 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
                 (home / file).write_bytes(data)
         (home / CARD_FILE).write_text(card(facts), encoding="utf-8")
         files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    return Exported(out, files, r, content.rank_error, base.name, warnings_of(adapter, server, base, content))
+    told = warnings_of(adapter, server, base, content)
+    if asked.has_own_template:
+        told.append("it was trained with a chat template of its own, not the base's; give the server the run's")
+    return Exported(out, files, r, content.rank_error, base.name, told)
 
 
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Hand out a folder beside `folder`; it takes its place if the block succeeds and vanishes if it fails."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(folder)
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written: {error.strerror}; name another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _name_of(adapter: StoredAdapter, out: Path) -> str:
+    """The run's, if it is one: a manifest is a text that anybody can write, and the name becomes a folder's."""
+    run_id = str(adapter.about.get("run_id") or "")
+    return run_id if FOLDER_NAME.fullmatch(run_id) else out.name

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylora.adapters.base import BasePlace
+from raylora.adapters.new_folder import free_place
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError
 from raylora.model.folder import LOGICAL_NAME
@@ -21,6 +22,7 @@ class Asked:
         max_rank: Largest rank, at least 1; updates of a larger one are replaced by the nearest of this rank.
         base_name: Logical id of the base, in place of the adapter's own word for it.
         place: Where the base is, for GGUF, which needs its config; ``None`` where the adapter says it.
+        has_own_template: Whether it was trained with a chat template that is not the base's.
     """
 
     word: str
@@ -28,6 +30,7 @@ class Asked:
     max_rank: int | None = None
     base_name: str | None = None
     place: BasePlace | None = None
+    has_own_template: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,11 @@ def refused_words(asked: Asked) -> list[str]:
     """
     problems = []
     if asked.max_rank is not None and asked.max_rank < 1:
-        problems.append(f"--max-rank: got {asked.max_rank}; allowed: at least 1")
+        problems.append(f"--max-rank: got {asked.max_rank}; allowed: at least 1, such as 16")
     try:
-        taken = asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir()))
-    except OSError as error:
-        problems.append(f"--out {asked.out}: cannot be read: {error.strerror}; name another folder")
-    else:
-        if taken:
-            problems.append(f"--out {asked.out}: there is something already; name a folder that is new or empty")
+        free_place(asked.out)
+    except InputError as error:
+        problems.append(str(error))
     return problems
 
 

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
-from torch import Tensor
 
-from raylora.adapters.delta import Delta
+from raylora.adapters.delta import Delta, tensors_of
 from raylora.adapters.export_asked import BaseName
 from raylora.adapters.gguf_adapter import Layout
 from raylora.adapters.rerank import Even
 from raylora.adapters.servers import Server, cautions, last_name
 from raylora.adapters.stored import CONFIG, TENSORS, StoredAdapter
-from raylora.model.peft_format import adapter_config, tensor_name
+from raylora.model.peft_format import adapter_config
 from raylora.model.slot import Slot
 
 
@@ -69,7 +68,7 @@ def peft_files(server: Server, adapter: StoredAdapter, base: BaseName, content: 
         keeps_fields = server.reads_all and is_lora
         config = {**config, **changed, "rank_pattern": {}, "alpha_pattern": {}} if keeps_fields else made
         if not is_lora or any(even.deltas[module] is not delta for module, delta in content.found.items()):
-            tensors = _tensors(even.deltas)
+            tensors = tensors_of(even.deltas)
     config |= {"base_model_name_or_path": base.name, "revision": base.revision}
     return {
         TENSORS: safetensors.torch.save(tensors, {"format": "pt"}),
@@ -91,6 +90,11 @@ def warnings_of(adapter: StoredAdapter, server: Server, base: BaseName, content:
         told.append(f"{adapter.uri} has no manifest: the card says nothing of data, seed and run")
     if "/" not in base.name:
         told.append(f"base {base.name!r} is no hub id, so others will not find it; say the id with --base-name")
+    if adapter.is_of_quantized_base:
+        told.append(
+            f"it started as LoftQ and belongs to its base held as {adapter.about.get('quantization')}; serve it over "
+            f"that, or merge it: raylora merge {adapter.uri} --out FOLDER"
+        )
     even, before = content.even, content.found.values()
     if even is None:
         return told
@@ -100,11 +104,3 @@ def warnings_of(adapter: StoredAdapter, server: Server, base: BaseName, content:
     if len({delta.scale for delta in before}) > 1:
         told.append("scales that differ between layers went into B; alpha is the rank")
     return told + cautions(server, even.deltas, even.r)
-
-
-def _tensors(updates: Mapping[str, Delta]) -> dict[str, Tensor]:
-    pairs: dict[str, Tensor] = {}
-    for module, delta in updates.items():
-        pairs[tensor_name(module, "lora_A")] = delta.a_RI.contiguous()
-        pairs[tensor_name(module, "lora_B")] = delta.b_OR.contiguous()
-    return pairs

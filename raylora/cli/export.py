@@ -43,7 +43,9 @@ def export(
     place = find_adapter(adapter, store, base)
     with before_start():
         stored = read_adapter(place.uri)
-        written = export_adapter(stored, Asked(for_, folder, max_rank, base_name, place.base), _with_a_bar)
+        has_own_template = place.chat_template is not None
+        asked = Asked(for_, folder, max_rank, base_name, place.base, has_own_template)
+        written = export_adapter(stored, asked, _with_a_bar)
     if json_:
         told = {
             "path": str(written.path),

@@ -15,6 +15,7 @@ from peft import PeftModel
 from raylora.adapters.export import export_adapter
 from raylora.adapters.export_asked import Asked
 from raylora.adapters.servers import SERVERS
+from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError
 from tests.unit.adapters.exported_adapters import (
     ABOUT,
@@ -148,6 +149,33 @@ def test_ray_serve_gets_a_folder_of_folders_named_by_the_run(base: Path, tmp_pat
     body = (tmp_path / "loras" / written.files[0]).read_text()
     assert f'Requests name the model "{BASE_NAME}:{ABOUT["run_id"]}"' in body
     assert '"max_lora_rank": 8' in body
+
+
+@pytest.mark.parametrize("run_id", ["../../elsewhere", "/elsewhere", "..", ""])
+def test_a_run_whose_name_is_no_name_of_a_folder_does_not_name_one(tmp_path: Path, run_id: str):
+    plain = stored({}, {Q: (8, 8, 4)})
+    adapter = StoredAdapter(plain.uri, plain.tensors, plain.config, {"run_id": run_id})
+    written = export_adapter(adapter, Asked("ray-serve", tmp_path / "deep" / "loras"))
+    assert {Path(file).parts[0] for file in written.files} == {"loras"}
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+def test_names_of_layers_are_no_words_of_the_shell(tmp_path: Path):
+    adapter = stored({}, {"model.layers.0.mlp.up;reboot": (8, 8, 4)})
+    export_adapter(adapter, Asked("sglang", tmp_path / "out"))
+    assert "--lora-target-modules 'up;reboot' --lora-paths" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_an_adapter_belongs_to_beside_its_base_is_told(tmp_path: Path):
+    plain = stored({}, {Q: (8, 8, 4)})
+    about = {"init_lora_weights": "loftq", "quantization": "nf4"}
+    adapter = StoredAdapter(plain.uri, plain.tensors, plain.config, about)
+    told = export_adapter(adapter, Asked("vllm", tmp_path / "out", has_own_template=True)).warnings
+    assert any("started as LoftQ and belongs to its base held as nf4" in warning for warning in told)
+    assert any("a chat template of its own" in warning for warning in told)
+    assert "| chat template | the run's own" in (tmp_path / "out" / "README.md").read_text()
+    told = export_adapter(plain, Asked("vllm", tmp_path / "plain")).warnings
+    assert not any("LoftQ" in warning or "template" in warning for warning in told)
 
 
 @pytest.mark.parametrize("word", FOLDERS)

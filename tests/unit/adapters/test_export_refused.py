@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from raylora.adapters.base import BasePlace
+from raylora.adapters.delta import deltas
 from raylora.adapters.export import export_adapter
 from raylora.adapters.export_asked import Asked
 from raylora.adapters.servers import SERVERS
-from raylora.errors import InputError
-from tests.unit.adapters.exported_adapters import adapted, all_bytes, published, stored
+from raylora.errors import InputError, ModelError
+from tests.unit.adapters.exported_adapters import adapted, all_bytes, published, saved, stored
 from tests.unit.model.tiny import save_tiny
 
 Q = "model.layers.{}.self_attn.q_proj"
@@ -92,7 +93,7 @@ def test_all_reasons_are_told_at_once_and_nothing_is_left_behind(tmp_path: Path)
     config = {"r": 600, "use_dora": True, "modules_to_save": ["lm_head"], "base_model_name_or_path": "/a/place"}
     with pytest.raises(InputError) as refused:
         export_adapter(stored(config, shape), Asked("vllm", tmp_path / "out"))
-    for reason in ("there is something already", "use_dora", "modules_to_save", "r: got 600", "no name that other"):
+    for reason in ("something is there already", "use_dora", "modules_to_save", "r: got 600", "no name that other"):
         assert reason in str(refused.value), reason
     assert all_bytes(tmp_path) == b"out/mine.txtmine"
 
@@ -121,12 +122,53 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path: Path):
     assert export_adapter(adapter, Asked("peft", tmp_path / "out", base_name="org/model")).base_model == "org/model"
 
 
+def test_a_place_that_is_no_folder_of_this_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    adapter = stored({}, {Q.format(0): (8, 8, 4)})
+    with pytest.raises(InputError, match="allowed: a folder of this machine"):
+        export_adapter(adapter, Asked("vllm", Path("s3://bucket/out")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_of_another_tool_with_anything_in_it_is_told_at_once():
+    odd = {"lora_alpha": "8", "alpha_pattern": ["q_proj"]}
+    with pytest.raises(ModelError, match=r"lora_alpha: got '8'; .*alpha_pattern: got \['q_proj'\]; .*with PEFT again"):
+        deltas(stored(odd, {Q.format(0): (8, 8, 4)}))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lora_alpha": None}, "lora_alpha: got None; allowed: a finite number"),
+        ({"lora_alpha": 10**400}, "lora_alpha: got 1000"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern: got"),
+        ({"alpha_pattern": {"q_proj(": 2}}, "no regular expression that can be matched"),
+        ({"peft_type": "ADALORA"}, "init_r: got None; allowed: a number above 0"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out True. Allowed: "),
+    ],
+)
+def test_numbers_and_patterns_that_are_none_are_refused(config: dict[str, Any], message: str):
+    with pytest.raises(ModelError) as refused:
+        deltas(stored(config, {Q.format(0): (8, 8, 4)}))
+    assert message in str(refused.value)
+
+
+def test_a_layer_without_any_rank_is_refused():
+    with pytest.raises(ModelError, match=r"lacks a matrix, .*self_attn\.q_proj\. Copy the folder again"):
+        deltas(stored({}, {Q.format(0): (8, 8, 0)}))
+
+
+def test_a_name_of_the_base_that_is_no_text_is_refused(base: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"base_model_name_or_path in adapter_config\.json .*: got 7\. Allowed: text"):
+        saved(adapted(base), tmp_path, base_name=7)
+
+
 def test_an_empty_folder_is_filled_and_a_place_that_cannot_be_is_refused(tmp_path: Path):
     adapter = stored({}, {Q.format(0): (8, 8, 4)})
     (tmp_path / "empty").mkdir()
     assert len(export_adapter(adapter, Asked("vllm", tmp_path / "empty")).files) == 3
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--out .* cannot be written"):
+    with pytest.raises(InputError, match=r"--out .* cannot be made"):
         export_adapter(adapter, Asked("vllm", tmp_path / "file" / "below"))
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="something is there already"):
         export_adapter(adapter, Asked("vllm", tmp_path / "file"))
