@@ -29,20 +29,26 @@ log = get_logger(__name__)
 GENERATION = "generation_config.json"
 
 
-def open_session(base: BaseFolder, adapters: Mapping[str, StoredAdapter], fields: Mapping[str, Any]) -> Session:
+def open_session(
+    base: BaseFolder,
+    adapters: Mapping[str, StoredAdapter],
+    fields: Mapping[str, Any],
+    chat_template: str | None = None,
+) -> Session:
     """Load a base once and give each adapter a slot over it.
 
     Args:
         base: Every adapter's.
         adapters: By the names that they are asked by.
         fields: Of a run's configuration: how the base is held, and its `dtype`.
+        chat_template: Jinja text in place of the base's own; what the adapters were trained with.
 
     Raises:
         ModelError: Some adapters, all of which are named, do not fit; or the base cannot be loaded.
     """
     spec = RunSpec.model_validate({"base_model": str(base.path), "datasets": [{"path": "none"}], **fields})
     seats = _seats(base, adapters)
-    tokenizer = load_tokenizer(base.path)
+    tokenizer = load_tokenizer(base.path, chat_template)
     _warn_of_other_tokenizers(adapters, tokenizer_digest(tokenizer))
     told_ends = [_told_ends(base.path), tokenizer.eos_token_id]
     trainee = place_base(spec, base.path, (base.name, base.revision), torch.device(device_of(spec.distributed)))
@@ -74,8 +80,8 @@ def _seats(base: BaseFolder, adapters: Mapping[str, StoredAdapter]) -> list[Seat
 
 def _warn_of_other_tokenizers(adapters: Mapping[str, StoredAdapter], digest: str) -> None:
     for name, adapter in adapters.items():
-        if adapter.about.get("tokenizer_digest", digest) != digest:
-            log.warning("%s was trained with another tokenizer or chat template than its base has here", name)
+        if adapter.about.get("tokenizer_digest") not in (None, digest):
+            log.warning("%s was trained with another tokenizer or chat template than is used here", name)
 
 
 def _told_ends(folder: Path) -> Any:

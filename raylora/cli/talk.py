@@ -90,16 +90,18 @@ class Asked:
         Raises:
             InputError: Something is not there, cannot be read, or does not fit together.
         """
-        from raylora.adapters.holding import FIELDS, holding_of
+        from raylora.adapters.holding import FIELDS, holding_of, warn_of_other_holding
         from raylora.adapters.opening import open_session
         from raylora.store.before_start import before_start
 
         with before_start(), err.status("opening adapters and base"):  # seen on a terminal alone
             places = self._places()
+            template = _template(places)
             adapters = _read(places)
             base = self._base(places, adapters)
             word = HOLDINGS[self.holdings[0]] if self.holdings else holding_of(adapters)
-            return open_session(base, adapters, FIELDS[word])
+            warn_of_other_holding(adapters, word)
+            return open_session(base, adapters, FIELDS[word], template)
 
     def _places(self) -> dict[str, AdapterPlace]:
         places: dict[str, AdapterPlace] = {}
@@ -144,6 +146,18 @@ def holdings_of(in_4bit: bool, in_8bit: bool, plain: bool) -> tuple[str, ...]:
         plain: Whether ``--no-quantize`` was.
     """
     return tuple(name for name, given in zip(HOLDINGS, (in_4bit, in_8bit, plain), strict=True) if given)
+
+
+def _template(places: Mapping[str, AdapterPlace]) -> str | None:
+    """The one chat template of the adapters' runs; ``None`` for the base's own. Folders take what the others do."""
+    said = {word: place.chat_template for word, place in places.items() if place.spec is not None}
+    if len(set(said.values())) > 1:
+        each_one = ", ".join(f"{word}: {'its own' if own else 'that of the base'}" for word, own in said.items())
+        raise InputError(
+            f"chat_template: the adapters were trained with several ({each_one}). Allowed: one for all. Ask those of "
+            "one at a time, or name the others by their folders"
+        )
+    return next((place.read_template() for place in places.values() if place.chat_template is not None), None)
 
 
 def _read(places: Mapping[str, AdapterPlace]) -> dict[str, StoredAdapter]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raylora.adapters.base import BasePlace, find_base
+from raylora.adapters.base import BasePlace, find_base, open_base
 from raylora.adapters.holding import FIELDS, holding_of
 from raylora.adapters.one_base import check_same_base, open_one_base
 from raylora.adapters.opening import open_session
@@ -25,7 +25,7 @@ from raylora.tracking.lineage import quantization
 from raylora.train.integrity import check_unchanged, checksum
 from tests.unit.adapters.peft_saved import said_by_peft, save_peft
 from tests.unit.adapters.test_slots import PATTERNS
-from tests.unit.data.small_tokenizer import small_tokenizer
+from tests.unit.data.small_tokenizer import PLAIN, small_tokenizer
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -247,6 +247,28 @@ def test_a_base_that_they_were_not_trained_on_is_refused_for_each(home: Path):
         open_one_base(adapters, BasePlace(str(home / "base")), home / "cache")
     assert all(end * 12 in str(refused.value) for end in ("a", "b"))
     assert open_one_base({"z": told(lora, {"base_digest": digest})}, None, home / "cache").digest == digest
+
+
+def test_a_base_that_is_not_where_its_name_says_is_asked_for(home: Path):
+    lost = told(read_adapter(str(home / "lora")), {}, base_model_name_or_path=str(home / "not there"))
+    with pytest.raises(ModelError, match="say where it is with --base"):
+        open_one_base({"x": lost}, None, home / "cache")
+    with pytest.raises(ModelError, match="say where it is with --base"):
+        open_base(lost, None, home / "cache")
+    nameless = told(lost, {"base_digest": "a" * 64}, base_model_name_or_path=None)
+    with pytest.raises(ModelError) as refused:
+        open_base(nameless, BasePlace(str(home / "base")), home / "cache")
+    assert "Name the base it was trained on with --base" in str(refused.value)
+
+
+def test_the_chat_template_of_the_runs_is_used(home: Path, session: Session):
+    own = open_session(base_of(home), adapters_of(home, "lora"), FLOAT32, PLAIN)
+    assert torch.equal(own._ids(CHATS[0])[0], torch.tensor(small_tokenizer(PLAIN)(as_text_of(CHATS[0]))["input_ids"]))
+    assert not torch.equal(own._ids(CHATS[0]), session._ids(CHATS[0]))
+
+
+def as_text_of(chat: list[dict[str, str]]) -> str:
+    return "".join(f"{message['role']}:\n{message['content']}\n" for message in chat) + "assistant:\n"
 
 
 def test_the_base_is_held_as_the_lineage_says(home: Path):

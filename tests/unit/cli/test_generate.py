@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from raylora.store.runs import new_run, run_store, update_run, write_run
 from tests.unit.adapters.peft_saved import save_peft
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.test_tables import cells
+from tests.unit.data.small_tokenizer import PLAIN
 from tests.unit.train.tiny_run import save_base
 
 PROMPTS = ["the model reads", "Sum of 1 2 3"]
@@ -191,19 +193,48 @@ def test_prompts_without_room_for_an_answer_are_all_named(raylora: Raylora, tmp_
     assert "prompt 1 of 3" not in told.err
 
 
-@pytest.fixture
-def trained(raylora: Raylora, home: Path) -> str:
-    """A run whose base was held in 4 bits."""
+def ended(home: Path, about: Mapping[str, object], **fields: object) -> str:
+    """A run whose adapter is the first."""
     store = open_store(default_store_uri())
-    fields = {"base_model": str(home / "base"), "datasets": [{"path": "rows"}], "load_in_4bit": True}
-    record = write_run(store, new_run(RunSpec.model_validate(fields)))
+    asked = {"base_model": str(home / "base"), "datasets": [{"path": "rows"}], **fields}
+    record = write_run(store, new_run(RunSpec.model_validate(asked)))
     adapter = read_adapter(str(home / "one"))
     base = find_base(BasePlace(str(home / "base")), home / "cache")
     kept = Adapter(dict(adapter.tensors), {**adapter.config, "base_model_name_or_path": "tiny/llama"})
-    about = {"base_digest": base.digest, "quantization": "nf4-double"}
-    uri = publish_adapter(run_store(store, record.run_id), kept, about)
+    uri = publish_adapter(run_store(store, record.run_id), kept, {"base_digest": base.digest, **about})
     update_run(store, record.run_id, status="finished", result={"adapter_uri": uri})
     return record.run_id
+
+
+@pytest.fixture
+def trained(raylora: Raylora, home: Path) -> str:
+    """A run whose base was held in 4 bits."""
+    return ended(home, {"quantization": "nf4-double"}, load_in_4bit=True)
+
+
+def test_loftq_over_a_base_held_otherwise_is_warned_of(raylora: Raylora, home: Path):
+    run_id = ended(home, {"quantization": "nf4-double", "init_lora_weights": "loftq"}, load_in_4bit=True)
+    words = ("generate", run_id, "--prompt", PROMPTS[0], *SHORT)
+    assert "LoftQ" not in raylora(*words).err
+    told = raylora(*words, "--no-quantize")
+    assert told.code == 0
+    assert f"{run_id} started as LoftQ over a base held as nf4-double" in told.err
+
+
+def test_a_run_answers_with_its_own_chat_template(raylora: Raylora, home: Path, session: Session, tmp_path: Path):
+    own, other = ended(home, {}, chat_template=PLAIN), ended(home, {})
+    base = find_base(BasePlace(str(home / "base")), home / "cache")
+    alone = open_session(base, {"one": read_adapter(str(home / "one"))}, {}, PLAIN)
+    words = ("--prompt", PROMPTS[0], *SHORT)
+    assert raylora("generate", own, *words).out == said(alone, "one", PROMPTS[0]) + "\n"
+    assert raylora("generate", other, *words).out == said(session, "one", PROMPTS[0]) + "\n"
+    told = raylora("generate", own, other, *words)
+    assert told.code == 2
+    assert f"chat_template: the adapters were trained with several ({own}: its own, {other}: that of" in told.err
+    gone = ended(home, {}, chat_template=str(tmp_path / "gone.jinja"))
+    told = raylora("generate", gone, *words)
+    assert told.code == 2
+    assert "gone.jinja is neither Jinja text nor a file" in told.err and "name the adapter's folder" in told.err
 
 
 def test_a_run_answers_over_the_base_as_it_was_held(raylora: Raylora, trained: str, home: Path, session: Session):
