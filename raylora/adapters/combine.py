@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raylora.adapters.delta import Delta, Layers
 from raylora.adapters.recipe import FACTOR_WISE, Recipe
+from raylora.adapters.rerank import truncated
 from raylora.errors import ModelError
 from raylora.model.seed import stable_seed
 
@@ -46,8 +47,7 @@ def combine(adapters: Sequence[Layers], recipe: Recipe) -> dict[str, Delta]:
     for module in sorted(set[str]().union(*adapters)):
         pairs = zip(adapters, recipe.weights, strict=True)
         parts = [(layers[module], weight) for layers, weight in pairs if module in layers]
-        a_RI, b_OR = _combined(module, parts, recipe, largest)
-        combined[module] = Delta(module, a_RI.contiguous(), b_OR.contiguous(), 1.0)
+        combined[module] = _combined(module, parts, recipe, largest)
     broken = [module for module, delta in combined.items() if not _is_finite(delta)]
     if broken:
         raise ModelError(
@@ -57,11 +57,11 @@ def combine(adapters: Sequence[Layers], recipe: Recipe) -> dict[str, Delta]:
     return combined
 
 
-def _combined(module: str, parts: Parts, recipe: Recipe, largest: int) -> tuple[Tensor, Tensor]:
-    if recipe.method in FACTOR_WISE:
-        return _by_factor(module, parts, recipe)
-    stacked = _stacked(parts)
-    return _truncated(*stacked, largest) if recipe.method == "svd" else stacked
+def _combined(module: str, parts: Parts, recipe: Recipe, largest: int) -> Delta:
+    is_by_factor = recipe.method in FACTOR_WISE
+    a_RI, b_OR = _by_factor(module, parts, recipe) if is_by_factor else _stacked(parts)
+    whole = Delta(module, a_RI.contiguous(), b_OR.contiguous(), 1.0)
+    return truncated(whole, largest)[0] if recipe.method == "svd" else whole
 
 
 def _stacked(parts: Parts) -> tuple[Tensor, Tensor]:
@@ -72,26 +72,6 @@ def _stacked(parts: Parts) -> tuple[Tensor, Tensor]:
     """
     a_RI = torch.cat([delta.a_RI * (weight * delta.scale) for delta, weight in parts])
     return a_RI, torch.cat([delta.b_OR for delta, _ in parts], dim=1)
-
-
-def _truncated(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest update of a rank, in the least-squares sense, as PEFT's ``svd``; B A itself is never made.
-
-    With B = Q_b R_b and A^T = Q_a R_a, the singular values of B A are those of the small R_b R_a^T.
-
-    Args:
-        a_RI: A.
-        b_OR: B.
-        rank: At least 1; where B A has less, its own.
-
-    Shapes:
-        Returns (K, I) and (O, K), K being at most the rank.
-    """
-    q_OK, b_KR = torch.linalg.qr(b_OR.double())
-    q_IL, a_LR = torch.linalg.qr(a_RI.double().t())
-    u_KM, s_M, vh_ML = torch.linalg.svd(b_KR @ a_LR.t(), full_matrices=False)
-    b_OM = (q_OK @ u_KM[:, :rank]) * s_M[:rank]
-    return (vh_ML[:rank] @ q_IL.t()).float(), b_OM.float()
 
 
 def _by_factor(module: str, parts: Parts, recipe: Recipe) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from raylora.adapters.delta import Layers
+from raylora.adapters.holding import FIELDS
 from raylora.adapters.slots import in_one_slot
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import prepare
@@ -25,6 +26,7 @@ from raylora.spec.data import DataFields
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
+from raylora.train.estimate import device_of
 from raylora.train.evaluate import evaluate
 from raylora.train.trainee import Trainee
 
@@ -55,15 +57,17 @@ def evaluate_adapters(
     cache: Path,
     runs: Mapping[str, RunSpec],
     adapters: Sequence[tuple[str, Layers]],
+    holding: str,
     listen: Listener = lambda done, total: None,
 ) -> list[Losses]:
     """Evaluate adapters on the validation rows of some runs.
 
     Args:
-        base: What all of them were trained on; it is held as the first run held it.
+        base: What all of them were trained on.
         cache: Folder that keeps tokens and downloads.
         runs: By the names of their validation rows; at least one.
         adapters: Names and layers, LoRA alone; without layers it is the base.
+        holding: How the base is held, a key of `raylora.adapters.holding.FIELDS`.
         listen: Told how far it is.
 
     Returns:
@@ -82,7 +86,7 @@ def evaluate_adapters(
     row_sets = list(dict.fromkeys(each for each in rows.values() if each is not None))
     if not row_sets:
         return [Losses(name, dict.fromkeys(rows)) for name, _ in adapters]
-    trainee = _placed(base, list(runs.values()))
+    trainee = _placed(base, list(runs.values()), holding)
     found: list[Losses] = []
     for name, layers in adapters:
         settings, tensors = in_one_slot(layers)
@@ -98,12 +102,13 @@ def evaluate_adapters(
     return found
 
 
-def _placed(base: BaseFolder, specs: Sequence[RunSpec]) -> Trainee:
+def _placed(base: BaseFolder, specs: Sequence[RunSpec], holding: str) -> Trainee:
     """The base in this process alone, for rows as long as any run has."""
     longest = max(spec.sequence_len for spec in specs)
     alone = {"distributed": DistributedSpec(), "adapter_bank": "packed", "sequence_len": longest}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return place_base(specs[0].model_copy(update=alone), base.path, (base.name, base.revision), device)
+    held = {"load_in_4bit": False, "load_in_8bit": False, **FIELDS[holding]}
+    spec = specs[0].model_copy(update=alone | held)
+    return place_base(spec, base.path, (base.name, base.revision), torch.device(device_of(spec.distributed)))
 
 
 def _validation_rows(base: BaseFolder, cache: Path, runs: Mapping[str, RunSpec]) -> dict[str, Batches | None]:

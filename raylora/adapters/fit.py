@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from raylora.adapters.delta import Layers, deltas
+from raylora.adapters.one_base import check_same_base
 from raylora.adapters.recipe import FACTOR_WISE
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError, ModelError, together
@@ -35,8 +36,12 @@ def fitting_layers(adapters: Sequence[StoredAdapter], method: str) -> list[Layer
         except ModelError as error:
             found.append({})
             errors.append(error)
-    problems = (*_magnitudes(adapters, found), *_other_bases(adapters), *_misfits(adapters, found, method))
-    errors += [ModelError(problem) for problem in problems]
+    errors += [ModelError(problem) for problem in _not_sums(adapters, found)]
+    try:
+        check_same_base({adapter.uri: adapter for adapter in adapters})
+    except ModelError as error:
+        errors.append(error)
+    errors += [ModelError(problem) for problem in _misfits(adapters, found, method)]
     if errors:
         raise together(errors)
     if unknown := [adapter.uri for adapter in adapters if adapter.base_digest is None]:
@@ -44,23 +49,20 @@ def fitting_layers(adapters: Sequence[StoredAdapter], method: str) -> list[Layer
     return found
 
 
-def _magnitudes(adapters: Sequence[StoredAdapter], found: Sequence[Layers]) -> Iterator[str]:
+def _not_sums(adapters: Sequence[StoredAdapter], found: Sequence[Layers]) -> Iterator[str]:
+    """Adapters whose updates cannot be weighted and added over the base as it is."""
     for adapter, layers in zip(adapters, found, strict=True):
+        if adapter.is_of_quantized_base:
+            yield (
+                f"combine: {adapter.uri} started as LoftQ, so each has what quantization took from the base, and a sum "
+                "has it as often as the weights say. Allowed: other starts. Train it without init_lora_weights: loftq, "
+                "or merge it instead"
+            )
         if any(delta.magnitude_O is not None for delta in layers.values()):
             yield (
                 f"combine: {adapter.uri} is DoRA, whose magnitudes scale base and update together: it is no sum of the "
                 "two. Allowed: LoRA, rsLoRA, PiSSA, OLoRA. Train it without use_dora, or merge it into its base instead"
             )
-
-
-def _other_bases(adapters: Sequence[StoredAdapter]) -> Iterator[str]:
-    known = [(adapter.uri, adapter.base_digest) for adapter in adapters if adapter.base_digest is not None]
-    if len({digest for _, digest in known}) > 1:
-        told = ", ".join(f"{uri} on {digest[:12]}" for uri, digest in known)
-        yield (
-            f"combine: the adapters were trained on several bases, by their digests: {told}. Allowed: adapters of one "
-            "base. Train them on one, or combine those that are"
-        )
 
 
 def _misfits(adapters: Sequence[StoredAdapter], found: Sequence[Layers], method: str) -> Iterator[str]:

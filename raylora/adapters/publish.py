@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from raylora import __version__
-from raylora.adapters.delta import Layers
+from raylora.adapters.delta import Layers, tensors_of
+from raylora.adapters.new_folder import free_place, new_folder
 from raylora.adapters.recipe import SPARSE, Recipe
-from raylora.adapters.stored import StoredAdapter, place_of
-from raylora.errors import InputError
+from raylora.adapters.stored import StoredAdapter, local_folder, place_of
+from raylora.errors import ExistingObjectError, InputError
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
-from raylora.model.peft_format import adapter_config, tensor_name
+from raylora.model.peft_format import adapter_config
 from raylora.model.slot import Slot
+from raylora.store.blob import open_store
 from raylora.store.manifest import discard, publish
 
 NARROWED = ("layers_to_transform", "layers_pattern", "exclude_modules")
@@ -38,16 +41,13 @@ def as_adapter(layers: Layers, parents: Sequence[StoredAdapter]) -> Adapter:
     """
     ranks = {module: delta.r for module, delta in layers.items()}
     r = max(ranks.values())
-    tensors = {}
-    for module, delta in layers.items():
-        tensors[tensor_name(module, "lora_A")] = delta.a_RI * delta.scale
-        tensors[tensor_name(module, "lora_B")] = delta.b_OR
+    scaled = {module: replace(delta, a_RI=delta.a_RI * delta.scale, scale=1.0) for module, delta in layers.items()}
     origin = _origin(parents)
     base_name = (origin.base_name or "", origin.base_revision)
     config = adapter_config(Slot(r, r, 0.0, 0), _target_modules(layers, parents), base_name)
     if pattern := _patterns(ranks, r):
         config |= {"rank_pattern": pattern, "alpha_pattern": pattern}
-    return Adapter(tensors, config)
+    return Adapter(tensors_of(scaled), config)
 
 
 def lineage_of(
@@ -66,7 +66,7 @@ def lineage_of(
         "base_model": origin.base_name,
         "base_revision": origin.base_revision,
         "base_digest": origin.base_digest,
-        **{name: values.pop() for name, values in agreed.items() if len(values) == 1},
+        **{name: values.pop() for name, values in agreed.items() if len(values) == 1 and None not in values},
         "adapter": "lora",
         "combined_from": [{"run_id": parent.about.get("run_id"), "digest": parent.digest} for parent in parents],
         "method": recipe.method,
@@ -90,8 +90,10 @@ def check_free(uri: str) -> None:
         StoreError: Nothing can be written there.
     """
     store, name = place_of(uri)
-    if store.exists(name) or store.keys(name):
-        raise InputError(f"--out {uri}: there is something already. Allowed: a new or empty folder. Name another")
+    if (folder := local_folder(uri)) is not None:
+        free_place(folder)
+    elif store.exists(name) or store.keys(name):
+        raise InputError(f"--out {uri}: something is there already. Allowed: a new or empty folder. Name another")
     store.check_writable()
 
 
@@ -99,7 +101,7 @@ def publish_at(uri: str, adapter: Adapter, about: Mapping[str, Any]) -> str:
     """Publish an adapter as a folder, or leave none.
 
     Args:
-        uri: Of the folder, found to be free.
+        uri: Of the folder; it is looked at again, since what is published may have taken long to make.
         adapter: What to write.
         about: Lineage, kept in the manifest.
 
@@ -108,13 +110,24 @@ def publish_at(uri: str, adapter: Adapter, about: Mapping[str, Any]) -> str:
 
     Raises:
         RunFailedError: The adapter is broken.
+        InputError: There is something by now.
         StoreError: The store refused.
     """
     files = adapter_files(adapter)
+    check_free(uri)
+    if (folder := local_folder(uri)) is not None:
+        place = free_place(folder)
+        with new_folder(place) as partial:
+            publish(open_store(str(partial.parent)), partial.name, files, about)
+        return str(place)
     store, name = place_of(uri)
     with ExitStack() as undo:
         undo.callback(discard, store, name)
-        published = publish(store, name, files, about)
+        try:
+            published = publish(store, name, files, about)
+        except ExistingObjectError:
+            undo.pop_all()  # what is there is another writer's
+            raise
         undo.pop_all()
     return published
 

@@ -1,6 +1,7 @@
 """Updates of another rank: the nearest ones of a smaller rank, and all of them brought to one rank and one scale.
 
-`Delta`s enter and leave. Called by exporting, for servers with a largest rank, or with one rank for a whole adapter.
+`Delta`s enter and leave. Called by exporting, for servers with a largest rank, or with one rank for a whole adapter,
+and by combining.
 """
 
 from __future__ import annotations

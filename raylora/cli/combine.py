@@ -50,8 +50,8 @@ def combine(
         bool | None,
         typer.Option(
             "--evaluate/--no-evaluate",
-            help="Losses of the result, of each adapter and of the base on each run's validation rows; done where "
-            "every adapter is of a run or a sweep.",
+            help="Losses of the result, of each adapter and of the base on the validation rows of each run or sweep "
+            "among the adapters; done where there is one.",
         ),
     ] = None,
     store: StoreOption = None,
@@ -82,20 +82,24 @@ def combine(
     losses = None
     if runs:
         every: list[tuple[str, Layers]] = [(RESULT, result), *zip(adapters, layers, strict=True), (BASE, {})]
-        losses = _evaluated(parents[0], places[0][1], runs, every)
+        by_word = dict(zip(adapters, parents, strict=True))
+        losses = _evaluated(by_word, [place for _, place in places], runs, every)
     path = publish_at(target, adapter, lineage_of(parents, recipe, losses))
+    unknown = [word for word in adapters if word not in runs] if runs else []
     told = {"method": method, "r": adapter.config["r"], "num_layers": len(result), "weights": list(recipe.weights)}
     if json_:
-        print_json({"path": path, **told, "evaluation": losses})
+        print_json({"path": path, **told, "evaluation": losses, "rows_not_known": unknown})
         return
     say("{} adapters combined by {method}: {num_layers} layers, r={r}".format(len(parents), **told))
     if losses is not None:
         _print_losses(losses)
+    if unknown:
+        say(f"validation rows not known, so not evaluated on: {', '.join(unknown)}", err)
     say(f"adapter: {path}")
 
 
 def _runs(places: Sequence[tuple[str, AdapterPlace]], asked: bool | None) -> dict[str, RunSpec] | None:
-    """Configurations by the words for the adapters; ``None`` where there is to be, or can be, no evaluation.
+    """Configurations by the words for the adapters that have one; ``None`` where there is, or can be, no evaluation.
 
     Raises:
         InputError: It was asked for and cannot be.
@@ -104,13 +108,12 @@ def _runs(places: Sequence[tuple[str, AdapterPlace]], asked: bool | None) -> dic
         return None
     specs = {word: _spec(place) for word, place in places}
     runs = {word: spec for word, spec in specs.items() if spec is not None}
-    without = [word for word in specs if word not in runs]
-    if without and asked:
+    if asked and specs and not runs:
         raise InputError(
-            f"--evaluate: the validation rows of {', '.join(without)} are not known. Allowed: runs, and sweeps that "
-            "this version of raylora reads. Leave --evaluate out"
+            f"--evaluate: the validation rows of {', '.join(specs)} are not known. Allowed: runs, and sweeps that this "
+            "version of raylora reads, one at least. Leave --evaluate out"
         )
-    return None if without else runs
+    return runs or None
 
 
 def _spec(place: AdapterPlace) -> RunSpec | None:
@@ -123,17 +126,23 @@ def _spec(place: AdapterPlace) -> RunSpec | None:
 
 
 def _evaluated(
-    parent: StoredAdapter, place: AdapterPlace, runs: Mapping[str, RunSpec], every: Sequence[tuple[str, Layers]]
+    parents: Mapping[str, StoredAdapter],
+    places: Sequence[AdapterPlace],
+    runs: Mapping[str, RunSpec],
+    every: Sequence[tuple[str, Layers]],
 ) -> list[dict[str, Any]]:
-    """Losses as JSON, on the base of one of the adapters."""
-    from raylora.adapters.base import open_base
+    """Losses as JSON, on the one base of the adapters, held as it was for all of them."""
     from raylora.adapters.evaluation import evaluate_adapters
+    from raylora.adapters.holding import holding_of
+    from raylora.adapters.one_base import open_one_base
     from raylora.store.home import cache_dir
 
     try:
         with _progress() as listen:
-            opened = open_base(parent, place.base, cache_dir())
-            return [asdict(each) for each in evaluate_adapters(opened, cache_dir(), runs, every, listen)]
+            holding = holding_of(parents)
+            known = next((place.base for place in places if place.base is not None), None)
+            opened = open_one_base(parents, known, cache_dir())
+            return [asdict(each) for each in evaluate_adapters(opened, cache_dir(), runs, every, holding, listen)]
     except (DataError, ModelError) as error:
         raise type(error)(f"{error}\nThe adapters were to be evaluated; --no-evaluate combines without") from error
 

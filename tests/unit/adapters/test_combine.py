@@ -162,11 +162,43 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path):
     assert [line.strip()[:40] for line in lines] == [
         "several problems",
         f"combine: {second.uri} is DoRA"[:40],
-        "combine: the adapters were trained on several bases"[:40],
+        "adapters: 2 adapters of 2 bases. Allowed: one base"[:40],
+        f"{first.uri}: tiny/llama, digest {'b' * 12}"[:40],
+        f"{second.uri}: tiny/llama, digest {'c' * 12}"[:40],
         "--method linear: it adds factors of one rank"[:40],
     ]
-    assert f"{first.uri} on bbbbbbbbbbbb, {second.uri} on cccccccccccc" in lines[2]
+    assert lines[3].endswith(f"digest {'b' * 12}") and lines[4].endswith(f"digest {'c' * 12}")
     assert "Train it without use_dora" in lines[1]
+
+
+def test_bases_of_other_names_are_refused_where_no_digest_is_known(tmp_path: Path):
+    first, second = (read_adapter(uri) for uri in saved(tmp_path, ONE_RANK))
+    plain = StoredAdapter(first.uri, first.tensors, first.config, {})
+    other = StoredAdapter(second.uri, second.tensors, {**second.config, "base_model_name_or_path": "org/other"}, {})
+    assert "2 adapters of 2 bases" in refusal([plain, other], "cat")
+
+
+def test_an_adapter_that_belongs_to_a_quantized_base_is_refused(tmp_path: Path):
+    first, second = (read_adapter(uri) for uri in saved(tmp_path, ONE_RANK))
+    loftq = StoredAdapter(second.uri, second.tensors, second.config, {**second.about, "init_lora_weights": "loftq"})
+    assert f"combine: {second.uri} started as LoftQ" in refusal([first, loftq], "cat")
+
+
+def test_adalora_is_combined_with_lora(tmp_path: Path):
+    plain = read_adapter(save_adapter(tmp_path / "a", FIRST, ONE_RANK[0]))
+    tensors, values = {}, torch.tensor([[2.0], [0.0], [-1.0], [0.5], [1.0], [3.0]])
+    for name, tensor in plain.tensors.items():
+        tensors[name.removesuffix(".weight")] = tensor
+        if "lora_A" in name:
+            tensors[name.removesuffix("A.weight") + "E"] = values
+    fields = {"peft_type": "ADALORA", "init_r": 6, "lora_alpha": 12, "base_model_name_or_path": "tiny/llama"}
+    adalora = StoredAdapter("adalora", tensors, fields, plain.about)
+    layers = fitting_layers([plain, adalora], "cat")
+    found = updates(combine(layers, Recipe("cat", (1.0, 0.5))))
+    for module, update in updates(layers[0]).items():
+        a_RI, b_OR = (plain.tensors[f"base_model.model.{module}.{name}.weight"] for name in ("lora_A", "lora_B"))
+        wanted = update + 0.5 * 12 / (6 + 1e-5) * (b_OR * values.T) @ a_RI
+        torch.testing.assert_close(found[module], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_of_another_size_are_refused(tmp_path: Path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from raylora.adapters.combine import combine
 from raylora.adapters.delta import Layers, deltas
 from raylora.adapters.fit import fitting_layers
+from raylora.adapters.holding import holding_of
 from raylora.adapters.publish import as_adapter, check_free, lineage_of, publish_at
 from raylora.adapters.recipe import Recipe
 from raylora.adapters.stored import StoredAdapter, read_adapter
@@ -110,7 +111,7 @@ def test_a_place_that_is_taken_is_refused_and_left_as_it_was(tmp_path: Path):
     (tmp_path / "full" / "sub").mkdir(parents=True)
     (tmp_path / "full" / "sub" / "file").write_text("mine")
     for name in ("file", "full"):
-        with pytest.raises(InputError, match=r"--out .* there is something already. Allowed: a new or empty folder"):
+        with pytest.raises(InputError, match=r"--out .* something is there already\. Allowed: a new folder"):
             check_free(str(tmp_path / name))
     with pytest.raises(StoreError):
         check_free(str(tmp_path / "file" / "out"))
@@ -130,12 +131,52 @@ def test_a_free_place_stays_free_until_it_is_written(tmp_path: Path):
     ]
 
 
+def test_a_place_that_was_taken_meanwhile_stays_its_winners(tmp_path: Path):
+    parents = parents_in(tmp_path / "parents")
+    place = tmp_path / "out"
+    check_free(str(place))
+    place.mkdir()
+    (place / "manifest.json").write_text("theirs")
+    with pytest.raises(InputError, match="something is there already"):
+        published(parents, place)
+    assert [(path.name, path.read_text()) for path in place.iterdir()] == [("manifest.json", "theirs")]
+
+
+def test_of_parents_without_a_manifest_nothing_is_said(tmp_path: Path):
+    parents = [StoredAdapter(each.uri, each.tensors, each.config, {}) for each in parents_in(tmp_path)]
+    told = lineage_of(parents, CAT, None)
+    assert "quantization" not in told and "tokenizer_digest" not in told
+    _, uri = published(parents, tmp_path / "out")
+    assert holding_of({"combined": read_adapter(uri)}) == "none"
+    older = StoredAdapter(uri, {}, {}, {"quantization": None})
+    assert holding_of({"older": older, "other": StoredAdapter(uri, {}, {}, {"quantization": "int8"})}) == "int8"
+
+
+@pytest.mark.parametrize("word", ["out/../out/.", "file://{}/with%20space"])
+def test_a_place_may_be_spelled_in_many_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str):
+    monkeypatch.chdir(tmp_path)
+    parents = parents_in(tmp_path / "parents")
+    uri = word.format(tmp_path)
+    layers = combine(fitting_layers(parents, CAT.method), CAT)
+    path = publish_at(uri, as_adapter(layers, parents), lineage_of(parents, CAT, None))
+    assert path == str(tmp_path / ("with space" if "space" in word else "out"))
+    assert read_adapter(uri).tensors.keys() == read_adapter(path).tensors.keys()
+
+
+def test_the_home_folder_and_the_working_folder_can_be_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, uri = published(parents_in(tmp_path / "parents"), tmp_path / "out")
+    monkeypatch.chdir(uri)
+    monkeypatch.setenv("HOME", uri)
+    wanted = read_adapter(uri).digest
+    assert [read_adapter(word).digest for word in (".", "~", "../out", "~/")] == [wanted] * 4
+
+
 def test_what_fails_halfway_leaves_nothing(tmp_path: Path):
     parents = parents_in(tmp_path / "parents")
     adapter = as_adapter(combine(fitting_layers(parents, "cat"), CAT), parents)
     with pytest.raises(TypeError):
         publish_at(str(tmp_path / "out"), adapter, {"no JSON": object()})  # met when the files are written
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["parents"]
 
 
 def test_tensors_are_written_as_they_were_combined(tmp_path: Path):

@@ -19,6 +19,7 @@ from raylora.store.blob import open_store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run
 from raylora.store.sweeps import new_sweep, write_sweep
+from raylora.tracking.lineage import quantization
 from raylora.train.evaluate import evaluate
 from tests.cluster.alone import in_one_process, loss_alone
 from tests.unit.cli.conftest import Raylora
@@ -47,6 +48,7 @@ def ended(materials: Path, digest: str | None = None, **fields: object) -> Run:
     draw = torch.Generator().manual_seed(spec.seed)
     tensors = {name: 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in made.tensors.items()}
     about = {"base_digest": digest or base_digest(materials / "base", cache_dir()), "run_id": run_id}
+    about["quantization"] = quantization(spec)
     uri = publish_adapter(run_store(store, run_id), Adapter(tensors, made.config), about)
     update_run(store, run_id, status="finished", result={"adapter_uri": uri})
     return Run(run_id, spec, uri)
@@ -80,7 +82,7 @@ def test_each_adapter_is_evaluated_on_the_rows_of_each(raylora: Raylora, materia
 
 def test_losses_for_a_person_and_rows_that_are_not_there(raylora: Raylora, materials: Path, tmp_path: Path):
     first = ended(materials, lora_target_modules=ATTENTION, seed=1, load_in_4bit=True)
-    second = ended(materials, lora_target_modules=ATTENTION, seed=2, val_set_size=0)
+    second = ended(materials, lora_target_modules=ATTENTION, seed=2, load_in_4bit=True, val_set_size=0)
     told = raylora("combine", first.run_id, second.run_id, "--method", "ties", "--out", tmp_path / "out")
     assert told.code == 0, told.err
     rows = {row[0]: row[1:] for row in cells(told.out) if len(row) > 2}
@@ -102,14 +104,42 @@ def test_without_any_validation_rows_there_are_no_losses(raylora: Raylora, mater
     assert all(each["losses"] == dict.fromkeys(names) for each in told.json["evaluation"])
 
 
+def test_what_is_a_folder_is_evaluated_on_the_rows_of_the_others(raylora: Raylora, materials: Path, tmp_path: Path):
+    folder, run = (ended(materials, lora_target_modules=ATTENTION, seed=seed) for seed in (1, 2))
+    words = ("combine", folder.uri, run.run_id, "--method", "linear")
+    told = raylora(*words, "--out", tmp_path / "out", "--json")
+    assert told.code == 0, told.err
+    assert told.json["rows_not_known"] == [folder.uri]
+    losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
+    assert losses.keys() == {"combined", folder.uri, run.run_id, "base"}
+    assert losses[run.run_id] == {run.run_id: pytest.approx(loss_alone(run.spec, run.uri, tmp_path), rel=1e-5)}
+    told = raylora(*words, "--out", tmp_path / "for a person")
+    assert "validation rows not known, so not evaluated on: " in told.err
+
+
+def test_a_base_that_was_held_in_several_ways_is_none_to_evaluate_on(raylora: Raylora, materials: Path, tmp_path: Path):
+    holdings: list[dict[str, object]] = [{}, {"load_in_4bit": True}]
+    runs = [ended(materials, lora_target_modules=ATTENTION, **fields) for fields in holdings]
+    words = ("combine", runs[0].run_id, runs[1].run_id, "--method", "linear", "--out", tmp_path / "out", "--json")
+    told = raylora(*words)
+    assert told.code == 2, told.err
+    message = told.json["error"]["message"]
+    assert "in several ways" in message and "--no-evaluate combines without" in message
+    assert not (tmp_path / "out").exists()
+    assert raylora(*words, "--no-evaluate").code == 0
+
+
 def test_folders_are_combined_and_not_evaluated(raylora: Raylora, materials: Path, tmp_path: Path):
     runs = [ended(materials, lora_target_modules=ATTENTION, seed=seed) for seed in (1, 2)]
-    words = ("combine", runs[0].uri, runs[1].run_id, "--method", "linear")
+    words = ("combine", runs[0].uri, runs[1].uri, "--method", "linear")
     told = raylora(*words, "--out", tmp_path / "out", "--json")
-    assert (told.code, told.json["evaluation"]) == (0, None)
+    assert (told.code, told.json["evaluation"], told.json["rows_not_known"]) == (0, None, [])
     told = raylora(*words, "--out", tmp_path / "other", "--evaluate", "--json")
     assert told.code == 2
-    assert f"--evaluate: the validation rows of {runs[0].uri} are not known" in told.json["error"]["message"]
+    assert (
+        f"--evaluate: the validation rows of {runs[0].uri}, {runs[1].uri} are not known"
+        in told.json["error"]["message"]
+    )
     assert not (tmp_path / "other").exists()
     by_name = ("combine", runs[0].run_id, runs[1].run_id, "--method", "linear", "--no-evaluate")
     assert raylora(*by_name, "--out", tmp_path / "unseen", "--json").json["evaluation"] is None
@@ -137,7 +167,7 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(raylora: Raylo
     told = raylora(*words, "--json")
     assert told.code == 2
     message = told.json["error"]["message"]
-    for part in ("--weights: got '1,x'", "--method: got 'mean'", "--density: got 2", "there is something already"):
+    for part in ("--weights: got '1,x'", "--method: got 'mean'", "--density: got 2", "something is there already"):
         assert part in message
     assert "adapter: nowhere has no adapter_config.json" in message
     assert [path.name for path in full.iterdir()] == ["mine"]
@@ -150,7 +180,7 @@ def test_adapters_of_several_bases_and_dora_are_refused(raylora: Raylora, materi
     told = raylora(*words)
     assert told.code == 2
     message = told.json["error"]["message"]
-    assert "the adapters were trained on several bases, by their digests" in message
+    assert "2 adapters of 2 bases" in message
     assert f"{second.uri} is DoRA" in message
     assert not (tmp_path / "out").exists()
 
