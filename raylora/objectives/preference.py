@@ -16,6 +16,9 @@ from torch import Tensor
 
 Kind = Literal["dpo", "ipo", "orpo"]
 
+CERTAIN = 1e-7
+"""Least loss of a token, in nats, in ORPO's odds: about float32's rounding of a probability of 1."""
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -92,6 +95,10 @@ def _by_text(losses_N: Tensor, counts_S: Tensor) -> Tensor:
 
 
 def _odds(mean_P2: Tensor) -> Tensor:
-    """Log sigmoid of the log odds ratio, from mean log-probabilities."""
-    log_odds_P2 = mean_P2 - torch.log1p(-torch.exp(mean_P2))
+    """Log sigmoid of the log odds ratio, from mean log-probabilities.
+
+    An answer that is certain to the last digit counts as almost certain: its odds have no bound, nor their gradient.
+    """
+    mean_P2 = mean_P2.clamp(max=-CERTAIN)
+    log_odds_P2 = mean_P2 - torch.log(-torch.expm1(mean_P2))
     return F.logsigmoid(log_odds_P2[:, 0] - log_odds_P2[:, 1])

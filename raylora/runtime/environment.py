@@ -21,6 +21,7 @@ NAMES = frozenset(
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
         "AWS_PROFILE",
+        "AWS_DEFAULT_PROFILE",
         "AWS_CONFIG_FILE",
         "AWS_SHARED_CREDENTIALS_FILE",
         "AWS_ROLE_ARN",
@@ -31,6 +32,10 @@ NAMES = frozenset(
         "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_S3",
         "AWS_CA_BUNDLE",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION",
+        "AWS_USE_FIPS_ENDPOINT",
+        "AWS_USE_DUALSTACK_ENDPOINT",
         "HF_TOKEN",
         "HF_HOME",
         "HF_HUB_CACHE",
@@ -70,6 +75,7 @@ BEGINNINGS = (
     *("DS_", "BNB_", "ACCELERATE_", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_", "HF_", "TQDM_"),
     # How botocore asks, and the credentials that a container is given: they hold on this machine alone.
     *("AWS_CONTAINER_", "AWS_EC2_METADATA_", "AWS_METADATA_", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"),
+    *("AWS_ENDPOINT_URL_", "AWS_STS_", "FSSPEC_"),
 )
 """Of the names that the system and the numerical libraries read."""
 

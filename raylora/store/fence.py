@@ -68,7 +68,8 @@ def enter(fence: Fence, work: str) -> str:
     store, folder = open_store(fence.uri), f"{_folder_of(fence.number)}/{work}"
     while True:
         before = store.keys(folder)
-        number = max((int(key.rpartition("/")[2]) for key in before), default=0) + 1
+        numbers = [key.rpartition("/")[2] for key in before]
+        number = max((int(each) for each in numbers if each.isdigit()), default=0) + 1  # a stray file is none
         group = f"{folder}/{number:08d}"
         try:
             store.create(group, secrets.token_hex(8).encode())

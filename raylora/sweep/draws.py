@@ -35,6 +35,7 @@ def draws_at_once(sweep: SweepSpec) -> int:
         sweep: Its `slots` are taken at their word: whoever sets them has as many.
     """
     everything = sweep.num_configurations
-    if sweep.slots is not None or not is_limited(sweep):
+    # HyperBand fills its brackets with trials that are paused, and a limit would count them.
+    if sweep.slots is not None or sweep.scheduler == "hyperband" or not is_limited(sweep):
         return everything
     return min(everything, max(LEAST, math.ceil(everything / ROUNDS)))

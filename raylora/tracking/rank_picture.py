@@ -34,7 +34,8 @@ def draw_ranks(ranks: Mapping[str, int], title: str, path: Path) -> None:
     grid = [[math.nan] * len(kinds) for _ in layers]
     for name, (layer, kind) in places.items():
         grid[layers.index(layer)][kinds.index(kind)] = ranks[name]
-    size = (3.0 + 0.8 * len(kinds), 2.5 + 0.25 * len(layers))
+    # In inches; above 400 a side matplotlib draws nothing.
+    size = (min(3.0 + 0.8 * len(kinds), 400.0), min(2.5 + 0.25 * len(layers), 400.0))
     figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -14,10 +14,14 @@ from time import perf_counter
 import torch
 
 from raylora.data.collate import Batch
+from raylora.errors import RayloraError
+from raylora.log import get_logger
 from raylora.spec.run import RunSpec
 from raylora.train.admission import soon_started
 from raylora.train.step import Share, train_step
 from raylora.train.trainee import Trainee
+
+log = get_logger(__name__)
 
 NEVER_BELOW = 0.97
 """Of the tokens a second of one slot, what a wider pack must reach."""
@@ -63,8 +67,9 @@ def calibrate(trainee: Trainee, specs: Sequence[RunSpec], batch: Batch, at_most:
     num_tokens, rates = sum(ranks.gather(batch.num_tokens)), dict[int, float]()
     start = perf_counter()
     for width in _widths(at_most):
-        for slot in range(len(trainee.steppers), width):
-            trainee.admit(slot, soon_started(specs[slot % len(specs)]))
+        fits = [_fits(trainee, slot, specs[slot % len(specs)]) for slot in range(len(trainee.steppers), width)]
+        if not all(ranks.gather(all(fits))):
+            break
         seconds = _step_s(trainee, batch, width)
         if width == 1 or width * num_tokens / seconds < RISING * max(rates.values()):
             # The first step makes the state of the new slots, the very first much else; or somebody else was at work.
@@ -76,12 +81,22 @@ def calibrate(trainee: Trainee, specs: Sequence[RunSpec], batch: Batch, at_most:
         budget_s = min(MAX_S, max(MIN_S, SHARE * at_most * num_passes * num_tokens / rates[1]))
         if rates[width] < NEVER_BELOW * max(rates.values()) or (width > 1 and passed_s + 2 * seconds > budget_s):
             break
-    if width < best_width(rates, at_most) < at_most:
+    if rates and width < best_width(rates, at_most) < at_most:
         # Still getting faster, yet not fast enough to foresee more: a step that was held up looks the same.
         rates[width] = max(rates[width], width * num_tokens / _step_s(trainee, batch, width))
     for slot in list(trainee.steppers):
         trainee.release(slot)
-    return Calibration(best_width(rates, at_most), rates)
+    return Calibration(best_width(rates, at_most) if rates else at_most, rates)
+
+
+def _fits(trainee: Trainee, slot: int, spec: RunSpec) -> bool:
+    """Let a run like those that will come into a slot; one that cannot be made fails its trial when it comes."""
+    try:
+        trainee.admit(slot, soon_started(spec))
+    except RayloraError as error:
+        log.debug("no more widths are tried: %s", error)
+        return False
+    return True
 
 
 def best_width(rates: Mapping[int, float], at_most: int) -> int:

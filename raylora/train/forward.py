@@ -55,11 +55,13 @@ def not_training(trainee: Trainee) -> Iterator[None]:
     was_training = trainee.model.training
     if was_training:
         trainee.train_mode(False)
-    with torch.no_grad():
-        yield
-        trainee.strategy.rest(trainee.model)
-    if was_training:
-        trainee.train_mode(True)
+    try:
+        with torch.no_grad():
+            yield
+            trainee.strategy.rest(trainee.model)
+    finally:
+        if was_training:
+            trainee.train_mode(True)
 
 
 def reference_losses(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:

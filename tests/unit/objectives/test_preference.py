@@ -71,6 +71,15 @@ def test_a_batch_of_nothing_has_a_gradient_of_nothing(kind: Kind):
     sums_M.sum().backward()
 
 
+def test_an_answer_that_is_certain_leaves_orpo_finite():
+    losses_N = losses(5)
+    losses_N[:5] = 0.0  # both answers of the first pair
+    losses_N.requires_grad_()
+    Preference("orpo", 0.2).sums(losses_N, COUNTS, None)[:2].sum().backward()
+    assert losses_N.grad is not None and losses_N.grad.isfinite().all()
+    assert math.isfinite(loss_of(Preference("orpo", 0.2), losses_N.detach(), None))
+
+
 def test_supervised_is_the_mean_of_all_tokens():
     losses_N = losses(4)
     objective = Supervised()

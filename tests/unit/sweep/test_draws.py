@@ -17,7 +17,7 @@ from tests.unit.sweep.test_tune_space import drawn_by
     [
         ("optuna", {}, 4),
         ("hyperopt", {}, 4),
-        ("bohb", {"scheduler": "hyperband"}, 4),
+        ("bohb", {"scheduler": "hyperband"}, 16),
         ("optuna", {"num_trials": 3}, 2),
         ("optuna", {"repeats": 2}, 4),
         ("optuna", {"num_cores": 8}, 4),

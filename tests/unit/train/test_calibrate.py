@@ -47,6 +47,18 @@ def test_a_step_that_was_held_up_is_taken_to_be_no_slower_than_a_wider_one(
     assert found.num_slots == 2
 
 
+def test_a_run_that_the_base_refuses_ends_the_search_and_no_more(tmp_path: Path) -> None:
+    """It fails when its trial comes; the pack offers the slots that the others are fastest with."""
+    home = save_materials(tmp_path, 12)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
+    rows, _ = open_rows(spec, home / "cache")
+    wide = spec.model_copy(update={"lora_r": 4096})
+    trainee, batch = place_tiny(spec), rows.step(0, 0, 1)[0]
+    assert list(calibrate(trainee, [spec, wide], batch, 8, 2).tokens_per_s) == [1]
+    assert calibrate(trainee, [wide], batch, 8, 2).num_slots == 8
+    assert not trainee.steppers
+
+
 @pytest.mark.parametrize(("again_s", "num_slots"), [(1.2, 32), (1.5, 8)])
 def test_a_step_that_would_narrow_the_pack_is_taken_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again_s: float, num_slots: int
