@@ -103,7 +103,7 @@ def test_without_room_for_a_copy_of_the_adapter_the_run_has_finished_and_mlflow_
     with monkeypatch.context() as no_room:
         no_room.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
         driver.ledger.close()
-    assert "MLflow gets no picture of the losses" in caplog.text
+    assert "MLflow gets no loss.png" in caplog.text
     assert driver.tracker.finish("finished") == {}
     run_id = driver.tracker.mlflow_run_id
     copy = Path(client.download_artifacts(run_id, FOLDER, str(tmp_path)))

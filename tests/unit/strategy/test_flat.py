@@ -139,9 +139,9 @@ def test_who_is_told_of_an_update_finds_new_values_and_the_clipped_gradient():
         seen.append(float(torch.cat([parameter.grad.flatten() for parameter in named.values()]).norm()))
         assert not any(torch.equal(named[name], value) for name, value in before.items())
 
-    stepper.backward(loss_of(named, 0, 0))
+    stepper.backward(loss_of(named, 1, 0))
     assert stepper.step(1e-2, look) > 0.05
     assert seen == pytest.approx([0.05], rel=1e-4)
-    stepper.backward(loss_of(named, 1, 0) * float("inf"))
+    stepper.backward(loss_of(named, 2, 0) * float("inf"))
     stepper.step(1e-2, look)
     assert len(seen) == 1, "nothing was updated"
