@@ -65,4 +65,7 @@ def write_shards(folder: Path, sizes: Mapping[str, int], max_bytes: int, read: C
 
 def _write(file: Path, names: Sequence[str], read: Callable[[str], Tensor]) -> None:
     # A function of its own: when it returns, its tensors are gone before the next file's are read.
+    file.touch()
+    mode = file.stat().st_mode
     save_file({name: read(name) for name in names}, file, {"format": "pt"})
+    file.chmod(mode)  # safetensors makes files for their owner alone, and servers run as others

@@ -45,6 +45,12 @@ def test_one_file_has_no_index(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_whoever_may_read_other_files_may_read_these(tmp_path: Path):
+    (tmp_path / "other").write_text("")
+    write_shards(tmp_path, {"a": 4}, 10, lambda name: torch.ones(1))
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_model_in_many_files_loads_as_one_in_a_single_file(tmp_path: Path):
     base = save_base(tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter")
