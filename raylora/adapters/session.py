@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
 from typing_extensions import override
 
+from raylora.data.chat import refusal_told
 from raylora.errors import InputError
 from raylora.model.route import Span
 from raylora.model.seed import stable_seed
@@ -159,13 +160,8 @@ class Session:
         return Answer(text.strip(), len(written_T))
 
     def _ids(self, chat: Chat) -> Tensor:
-        try:
+        with refusal_told("messages", "leave out what it does not know, such as a system's message"):
             text = as_text(self._tokenizer, chat)
-        except Exception as error:  # Jinja's own, or whatever the template's operators and calls raise in Python
-            raise InputError(
-                f"the base's chat template refuses the messages ({error}). Leave out what it does not know, such as a "
-                "system's message"
-            ) from error
         ids_1T: Tensor = encode(self._tokenizer, [text])["input_ids"]
         return ids_1T
 

@@ -1,7 +1,7 @@
 """A conversation becomes text, and the spans of it that the assistant wrote.
 
 Enters: a Conversation. Leaves: the rendered text and character spans, each with its end-of-turn token, so that the
-model learns to stop. Called by encode.
+model learns to stop. Called by encode; `refusal_told` by whoever renders a template.
 
 Three ways find where a turn starts and ends, the first that applies:
 1. marks: the template says itself, with `{% generation %}`;
@@ -13,7 +13,8 @@ Three ways find where a turn starts and ends, the first that applies:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jinja2
@@ -28,6 +29,24 @@ Span = tuple[int, int]
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # They differ in their first and in their last character, so no text can share an end with both.
 _FILLERS = ("0 any words 1", "X other words Y")
+
+
+@contextmanager
+def refusal_told(what: str, advice: str) -> Iterator[None]:
+    """Render a chat template inside of this.
+
+    Args:
+        what: What it is given.
+        advice: What to do where it refuses that.
+
+    Raises:
+        DataError: In place of whatever the template raises.
+    """
+    try:
+        yield
+    except Exception as error:  # Jinja's own, or whatever the template's operators and calls raise in Python
+        said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"the chat template refuses the {what}: {said}; {advice}") from error
 
 
 class ChatTemplate:
@@ -122,7 +141,7 @@ class ChatTemplate:
         marks: bool = False,
     ) -> tuple[str, list[Span]]:
         render: Any = render_jinja_template  # Its annotations say something else than it returns.
-        try:
+        with refusal_told("conversation", "correct the row, or set another chat_template"):
             texts, spans = render(
                 conversations=[list(messages)],
                 tools=conversation.tools,
@@ -131,11 +150,6 @@ class ChatTemplate:
                 return_assistant_tokens_mask=marks,
                 **self._tokenizer.special_tokens_map,
             )
-        except Exception as error:  # Jinja's own, or whatever the template's operators and calls raise in Python
-            said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
-            raise DataError(
-                f"the chat template refuses the conversation: {said}; correct the row, or set another chat_template"
-            ) from error
         return texts[0], list(spans[0]) if marks else []
 
 

@@ -24,6 +24,7 @@ from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import Optimizer, train_plainly
 from tests.reference.test_lora import ADAMW, INT8, NF4, RATES, base_of, ours, spec_of, steps_of
+from tests.unit.model.tiny import Kept
 from tests.unit.train.tiny_run import CPU, save_materials
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -141,17 +142,6 @@ def test_the_first_pass_is_the_bases(home: Path, base: str, kind: str):
         torch.testing.assert_close(trainee.model(IDS).logits, base_of(spec)(IDS).logits, rtol=0, atol=2e-5)
 
 
-class _Kept(nn.Module):
-    """Dropout by a mask that is given."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no bias", "bias"])
 def test_a_dora_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: float):
@@ -175,7 +165,7 @@ def test_a_dora_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: fl
     x = torch.randn(10, 24, requires_grad=True)
     bank.route([Span(0)])
     if dropout:
-        theirs.lora_dropout["default"] = _Kept(mask_of(x, bank, dropout))
+        theirs.lora_dropout["default"] = Kept(mask_of(x, bank, dropout))
     weights = torch.randn(10, 40)
     found, wanted = run(lambda: model["layer"](x), mine, x, weights), run(lambda: theirs(x), others, x, weights)
     for ours_, peft in zip(found, wanted, strict=True):

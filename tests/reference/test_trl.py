@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from torch.utils.data import SequentialSampler
-from transformers import LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from raylora.data.batches import Batches
@@ -18,25 +14,14 @@ from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
+from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_chats
 
 NUM_STEPS = 8
 
 
-class Recorded(SFTTrainer):
-    """Keeps what each micro-step adds to its step's loss; takes rows in their order."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        self.losses: list[float] = []
-        super().__init__(*args, **settings)
-
-    def training_step(self, *args: Any, **settings: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **settings)
-        self.losses.append(float(loss))
-        return loss
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+class Trained(Recorded, SFTTrainer):
+    """TRL's, recorded."""
 
 
 def rows_of(batch: Batch) -> list[dict[str, list[int]]]:
@@ -49,30 +34,11 @@ def rows_of(batch: Batch) -> list[dict[str, list[int]]]:
 
 
 def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> list[float]:
-    config = LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32), config)
-    set_peft_model_state_dict(model, start)
-    settings = SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=spec.micro_batch_size,
-        gradient_accumulation_steps=spec.gradient_accumulation_steps,
-        max_steps=NUM_STEPS,
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=spec.warmup_steps,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    model, settings = in_peft(spec, start), SFTConfig(**settings_of(spec, folder))
     dataset = Dataset.from_list(
         [row for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for row in rows_of(batch)]
     )
-    trainer = Recorded(model, settings, train_dataset=dataset, processing_class=load_tokenizer(Path(spec.base_model)))
+    trainer = Trained(model, settings, train_dataset=dataset, processing_class=load_tokenizer(Path(spec.base_model)))
     trainer.train()
     parts = spec.gradient_accumulation_steps
     return [sum(trainer.losses[at : at + parts]) for at in range(0, len(trainer.losses), parts)]

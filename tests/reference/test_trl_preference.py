@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from torch.utils.data import SequentialSampler
-from transformers import LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from raylora.data.batches import Batches
@@ -18,28 +15,17 @@ from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
+from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_pairs
 
 NUM_STEPS = 6
 
 
-class Recorded(DPOTrainer):
-    """Keeps each step's loss; takes tokens as they are and rows in their order."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        self.losses: list[float] = []
-        super().__init__(*args, **settings)
+class AsTheyAre(Recorded, DPOTrainer):
+    """Takes tokens as they are."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
-
-    def training_step(self, *args: Any, **settings: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **settings)
-        self.losses.append(float(loss))
-        return loss
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
 
 
 def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
@@ -61,30 +47,12 @@ def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
 
 
 def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> list[float]:
-    config = LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32), config)
-    set_peft_model_state_dict(model, start)
-    settings = DPOConfig(
-        output_dir=str(folder),
-        beta=spec.rl_beta,
-        loss_type={"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)],
-        per_device_train_batch_size=spec.micro_batch_size,
-        max_steps=NUM_STEPS,
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=spec.warmup_steps,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)]
+    model = in_peft(spec, start)
+    settings = DPOConfig(**settings_of(spec, folder), beta=spec.rl_beta, loss_type=loss_type)
     pairs = [pair for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for pair in pairs_of(batch)]
     tokenizer = load_tokenizer(Path(spec.base_model))
-    trainer = Recorded(model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    trainer = AsTheyAre(model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     trainer.train()
     return trainer.losses
 

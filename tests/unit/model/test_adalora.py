@@ -17,6 +17,7 @@ from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.packed_bank import PackedBank
 from raylora.model.route import Span
 from raylora.model.slot import Slot
+from tests.unit.model.tiny import Kept
 
 CPU = torch.device("cpu")
 SETTINGS = Slot(4, 8.0, 0.0, 3, use_adalora=True)
@@ -27,17 +28,6 @@ def bank_of(linear: nn.Linear, *others: nn.Linear) -> tuple[nn.ModuleDict, Packe
     layers = {f"layer{number}": FrozenLinear(each) for number, each in enumerate((linear, *others))}
     model = nn.ModuleDict(layers).requires_grad_(False)
     return model, PackedBank(model, ("tiny", None), CPU)
-
-
-class _Kept(nn.Module):
-    """Dropout by a mask that is given."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -57,7 +47,7 @@ def test_a_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: float):
     bank.route([Span(0)])
     if dropout:
         tokens = bank._layers["layer0"]._tokens(x, [(0, Span(0))])
-        theirs.lora_dropout["default"] = _Kept(tokens.of(torch.ones_like(x)))
+        theirs.lora_dropout["default"] = Kept(tokens.of(torch.ones_like(x)))
     weights = torch.randn(10, 40)
     made, wanted = model["layer0"](x), theirs(x)
     torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)

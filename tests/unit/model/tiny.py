@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gguf import GGUFWriter
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from raylora.spec.run import RunSpec
@@ -80,3 +81,14 @@ def write_gguf(file: Path, facts: dict[str, str] | None = None, leave_out: str =
 def pre_tokenizers_bytes() -> list[str]:
     """The 256 characters that stand for bytes in GPT-2's alphabet."""
     return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+class Kept(nn.Module):
+    """Dropout by a mask that is given."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
