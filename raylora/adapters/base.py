@@ -6,9 +6,12 @@ merging, evaluation, talk, and exporting to where the layers of a base have othe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import ValidationError
 from transformers import PretrainedConfig
 
 from raylora.adapters.stored import StoredAdapter
@@ -18,6 +21,8 @@ from raylora.model.source import BaseFolder, base_config, resolve_base
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,7 @@ def base_of(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> Bas
         ModelError: There is no such base.
         StoreError: Storage cannot be read.
     """
-    if place is not None:
-        return find_base(place, cache)
-    said = said_base(adapter)
-    try:
-        return find_base(said, cache)
-    except ModelError as error:
-        raise ModelError(
-            f"{error}\nThe base of {adapter.uri} is called {said.base_model} in its config; say where it is with --base"
-        ) from error
+    return _found(adapter, place, lambda where: find_base(where, cache))
 
 
 def config_of_base(adapter: StoredAdapter, place: BasePlace | None) -> PretrainedConfig:
@@ -84,10 +81,10 @@ def config_of_base(adapter: StoredAdapter, place: BasePlace | None) -> Pretraine
         ModelError: There is no such base.
         StoreError: Storage cannot be read.
     """
-    return base_config(_as_run(place or said_base(adapter)))
+    return _found(adapter, place, lambda where: base_config(_as_run(where)))
 
 
-def said_base(adapter: StoredAdapter) -> BasePlace:
+def _said_base(adapter: StoredAdapter) -> BasePlace:
     """Where an adapter's config says that its base is.
 
     Raises:
@@ -112,10 +109,28 @@ def find_base(place: BasePlace, cache: Path) -> BaseFolder:
     return resolve_base(_as_run(place), cache)
 
 
+def _found(adapter: StoredAdapter, place: BasePlace | None, find: Callable[[BasePlace], T]) -> T:
+    if place is not None:
+        return find(place)
+    said = _said_base(adapter)
+    try:
+        return find(said)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}\nThe base of {adapter.uri} is called {said.base_model} in its config; say where it is with --base"
+        ) from error
+
+
 def _as_run(place: BasePlace) -> RunSpec:
     """A base as a run names it: what a base may be is said in one place."""
     fields = {"base_model": place.base_model, "base_model_revision": place.revision}
-    return RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]})
+    try:
+        return RunSpec.model_validate(fields | {"datasets": [{"path": "none"}]})
+    except ValidationError as error:
+        raise ModelError(
+            f"base: {error.errors()[0]['msg']}. Allowed: what base_model may be, such as a hub id or a folder. Say it "
+            "with --base"
+        ) from error
 
 
 def check_base(adapter: StoredAdapter, base: BaseFolder) -> None:

@@ -1,6 +1,6 @@
 """A stored adapter as a slot of the packed bank takes it: one rank and one scale for all of its layers.
 
-A `StoredAdapter` enters; the slot's settings, its layers and its tensors leave. Called by `session` and by evaluation.
+A `StoredAdapter` enters; the slot's settings, its layers and its tensors leave. Called by `opening` and `evaluation`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raylora.adapters.delta import Layers, deltas, tensors_of
+from raylora.adapters.base import BasePlace
+from raylora.adapters.delta import Layers, tensors_of
+from raylora.adapters.layers import deltas
 from raylora.adapters.rerank import evened
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
@@ -37,17 +39,21 @@ class Seat:
     tensors: Mapping[str, Tensor]
 
 
-def seat_of(adapter: StoredAdapter) -> Seat:
+def seat_of(adapter: StoredAdapter, place: BasePlace | None = None) -> Seat:
     """Bring an adapter to one rank and one scale.
 
     A layer of a lower rank than another gets rows and columns of zeros. Where layers have several scales, each layer's
     is multiplied into its B. Dropout is left out: what is seated answers, and does not train.
 
+    Args:
+        adapter: As it is stored.
+        place: Where its base is, as for `deltas`.
+
     Raises:
         ModelError: It is none of the kinds that `deltas` reads, was trained on a base that PEFT had changed, or has
             magnitudes where its config has none, or none where it has.
     """
-    found = deltas(adapter)
+    found = deltas(adapter, place)
     use_dora = bool(adapter.config.get("use_dora"))
     odd = [name for name, delta in found.items() if (delta.magnitude_O is not None) != use_dora]
     if odd:

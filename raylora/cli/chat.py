@@ -28,10 +28,10 @@ from raylora.cli.talk import (
     holdings_of,
     messages_of,
 )
-from raylora.errors import InputError, together
+from raylora.errors import InputError
 
 if TYPE_CHECKING:
-    from raylora.adapters.session import Options, Session
+    from raylora.adapters.talking.session import Options, Session
 
 HELP = """\
 /adapter NAME  switch to another adapter; the conversation goes on
@@ -59,8 +59,6 @@ def chat(
     """Talk to adapters, or to a base alone; /help lists what can be said beside questions."""
     holdings = holdings_of(load_in_4bit, load_in_8bit, no_quantize)
     asked = Asked(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
-    if problems := asked.problems():
-        raise together(problems)
     Talk(asked.open(), asked.options(), system).go_through(_typed())
 
 

@@ -13,14 +13,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from raylora.adapters.recipe import METHODS, Recipe, read_weights
+from raylora.adapters.combining.recipe import METHODS, Recipe, read_weights
 from raylora.cli.adapter import AdapterPlace, BaseOption, StoreOption, find_adapter
 from raylora.cli.output import Json, err, out, print_json, say
 from raylora.errors import DataError, InputError, ModelError, together
 
 if TYPE_CHECKING:
+    from raylora.adapters.base import BasePlace
+    from raylora.adapters.combining.evaluation import Listener
     from raylora.adapters.delta import Layers
-    from raylora.adapters.evaluation import Listener
     from raylora.adapters.stored import StoredAdapter
     from raylora.spec.run import RunSpec
 
@@ -59,9 +60,9 @@ def combine(
     json_: Json = False,
 ) -> None:
     """Make one adapter of several of one base."""
-    from raylora.adapters.combine import combine as combine_layers
-    from raylora.adapters.fit import fitting_layers
-    from raylora.adapters.publish import as_adapter, check_free, lineage_of, publish_at
+    from raylora.adapters.combining.combine import combine as combine_layers
+    from raylora.adapters.combining.fit import fitting_layers
+    from raylora.adapters.combining.publish import as_adapter, check_free, lineage_of, publish_at
     from raylora.adapters.stored import read_adapter
     from raylora.store.before_start import Checks
 
@@ -74,16 +75,18 @@ def combine(
     places = [(word, place) for word, place in found if place is not None]
     parents = [parent for _, place in places if (parent := checks.of(partial(read_adapter, place.uri))) is not None]
     runs = checks.of(lambda: _runs(places, evaluate))
-    if checks.errors:
+    known = next((place.base for _, place in places if place.base is not None), None)
+    is_read = len(parents) == len(adapters)
+    layers = checks.of(partial(fitting_layers, parents, method, known)) if is_read else None
+    if checks.errors or layers is None:
         raise together(checks.errors)
-    layers = fitting_layers(parents, method)
     result = combine_layers(layers, recipe)
     adapter = as_adapter(result, parents)
     losses = None
     if runs:
         every: list[tuple[str, Layers]] = [(RESULT, result), *zip(adapters, layers, strict=True), (BASE, {})]
         by_word = dict(zip(adapters, parents, strict=True))
-        losses = _evaluated(by_word, [place for _, place in places], runs, every)
+        losses = _evaluated(by_word, known, runs, every)
     path = publish_at(target, adapter, lineage_of(parents, recipe, losses))
     unknown = [word for word in adapters if word not in runs] if runs else []
     told = {"method": method, "r": adapter.config["r"], "num_layers": len(result), "weights": list(recipe.weights)}
@@ -127,21 +130,20 @@ def _spec(place: AdapterPlace) -> RunSpec | None:
 
 def _evaluated(
     parents: Mapping[str, StoredAdapter],
-    places: Sequence[AdapterPlace],
+    place: BasePlace | None,
     runs: Mapping[str, RunSpec],
     every: Sequence[tuple[str, Layers]],
 ) -> list[dict[str, Any]]:
     """Losses as JSON, on the one base of the adapters, held as it was for all of them."""
-    from raylora.adapters.evaluation import evaluate_adapters
-    from raylora.adapters.holding import holding_of
+    from raylora.adapters.combining.evaluation import evaluate_adapters
     from raylora.adapters.one_base import open_one_base
+    from raylora.adapters.trained_over import holding_of
     from raylora.store.home import cache_dir
 
     try:
         with _progress() as listen:
             holding = holding_of(parents)
-            known = next((place.base for place in places if place.base is not None), None)
-            opened = open_one_base(parents, known, cache_dir())
+            opened = open_one_base(parents, place, cache_dir())
             return [asdict(each) for each in evaluate_adapters(opened, cache_dir(), runs, every, holding, listen)]
     except (DataError, ModelError) as error:
         raise type(error)(f"{error}\nThe adapters were to be evaluated; --no-evaluate combines without") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from rich.progress import track
 
 from raylora.cli.adapter import AdapterWord, BaseOption, StoreOption, find_adapter
 from raylora.cli.output import Json, err, print_json, say
+from raylora.errors import together
 
 if TYPE_CHECKING:
     from raylora.adapters.delta import Delta
@@ -35,16 +37,19 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write an adapter as a server loads it; what the server would reject is refused, with the way out."""
-    from raylora.adapters.export import export_adapter
-    from raylora.adapters.export_asked import Asked
+    from raylora.adapters.serving.asked import Asked
+    from raylora.adapters.serving.served_folder import export_adapter
     from raylora.adapters.stored import read_adapter
-    from raylora.store.before_start import before_start
+    from raylora.store.before_start import Checks, before_start
 
-    place = find_adapter(adapter, store, base)
+    checks = Checks()
+    place = checks.of(lambda: find_adapter(adapter, store, base))
+    stored = None if place is None else checks.of(partial(read_adapter, place.uri))
+    known, template = (None, None) if place is None else (place.base, place.chat_template)
+    asked = Asked(for_, folder, max_rank, base_name, known, template is not None)
+    if stored is None:
+        raise together([*asked.problems(), *checks.errors])
     with before_start():
-        stored = read_adapter(place.uri)
-        has_own_template = place.chat_template is not None
-        asked = Asked(for_, folder, max_rank, base_name, place.base, has_own_template)
         written = export_adapter(stored, asked, _with_a_bar)
     if json_:
         told = {

@@ -30,7 +30,7 @@ from raylora.cli.talk import (
 from raylora.errors import InputError, together
 
 if TYPE_CHECKING:
-    from raylora.adapters.session import Answer, Session
+    from raylora.adapters.talking.session import Answer, Session
     from raylora.train.sample import Chat
 
 BASE = "(base)"
@@ -60,9 +60,7 @@ def generate(
     holdings = holdings_of(load_in_4bit, load_in_8bit, no_quantize)
     asked = Asked(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
     prompts, problems = _prompts(prompt or [], file)
-    if problems := asked.problems() + problems:
-        raise together(problems)
-    session = asked.open()
+    session = asked.open(problems)
     names: list[str | None] = [*([None] if with_base or not session.names else []), *session.names]
     chats = [messages_of(system, [{"role": "user", "content": text}]) for text in prompts]
     _check(session, chats)

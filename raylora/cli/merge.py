@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -17,12 +18,15 @@ from rich.table import Table
 
 from raylora.cli.adapter import AdapterWord, BaseOption, StoreOption, find_adapter
 from raylora.cli.output import Json, err, out, print_json, say
-from raylora.errors import InputError
+from raylora.errors import InputError, together
 
 if TYPE_CHECKING:
-    from raylora.adapters.merge import Merged
-    from raylora.adapters.merge_check import Agreement, Wanted
-    from raylora.adapters.rounding import Spread
+    from raylora.adapters.base import BasePlace
+    from raylora.adapters.delta import Layers
+    from raylora.adapters.merging.check import Agreement, Wanted
+    from raylora.adapters.merging.merge import Merged
+    from raylora.adapters.merging.rounding import Spread
+    from raylora.adapters.stored import StoredAdapter
 
 
 class Dtype(StrEnum):
@@ -61,44 +65,36 @@ def merge(
     check: Annotated[
         bool,
         typer.Option(
-            "--check/--no-check", help="Compare logits with base and adapter; takes the base in float32 in memory."
+            "--check/--no-check", help="Compare logits with base and adapter, a block of either in memory at a time."
         ),
     ] = True,
     json_: Json = False,
 ) -> None:
     """Merge an adapter into its full-precision base, LoftQ's as quantized: W + scale B A, for DoRA its magnitudes."""
     from raylora.adapters.base import open_base
-    from raylora.adapters.delta import deltas
-    from raylora.adapters.merge import write_merged
-    from raylora.adapters.merge_plan import MergeSettings, plan_merge
-    from raylora.adapters.new_folder import free_place, new_folder, writing
-    from raylora.adapters.stored import read_adapter
+    from raylora.adapters.merging.merge import write_merged
+    from raylora.adapters.merging.plan import MergeSettings, plan_merge
+    from raylora.adapters.new_folder import new_folder, writing
     from raylora.store.before_start import before_start
     from raylora.store.home import cache_dir
 
-    if not 1e-9 <= max_shard_gb < math.inf:  # NaN is neither
-        raise InputError(f"--max-shard-gb: got {max_shard_gb:g}; allowed: above 0 and finite, such as 5")
-    place = free_place(folder)
-    named = find_adapter(adapter, store, base)
-    form, template = requantize.value if requantize else None, named.read_template()
+    place, known, stored, found, template = _inputs(adapter, folder, base, store, max_shard_gb)
+    form = requantize.value if requantize else None
     settings = MergeSettings(dtype.value, int(max_shard_gb * 1e9), form, template)
     with before_start():
-        stored = read_adapter(named.uri)
-        found = deltas(stored)
-        opened = open_base(stored, named.base, cache_dir())
+        opened = open_base(stored, known, cache_dir())
     plan = plan_merge(stored, found, opened, settings)
     wanted: Wanted | None = None
     agreement: Agreement | None = None
     if check:
-        from raylora.adapters.merge_check import check_memory, wanted_logits
+        from raylora.adapters.merging.check import wanted_logits
 
-        check_memory(plan.float32_bytes)
-        wanted = wanted_logits(stored, found, opened.path, plan.rounding)
-    with new_folder(place) as partial:
+        wanted = wanted_logits(found, opened.path, plan.rounding)
+    with new_folder(place) as fresh:
         with writing(place), _bar(len(plan.sizes)) as report:
-            merged = write_merged(plan, partial, report)
+            merged = write_merged(plan, fresh, report)
         if wanted is not None:
-            agreement = wanted.compare(partial)
+            agreement = wanted.compare(fresh)
             agreement.check(plan.is_exact)
     told: dict[str, Any] = {
         "path": str(place),
@@ -122,6 +118,54 @@ def merge(
         print_json(told)
         return
     _print(told, merged, agreement)
+
+
+class _Inputs(NamedTuple):
+    """What is merged.
+
+    Args:
+        place: Of the new folder.
+        base: Of the base, as far as it is known beside the adapter's own word for it.
+        adapter: As it is stored.
+        layers: What it does to each.
+        template: The run's own chat template.
+    """
+
+    place: Path
+    base: BasePlace | None
+    adapter: StoredAdapter
+    layers: Layers
+    template: str | None
+
+
+def _inputs(word: str, folder: Path, base: str | None, store: str | None, max_shard_gb: float) -> _Inputs:
+    """Find and read what is merged, before its base is fetched.
+
+    Raises:
+        InputError: All that is wrong at once.
+    """
+    from raylora.adapters.base import config_of_base
+    from raylora.adapters.layers import deltas
+    from raylora.adapters.new_folder import free_place
+    from raylora.adapters.stored import read_adapter
+    from raylora.store.before_start import Checks
+
+    checks = Checks()
+    if not 1e-9 <= max_shard_gb < math.inf:  # NaN is neither
+        wrong = f"--max-shard-gb: got {max_shard_gb:g}; allowed: above 0 and finite, such as 5"
+        checks.errors.append(InputError(wrong))
+    place = checks.of(partial(free_place, folder))
+    named = checks.of(partial(find_adapter, word, store, base))
+    template, stored, found = None, None, None
+    if named is not None:
+        template = checks.of(named.read_template)
+        stored = checks.of(partial(read_adapter, named.uri))
+    if named is not None and stored is not None:
+        checks.of(partial(config_of_base, stored, named.base))
+        found = checks.of(partial(deltas, stored, named.base))
+    if checks.errors or place is None or named is None or stored is None or found is None:
+        raise together(checks.errors)
+    return _Inputs(place, named.base, stored, found, template)
 
 
 @contextmanager

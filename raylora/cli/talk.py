@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +16,11 @@ import typer
 from raylora.cli.adapter import AdapterPlace, find_adapter
 from raylora.cli.output import err
 from raylora.errors import InputError, together
+from raylora.spec.holding import FIELDS, PLAIN
 
 if TYPE_CHECKING:
-    from raylora.adapters.session import Options, Session
     from raylora.adapters.stored import StoredAdapter
+    from raylora.adapters.talking.session import Options, Session
     from raylora.model.source import BaseFolder
 
 AdapterWords = Annotated[
@@ -35,8 +37,8 @@ In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the base in 4
 In8Bit = Annotated[bool, typer.Option("--load-in-8bit", help="Hold the base in 8 bits, whatever the runs did.")]
 Plain = Annotated[bool, typer.Option("--no-quantize", help="Hold the base unquantized, whatever the runs did.")]
 
-HOLDINGS = {"--load-in-4bit": "nf4-double", "--load-in-8bit": "int8", "--no-quantize": "none"}
-"""Words of a lineage by the options that ask for them."""
+HOLDINGS = {"--load-in-4bit": "nf4-double", "--load-in-8bit": "int8", "--no-quantize": PLAIN}
+"""How the base is held, a key of `FIELDS`, by the options that ask for it."""
 
 
 @dataclass(frozen=True)
@@ -80,49 +82,59 @@ class Asked:
 
     def options(self) -> Options:
         """How answers are written."""
-        from raylora.adapters.session import Options
+        from raylora.adapters.talking.session import Options
 
         return Options(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
-    def open(self) -> Session:
+    def open(self, problems: Sequence[InputError] = ()) -> Session:
         """Find the adapters and their base, and load it.
 
+        Args:
+            problems: What is wrong beside it, to be told with the rest.
+
         Raises:
-            InputError: Something is not there, cannot be read, or does not fit together.
+            InputError: All that is wrong with the words and the adapters at once, before the base is looked for. Or it
+                is not there, cannot be read, or the adapters do not fit it.
         """
-        from raylora.adapters.holding import FIELDS, holding_of, warn_of_other_holding
-        from raylora.adapters.opening import open_session
+        from raylora.adapters.talking.opening import open_session
+        from raylora.adapters.trained_over import warn_of_other_holding
         from raylora.store.before_start import before_start
 
         with before_start(), err.status("opening adapters and base"):  # seen on a terminal alone
-            places = self._places()
-            template = _template(places)
-            adapters = _read(places)
-            base = self._base(places, adapters)
-            word = HOLDINGS[self.holdings[0]] if self.holdings else holding_of(adapters)
+            places, adapters, word, template = self._read(problems)
             warn_of_other_holding(adapters, word)
-            return open_session(base, adapters, FIELDS[word], template)
+            return open_session(self._base(places, adapters), adapters, FIELDS[word], template)
 
-    def _places(self) -> dict[str, AdapterPlace]:
-        places: dict[str, AdapterPlace] = {}
-        errors = []
-        for word in self.words:
-            try:
-                places[word] = find_adapter(word, self.store, self.base)
-            except InputError as error:
-                errors.append(error)
-        if errors:
-            raise together(errors)
-        return places
+    def _read(
+        self, problems: Sequence[InputError]
+    ) -> tuple[dict[str, AdapterPlace], dict[str, StoredAdapter], str, str | None]:
+        """Places and adapters by the words for them, how their base is held, and their runs' chat template."""
+        from raylora.adapters.one_base import check_same_base
+        from raylora.adapters.stored import read_adapter
+        from raylora.adapters.trained_over import holding_of
+        from raylora.store.before_start import Checks
+
+        checks = Checks()
+        checks.errors += [*self.problems(), *problems]
+        found = [(word, checks.of(partial(find_adapter, word, self.store, self.base))) for word in self.words]
+        places = {word: place for word, place in found if place is not None}
+        template = checks.of(partial(_template, places))
+        read = [(word, checks.of(partial(read_adapter, place.uri))) for word, place in places.items()]
+        adapters = {word: adapter for word, adapter in read if adapter is not None}
+        if self.base is None:
+            checks.of(partial(check_same_base, adapters))
+        holding = HOLDINGS[self.holdings[0]] if self.holdings else checks.of(partial(holding_of, adapters))
+        if checks.errors or holding is None:
+            raise together(checks.errors)
+        return places, adapters, holding, template
 
     def _base(self, places: Mapping[str, AdapterPlace], adapters: Mapping[str, StoredAdapter]) -> BaseFolder:
         from raylora.adapters.base import BasePlace
-        from raylora.adapters.one_base import check_same_base, open_one_base
+        from raylora.adapters.one_base import open_one_base
         from raylora.store.home import cache_dir
 
         if self.base is not None:
             return open_one_base(adapters, BasePlace(self.base), cache_dir())
-        check_same_base(adapters)
         known = (place.base for place in places.values() if place.base is not None)
         return open_one_base(adapters, next(known, None), cache_dir())
 
@@ -158,20 +170,3 @@ def _template(places: Mapping[str, AdapterPlace]) -> str | None:
             "one at a time, or name the others by their folders"
         )
     return next((place.read_template() for place in places.values() if place.chat_template is not None), None)
-
-
-def _read(places: Mapping[str, AdapterPlace]) -> dict[str, StoredAdapter]:
-    from raylora.adapters.stored import read_adapter
-    from raylora.store.before_start import before_start
-
-    adapters: dict[str, StoredAdapter] = {}
-    errors = []
-    for word, place in places.items():
-        try:
-            with before_start():
-                adapters[word] = read_adapter(place.uri)
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise together(errors)
-    return adapters

@@ -24,6 +24,7 @@ from raylora.model.folder import weight_files
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
 from raylora.model.quant import QuantFormat
+from raylora.spec.base import BaseFields
 from raylora.spec.run import RunSpec
 
 
@@ -59,11 +60,11 @@ class Weights:
         return tensor
 
 
-def quant_format(spec: RunSpec, dtype: torch.dtype) -> QuantFormat | None:
+def quant_format(spec: BaseFields, dtype: torch.dtype) -> QuantFormat | None:
     """How the spec asks for linear layers to be held; ``None`` where they stay plain.
 
     Args:
-        spec: The run.
+        spec: The run, or what it says of its base.
         dtype: Compute dtype, also the storage dtype under ``bnb_4bit_quant_storage: auto``.
     """
     if spec.quantization == "none":
@@ -147,6 +148,60 @@ def load_base(
     return parts.seconds
 
 
+def load_in_turn(
+    model: PreTrainedModel, folder: Path, device: torch.device, adjust: Callable[[nn.Module], None] = lambda part: None
+) -> None:
+    """Fill a meta model but for its blocks; each of these is filled whenever it runs, and is empty again after.
+
+    One block is held at a time, and each forward pass reads the folder once.
+
+    Args:
+        model: From :func:`base_on_meta`, with whatever is hooked onto its layers; changed in place.
+        folder: A local folder with safetensors whose names are the model's.
+        device: Where weights are held.
+        adjust: Given each block when it is filled, and first the model without them.
+
+    Raises:
+        ModelError: The folder lacks tensors that the model has.
+    """
+    weights, parts = Weights(folder), Parts()
+    _check_names(model, weights, folder)
+    of_blocks = blocks(model)
+    for name, block in of_blocks.items():
+        turn = _Turn(f"{name}.", weights, device, adjust)
+        block.register_forward_pre_hook(turn.fill)
+        block.register_forward_hook(turn.empty)
+    _fill(model, "", weights, device, parts, tuple(f"{name}." for name in of_blocks))
+    model.tie_weights()
+    adjust(model)
+
+
+class _Turn:
+    """Fills a block before it runs, and takes its weights away after.
+
+    Args:
+        prefix: Before the names of its weights in the files.
+        weights: Of the model.
+        device: Where they are held.
+        adjust: Given the block when it is filled.
+    """
+
+    def __init__(
+        self, prefix: str, weights: Weights, device: torch.device, adjust: Callable[[nn.Module], None]
+    ) -> None:
+        self._prefix, self._weights, self._device, self._adjust = prefix, weights, device, adjust
+        self._empty: list[tuple[nn.Module, str, nn.Parameter]] = []
+
+    def fill(self, block: nn.Module, args: object) -> None:
+        self._empty = [(owner, leaf, parameter) for _, owner, leaf, parameter in _on_meta(block)]
+        _fill(block, self._prefix, self._weights, self._device, Parts())
+        self._adjust(block)
+
+    def empty(self, block: nn.Module, args: object, output: object) -> None:
+        for owner, leaf, parameter in self._empty:
+            setattr(owner, leaf, parameter)
+
+
 def _return_freed_memory() -> None:
     """Hand freed pages back to the system.
 
@@ -185,10 +240,13 @@ def _on_meta(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parame
                 yield f"{path}.{leaf}" if path else leaf, owner, leaf, parameter
 
 
-def _fill(module: nn.Module, prefix: str, weights: Weights, device: torch.device, parts: Parts) -> None:
+def _fill(
+    module: nn.Module, prefix: str, weights: Weights, device: torch.device, parts: Parts, but: tuple[str, ...] = ()
+) -> None:
+    """Fill what is on the meta device, but for what has a name that starts with one of `but`."""
     for name, owner, leaf, parameter in _on_meta(module):
         file_name = _file_name(prefix + name)
-        if file_name not in weights:  # the head, tied to the embedding: tie_weights fills it
+        if name.startswith(but) or file_name not in weights:  # the head, tied to the embedding: tie_weights fills it
             continue
         packer = owner if isinstance(owner, QuantLinear) and leaf == "packed" else None
         with parts.of("load"):

@@ -59,10 +59,7 @@ class Projections:
         )
         key = (settings.vera.projection_prng_key, settings.r, num_outputs, num_inputs)
         if (found := self._held.get(key)) is None:
-            # In the order and by the generator of PEFT, which makes them again from the key.
-            generator = torch.Generator().manual_seed(key[0])
-            a_RI = _uniform((settings.r, num_inputs), generator, self._device)
-            found = self._held[key] = Projection(a_RI, _uniform((num_outputs, settings.r), generator, self._device))
+            found = self._held[key] = random_projection(*key, self._device)
         return found
 
 
@@ -100,6 +97,21 @@ class VeraUpdate(Update):
     @override
     def gradients(self, grad_a: Tensor, grad_b: Tensor) -> Tensors:
         return (grad_a.float() * self.a_RI).sum(1), (grad_b.float() * self.b_OR).sum(1)
+
+
+def random_projection(prng_key: int, r: int, num_outputs: int, num_inputs: int, device: torch.device) -> Projection:
+    """The random matrices of a key, in the order and by the generator of PEFT, which makes them again from it.
+
+    Args:
+        prng_key: Seed, at least 0.
+        r: Rank.
+        num_outputs: Of the layer with most.
+        num_inputs: Of the layer with most.
+        device: Where they are to live; on the meta device they have no values.
+    """
+    generator = torch.Generator().manual_seed(prng_key)
+    a_RI = _uniform((r, num_inputs), generator, device)
+    return Projection(a_RI, _uniform((num_outputs, r), generator, device))
 
 
 def _uniform(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:

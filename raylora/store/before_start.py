@@ -39,5 +39,6 @@ class Checks:
             with before_start():
                 return check()
         except InputError as error:
-            self.errors.append(error)
+            if str(error) not in map(str, self.errors):  # two checks may meet the same thing
+                self.errors.append(error)
             return None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raylora import __version__
+from raylora.spec.holding import word_for
 from raylora.spec.run import RunSpec
 
 TAG_PREFIX = "raylora."
@@ -41,7 +42,7 @@ def lineage(
         "base_model": base_name,
         "base_revision": base_revision,
         "base_digest": base_digest,
-        "quantization": quantization(spec),
+        "quantization": word_for(spec),
         "adapter": spec.adapter,
         "init_lora_weights": spec.init_lora_weights,
         "lora_r": spec.lora_r,
@@ -54,12 +55,6 @@ def lineage(
         "run_id": run_id,
         "raylora": __version__,
     }
-
-
-def quantization(spec: RunSpec) -> str:
-    """Return in one word how the base was held: ``none``, ``int8``, ``nf4``, ``nf4-double`` ..."""
-    doubled = spec.load_in_4bit and spec.bnb_4bit_use_double_quant
-    return f"{spec.quantization}-double" if doubled else spec.quantization
 
 
 def lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:

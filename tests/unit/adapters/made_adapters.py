@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from raylora.adapters.base import BasePlace, open_base
-from raylora.adapters.delta import deltas
-from raylora.adapters.merge import Merged, write_merged
-from raylora.adapters.merge_plan import MergeSettings, plan_merge
+from raylora.adapters.layers import deltas
+from raylora.adapters.merging.merge import Merged, write_merged
+from raylora.adapters.merging.plan import MergeSettings, plan_merge
 from raylora.adapters.stored import read_adapter
 from raylora.model.bank import Adapter
 from raylora.model.export import publish_adapter
@@ -53,8 +53,9 @@ def publish_again(adapter: Path, store: Store, **about: object) -> str:
 def merge(adapter: str | Path, base: Path, out: Path, **settings: Any) -> Merged:
     """Merge into a folder."""
     stored = read_adapter(str(adapter))
-    opened = open_base(stored, BasePlace(str(base)), out.with_name("cache"))
-    plan = plan_merge(stored, deltas(stored), opened, MergeSettings(**settings))
+    place = BasePlace(str(base))
+    opened = open_base(stored, place, out.with_name("cache"))
+    plan = plan_merge(stored, deltas(stored, place), opened, MergeSettings(**settings))
     out.mkdir()
     return write_merged(plan, out)
 
@@ -74,3 +75,18 @@ def replace_tensors(folder: Path, changes: Mapping[str, Tensor]) -> None:
 def adapted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those with an update."""
     return {name: tensor for name, tensor in tensors.items() if name.split(".")[-2] in TARGETS}
+
+
+def by_peft(base: Path, adapter: str | Path) -> dict[str, Tensor]:
+    """What PEFT merges."""
+    return dict(PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload().state_dict())
+
+
+def assert_merged(out: Path, base: Path, adapter: str | Path) -> None:
+    """The tensors are the base's by name, and PEFT's by value."""
+    found, before, wanted = tensors_of(out), tensors_of(base), by_peft(base, adapter)
+    assert found.keys() == before.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
+    changed = {name for name in found if not torch.equal(found[name], before[name])}
+    assert changed == adapted(found).keys()

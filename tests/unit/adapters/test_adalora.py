@@ -13,16 +13,16 @@ from peft import AdaLoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from raylora.adapters.base import BasePlace, find_base
-from raylora.adapters.delta import deltas
-from raylora.adapters.export import export_adapter
-from raylora.adapters.export_asked import Asked
-from raylora.adapters.merge_check import wanted_logits
-from raylora.adapters.opening import open_session
-from raylora.adapters.session import Options
+from raylora.adapters.layers import deltas
+from raylora.adapters.merging.check import wanted_logits
+from raylora.adapters.serving.asked import Asked
+from raylora.adapters.serving.served_folder import export_adapter
 from raylora.adapters.slots import seat_of
 from raylora.adapters.stored import StoredAdapter, read_adapter
+from raylora.adapters.talking.opening import open_session
+from raylora.adapters.talking.session import Options
 from raylora.errors import ModelError
-from tests.unit.adapters.made_adapters import merge
+from tests.unit.adapters.made_adapters import by_peft, merge, tensors_of
 from tests.unit.adapters.peft_saved import said_by_peft
 from tests.unit.train.tiny_run import save_base
 
@@ -87,7 +87,10 @@ def test_it_answers_as_with_peft(base: Path, folder: Path, adapter: StoredAdapte
 
 def test_it_is_merged(base: Path, folder: Path, adapter: StoredAdapter, tmp_path: Path):
     merge(folder, base, tmp_path / "out")
-    agreement = wanted_logits(adapter, deltas(adapter), base).compare(tmp_path / "out")
+    wanted = by_peft(base, folder)
+    for name, tensor in tensors_of(tmp_path / "out").items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
+    agreement = wanted_logits(deltas(adapter), base).compare(tmp_path / "out")
     agreement.check(is_exact=True)
     assert agreement.argmax_agrees
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from raylora.adapters.combine import combine
+from raylora.adapters.combining.combine import combine
+from raylora.adapters.combining.fit import fitting_layers
+from raylora.adapters.combining.recipe import FACTOR_WISE, METHODS, Recipe, read_weights
 from raylora.adapters.delta import Layers
-from raylora.adapters.fit import fitting_layers
-from raylora.adapters.recipe import FACTOR_WISE, METHODS, Recipe, read_weights
 from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.errors import InputError, ModelError
 from raylora.model.seed import stable_seed

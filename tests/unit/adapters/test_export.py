@@ -12,9 +12,9 @@ import torch
 import yaml
 from peft import PeftModel
 
-from raylora.adapters.export import export_adapter
-from raylora.adapters.export_asked import Asked
-from raylora.adapters.servers import SERVERS
+from raylora.adapters.serving.asked import Asked
+from raylora.adapters.serving.served_folder import export_adapter
+from raylora.adapters.serving.servers import SERVERS
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError
 from tests.unit.adapters.exported_adapters import (

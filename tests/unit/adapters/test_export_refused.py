@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from raylora.adapters.base import BasePlace
-from raylora.adapters.delta import deltas
-from raylora.adapters.export import export_adapter
-from raylora.adapters.export_asked import Asked
-from raylora.adapters.servers import SERVERS
+from raylora.adapters.layers import deltas
+from raylora.adapters.serving.asked import Asked
+from raylora.adapters.serving.served_folder import export_adapter
+from raylora.adapters.serving.servers import SERVERS
 from raylora.errors import InputError, ModelError
 from tests.unit.adapters.exported_adapters import adapted, all_bytes, published, saved, stored
 from tests.unit.model.tiny import save_tiny
@@ -104,7 +104,7 @@ def test_all_reasons_are_told_at_once_and_nothing_is_left_behind(tmp_path: Path)
         ({"word": "triton"}, "--for: got 'triton'; allowed: peft, vllm, sglang, lorax, ray-serve, gguf"),
         ({"max_rank": 0}, "--max-rank: got 0; allowed: at least 1"),
         ({"base_name": "/somewhere/model"}, "--base-name: got '/somewhere/model', which is no name"),
-        ({"base_name": ""}, "does not say what its base is; say it with --base-name"),
+        ({"base_name": ""}, "--base-name: got '', which is no name"),
     ],
 )
 def test_wrong_words_are_refused(tmp_path: Path, asked: dict[str, Any], message: str):
@@ -172,3 +172,9 @@ def test_an_empty_folder_is_filled_and_a_place_that_cannot_be_is_refused(tmp_pat
         export_adapter(adapter, Asked("vllm", tmp_path / "file" / "below"))
     with pytest.raises(InputError, match="something is there already"):
         export_adapter(adapter, Asked("vllm", tmp_path / "file"))
+
+
+def test_an_alpha_of_0_is_refused():
+    """llama.cpp takes it for a scale of 1."""
+    with pytest.raises(ModelError, match="lora_alpha: got 0, with which it adds nothing; allowed: another number"):
+        deltas(stored({"lora_alpha": 0}, {Q.format(0): (8, 8, 4)}))

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from raylora.adapters.base import BasePlace
-from raylora.adapters.export import export_adapter
-from raylora.adapters.export_asked import Asked
-from raylora.adapters.gguf_adapter import reordered
+from raylora.adapters.serving.asked import Asked
+from raylora.adapters.serving.gguf_file import reordered
+from raylora.adapters.serving.served_folder import export_adapter
 from raylora.errors import InputError
 from tests.unit.adapters.exported_adapters import BASE_NAME, PATTERNS, adapted, published, stored, updates_of
 from tests.unit.model.tiny import save_tiny, write_gguf

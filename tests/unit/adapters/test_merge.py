@@ -15,8 +15,8 @@ from torch import Tensor
 
 from raylora.adapters.base import BasePlace, open_base
 from raylora.adapters.delta import Delta
-from raylora.adapters.merge_plan import MergeSettings, plan_merge
-from raylora.adapters.rounding import FORMATS, rounded
+from raylora.adapters.merging.plan import MergeSettings, plan_merge
+from raylora.adapters.merging.rounding import format_of, rounded
 from raylora.adapters.stored import read_adapter
 from raylora.errors import ModelError, RunFailedError
 from raylora.model.export import publish_adapter
@@ -24,11 +24,13 @@ from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
 from raylora.model.route import Span
+from raylora.spec.holding import FIELDS, PLAIN
 from raylora.store.blob import open_store
 from tests.unit.adapters.made_adapters import (
     IDS,
     TARGETS,
     adapted,
+    assert_merged,
     load_model,
     merge,
     publish_again,
@@ -62,21 +64,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(base, tmp_path_factory.mktemp("merge") / "adapter")
-
-
-def by_peft(base: Path, adapter: str | Path) -> dict[str, Tensor]:
-    merged = PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload()
-    return dict(merged.state_dict())
-
-
-def assert_merged(out: Path, base: Path, adapter: str | Path) -> None:
-    """The tensors are the base's by name, and PEFT's by value."""
-    found, before, wanted = tensors_of(out), tensors_of(base), by_peft(base, adapter)
-    assert found.keys() == before.keys()
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
-    changed = {name for name in found if not torch.equal(found[name], before[name])}
-    assert changed == adapted(found).keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,7 +198,7 @@ def by_hand(word: str, weight: Tensor) -> Tensor:
     return dequantize_4bit(*packed).view_as(weight)
 
 
-@pytest.mark.parametrize("word", [word for word in FORMATS if word != "none"])
+@pytest.mark.parametrize("word", [word for word in FIELDS if word != PLAIN])
 def test_the_rounding_error_of_the_base_it_was_trained_on(base: Path, adapter: Path, tmp_path: Path, word: str):
     uri = publish_again(adapter, open_store(str(tmp_path / "store")), quantization=word)
     spread = merge(uri, base, tmp_path / "out").rounding_error
@@ -272,7 +259,7 @@ def test_what_requantizing_costs(base: Path, adapter: Path, tmp_path: Path, kind
 
 @pytest.mark.parametrize("word", ["nf4-double", "fp4-double"])
 def test_values_of_double_quantization_do_not_come_back(base: Path, word: str):
-    form = FORMATS[word]
+    form = format_of(word)
     assert form is not None
     weight = tensors_of(base)["model.layers.0.self_attn.q_proj.weight"]
     once = rounded(form, weight)

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from raylora.adapters.base import BasePlace, open_base
-from raylora.adapters.delta import deltas
-from raylora.adapters.merge_check import wanted_logits
-from raylora.adapters.merge_plan import MergeSettings, plan_merge
-from raylora.adapters.rounding import FORMATS
+from raylora.adapters.layers import deltas
+from raylora.adapters.merging.check import wanted_logits
+from raylora.adapters.merging.rounding import format_of
 from raylora.adapters.stored import read_adapter
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import ModelError
@@ -26,7 +24,6 @@ from tests.unit.adapters.made_adapters import (
     merge,
     publish_again,
     save_adapter,
-    tensors_of,
 )
 from tests.unit.data.small_tokenizer import PLAIN
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
@@ -57,8 +54,8 @@ def test_loftq_is_merged_into_the_base_as_it_was_quantized(tmp_path: Path):
         wanted = trainee.model(IDS).logits
         torch.testing.assert_close(load_model(tmp_path / "out")(IDS).logits, wanted, rtol=0, atol=1e-4)
     stored = read_adapter(uri)
-    form = FORMATS["nf4-double"]
-    wanted_logits(stored, deltas(stored), base, form).compare(tmp_path / "out").check(is_exact=True)
+    form = format_of("nf4-double")
+    wanted_logits(deltas(stored), base, form).compare(tmp_path / "out").check(is_exact=True)
     plain = publish_adapter(open_store(str(tmp_path / "plain")), trainee.bank.export(0), {"quantization": "nf4-double"})
     merge(plain, base, tmp_path / "over whole")
     with torch.no_grad():
@@ -69,15 +66,6 @@ def test_loftq_over_nobody_knows_what_is_refused(base: Path, adapter: Path, tmp_
     uri = publish_again(adapter, open_store(str(tmp_path / "store")), init_lora_weights="loftq")
     with pytest.raises(ModelError, match="its lineage does not say how that was held"):
         merge(uri, base, tmp_path / "out")
-
-
-def test_what_the_base_takes_in_float32_is_counted(base: Path, adapter: Path, tmp_path: Path):
-    stored = read_adapter(str(adapter))
-    opened = open_base(stored, BasePlace(str(base)), tmp_path / "cache")
-    num_values = sum(tensor.numel() for tensor in tensors_of(base).values())
-    for dtype in ("float32", "bfloat16"):
-        plan = plan_merge(stored, deltas(stored), opened, MergeSettings(dtype))
-        assert plan.float32_bytes == 4 * num_values
 
 
 def test_a_chat_template_takes_the_place_of_the_bases(adapter: Path, tmp_path: Path):

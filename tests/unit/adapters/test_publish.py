@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raylora.adapters.combine import combine
-from raylora.adapters.delta import Layers, deltas
-from raylora.adapters.fit import fitting_layers
-from raylora.adapters.holding import holding_of
-from raylora.adapters.publish import as_adapter, check_free, lineage_of, publish_at
-from raylora.adapters.recipe import Recipe
+from raylora.adapters.combining.combine import combine
+from raylora.adapters.combining.fit import fitting_layers
+from raylora.adapters.combining.publish import as_adapter, check_free, lineage_of, publish_at
+from raylora.adapters.combining.recipe import Recipe
+from raylora.adapters.delta import Layers
+from raylora.adapters.layers import deltas
 from raylora.adapters.stored import StoredAdapter, read_adapter
+from raylora.adapters.trained_over import holding_of
 from raylora.errors import InputError, StoreError
 from raylora.model.slot import Slot
 from tests.unit.adapters.published_adapters import (

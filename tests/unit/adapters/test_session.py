@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from raylora.adapters.base import BasePlace, find_base, open_base
-from raylora.adapters.holding import FIELDS, holding_of
 from raylora.adapters.one_base import check_same_base, open_one_base
-from raylora.adapters.opening import open_session
-from raylora.adapters.session import Options, Session
 from raylora.adapters.stored import StoredAdapter, read_adapter
+from raylora.adapters.talking.opening import open_session
+from raylora.adapters.talking.session import Options, Session
+from raylora.adapters.trained_over import holding_of
 from raylora.errors import InputError, ModelError
 from raylora.model.export import publish_adapter
 from raylora.model.source import BaseFolder
-from raylora.spec.run import RunSpec
+from raylora.spec.holding import FIELDS
 from raylora.store.blob import open_store
-from raylora.tracking.lineage import quantization
 from raylora.train.integrity import check_unchanged, checksum
 from tests.unit.adapters.peft_saved import said_by_peft, save_peft
 from tests.unit.adapters.test_slots import PATTERNS
@@ -279,9 +278,6 @@ def test_the_base_is_held_as_the_lineage_says(home: Path):
         holding_of({"x": told(lora, {"quantization": "none"}), "y": told(lora, {"quantization": "int8"})})
     with pytest.raises(ModelError, match="x was trained over a base held as 'int3'"):
         holding_of({"x": told(lora, {"quantization": "int3"})})
-    for word, fields in FIELDS.items():
-        asked = {"base_model": "org/base", "datasets": [{"path": "rows"}]}
-        assert quantization(RunSpec.model_validate({**asked, **fields})) == word
 
 
 def test_a_quantized_base_answers_otherwise_than_a_plain_one(home: Path, session: Session):

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from raylora.adapters.delta import deltas
+from raylora.adapters.layers import deltas
 from raylora.adapters.slots import check_seat, seat_of
 from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.errors import ModelError

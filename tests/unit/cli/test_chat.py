@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from raylora.adapters.base import BasePlace, find_base
-from raylora.adapters.opening import open_session
-from raylora.adapters.session import Options, Session
 from raylora.adapters.stored import read_adapter
+from raylora.adapters.talking.opening import open_session
+from raylora.adapters.talking.session import Options, Session
 from raylora.cli.chat import _stopped_by_ctrl_c
 from raylora.cli.talk import messages_of
 from tests.arch.source_tree import REPOSITORY
@@ -40,8 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(home: Path) -> Session:
-    base = find_base(BasePlace(str(home / "base")), home / "cache")
-    return open_session(base, {name: read_adapter(str(home / name)) for name in ("one", "two")}, {})
+    return opened(home, "one", "two")
 
 
 @pytest.fixture
@@ -152,18 +151,43 @@ def test_the_first_ctrl_c_stops_an_answer_and_the_second_ends():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def command_of(*words: object) -> list[str]:
+    return [sys.executable, "-c", "from raylora.cli.app import main; main()", "chat", *map(str, words)]
+
+
 @pytest.mark.slow
-def test_a_conversation_over_a_pipe(home: Path, session: Session, tmp_path: Path):
-    command = [sys.executable, "-c", "from raylora.cli.app import main; main()", "chat", home / "one"]
-    ended = subprocess.run(
-        [*map(str, command), "--max-new-tokens", "8"],
-        input=b"the model\n/base\nthe model\n",
-        capture_output=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "RAYLORA_HOME": str(tmp_path), "PYTHONUTF8": "1"},
-        check=False,
-    )
-    expected = Expected(session)
-    expected.ask("one", "the model")
-    expected.ask(None, "the model")
-    assert (ended.returncode, ended.stdout.decode()) == (0, expected.out)
+def test_adapters_are_switched_over_a_base_that_was_loaded_once(home: Path, tmp_path: Path):
+    """After the first answer nothing could be loaded again: base and adapters are gone from the disk."""
+    mine = shutil.copytree(home, tmp_path / "mine")
+    alone = {name: opened(home, *([name] if name else [])) for name in ("one", "two", None)}
+    words = (mine / "one", mine / "two", "--base", mine / "base", "--max-new-tokens", OPTIONS.max_new_tokens)
+    env = {**os.environ, "RAYLORA_HOME": str(tmp_path), "PYTHONUTF8": "1"}
+    errors = tmp_path / "stderr.txt"
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            command_of(*words), cwd=REPOSITORY, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        for name in ("one", "two", None, "two", "one"):
+            expected = Expected(alone[name])
+            expected.ask(name, "the model reads")
+            who = f"/adapter {mine / name}" if name else "/base"
+            process.stdin.write(f"/reset\n{who}\nthe model reads\n".encode())
+            process.stdin.flush()
+            assert process.stdout.read(len(expected.out.encode())).decode() == expected.out, errors.read_text()
+            shutil.rmtree(mine, ignore_errors=True)
+        rest, _ = process.communicate()
+    assert (process.returncode, rest) == (0, b"")
+    assert errors.read_text().count("held as none on") == 1
+    assert len({answer_of(session, name) for name, session in alone.items()}) == 3
+
+
+def opened(home: Path, *names: str) -> Session:
+    base = find_base(BasePlace(str(home / "base")), home / "cache")
+    return open_session(base, {name: read_adapter(str(home / name)) for name in names}, {})
+
+
+def answer_of(session: Session, name: str | None) -> str:
+    return session.answer(name, messages_of(None, [{"role": "user", "content": "the model reads"}]), OPTIONS).text

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from raylora.adapters.layers import deltas
+from raylora.adapters.stored import read_adapter
 from raylora.cli.adapter import find_adapter
+from raylora.model.adalora import pruned
 from raylora.model.bank import Adapter
 from raylora.model.digest import base_digest
 from raylora.model.export import publish_adapter
+from raylora.spec.holding import word_for
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run
 from raylora.store.sweeps import new_sweep, write_sweep
-from raylora.tracking.lineage import quantization
 from raylora.train.evaluate import evaluate
 from tests.cluster.alone import in_one_process, loss_alone
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.test_tables import cells
 from tests.unit.sweep.made_sweeps import sweep, trial
-from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec, write_pairs
 
 ATTENTION, ALL = ["q_proj", "v_proj"], "all-linear"
 
@@ -48,7 +54,7 @@ def ended(materials: Path, digest: str | None = None, **fields: object) -> Run:
     draw = torch.Generator().manual_seed(spec.seed)
     tensors = {name: 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in made.tensors.items()}
     about = {"base_digest": digest or base_digest(materials / "base", cache_dir()), "run_id": run_id}
-    about["quantization"] = quantization(spec)
+    about["quantization"] = word_for(spec)
     uri = publish_adapter(run_store(store, run_id), Adapter(tensors, made.config), about)
     update_run(store, run_id, status="finished", result={"adapter_uri": uri})
     return Run(run_id, spec, uri)
@@ -102,6 +108,51 @@ def test_without_any_validation_rows_there_are_no_losses(raylora: Raylora, mater
     told = raylora("combine", *names, "--method", "svd", "--out", tmp_path / "out", "--json")
     assert told.code == 0, told.err
     assert all(each["losses"] == dict.fromkeys(names) for each in told.json["evaluation"])
+
+
+def test_adalora_and_vera_are_evaluated_as_each_alone(raylora: Raylora, materials: Path, tmp_path: Path):
+    adalora = {"adapter": "adalora", "lora_r": 6, "target_r": 3}
+    first = ended(materials, lora_target_modules=ATTENTION, seed=1, **adalora)
+    second = ended(materials, lora_target_modules=ATTENTION, seed=2, adapter="vera", lora_r=12)
+    whole = read_adapter(first.uri)
+    shutil.copytree(first.uri, tmp_path / "whole")
+    sides = {name: tuple(delta.update().shape) for name, delta in deltas(whole).items()}
+    fewer = pruned(Adapter(without_ranks(whole.tensors), dict(whole.config), sides))
+    save_file(without_ranks(whole.tensors), tmp_path / "whole" / "adapter_model.safetensors")
+    uri = publish_adapter(open_store(str(tmp_path / "pruned")), fewer, whole.about)
+    update_run(open_store(default_store_uri()), first.run_id, result={"adapter_uri": uri})
+    words = (first.run_id, second.run_id, "--method", "cat", "--weights", "1,0", "--out", tmp_path / "out")
+    told = raylora("combine", *words, "--json")
+    assert told.code == 0, told.err
+    losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
+    wanted = loss_alone(first.spec, str(tmp_path / "whole"), tmp_path)
+    of_vera = loss_alone(second.spec, second.uri, tmp_path)
+    assert losses[first.run_id][first.run_id] == pytest.approx(wanted, rel=1e-5)
+    assert losses[second.run_id][second.run_id] == pytest.approx(of_vera, rel=1e-5)
+    assert losses["combined"] == pytest.approx(losses[first.run_id], rel=1e-5), "the second has no weight"
+    assert abs(losses["base"][first.run_id] - wanted) > 1e-3
+
+
+def without_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """AdaLoRA's tensors with every other rank taken away, its place kept."""
+    values = {name: tensor.clone() for name, tensor in tensors.items() if "lora_E" in name}
+    for tensor in values.values():
+        tensor[::2] = 0
+    return {**tensors, **values}
+
+
+def test_each_run_is_evaluated_by_what_it_minimised(raylora: Raylora, materials: Path, tmp_path: Path):
+    pairs = write_pairs(tmp_path / "pairs.jsonl", 24)
+    source = {"path": str(pairs), "type": "preference"}
+    alike = {"rl": "dpo", "datasets": [source], "lora_target_modules": ATTENTION, "seed": 1}
+    runs = [ended(materials, rl_beta=beta, **alike) for beta in (0.05, 2.0)]
+    words = (*(run.run_id for run in runs), "--method", "linear", "--out", tmp_path / "out")
+    told = raylora("combine", *words, "--json")
+    assert told.code == 0, told.err
+    losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
+    wanted = {run.run_id: loss_alone(run.spec, run.uri, tmp_path) for run in runs}
+    assert losses[runs[0].run_id] == losses[runs[1].run_id] == pytest.approx(wanted, rel=1e-5)
+    assert abs(wanted[runs[0].run_id] - wanted[runs[1].run_id]) > 1e-2
 
 
 def test_what_is_a_folder_is_evaluated_on_the_rows_of_the_others(raylora: Raylora, materials: Path, tmp_path: Path):

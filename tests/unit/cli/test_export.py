@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from raylora.adapters.servers import SERVERS
+from raylora.adapters.serving.servers import SERVERS
 from raylora.model.export import publish_adapter
 from raylora.model.source import resolve_base
 from raylora.store.blob import open_store
@@ -100,6 +100,16 @@ def test_what_is_refused_has_exit_code_2_and_leaves_nothing(raylora: Raylora, tm
     told = raylora("export", run_id, "--for", "vllm", "--out", tmp_path / "out", *wrong)
     assert told.code == 2
     assert "--max-rank: got 0" in told.err and "--base-name: got '/a/b'" in told.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_and_an_adapter_that_are_wrong_are_told_at_once(raylora: Raylora, tmp_path: Path):
+    words = ("--for", "triton", "--max-rank", "0", "--base-name", "/a/b", "--out", tmp_path / "out")
+    told = raylora("export", tmp_path / "gone", *words, "--json")
+    assert told.code == 2
+    problems = ("--for: got 'triton'", "--max-rank: got 0", "--base-name: got '/a/b'", "has no adapter_config.json")
+    for problem in problems:
+        assert problem in told.json["error"]["message"], problem
     assert not (tmp_path / "out").exists()
 
 

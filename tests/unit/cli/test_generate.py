@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from raylora.adapters.base import BasePlace, find_base
-from raylora.adapters.opening import open_session
-from raylora.adapters.session import Options, Session
 from raylora.adapters.stored import read_adapter
+from raylora.adapters.talking.opening import open_session
+from raylora.adapters.talking.session import Options, Session
 from raylora.model.bank import Adapter
 from raylora.model.export import publish_adapter
 from raylora.spec.run import RunSpec
@@ -163,6 +163,19 @@ def test_adapters_that_are_not_there_are_all_named(raylora: Raylora, home: Path,
     told = raylora("generate", home / "one", tmp_path / "x", tmp_path / "y", "--prompt", "x")
     assert told.code == 2
     assert all(f"{tmp_path / name} has no adapter_config.json" in told.err for name in ("x", "y"))
+
+
+def test_words_prompts_and_adapters_that_are_wrong_are_told_at_once(raylora: Raylora, home: Path, tmp_path: Path):
+    told = raylora("generate", home / "one", tmp_path / "x", "--temperature=-1", "--file", tmp_path / "no.txt")
+    assert (told.code, told.out) == (2, "")
+    for problem in ("--temperature: got -1", "no.txt: cannot be read", f"{tmp_path / 'x'} has no adapter_config.json"):
+        assert problem in told.err, problem
+
+
+def test_a_base_that_is_no_address_is_refused(raylora: Raylora, home: Path):
+    told = raylora("generate", "--base", "", "--prompt", "x")
+    assert (told.code, told.out) == (2, "")
+    assert "base: String should have at least 1 character" in told.err and "Say it with --base" in told.err
 
 
 def test_a_pickle_is_not_read(raylora: Raylora, home: Path, tmp_path: Path):

@@ -13,15 +13,24 @@ from peft import PeftModel
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.model.digest import base_digest
+from raylora.model.export import publish_adapter
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run
-from tests.unit.adapters.made_adapters import IDS, load_model, publish_again, save_adapter, tensors_of
+from tests.unit.adapters.made_adapters import (
+    IDS,
+    TARGETS,
+    assert_merged,
+    load_model,
+    publish_again,
+    save_adapter,
+    tensors_of,
+)
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.test_tables import cells
 from tests.unit.data.small_tokenizer import PLAIN
-from tests.unit.train.tiny_run import save_base
+from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +148,7 @@ def pickled(made: Path, folder: Path) -> str:
 
 def of_another_kind(made: Path, folder: Path) -> str:
     config = copied(made, folder) / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "VERA"}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "LOHA"}))
     return str(folder)
 
 
@@ -156,7 +165,7 @@ def with_another_base(made: Path, folder: Path) -> str:
     [
         (of_another_base, ["was trained on another base", "000000000000", "--base"]),
         (pickled, ["adapter_model.bin", "reading a pickle can run code"]),
-        (of_another_kind, ["'VERA'", "Allowed: LORA"]),
+        (of_another_kind, ["'LOHA'", "Allowed: LORA, ADALORA, VERA"]),
         (with_another_base, ["3 problems", "model.layers.2.mlp.down_proj has no tensor", "Nothing was written"]),
     ],
 )
@@ -184,3 +193,44 @@ def test_files_of_no_size(raylora: Raylora, made: Path, tmp_path: Path, size: st
     told = raylora("merge", made, "--out", tmp_path / "out", "--max-shard-gb", size, "--json")
     assert told.code == 2, told.err
     assert f"--max-shard-gb: got {size}; allowed: above 0" in told.json["error"]["message"]
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(raylora: Raylora, made: Path, tmp_path: Path):
+    folder = copied(made, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    odd = {"base_model_name_or_path": str(tmp_path / "gone"), "lora_alpha": 0, "bias": "all"}
+    (folder / "adapter_config.json").write_text(json.dumps(config | odd))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    told = raylora("merge", folder, "--out", tmp_path / "out", "--max-shard-gb", "0", "--json")
+    assert told.code == 2
+    message = told.json["error"]["message"]
+    for problem in (
+        "--max-shard-gb: got 0",
+        "something is there already",
+        "say where it is with --base",
+        "lora_alpha: got 0, with which it adds nothing",
+        "has bias 'all'",
+    ):
+        assert problem in message, problem
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    message = raylora("merge", "nowhere", "--out", tmp_path / "out", "--json").json["error"]["message"]
+    assert "something is there already" in message and "nowhere has no adapter_config.json" in message
+
+
+def test_vera_is_merged_into_its_base(raylora: Raylora, materials: Path, tmp_path: Path):
+    base = materials / "base"
+    fields = {"adapter": "vera", "lora_r": 12, "lora_target_modules": TARGETS}
+    trainee = build_tiny(tiny_spec(base, materials / "rows.jsonl", **fields))
+    torch.manual_seed(1)
+    for parameter in trainee.bank.parameters(0).values():
+        torch.nn.init.normal_(parameter, std=0.5)
+    about = {"base_digest": base_digest(base, tmp_path / "cache"), "quantization": "none"}
+    uri = publish_adapter(open_store(str(tmp_path / "store")), trainee.bank.export(0), about)
+    words = ("merge", uri, "--base", base, "--out", tmp_path / "out", "--json")
+    told = raylora(*words)
+    assert told.code == 0, told.err
+    assert "Specified to not" not in told.err
+    assert (told.json["num_layers"], told.json["argmax_agrees"]) == (9, True)
+    assert told.json["max_logit_difference"] < 1e-3
+    assert_merged(tmp_path / "out", base, uri)

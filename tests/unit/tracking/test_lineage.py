@@ -4,19 +4,11 @@ import json
 
 import raylora
 from raylora.spec.run import RunSpec
-from raylora.tracking.lineage import lineage, lineage_tags, quantization
+from raylora.tracking.lineage import lineage, lineage_tags
 
 
 def spec(**fields: object) -> RunSpec:
     return RunSpec(**({"base_model": "/models/mine", "datasets": [{"path": "d.jsonl"}]} | fields))
-
-
-def test_quantization_is_one_word():
-    assert quantization(spec()) == "none"
-    assert quantization(spec(load_in_8bit=True)) == "int8"
-    assert quantization(spec(load_in_4bit=True)) == "nf4-double"
-    assert quantization(spec(load_in_4bit=True, bnb_4bit_use_double_quant=False)) == "nf4"
-    assert quantization(spec(load_in_4bit=True, bnb_4bit_quant_type="fp4")) == "fp4-double"
 
 
 def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
@@ -33,7 +25,7 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
     assert record == json.loads(json.dumps(record)) | {"lora_target_modules": ("q_proj", "v_proj")}
     assert "/models" not in json.dumps(record)
     assert record["spec_digest"] == asked.digest
-    assert record["init_lora_weights"] == "loftq"
+    assert (record["init_lora_weights"], record["quantization"]) == ("loftq", "nf4-double")
     tags = lineage_tags(record | {"eval_loss": 1.25})
     assert tags["raylora.tokenizer_digest"] == "t" * 64
     assert tags["raylora.lora_target_modules"] == "q_proj,v_proj"

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from raylora import __version__
+from raylora.adapters.combining.recipe import SPARSE, Recipe
 from raylora.adapters.delta import Layers, tensors_of
 from raylora.adapters.new_folder import free_place, new_folder
-from raylora.adapters.recipe import SPARSE, Recipe
 from raylora.adapters.stored import StoredAdapter, local_folder, place_of
 from raylora.errors import ExistingObjectError, InputError
 from raylora.model.bank import Adapter

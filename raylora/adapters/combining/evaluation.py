@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from raylora.adapters.delta import Layers
-from raylora.adapters.holding import FIELDS
 from raylora.adapters.slots import in_one_slot
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import prepare
@@ -22,7 +21,9 @@ from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import DataError, InputError, together
 from raylora.model.source import BaseFolder
 from raylora.objectives.choose import objective_of
+from raylora.objectives.objective import Objective
 from raylora.spec.data import DataFields
+from raylora.spec.holding import FIELDS
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
@@ -52,6 +53,19 @@ class Losses:
     losses: Mapping[str, float | None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What adapters are tried on.
+
+    Args:
+        rows: Validation rows of a run.
+        objective: What it minimised.
+    """
+
+    rows: Batches
+    objective: Objective
+
+
 def evaluate_adapters(
     base: BaseFolder,
     cache: Path,
@@ -67,7 +81,7 @@ def evaluate_adapters(
         cache: Folder that keeps tokens and downloads.
         runs: By the names of their validation rows; at least one.
         adapters: Names and layers, LoRA alone; without layers it is the base.
-        holding: How the base is held, a key of `raylora.adapters.holding.FIELDS`.
+        holding: How the base is held, a key of `raylora.spec.holding.FIELDS`.
         listen: Told how far it is.
 
     Returns:
@@ -82,23 +96,23 @@ def evaluate_adapters(
     if len(learned := {spec.rl for spec in runs.values()}) > 1:
         kinds = ", ".join(sorted(str(rl or "supervised fine-tuning") for rl in learned))
         raise InputError(f"--evaluate: the runs learned by {kinds}, whose losses are not alike; say --no-evaluate")
-    rows = _validation_rows(base, cache, runs)
-    row_sets = list(dict.fromkeys(each for each in rows.values() if each is not None))
-    if not row_sets:
-        return [Losses(name, dict.fromkeys(rows)) for name, _ in adapters]
+    tasks = _tasks(base, cache, runs)
+    several = list(dict.fromkeys(task for task in tasks.values() if task is not None))
+    if not several:
+        return [Losses(name, dict.fromkeys(tasks)) for name, _ in adapters]
     trainee = _placed(base, list(runs.values()), holding)
     found: list[Losses] = []
     for name, layers in adapters:
         settings, tensors = in_one_slot(layers)
         trainee.bank.admit(SLOT, settings, list(layers))
         trainee.bank.load(SLOT, tensors)
-        trainee.objectives[SLOT] = objective_of(trainee.spec)
-        losses: dict[Batches | None, float] = {}
-        for row_set in row_sets:
-            losses[row_set] = evaluate(trainee, {SLOT: row_set})[SLOT].loss
-            listen(len(found) * len(row_sets) + len(losses), len(adapters) * len(row_sets))
+        losses: dict[_Task | None, float] = {}
+        for task in several:
+            trainee.objectives[SLOT] = task.objective
+            losses[task] = evaluate(trainee, {SLOT: task.rows})[SLOT].loss
+            listen(len(found) * len(several) + len(losses), len(adapters) * len(several))
         trainee.bank.release(SLOT)
-        found.append(Losses(name, {run: losses.get(row_set) for run, row_set in rows.items()}))
+        found.append(Losses(name, {run: losses.get(task) for run, task in tasks.items()}))
     return found
 
 
@@ -111,13 +125,13 @@ def _placed(base: BaseFolder, specs: Sequence[RunSpec], holding: str) -> Trainee
     return place_base(spec, base.path, (base.name, base.revision), torch.device(device_of(spec.distributed)))
 
 
-def _validation_rows(base: BaseFolder, cache: Path, runs: Mapping[str, RunSpec]) -> dict[str, Batches | None]:
-    """Batches by name of the run; runs with the same rows, as repeats of a trial are, have the same batches."""
-    found: dict[str, Batches | None] = {}
-    opened: dict[str, Batches | None] = {}
+def _tasks(base: BaseFolder, cache: Path, runs: Mapping[str, RunSpec]) -> dict[str, _Task | None]:
+    """By name of the run, ``None`` where it has no validation rows; alike runs, as repeats of a trial, have one."""
+    found: dict[str, _Task | None] = {}
+    opened: dict[tuple[str, Objective], _Task | None] = {}
     errors: list[InputError] = []
     for name, spec in runs.items():
-        key = _key(spec)
+        key = _key(spec), objective_of(spec)
         try:
             if key not in opened:
                 opened[key] = _open(base, cache, spec)
@@ -135,7 +149,7 @@ def _key(spec: RunSpec) -> str:
     return json.dumps([spec.seed_of_split if spec.val_set_size else None, asked], sort_keys=True)
 
 
-def _open(base: BaseFolder, cache: Path, spec: RunSpec) -> Batches | None:
+def _open(base: BaseFolder, cache: Path, spec: RunSpec) -> _Task | None:
     if not spec.validates:
         return None
     rows = prepare(spec, base.path, cache).validation
@@ -143,4 +157,5 @@ def _open(base: BaseFolder, cache: Path, spec: RunSpec) -> Batches | None:
         return None
     # Each row by itself: its loss is the same, and no base has to keep rows of a bin apart.
     tokenizer = load_tokenizer(base.path, spec.chat_template)
-    return open_batches(spec.model_copy(update={"sample_packing": False}), tokenizer, rows)
+    alone = open_batches(spec.model_copy(update={"sample_packing": False}), tokenizer, rows)
+    return _Task(alone, objective_of(spec))

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from raylora.adapters.session import Session
+from raylora.adapters.base import BasePlace
 from raylora.adapters.slots import Seat, check_seat, seat_of
 from raylora.adapters.stored import StoredAdapter
+from raylora.adapters.talking.session import Session
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import ModelError, together
 from raylora.log import get_logger
@@ -67,7 +68,7 @@ def _seats(base: BaseFolder, adapters: Mapping[str, StoredAdapter]) -> list[Seat
     errors = []
     for adapter in adapters.values():
         try:
-            seat = seat_of(adapter)
+            seat = seat_of(adapter, BasePlace(str(base.path)))
             check_seat(seat, model)
         except ModelError as error:
             errors.append(error)

@@ -1,4 +1,4 @@
-"""Whether adapters can be combined: of one base, plain low-rank, and of ranks that the method can add.
+"""Whether adapters can be combined: of one base, plain updates, and of ranks that the method can add.
 
 Stored adapters enter; the layers of each leave, or everything that is wrong. Called by the command `combine`.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from raylora.adapters.delta import Layers, deltas
+from raylora.adapters.base import BasePlace
+from raylora.adapters.combining.recipe import FACTOR_WISE
+from raylora.adapters.delta import Layers
+from raylora.adapters.layers import deltas
 from raylora.adapters.one_base import check_same_base
-from raylora.adapters.recipe import FACTOR_WISE
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError, ModelError, together
 from raylora.log import get_logger
@@ -17,12 +19,13 @@ from raylora.log import get_logger
 log = get_logger(__name__)
 
 
-def fitting_layers(adapters: Sequence[StoredAdapter], method: str) -> list[Layers]:
+def fitting_layers(adapters: Sequence[StoredAdapter], method: str, place: BasePlace | None = None) -> list[Layers]:
     """Sort each adapter's tensors by layer, and find out that they can be combined.
 
     Args:
         adapters: Two or more.
         method: By which.
+        place: Where their base is, as for `deltas`.
 
     Raises:
         ModelError: All that is wrong: an adapter is no plain low-rank one, they were trained on several bases, or they
@@ -32,7 +35,7 @@ def fitting_layers(adapters: Sequence[StoredAdapter], method: str) -> list[Layer
     errors: list[InputError] = []
     for adapter in adapters:
         try:
-            found.append(deltas(adapter))
+            found.append(deltas(adapter, place))
         except ModelError as error:
             found.append({})
             errors.append(error)
@@ -61,7 +64,7 @@ def _not_sums(adapters: Sequence[StoredAdapter], found: Sequence[Layers]) -> Ite
         if any(delta.magnitude_O is not None for delta in layers.values()):
             yield (
                 f"combine: {adapter.uri} is DoRA, whose magnitudes scale base and update together: it is no sum of the "
-                "two. Allowed: LoRA, rsLoRA, PiSSA, OLoRA. Train it without use_dora, or merge it into its base instead"
+                "two. Allowed: LoRA, rsLoRA, AdaLoRA, VeRA. Train it without use_dora, or merge it instead"
             )
 
 

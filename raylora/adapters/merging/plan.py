@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raylora.adapters.delta import Delta
-from raylora.adapters.rounding import FORMATS, format_of
+from raylora.adapters.merging.rounding import format_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.digest import TensorBytes, tensors_in
@@ -24,6 +24,7 @@ from raylora.model.folder import weight_files
 from raylora.model.meta import meta_model, read_config
 from raylora.model.quant import QuantFormat
 from raylora.model.source import BaseFolder
+from raylora.spec.holding import FIELDS, PLAIN
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Dtypes, in the words of safetensors, that are merged into and cast; tensors of any other are copied."""
@@ -81,11 +82,6 @@ class MergePlan:
         return self.trained_on if self.is_into_rounded else None
 
     @property
-    def float32_bytes(self) -> int:
-        """Bytes of the base's float tensors, were they float32."""
-        return sum(self.sizes[name] // dtype.itemsize * 4 for name, dtype in self.dtypes.items())
-
-    @property
     def dtype(self) -> str:
         """Dtype of most of what is written."""
         num_bytes: Counter[torch.dtype] = Counter()
@@ -101,7 +97,7 @@ class MergePlan:
     @property
     def requantize(self) -> QuantFormat | None:
         """Format to whose values weights are rounded."""
-        return FORMATS[self.settings.requantize] if self.settings.requantize else None
+        return format_of(self.settings.requantize) if self.settings.requantize else None
 
 
 def plan_merge(
@@ -128,10 +124,13 @@ def plan_merge(
         if entry.dtype in FLOATS
     }
     linear = frozenset(_packed_weights(model) & held.keys())
-    trained_on = format_of(adapter.about.get("quantization"))
+    said = str(adapter.about.get("quantization") or PLAIN)
+    trained_on = format_of(said) if said in FIELDS else None
     tied = _tied_head(model)
     problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, held, tied))]
-    if adapter.is_of_quantized_base and trained_on is None:
+    if said not in FIELDS:
+        problems.append(f"its lineage says that its base was held as {said!r}. Allowed: {', '.join(FIELDS)}")
+    elif adapter.is_of_quantized_base and trained_on is None:
         problems.append("it started as LoftQ over a quantized base, and its lineage does not say how that was held")
     if settings.requantize:
         problems += [

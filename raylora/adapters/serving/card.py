@@ -1,7 +1,7 @@
 """The card beside an exported adapter: what it is, where it comes from, how it is loaded where it was exported to.
 
-Facts enter, the text of a ``README.md`` leaves. Called by `export`. Nothing in it names a place on this machine: the
-commands speak of the folder by its own name.
+Facts enter, the text of a ``README.md`` leaves. Called by `served_folder`. Nothing in it names a place on this machine:
+the commands speak of the folder by its own name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from raylora.adapters.servers import SERVERS, largest_rank_setting
+from raylora.adapters.serving.servers import SERVERS, largest_rank_setting
 
 LINEAGE = {
     "base_digest": "digest of the base (SHA-256 of its tensors)",

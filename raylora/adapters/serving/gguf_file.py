@@ -1,6 +1,7 @@
 """An adapter as one GGUF file, which llama.cpp puts on a base in the same format.
 
-Updates of one rank and the base's config enter; the names of its layers in GGUF, or a file, leave. Called by `export`.
+Updates of one rank and the base's config enter; the names of its layers in GGUF, or a file, leave. Called by
+`served_folder`.
 
 Source: llama.cpp, convert_lora_to_gguf.py, conversion/llama.py and src/llama-adapter.cpp (docs/serving.md has the
 versions).

@@ -11,18 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raylora.errors import ModelError, RunFailedError
+from raylora.errors import RunFailedError
+from raylora.model.load import quant_format
 from raylora.model.quant import QuantFormat
-
-FORMATS: dict[str, QuantFormat | None] = {
-    "none": None,
-    "int8": QuantFormat("int8", False, torch.uint8),
-    "nf4": QuantFormat("nf4", False, torch.uint8),
-    "nf4-double": QuantFormat("nf4", True, torch.uint8),
-    "fp4": QuantFormat("fp4", False, torch.uint8),
-    "fp4-double": QuantFormat("fp4", True, torch.uint8),
-}
-"""How a base is held, by the word for it in an adapter's lineage."""
+from raylora.spec.base import BaseFields
+from raylora.spec.holding import FIELDS
 
 MAX_PASSES = 16
 
@@ -45,20 +38,13 @@ def spread_of(values: Sequence[float]) -> Spread | None:
     return Spread(sum(values) / len(values), max(values)) if values else None
 
 
-def format_of(word: str | None) -> QuantFormat | None:
-    """The format that a lineage names; ``None`` where the base was not quantized, or nobody says.
+def format_of(word: str) -> QuantFormat | None:
+    """The format that a word asks for; ``None`` for a base that is not quantized.
 
-    Raises:
-        ModelError: There is no such format.
+    Args:
+        word: A key of `raylora.spec.holding.FIELDS`.
     """
-    if word is None:
-        return None
-    if word not in FORMATS:
-        raise ModelError(
-            f"adapter: its lineage says that its base was held as {word!r}. Allowed: {', '.join(FORMATS)}. It is of "
-            "another version of raylora; use that one"
-        )
-    return FORMATS[word]
+    return quant_format(BaseFields.model_validate({"base_model": "any", **FIELDS[word]}), torch.uint8)
 
 
 def rounded(form: QuantFormat, weight_OI: Tensor) -> Tensor:

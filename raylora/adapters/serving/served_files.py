@@ -1,4 +1,7 @@
-"""What an export writes: the files that PEFT and servers read, and what is well to know of them. Called by `export`."""
+"""What an export writes: the files that PEFT and servers read, and what is well to know of them.
+
+An adapter and the updates that go out enter; bytes by file name, and sentences, leave. Called by `served_folder`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from dataclasses import dataclass
 import safetensors.torch
 
 from raylora.adapters.delta import Delta, tensors_of
-from raylora.adapters.export_asked import BaseName
-from raylora.adapters.gguf_adapter import Layout
 from raylora.adapters.rerank import Even
-from raylora.adapters.servers import Server, cautions, last_name
+from raylora.adapters.serving.asked import BaseName
+from raylora.adapters.serving.gguf_file import Layout
+from raylora.adapters.serving.servers import Server, cautions, last_name
 from raylora.adapters.stored import CONFIG, TENSORS, StoredAdapter
 from raylora.model.peft_format import adapter_config
 from raylora.model.slot import Slot
@@ -98,6 +101,8 @@ def warnings_of(adapter: StoredAdapter, server: Server, base: BaseName, content:
     even, before = content.even, content.found.values()
     if even is None:
         return told
+    if (kind := adapter.config.get("peft_type")) != "LORA":
+        told.append(f"{kind} goes out as LoRA of rank {even.r}, whose matrices have more values than it trained")
     kept = {delta.r for delta in before if content.errors is None or content.errors[delta.module] == 0}
     if kept - {even.r}:
         told.append(f"ranks from {min(kept)} on were padded with zeros to {even.r}, one rank for all layers")

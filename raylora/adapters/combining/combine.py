@@ -13,8 +13,8 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, task_arithmetic, ties
 from torch import Tensor
 
+from raylora.adapters.combining.recipe import FACTOR_WISE, Recipe
 from raylora.adapters.delta import Delta, Layers
-from raylora.adapters.recipe import FACTOR_WISE, Recipe
 from raylora.adapters.rerank import truncated
 from raylora.errors import ModelError
 from raylora.model.seed import stable_seed

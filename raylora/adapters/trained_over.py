@@ -1,36 +1,19 @@
-"""How the base of stored adapters is held: in the word of their lineage, and in the fields of a run.
+"""How the base of stored adapters is to be held: as it was when they were trained, by the word in their lineage.
 
-Adapters enter; the word that they agree on leaves, and for a word the fields that ask for it. Called by what loads a
-base for them.
+Adapters enter; the word that they agree on leaves, a key of `raylora.spec.holding.FIELDS`. Called by what loads a base
+for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.log import get_logger
+from raylora.spec.holding import FIELDS, PLAIN
 
 log = get_logger(__name__)
-
-PLAIN = "none"
-
-
-def _four_bits(code: str, doubled: bool) -> dict[str, Any]:
-    return {"load_in_4bit": True, "bnb_4bit_quant_type": code, "bnb_4bit_use_double_quant": doubled}
-
-
-FIELDS: dict[str, dict[str, Any]] = {
-    PLAIN: {},
-    "int8": {"load_in_8bit": True},
-    "nf4": _four_bits("nf4", False),
-    "nf4-double": _four_bits("nf4", True),
-    "fp4": _four_bits("fp4", False),
-    "fp4-double": _four_bits("fp4", True),
-}
-"""Fields of a run by the words of a lineage's ``quantization``."""
 
 
 def holding_of(adapters: Mapping[str, StoredAdapter]) -> str:
@@ -63,7 +46,7 @@ def warn_of_other_holding(adapters: Mapping[str, StoredAdapter], word: str) -> N
 
     Args:
         adapters: By name.
-        word: How the base is held, a key of `FIELDS`.
+        word: How the base is held, a key of `raylora.spec.holding.FIELDS`.
     """
     for name, adapter in adapters.items():
         if adapter.is_of_quantized_base and (trained_on := adapter.about.get("quantization")) != word:

@@ -1,7 +1,6 @@
-"""An adapter as the folder that a server loads it from, with a card; not to be confused with `raylora.model.export`.
+"""A stored adapter, whoever wrote it, as the folder that a server loads it from, with a card.
 
-That one publishes what was trained; this one takes a stored adapter, whoever wrote it, to where it is served. A
-`StoredAdapter` and what was asked enter; a folder, whole or not at all, leaves. Called by the command `export`.
+A `StoredAdapter` and what was asked enter; a folder, whole or not at all, leaves. Called by the command `export`.
 """
 
 from __future__ import annotations
@@ -10,19 +9,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from raylora.adapters.base import config_of_base
-from raylora.adapters.card import CardFacts, card
-from raylora.adapters.delta import Delta, deltas
-from raylora.adapters.export_asked import Asked, BaseName, base_named, refused_words
-from raylora.adapters.export_files import Content, peft_files, warnings_of
-from raylora.adapters.gguf_adapter import Layout, gguf_layout, write_gguf
+from raylora.adapters.delta import Delta
+from raylora.adapters.layers import deltas
 from raylora.adapters.new_folder import free_place, new_folder, writing
 from raylora.adapters.rerank import evened, reranked
-from raylora.adapters.servers import Server, is_dora, refused_kinds, refused_layers, server_called
+from raylora.adapters.serving.asked import Asked, BaseName, base_named
+from raylora.adapters.serving.card import CardFacts, card
+from raylora.adapters.serving.gguf_file import Layout, gguf_layout, write_gguf
+from raylora.adapters.serving.served_files import Content, peft_files, warnings_of
+from raylora.adapters.serving.servers import SERVERS, Server, is_dora, refused_kinds, refused_layers
 from raylora.adapters.stored import StoredAdapter
-from raylora.errors import InputError, ModelError, together
+from raylora.errors import ModelError, together
+from raylora.store.before_start import Checks
 
 GGUF_FILE, CARD_FILE = "adapter.gguf", "README.md"
 
@@ -30,8 +30,6 @@ FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 Follow = Callable[[Sequence[Delta]], Iterable[Delta]]
 """Hands out updates one by one, as a progress bar does."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -65,47 +63,47 @@ def export_adapter(adapter: StoredAdapter, asked: Asked, follow: Follow = iter) 
 
     Raises:
         InputError: All that is wrong at once, before anything is written: the words, a kind or a rank that the server
-            does not load, a base that it cannot be told of. Or the folder cannot be made.
-        StoreError: Storage cannot be read, or the folder cannot be written.
+            does not load, a base that it cannot be told of or that is not there. Or the folder cannot be made.
+        StoreError: The folder cannot be written.
     """
-    server = server_called(asked.word)
-    errors = [InputError(problem) for problem in refused_words(asked)]
-    errors += [ModelError(problem) for problem in refused_kinds(server, adapter)]
-    base = _tried(errors, lambda: base_named(adapter, asked.base_name))
-    looked_at = not server.reads_all or asked.max_rank is not None
-    found = _tried(errors, lambda: deltas(adapter)) if looked_at else None
-    layout = None if found is None else _check(server, adapter, found, asked, errors)
-    if errors or base is None:
-        raise together(errors)
+    checks = Checks()
+    checks.errors += asked.problems()
+    base, server = checks.of(lambda: base_named(adapter, asked)), SERVERS.get(asked.word)
+    found, layout = (None, None) if server is None else _looked_at(server, adapter, asked, checks)
+    if checks.errors or base is None or server is None:
+        raise together(checks.errors)
     content = _content(server, found or {}, asked.max_rank, layout, follow)
     return _write(server, adapter, asked, base, content)
 
 
-def _tried(errors: list[InputError], attempt: Callable[[], _T]) -> _T | None:
-    try:
-        return attempt()
-    except InputError as error:
-        errors.append(error)
-        return None
+def _looked_at(
+    server: Server, adapter: StoredAdapter, asked: Asked, checks: Checks
+) -> tuple[Mapping[str, Delta] | None, Layout | None]:
+    """The layers, where somebody has to look at them, and their places in GGUF, where that is asked for."""
+    checks.errors += [ModelError(problem) for problem in refused_kinds(server, adapter)]
+    if server.reads_all and asked.max_rank is None:
+        return None, None
+    found = checks.of(lambda: deltas(adapter, asked.place))
+    return found, None if found is None else _check(server, adapter, found, asked, checks)
 
 
 def _check(
-    server: Server, adapter: StoredAdapter, found: Mapping[str, Delta], asked: Asked, errors: list[InputError]
+    server: Server, adapter: StoredAdapter, found: Mapping[str, Delta], asked: Asked, checks: Checks
 ) -> Layout | None:
     """Add what the server does not load of the layers; returns their places in GGUF, where that is asked for."""
     r, max_rank = max(delta.r for delta in found.values()), asked.max_rank
     if server.reads_all and is_dora(adapter) and max_rank is not None and r > max_rank:
-        errors.append(
+        checks.errors.append(
             ModelError(
                 f"--max-rank: got {max_rank} for DoRA of rank {r}, whose magnitudes belong to the whole update. "
                 f"Merge it: raylora merge {adapter.uri} --out FOLDER"
             )
         )
     written = r if max_rank is None else min(r, max_rank)
-    errors += [ModelError(problem) for problem in refused_layers(server, found, written)]
+    checks.errors += [ModelError(problem) for problem in refused_layers(server, found, written)]
     if asked.word != "gguf":
         return None
-    return _tried(errors, lambda: gguf_layout(config_of_base(adapter, asked.place), found))
+    return checks.of(lambda: gguf_layout(config_of_base(adapter, asked.place), found))
 
 
 def _content(

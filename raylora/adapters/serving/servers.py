@@ -1,6 +1,6 @@
 """What each server loads, as data, and what it would reject or read wrongly of an adapter.
 
-An adapter's config, its layers and its rank enter; sentences leave, each with the way out. Called by `export`.
+An adapter's config, its layers and its rank enter; sentences leave, each with the way out. Called by `served_folder`.
 
 Source: the servers' documentation and code as docs/serving.md lists them.
 """
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylora.adapters.stored import StoredAdapter
-from raylora.errors import InputError
 from raylora.model.peft_format import MAGNITUDE
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -67,20 +66,6 @@ SERVERS: Mapping[str, Server] = {
     "ray-serve": Server("Ray Serve LLM", ranks=VLLM_RANKS),
     "gguf": Server("llama.cpp"),
 }
-
-
-def server_called(word: str) -> Server:
-    """Find a server by the word for it.
-
-    Args:
-        word: A key of `SERVERS`.
-
-    Raises:
-        InputError: There is none.
-    """
-    if word not in SERVERS:
-        raise InputError(f"--for: got {word!r}; allowed: {', '.join(SERVERS)}. Name one of them")
-    return SERVERS[word]
 
 
 def refused_kinds(server: Server, adapter: StoredAdapter) -> list[str]:
