@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.binning import Bins, fill_bins, single_bins
 from raylora.data.collate import Batch, collate, filler_batch
+from raylora.data.mismatched import Mismatched
 from raylora.data.mix import epoch_rows
 from raylora.data.order import Purpose, permutation
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokenised import Positions, TokenisedRows
 from raylora.spec.run import RunSpec
 
 
@@ -96,10 +96,7 @@ class Batches:
             As many batches on every rank, at most `micro_batch_size` bins each. Their token counts differ: weigh the
             loss by tokens over all ranks.
         """
-        epoch, offset = self.locate(step)
-        bins = self._epoch(epoch)
-        first = offset * self._spec.rows_per_step
-        return list(self._deal(bins, range(first, min(first + self._spec.rows_per_step, len(bins))), rank, world_size))
+        return list(self._deal(self._rows, *self._units(step), rank, world_size))
 
     def once(self, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield every row once in a fixed order, for validation; as many batches on every rank.
@@ -108,7 +105,36 @@ class Batches:
             rank: From 0.
             world_size: Ranks that share the rows.
         """
-        return self._deal(self._fixed, range(len(self._fixed)), rank, world_size)
+        return self._deal(self._rows, self._fixed, range(len(self._fixed)), rank, world_size)
+
+    def mismatched(self, step: int, rank: int, world_size: int) -> list[Batch]:
+        """The prompts of a step's rows, each with the completion of the row before it; the first has the last one's.
+
+        Whatever the world size and the micro-batches, they are the same. A row that is alone in its step takes the
+        completion of the row before it in the epoch.
+
+        Args:
+            step: As of `step`.
+            rank: From 0.
+            world_size: Ranks that share the step's rows.
+
+        Returns:
+            As many batches on every rank.
+        """
+        bins, units = self._units(step)
+        first, last = bins.starts[units.start], bins.starts[units.stop]
+        prompts = bins.rows[first:last]
+        completions = np.roll(prompts, 1) if len(prompts) > 1 else bins.rows[[first - 1]]
+        return list(self._deal_all(self._with(prompts, completions), rank, world_size))
+
+    def once_mismatched(self, rank: int, world_size: int) -> Iterator[Batch]:
+        """Yield the prompt of every row once with another row's completion, for validation; always the same.
+
+        Args:
+            rank: From 0.
+            world_size: Ranks that share the rows.
+        """
+        return self._deal_all(self._fixed_mismatched, rank, world_size)
 
     def place(self, row_id: int) -> str:
         """Say where a row is from, for people: ``rows.jsonl, line 7``."""
@@ -117,6 +143,22 @@ class Batches:
     @cached_property
     def _fixed(self) -> Bins:
         return _binned(self._rows, np.arange(len(self._rows)), self._capacity)
+
+    @cached_property
+    def _fixed_mismatched(self) -> Mismatched:
+        """Shuffled, since neighbours in a file often answer one prompt."""
+        shuffled = permutation(len(self._rows), Purpose.MISMATCH, 0)
+        return self._with(shuffled, np.roll(shuffled, 1))
+
+    def _with(self, prompts: Positions, completions: Positions) -> Mismatched:
+        return Mismatched(self._rows, prompts, completions, self._spec.sequence_len)
+
+    def _units(self, step: int) -> tuple[Bins, range]:
+        """The bins of a step's epoch, and which of them are the step's."""
+        epoch, offset = self.locate(step)
+        bins = self._epoch(epoch)
+        first = offset * self._spec.rows_per_step
+        return bins, range(first, min(first + self._spec.rows_per_step, len(bins)))
 
     def _make_epoch(self, epoch: int) -> Bins:
         return _epoch_of(self._rows, self._spec.seed, epoch, self._capacity)
@@ -128,15 +170,21 @@ class Batches:
     def _count_steps(self, epoch: int) -> int:
         return -(-len(self._epoch(epoch)) // self._spec.rows_per_step)
 
-    def _deal(self, bins: Bins, units: range, rank: int, world_size: int) -> Iterator[Batch]:
+    def _deal_all(self, rows: Mismatched, rank: int, world_size: int) -> Iterator[Batch]:
+        bins = _binned(rows, np.arange(len(rows)), self._capacity)
+        return self._deal(rows, bins, range(len(bins)), rank, world_size)
+
+    def _deal(
+        self, rows: TokenisedRows | Mismatched, bins: Bins, units: range, rank: int, world_size: int
+    ) -> Iterator[Batch]:
         """Deal units to the ranks, the longest first: those of similar length meet in a batch, with little padding."""
-        lengths = bins.lengths(self._rows.lengths, units.start, units.stop)
+        lengths = bins.lengths(rows.lengths, units.start, units.stop)
         by_length = units.start + np.argsort(-lengths, kind="stable")
         num_dealt = self._spec.micro_batch_size * world_size
         for start in range(0, len(by_length), num_dealt):
             hand = by_length[start : start + num_dealt][rank::world_size]
             lines = [bins[int(index)] for index in hand]
-            yield collate(lines, self._rows, self._pad_id) if lines else filler_batch(self._pad_id)
+            yield collate(lines, rows, self._pad_id) if lines else filler_batch(self._pad_id)
 
 
 # Slots of a pack mostly share seed and rows: each would fill the same bins, which takes a second for 100,000 rows.
@@ -147,5 +195,5 @@ def _epoch_of(rows: TokenisedRows, seed: int, epoch: int, capacity: int | None) 
     return bins if capacity is None else bins.take(permutation(len(bins), Purpose.BINS, seed, epoch))
 
 
-def _binned(rows: TokenisedRows, order: NDArray[np.int64], capacity: int | None) -> Bins:
+def _binned(rows: TokenisedRows | Mismatched, order: Positions, capacity: int | None) -> Bins:
     return single_bins(order) if capacity is None else fill_bins(order, rows.lengths, capacity)

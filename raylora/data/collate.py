@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from raylora.data.mismatched import Mismatched
 from raylora.data.tokenised import TokenisedRows
 from raylora.spec.labels import IGNORED
 
@@ -33,6 +34,7 @@ class Batch:
         position_ids_BT: Position of each token in its own row; padding counts on from the last row's.
         segment_ids_BT: 1, 2, ... for the texts of a line; 0 for padding.
         row_ids: The row of each text of each line, none for a line of padding. A pair's two texts are of one row.
+        is_desirable: Of each text, line by line, whether it is a desirable answer; false where rows are not rated.
     """
 
     input_ids_BT: torch.Tensor
@@ -40,6 +42,7 @@ class Batch:
     position_ids_BT: torch.Tensor
     segment_ids_BT: torch.Tensor
     row_ids: tuple[tuple[int, ...], ...]
+    is_desirable: tuple[bool, ...] = ()
 
     @property
     def num_label_tokens(self) -> int:
@@ -79,7 +82,7 @@ class Batch:
         )
 
 
-def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> Batch:
+def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows | Mismatched, pad_id: int) -> Batch:
     """Make a batch of some rows.
 
     Args:
@@ -87,7 +90,7 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> 
         rows: Where their tokens are.
         pad_id: Token id that fills lines up to the longest.
     """
-    lines = [[(int(rows.row_ids[row]), *text) for row in line for text in rows.texts(row)] for line in bins]
+    lines = [[(row, *text) for row in line for text in rows.texts(row)] for line in bins]
     num_tokens = max(sum(len(ids_T) for _, ids_T, _ in line) for line in lines)
     input_ids_BT = np.full((len(lines), num_tokens), pad_id, dtype=np.int64)
     labels_BT = np.full((len(lines), num_tokens), IGNORED, dtype=np.int64)
@@ -107,7 +110,8 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows, pad_id: int) -> 
         torch.from_numpy(labels_BT),
         torch.from_numpy(position_ids_BT),
         torch.from_numpy(segment_ids_BT),
-        tuple(tuple(row_id for row_id, _, _ in line) for line in lines),
+        tuple(tuple(int(rows.row_ids[row]) for row, _, _ in line) for line in lines),
+        tuple(bool(rows.is_desirable[row]) for line in lines for row, _, _ in line),
     )
 
 

@@ -1,19 +1,19 @@
 """An example becomes token ids and, for each token, whether the loss is counted on it.
 
-Enters: a Conversation, a Passage or a Pair. Leaves: Encoded. Called by tokenise.
+Enters: a Conversation, a Passage, a Pair or a Rated. Leaves: Encoded. Called by tokenise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.chat import ChatTemplate, Span
 from raylora.data.conversation import Conversation
-from raylora.data.rows import Example, Pair, Passage
+from raylora.data.rows import Example, Pair, Passage, Rated
 from raylora.errors import DataError
 
 
@@ -25,11 +25,13 @@ class Encoded:
         input_ids: Token ids.
         is_label: For each token, whether the model is to learn to write it.
         split_at: Of a pair, where the second answer's text starts; 0 where there is one text.
+        is_desirable: Of a rated answer, whether it is desirable.
     """
 
     input_ids: list[int]
     is_label: list[bool]
     split_at: int = 0
+    is_desirable: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -44,7 +46,7 @@ class Encoded:
     def cut(self, num_tokens: int) -> Encoded:
         """Keep the first tokens; of a pair, those of both texts, half of them each unless one needs less."""
         if not self.split_at:
-            return Encoded(self.input_ids[:num_tokens], self.is_label[:num_tokens])
+            return replace(self, input_ids=self.input_ids[:num_tokens], is_label=self.is_label[:num_tokens])
         num_second = len(self.input_ids) - self.split_at
         kept = min(self.split_at, max(num_tokens // 2, num_tokens - num_second))
         first, second = (
@@ -84,6 +86,8 @@ class Encoder:
         Raises:
             DataError: The chat template refuses the conversation, or the tokenizer has no eos token.
         """
+        if isinstance(example, Rated):
+            return replace(self.encode(example.answer), is_desirable=example.is_desirable)
         if isinstance(example, Pair):
             first, second = self.encode(example.chosen), self.encode(example.rejected)
             split_at = len(first.input_ids)

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 2
     ROWS = 3
     BINS = 4
+    MISMATCH = 5
 
 
 def permutation(count: int, purpose: Purpose, *key: int) -> NDArray[np.int64]:

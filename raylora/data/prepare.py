@@ -17,6 +17,7 @@ import tokenizers
 import transformers
 
 from raylora.data import chat, conversation, encode, formats, json_array, rows, tokenise
+from raylora.data.balance import why_unbalanced
 from raylora.data.encode import Encoder
 from raylora.data.mix import check_weights
 from raylora.data.report import DataReport, SourceReport, report_source
@@ -86,6 +87,8 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
         kept, held_out = split_rows(train.column("content"), spec.val_set_size, spec.seed_of_split)
         train, validation = train.select(kept), train.select(held_out)
     check_weights(train.source_of, train.weights)
+    if spec.rl == "kto" and (unbalanced := why_unbalanced(train, spec)):
+        _log.warning("%s", unbalanced)
     num_validation = len(validation) if validation is not None else 0
     report = DataReport(train_reports, validation_reports, len(train), num_validation, num_shared)
     return Prepared(train, validation, report)

@@ -1,8 +1,8 @@
-"""A row of a file becomes a conversation, a passage, or a pair of either, whatever columns its type has.
+"""A row of a file becomes a conversation, a passage, a pair of either or a rated one, whatever columns its type has.
 
 Enters: one row as a dict, the dataset's type and its column names. Leaves: a Conversation (rendered by the chat
-template), a Passage (prompt and text) or a Pair. Called by tokenise. To add a type, add its function and its entry in
-TYPES.
+template), a Passage (prompt and text), a Pair or a Rated. Called by tokenise. To add a type, add its function and its
+entry in TYPES.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ class Pair:
     rejected: Conversation | Passage
 
 
-Example = Conversation | Passage | Pair
+@dataclass(frozen=True)
+class Rated:
+    """An answer to a prompt, and whether it is one that is wished for."""
+
+    answer: Conversation | Passage
+    is_desirable: bool
+
+
+Example = Conversation | Passage | Pair | Rated
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,30 @@ def _preference(row: Row) -> Pair:
     return _different(Pair(chosen, rejected))
 
 
+def _unpaired_preference(row: Row) -> Rated:
+    """An answer after a prompt, each as text or as messages, and a label."""
+    is_desirable = _truth(row, "label")
+    if isinstance(row["completion"], str) and not _is_json(row["completion"]):
+        answer: Conversation | Passage = Passage(_text(row, "prompt"), row["completion"])
+        is_empty = not row["completion"].strip()
+    else:
+        answer = _answered(row, "completion")
+        said = [each for each in answer.messages[answer.num_given :] if each["role"] == "assistant"]
+        is_empty = not any(each["content"].strip() or each.get("tool_calls") for each in said)
+    if is_empty:
+        raise DataError("column 'completion' holds no answer; give the assistant's text, or remove the row")
+    return Rated(answer, is_desirable)
+
+
+def _truth(row: Row, column: str) -> bool:
+    """True or false, or the words: cells of CSV are text."""
+    value = row[column]
+    found = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise DataError(f"column {column!r} holds true (desirable) or false (undesirable), got {short(value)}")
+    return found
+
+
 def _different(pair: Pair) -> Pair:
     if pair.chosen == pair.rejected:
         raise DataError("chosen and rejected are the same; a pair has two different answers")
@@ -168,5 +200,6 @@ TYPES: dict[str, RowType] = {
     "alpaca": RowType(("instruction", "output"), ("input",), _alpaca),
     "text": RowType(("text",), (), _plain_text),
     "preference": RowType(("chosen", "rejected"), ("prompt", "tools"), _preference),
+    "unpaired_preference": RowType(("prompt", "completion", "label"), ("tools",), _unpaired_preference),
 }
 """Each row type of the specification."""

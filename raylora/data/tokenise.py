@@ -32,7 +32,7 @@ _TOKENS = pa.schema(
         *(("file", pa.int32()), ("number", pa.int64()), ("fate", pa.int8())),
         *(("content", pa.int64()), ("num_labels", pa.int32())),
         *(("input_ids", pa.list_(pa.int32())), ("is_label", pa.list_(pa.uint8()))),
-        ("split_at", pa.int32()),
+        *(("split_at", pa.int32()), ("is_desirable", pa.uint8())),
     ]
 )
 
@@ -76,6 +76,7 @@ class RowTokeniser:
             "input_ids": [encoded.input_ids for _, encoded in rows],
             "is_label": [encoded.is_label for _, encoded in rows],
             "split_at": [encoded.split_at for _, encoded in rows],
+            "is_desirable": [encoded.is_desirable for _, encoded in rows],
         }
 
     def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:

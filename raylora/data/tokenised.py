@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from raylora.data.source import Source
 
 Positions = NDArray[np.int64]
+Text = tuple[NDArray[np.int32], NDArray[np.bool_]]
+"""Token ids, and for each token whether the loss is counted on it. Shapes: [T], [T]."""
 SPLIT_AT = "split_at"
 """Column of where a row's second text starts, 0 where it has one; a table whose rows all have one may be without."""
+DESIRABLE = "is_desirable"
+"""Column of whether a row's answer is desirable; a table whose rows are not rated may be without."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
@@ -63,7 +67,7 @@ class TokenisedRows:
         return [(source, part) for source, part in zip(self.sources, parts, strict=True) if len(part)]
 
     def column(self, name: str) -> NDArray[np.int64]:
-        """One number for each selected row: `fate`, `content` or `num_labels`."""
+        """One number for each selected row: `fate`, `content`, `num_labels` or `is_desirable`."""
         whole = np.concatenate([table.column(name).to_numpy() for table in self.tables])
         return whole[self.row_ids].astype(np.int64)
 
@@ -78,18 +82,25 @@ class TokenisedRows:
         """Index of each selected row's source."""
         return np.searchsorted(self._starts, self.row_ids, side="right") - 1
 
+    @cached_property
+    def is_desirable(self) -> NDArray[np.bool_]:
+        """Whether each selected row's answer is desirable; false where rows are not rated."""
+        if any(DESIRABLE not in table.column_names for table in self.tables):
+            return np.zeros(len(self), dtype=np.bool_)
+        return self.column(DESIRABLE).astype(np.bool_)
+
     @property
     def weights(self) -> list[float]:
         """How often an epoch shows the rows of each source."""
         return [source.spec.weight for source in self.sources]
 
-    def tokens(self, position: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Token ids of a row, and for each token whether the loss is counted on it. Shapes: [T], [T]."""
+    def tokens(self, position: int) -> Text:
+        """A row's tokens; of a pair those of both texts."""
         table, line = self._line(int(self.row_ids[position]))
         input_ids = table.column("input_ids")[line].values.to_numpy()
         return input_ids, table.column("is_label")[line].values.to_numpy().astype(np.bool_)
 
-    def texts(self, position: int) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    def texts(self, position: int) -> list[Text]:
         """As `tokens`, but of a pair each of its two texts by itself."""
         ids_T, is_label_T = self.tokens(position)
         table, line = self._line(int(self.row_ids[position]))

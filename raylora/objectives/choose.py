@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raylora.objectives.kto import Kto
 from raylora.objectives.objective import Objective
 from raylora.objectives.preference import Preference
 from raylora.objectives.supervised import Supervised
@@ -9,5 +10,9 @@ from raylora.spec.train import TrainFields
 
 
 def objective_of(spec: TrainFields) -> Objective:
-    """Return what a run minimises; `rl` and `rl_beta` count."""
-    return Supervised() if spec.rl is None else Preference(spec.rl, spec.rl_beta)
+    """Return what a run minimises; `rl`, `rl_beta` and KTO's weights count."""
+    if spec.rl is None:
+        return Supervised()
+    if spec.rl == "kto":
+        return Kto(spec.rl_beta, spec.kto_desirable_weight, spec.kto_undesirable_weight)
+    return Preference(spec.rl, spec.rl_beta)

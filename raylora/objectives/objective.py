@@ -6,11 +6,54 @@ micro-batches of a step, so that neither changes what is learned. Called by the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is known of the texts of a micro-batch before any pass.
+
+    Args:
+        label_counts: Labelled tokens of each text.
+        is_desirable: Whether each is a desirable answer; false where rows are not rated.
+    """
+
+    label_counts: Sequence[int]
+    is_desirable: Sequence[bool] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What passes tell of a micro-batch's labelled tokens, text by text.
+
+    Args:
+        losses_N: Cross-entropy of each.
+        is_hit_N: Whether each is what the model holds likeliest; takes no gradient.
+        reference_N: Cross-entropy of each without the adapter, where it is asked for; takes no gradient.
+        point: The slot's reference point, where it is asked for.
+
+    Shapes:
+        losses_N, is_hit_N, reference_N: (N,), N all labelled tokens. point: ().
+    """
+
+    losses_N: Tensor
+    is_hit_N: Tensor
+    reference_N: Tensor | None = None
+    point: Tensor | None = None
+
+    def split(self, counts: Sequence[int]) -> tuple[Scores, ...]:
+        """Take passes of several micro-batches apart, before anything else is told of them.
+
+        Args:
+            counts: Labelled tokens of each.
+        """
+        losses, hits = self.losses_N.split(list(counts)), self.is_hit_N.split(list(counts))
+        return tuple(Scores(*both) for both in zip(losses, hits, strict=True))
 
 
 class Objective(Protocol):
@@ -21,30 +64,36 @@ class Objective(Protocol):
         """Whether it asks for the losses of the same tokens without the adapter."""
 
     @property
+    def needs_point(self) -> bool:
+        """Whether it asks for a reference point: what mismatched answers gain, over a whole step or evaluation."""
+
+    @property
     def num_losses(self) -> int:
         """How many of the measures add up to the loss: the first ones."""
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the measures after those."""
-
-    def sums(self, losses_N: Tensor, label_counts: Sequence[int], reference_N: Tensor | None) -> Tensor:
+    def sums(self, scores: Scores, texts: Texts) -> Tensor:
         """Sum each measure over a micro-batch.
 
         Args:
-            losses_N: Cross-entropy of each labelled token, text by text.
-            label_counts: Labelled tokens of each text.
-            reference_N: The same without the adapter, where it is asked for; takes no gradient.
+            scores: Of its labelled tokens.
+            texts: Of the same micro-batch.
 
         Shapes:
-            losses_N, reference_N: (N,), N the sum of ``label_counts``. Returns (M,), M measures.
+            Returns (M,), M measures; those that are not losses take no gradient.
         """
 
-    def counts(self, label_counts: Sequence[int]) -> list[int]:
+    def counts(self, texts: Texts) -> list[int]:
         """What each measure of a micro-batch is divided by; a step adds these up.
 
         Args:
-            label_counts: Labelled tokens of each text.
+            texts: Of the micro-batch.
+        """
+
+    def metrics(self, means: Sequence[float]) -> dict[str, float]:
+        """What is told beside the loss, by name.
+
+        Args:
+            means: One for each measure; NaN where there was nothing to be measured.
         """
 
 
@@ -54,7 +103,7 @@ class Measured:
 
     Args:
         loss: What is minimised.
-        metrics: By name.
+        metrics: By name; without those of which there was nothing to be measured.
     """
 
     loss: float
@@ -68,5 +117,5 @@ def measured(objective: Objective, means: Sequence[float]) -> Measured:
         objective: Whose measures they are.
         means: One for each measure.
     """
-    num_losses = objective.num_losses
-    return Measured(sum(means[:num_losses]), dict(zip(objective.metrics, means[num_losses:], strict=True)))
+    metrics = {name: value for name, value in objective.metrics(means).items() if not math.isnan(value)}
+    return Measured(sum(means[: objective.num_losses]), metrics)

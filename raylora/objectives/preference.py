@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raylora.objectives.by_text import sums_by_text
+from raylora.objectives.objective import Scores, Texts
+
 Kind = Literal["dpo", "ipo", "orpo"]
 
 CERTAIN = 1e-7
@@ -38,9 +41,7 @@ class Preference:
     kind: Kind
     beta: float
 
-    metrics = ("reward_accuracy", "reward_margin")
-    """The share of pairs whose chosen answer has the higher reward, and the mean difference: rewards are beta times the
-    log-probability over the reference's, and without a reference beta times the mean log-probability of a token."""
+    needs_point = False
 
     @property
     def needs_reference(self) -> bool:
@@ -52,46 +53,47 @@ class Preference:
         """ORPO has the loss of tokens beside that of pairs."""
         return 2 if self.kind == "orpo" else 1
 
-    def sums(self, losses_N: Tensor, label_counts: Sequence[int], reference_N: Tensor | None) -> Tensor:
-        """Losses of pairs, and for ORPO of chosen tokens before them; then the metrics.
+    def sums(self, scores: Scores, texts: Texts) -> Tensor:
+        """Losses of pairs, and for ORPO of chosen tokens before them; then what `metrics` tells.
 
         Args:
-            losses_N: As of `Objective`.
-            label_counts: Of the chosen answer of each pair, then of its rejected one.
-            reference_N: As of `Objective`; ORPO takes none.
+            scores: As of `Objective`; ORPO takes no reference.
+            texts: The chosen answer of each pair, then its rejected one.
         """
-        counts_S = torch.tensor(label_counts, dtype=torch.int64, device=losses_N.device)
-        log_p_P2 = -_by_text(losses_N, counts_S).view(-1, 2)
-        counts_P2 = counts_S.view(-1, 2)
+        log_p_P2 = -sums_by_text(scores.losses_N, texts.label_counts).view(-1, 2)
+        counts_P2 = torch.tensor(texts.label_counts, dtype=torch.int64, device=log_p_P2.device).view(-1, 2)
         if self.kind == "orpo":
             mean_P2 = log_p_P2 / counts_P2
             losses = [-log_p_P2[:, 0].sum(), -self.beta * _odds(mean_P2).sum()]
             reward_P2 = self.beta * mean_P2
         else:
-            assert reference_N is not None
-            gain_P2 = log_p_P2 + _by_text(reference_N, counts_S).view(-1, 2)
+            assert scores.reference_N is not None
+            gain_P2 = log_p_P2 + sums_by_text(scores.reference_N, texts.label_counts).view(-1, 2)
             losses = [self._over_reference(gain_P2, counts_P2).sum()]
             reward_P2 = self.beta * gain_P2
         margin_P = (reward_P2[:, 0] - reward_P2[:, 1]).detach()
         return torch.stack([*losses, (margin_P > 0).float().sum(), margin_P.sum()])
 
-    def counts(self, label_counts: Sequence[int]) -> list[int]:
+    def counts(self, texts: Texts) -> list[int]:
         """Pairs, and for ORPO the tokens of chosen answers before them."""
-        num_pairs = len(label_counts) // 2
-        tokens = [sum(label_counts[::2])] if self.kind == "orpo" else []
+        num_pairs = len(texts.label_counts) // 2
+        tokens = [sum(texts.label_counts[::2])] if self.kind == "orpo" else []
         return [*tokens, num_pairs, num_pairs, num_pairs]
+
+    def metrics(self, means: Sequence[float]) -> dict[str, float]:
+        """The share of pairs whose chosen answer has the higher reward, and the mean difference.
+
+        Rewards are beta times the log-probability over the reference's, and without a reference beta times the mean
+        log-probability of a token.
+        """
+        accuracy, margin = means[self.num_losses :]
+        return {"reward_accuracy": accuracy, "reward_margin": margin}
 
     def _over_reference(self, gain_P2: Tensor, counts_P2: Tensor) -> Tensor:
         if self.kind == "dpo":
             return -F.logsigmoid(self.beta * (gain_P2[:, 0] - gain_P2[:, 1]))
         mean_P2 = gain_P2 / counts_P2
         return (mean_P2[:, 0] - mean_P2[:, 1] - 1 / (2 * self.beta)) ** 2
-
-
-def _by_text(losses_N: Tensor, counts_S: Tensor) -> Tensor:
-    """Sum over each text."""
-    texts_N = torch.repeat_interleave(torch.arange(len(counts_S), device=losses_N.device), counts_S)
-    return losses_N.new_zeros(len(counts_S)).index_add(0, texts_N, losses_N)
 
 
 def _odds(mean_P2: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
+from raylora.objectives.objective import Scores
 from raylora.spec.labels import IGNORED
 
 POST_PROCESSED = (
@@ -51,18 +52,19 @@ class TokenLosses:
         self._targets_N: Tensor | None = None
         self._rows_N: Tensor | None = None
         self._losses_N: Tensor | None = None
+        self._is_hit_N: Tensor | None = None
         self._is_checked = False
         self._head.forward = self._forward_head
 
-    def __call__(self, inputs: dict[str, Tensor], labels_BT: Tensor) -> Tensor:
-        """Losses of the labelled tokens, row by row, left to right.
+    def __call__(self, inputs: dict[str, Tensor], labels_BT: Tensor) -> Scores:
+        """Losses and hits of the labelled tokens, row by row, left to right.
 
         Args:
             inputs: Keyword arguments of the model: ids, positions, attention mask.
             labels_BT: Id of the next token at each position, -100 where no loss is asked.
 
         Shapes:
-            Returns (N,) float32, N the number of labels that are not -100.
+            Of what it returns: (N,), N the number of labels that are not -100; losses are float32.
 
         Raises:
             ModelError: The model's forward pass cannot run, or changes what its head gives in a way that its config
@@ -83,8 +85,12 @@ class TokenLosses:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:
             self._check_handed_on(output)
-            return output / self._scale  # the model took the losses for logits
-        return F.cross_entropy(output.reshape(-1, output.shape[-1]).float(), targets_N, reduction="none")
+            is_hit_N, self._is_hit_N = self._is_hit_N, None
+            assert is_hit_N is not None  # the head was called
+            return Scores(output / self._scale, is_hit_N)  # the model took the losses for logits
+        logits_NV = output.reshape(-1, output.shape[-1]).float()
+        losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
+        return Scores(losses_N, logits_NV.argmax(-1) == targets_N)
 
     def _forward_head(self, hidden_BTH: Tensor) -> Tensor:
         head = self._head
@@ -92,7 +98,9 @@ class TokenLosses:
             return F.linear(hidden_BTH, head.weight, head.bias)
         hidden_NH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1])[self._rows_N]
         if self._fused:
-            losses_N = linear_cross_entropy(hidden_NH, head.weight, head.bias, self._targets_N, self._scale)
+            losses_N, self._is_hit_N = linear_cross_entropy(
+                hidden_NH, head.weight, head.bias, self._targets_N, self._scale
+            )
             self._losses_N = self._scaled(losses_N)
             return losses_N
         return F.linear(hidden_NH, head.weight, head.bias)[None]

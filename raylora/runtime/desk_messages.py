@@ -85,7 +85,8 @@ class Report:
             ``saved`` (the answer to a `Save` that is awaited; ``uri``), ``finished`` (the last metrics and
             ``adapter_uri``) or ``failed`` (``error``). After the last two the slot is free.
         step: Optimizer steps done.
-        values: What is told; metrics are ``eval_loss``, ``train_loss`` and ``num_tokens``.
+        values: What is told; metrics are ``eval_loss`` and whatever else an evaluation tells, ``train_loss`` and
+            ``num_tokens``.
     """
 
     lease: str

@@ -125,6 +125,7 @@ class Ledger:
             "steps": progress.get("step"),
             "eval_loss_before": progress.get("eval_loss_before"),
             "eval_loss": progress.get("eval_loss"),
+            "eval_metrics": progress.get("eval_metrics", {}),
             "train_loss": progress.get("train_loss"),
             "tokens": num_tokens,
             "tokens_per_s": num_tokens / train_s if train_s else None,

@@ -15,8 +15,8 @@ class DatasetSpec(Part):
     path: Address
     """Hub id, or a file, folder or glob, local or `s3://`: JSONL, JSON, CSV, Parquet or Arrow by its ending."""
 
-    type: Literal["chat", "completion", "alpaca", "text", "preference"] = "chat"
-    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, or `preference` (chosen, rejected, prompt, tools), two answers to one prompt."""
+    type: Literal["chat", "completion", "alpaca", "text", "preference", "unpaired_preference"] = "chat"
+    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, `preference` (chosen, rejected, prompt, tools), two answers to one prompt, or `unpaired_preference` (prompt, completion, label, tools), one answer that is desirable or not."""
 
     split: str = "train"
     """Split of a hub dataset."""

@@ -75,10 +75,9 @@ _UNSUPPORTED: Mapping[str, str] = {
         peft_layers_pattern target_parameters lora_target_parameters lora_bias trainable_token_indices
         peft_trainable_token_indices peft lora_fan_in_fan_out""",
     "raylora starts from a fresh adapter; remove it": "lora_model_dir adapter_name_or_path create_new_adapter",
-    "raylora learns from preferences by rl: dpo, ipo or orpo and rl_beta; remove it": """
-        trl reward_model process_reward_model pref_loss pref_ftx simpo_gamma kto_desirable_weight
-        kto_undesirable_weight rpo_alpha""",
-    "the reference of rl: dpo and ipo is the base without the adapter; remove it": "ref_model",
+    "raylora learns from preferences by rl: dpo, ipo, orpo or kto and rl_beta; remove it": """
+        trl reward_model process_reward_model pref_loss pref_ftx simpo_gamma rpo_alpha""",
+    "the reference of rl: dpo, ipo and kto is the base without the adapter; remove it": "ref_model",
     "write distributed: {strategy: ddp, fsdp or deepspeed, zero_stage: ..., num_workers: ...}": """
         deepspeed fsdp fsdp_config fsdp_version fsdp_final_state_dict_type dp_shard_size dp_replicate_size
         accelerator_config parallelism_config device_map ray_init_kwargs""",

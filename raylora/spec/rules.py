@@ -20,6 +20,12 @@ from raylora.spec.show import show
 STARTS = r"eva|gaussian|loftq|olora|pissa(_niter_[1-9]\d{0,3})?"
 """Values of `init_lora_weights` beside `true`, in PEFT's spelling."""
 
+HOLDING = {
+    "preference": "hold pairs of answers; set rl: dpo, ipo or orpo",
+    "unpaired_preference": "hold answers that are desirable or not; set rl: kto",
+}
+"""Types of datasets that `rl` learns from: what they hold, and under which."""
+
 RULES: list[Rule[RunFields]] = []
 rule = registrar(RULES)
 
@@ -183,15 +189,17 @@ def _rates_under_zero12(run: RunFields) -> str | None:
 
 @rule("rl", "datasets", "test_datasets", "train_on_inputs")
 def _pairs(run: RunFields) -> str | None:
-    """`rl` learns from datasets of type `preference`, and only it does; it goes without `train_on_inputs`."""
+    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`."""
     types = {dataset.type for dataset in (*run.datasets, *run.test_datasets)}
-    if run.rl is None and "preference" in types:
-        return "datasets of type preference hold pairs of answers; set rl: dpo, ipo or orpo, or another type"
-    if run.rl is not None and types != {"preference"}:
-        others = ", ".join(sorted(types - {"preference"}))
-        return f"got {run.rl}, which learns from datasets of type preference; got type {others}: set it, or remove rl"
-    if run.rl is not None and run.train_on_inputs:
-        return f"got {run.rl} with train_on_inputs: true, but answers to one prompt are compared without it; remove it"
+    if run.rl is None and (learned := sorted(types & HOLDING.keys())):
+        return f"datasets of type {learned[0]} {HOLDING[learned[0]]}, or another type"
+    if run.rl is None:
+        return None
+    wanted = "unpaired_preference" if run.rl == "kto" else "preference"
+    if others := ", ".join(sorted(types - {wanted})):
+        return f"got {run.rl}, which learns from datasets of type {wanted}; got type {others}: set it, or remove rl"
+    if run.train_on_inputs:
+        return f"got {run.rl} with train_on_inputs: true, but answers are compared without their prompts; remove it"
     return None
 
 

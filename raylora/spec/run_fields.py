@@ -41,7 +41,7 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
     @property
     def joins_texts(self) -> bool:
         """Whether a line of a batch has several texts that must not see each other: rows of a bin, or a pair's two."""
-        return self.sample_packing or self.rl is not None
+        return self.sample_packing or any(dataset.type == "preference" for dataset in self.datasets)
 
     @property
     def validates(self) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from raylora.spec.fields import Number, Part, PositiveInt, Seed
 from raylora.spec.knobs import Space
+from raylora.spec.metrics import Metric
 from raylora.spec.run_fields import RunFields
 
 DEFAULT_SHARE = 5
@@ -40,8 +41,8 @@ class SweepFields(Part):
     num_trials: PositiveInt | None = None
     """Configurations tried; for a grid the first so many of it, all where absent."""
 
-    metric: Literal["eval_loss", "train_loss"] = "eval_loss"
-    """What trials are judged by: the loss of validation rows, or of the rows of the last step, which is noisy where steps are small."""
+    metric: Metric = "eval_loss"
+    """What trials are judged by: the loss of validation rows, or of the rows of the last step, which is noisy where steps are small; or what else evaluations tell under the run's `rl`."""
 
     mode: Literal["min", "max"] = "min"
     """Whether the least or the greatest metric is best."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from raylora.spec.knobs import Ratio
+from raylora.spec.metrics import GREATER_IS_BETTER, LOSSES, TOLD
 from raylora.spec.rule import Rule, registrar
 from raylora.spec.space import configurations, is_finite
 from raylora.spec.sweep_fields import SweepFields
@@ -101,9 +102,27 @@ def _repeats_are_seeds(sweep: SweepFields) -> str | None:
 
 @rule("metric", "run")
 def _evaluation_needs_rows(sweep: SweepFields) -> str | None:
-    """`metric: eval_loss` needs validation rows in the run."""
-    if sweep.metric == "eval_loss" and not sweep.run.validates:
+    """A `metric` other than `train_loss` needs validation rows in the run."""
+    if sweep.metric != "train_loss" and not sweep.run.validates:
         return "the run has no validation rows; set its val_set_size (for example 0.05) or test_datasets, or metric: train_loss"
+    return None
+
+
+@rule("metric", "run", "space")
+def _metric_is_told(sweep: SweepFields) -> str | None:
+    """A `metric` other than a loss is told under the run's `rl`, which is then no knob."""
+    told, learned = TOLD[sweep.run.rl], sweep.run.rl or "supervised fine-tuning"
+    if sweep.metric in LOSSES or (sweep.metric in told and "rl" not in sweep.space):
+        return None
+    why = "rl is a knob" if "rl" in sweep.space else f"{learned} tells {', '.join(told)}"
+    return f"got {sweep.metric}, but {why}; write one of these, or metric: eval_loss"
+
+
+@rule("mode", "metric")
+def _better_is_best(sweep: SweepFields) -> str | None:
+    """`mode: max` goes with a `metric` that is an accuracy or a margin."""
+    if sweep.mode == "min" and sweep.metric in GREATER_IS_BETTER:
+        return f"got min with metric: {sweep.metric}, of which the least is worst; write mode: max"
     return None
 
 

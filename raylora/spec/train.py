@@ -10,11 +10,17 @@ from raylora.spec.fields import Fraction, NonNegativeFloat, NonNegativeInt, Part
 class TrainFields(Part):
     """Objective, steps, optimizer, schedule, evaluation and checkpoints."""
 
-    rl: Literal["dpo", "ipo", "orpo"] | None = None
-    """What is learned from pairs of answers (datasets of type `preference`): `dpo` and `ipo` against the base without the adapter, `orpo` without a reference; supervised fine-tuning where absent."""
+    rl: Literal["dpo", "ipo", "orpo", "kto"] | None = None
+    """What is learned from pairs of answers (datasets of type `preference`): `dpo` and `ipo` against the base without the adapter, `orpo` without a reference; or with `kto` from single answers that are desirable or not (`unpaired_preference`), against the base too; supervised fine-tuning where absent."""
 
     rl_beta: PositiveFloat = 0.1
-    """How much a preference counts; under `dpo` and `ipo` the larger, the closer to the base."""
+    """How much a preference counts; under `dpo`, `ipo` and `kto` the larger, the closer to the base."""
+
+    kto_desirable_weight: PositiveFloat = 1.0
+    """`kto`: what a desirable answer's loss weighs; all of them are best 1 to 4/3 of all undesirable ones."""
+
+    kto_undesirable_weight: PositiveFloat = 1.0
+    """`kto`: what an undesirable answer's loss weighs."""
 
     micro_batch_size: PositiveInt = 1
     """Rows (or bins) per worker in one forward pass."""

@@ -150,15 +150,20 @@ def makespan_s(parts: Sequence[tuple[float, float]]) -> float:
 def _step_s(spec: RunSpec, time: StepTime, stays: bool) -> float:
     """Seconds of a step: a slot that stays on its worker has all its rows computed there."""
     num_passes = spec.gradient_accumulation_steps * (spec.distributed.num_workers if stays else 1)
-    reference_s = time.forward_s if objective_of(spec).needs_reference else 0.0
-    return num_passes * (time.pass_s + reference_s) + time.update_s
+    return num_passes * (time.pass_s + _num_further_forward(spec) * time.forward_s) + time.update_s
 
 
 def _evaluation_s(spec: RunSpec, time: StepTime, num_lines: float, stays: bool) -> float:
     """Seconds of an evaluation: a slot that stays on its worker has all its lines computed there."""
     mine = num_lines / (1 if stays else spec.distributed.num_workers)
-    num_forward = 1 + objective_of(spec).needs_reference
+    num_forward = 1 + _num_further_forward(spec)
     return math.ceil(mine / spec.micro_batch_size) * num_forward * time.forward_s
+
+
+def _num_further_forward(spec: RunSpec) -> int:
+    """Forward passes beside each: one of the base alone, and both over rows that a reference point is found on."""
+    objective = objective_of(spec)
+    return int(objective.needs_reference) + 2 * int(objective.needs_point)
 
 
 def _tokens_per_row(spec: RunSpec, rows: Rows | None) -> float:

@@ -25,7 +25,8 @@ from raylora.runtime.desk_state import Claim
 from raylora.spec.run import RunSpec
 
 SLOTS = "slots.json"
-LOSSES = ("eval_loss", "train_loss")
+METRICS = ("eval_", "train_")
+"""What the names of the numbers begin with that a trial may be judged by."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Lease(Trainable):
 def _means(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over the repeats, and their spread where there is more than one."""
     means: dict[str, float] = {}
-    for name in LOSSES:
+    for name in [name for name in told[0] if name.startswith(METRICS)]:
         values = [float(values[name]) for values in told if values.get(name) is not None]
         if len(values) == len(told):
             means[name] = statistics.fmean(values)

@@ -67,7 +67,7 @@ class TrialBook:
                 self._point(event.step, tokens if event.step >= step else None, values)
             case "outcome":
                 progress = values["progress"]
-                self.report(progress["step"], progress)
+                self.report(progress["step"], progress | progress.get("eval_metrics", {}))
 
     def report(self, step: int, values: Mapping[str, Any]) -> None:
         """Note what the steering side was told; its tokens are exact where those between reports may be estimates.

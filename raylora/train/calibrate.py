@@ -124,7 +124,8 @@ def _widths(at_most: int) -> list[int]:
 def _step_s(trainee: Trainee, batch: Batch, width: int) -> float:
     """Seconds of a step on the slowest rank: the same number on all."""
     start = perf_counter()
-    train_step(trainee, [Share(slot, 0, 0.0, [batch]) for slot in range(width)])
+    mismatched = [batch] if trainee.needs_point else []  # as many tokens
+    train_step(trainee, [Share(slot, 0, 0.0, [batch], mismatched=mismatched) for slot in range(width)])
     if trainee.device.type == "cuda":
         torch.cuda.synchronize(trainee.device)
     slowest: float = max(trainee.ranks.gather(perf_counter() - start))

@@ -82,9 +82,9 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     bank.route([Span(slot, count) for slot, count in enumerate(counts)])
     try:
         with _attention_without_scores(), live, _Answers():  # type: ignore[no-untyped-call]
-            losses_N = loss(inputs, labels_BT)
+            scores = loss(inputs, labels_BT)
             loss_bytes = live.lap()
-            torch.stack([losses.sum() for losses in losses_N.split(counts)]).sum().backward()
+            torch.stack([of_slot.losses_N.sum() for of_slot in scores.split(counts)]).sum().backward()
     except (ModelError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
             f"base_model: the forward pass of {type(model).__name__} cannot be run without data "

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from raylora.data.collate import Batch
 from raylora.model.route import NOBODY, Span
 from raylora.model.seed import stable_seed
-from raylora.train.forward import Piece, idle_losses, losses_of, not_training
+from raylora.train.forward import Piece, idle_losses, not_training, scores_of
 from raylora.train.trainee import Trainee
 
 NUM_STEPS = 4
@@ -85,7 +85,7 @@ def _look(trainee: Trainee, sketches: Mapping[str, _Sketch], batch: Batch) -> No
         for name, sketch in sketches.items() if batch.num_tokens else ():
             layer = trainee.model.get_submodule(name)
             hooks.enter_context(layer.register_forward_pre_hook(partial(_take, sketch, is_token_N)))
-        losses_of(trainee, [Piece(Span(NOBODY), batch)])
+        scores_of(trainee, [Piece(Span(NOBODY), batch)])
 
 
 def _take(sketch: _Sketch, is_token_N: Tensor | None, layer: nn.Module, args: tuple[Tensor, ...]) -> None:

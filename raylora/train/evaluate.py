@@ -11,7 +11,8 @@ from torch import Tensor
 from raylora.data.batches import Batches
 from raylora.model.route import Span
 from raylora.objectives.objective import Measured, measured
-from raylora.train.forward import Piece, idle_losses, losses_of, not_training, reference_losses
+from raylora.train.forward import Piece
+from raylora.train.measure import Points, idle_sums, points_of, sums_of, texts_of
 from raylora.train.trainee import Trainee
 
 
@@ -28,22 +29,22 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, M
     """
     ranks = trainee.slot_ranks
     batches = {slot: list(rows.once(ranks.rank, ranks.world_size)) for slot, rows in validation.items()}
+    asked = validation if trainee.needs_point else {}
+    mismatched = {slot: list(rows.once_mismatched(ranks.rank, ranks.world_size)) for slot, rows in asked.items()}
     passes = list(zip_longest(*batches.values()))
-    (num_passes,) = trainee.num_passes(len(passes))
+    num_points, num_passes = trainee.num_passes(max(map(len, mismatched.values()), default=0), len(passes))
     num_idle = num_passes - len(passes)
     if not passes and not num_idle:  # as after most steps, and the modes of a thousand modules take milliseconds
         return {}
     trainee.train_mode(False)
+    points = points_of(trainee, mismatched, num_points)
     totals: dict[int, list[Tensor]] = {slot: [] for slot in validation}
     for together in passes:
         pieces = [Piece(Span(slot), batch) for slot, batch in zip(batches, together, strict=True) if batch is not None]
-        for piece, total in zip(pieces, _totals(trainee, pieces), strict=True):
+        for piece, total in zip(pieces, _totals(trainee, pieces, points), strict=True):
             totals[piece.span.slot].append(total)
     for _ in range(num_idle):
-        if trainee.needs_reference:
-            with not_training(trainee):
-                idle_losses(trainee)
-        idle_losses(trainee)
+        idle_sums(trainee)
     trainee.strategy.rest(trainee.model)
     trainee.train_mode(True)
     found = {slot: ranks.sum(torch.stack(of_slot).sum(0)) for slot, of_slot in totals.items()}
@@ -52,10 +53,8 @@ def evaluate(trainee: Trainee, validation: Mapping[int, Batches]) -> dict[int, M
     }
 
 
-def _totals(trainee: Trainee, pieces: Sequence[Piece]) -> Iterator[Tensor]:
+def _totals(trainee: Trainee, pieces: Sequence[Piece], points: Points) -> Iterator[Tensor]:
     """Of each piece the sums of its measures and what they are divided by. Shape: (2, M), float64."""
-    references = reference_losses(trainee, pieces) if trainee.needs_reference else [None] * len(pieces)
-    for piece, losses_N, reference_N in zip(pieces, losses_of(trainee, pieces), references, strict=True):
-        objective, label_counts = trainee.objectives[piece.span.slot], piece.batch.label_counts
-        sums_M = objective.sums(losses_N, label_counts, reference_N).double()
-        yield torch.stack([sums_M, sums_M.new_tensor(objective.counts(label_counts))])
+    for piece, sums_M in zip(pieces, sums_of(trainee, pieces, points), strict=True):
+        counts = trainee.objectives[piece.span.slot].counts(texts_of(piece.batch))
+        yield torch.stack([sums_M.double(), sums_M.new_tensor(counts, dtype=torch.float64)])

@@ -1,4 +1,4 @@
-"""One forward pass: the micro-batches of some slots enter side by side, the losses of each leave."""
+"""One forward pass: the micro-batches of some slots enter side by side, the scores of each leave."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
 from raylora.data.flat import flatten, join
 from raylora.model.route import NOBODY, Span
+from raylora.objectives.objective import Scores
 from raylora.train.trainee import Trainee
 
 
@@ -28,15 +29,12 @@ class Piece:
     batch: Batch
 
 
-def losses_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
-    """Losses of the labelled tokens of each piece.
+def scores_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Scores, ...]:
+    """Losses and hits of the labelled tokens of each piece.
 
     Args:
         trainee: The base and its slots.
         pieces: One a slot; a single one where the base does not attend by rows.
-
-    Shapes:
-        Returns one (labels,) float32 tensor a piece.
     """
     run = _by_rows if trainee.why_padded is None else _padded
     # Slots that are alike share calls where they lie side by side.
@@ -64,15 +62,19 @@ def not_training(trainee: Trainee) -> Iterator[None]:
             trainee.train_mode(True)
 
 
-def reference_losses(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
-    """As `losses_of`, without any adapter and without dropout.
+def beside_reference(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Scores, ...]:
+    """As `scores_of`, with what the base alone gives: after a pass without any adapter and without dropout.
 
     Args:
-        trainee: The base; whether it trains is left as it was.
-        pieces: As of `losses_of`.
+        trainee: The base and its slots; whether it trains is left as it was.
+        pieces: As of `scores_of`.
     """
     with not_training(trainee):
-        return losses_of(trainee, [replace(piece, span=replace(piece.span, slot=NOBODY)) for piece in pieces])
+        alone = scores_of(trainee, [replace(piece, span=replace(piece.span, slot=NOBODY)) for piece in pieces])
+    return tuple(
+        replace(scores, reference_N=of_base.losses_N)
+        for scores, of_base in zip(scores_of(trainee, pieces), alone, strict=True)
+    )
 
 
 def idle_losses(trainee: Trainee) -> Tensor:
@@ -81,14 +83,14 @@ def idle_losses(trainee: Trainee) -> Tensor:
     Shapes:
         Returns (0,).
     """
-    return losses_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0]
+    return scores_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0].losses_N
 
 
 def _kind(trainee: Trainee, piece: Piece) -> tuple[float, ...]:
     return *trainee.bank.kind(piece.span.slot), piece.batch.num_tokens
 
 
-def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
+def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     has_rows = any(piece.batch.num_tokens for piece in pieces)
     present = [piece for piece in pieces if piece.batch.num_tokens or not has_rows]
     lines = [flatten(piece.batch) for piece in present]
@@ -103,7 +105,7 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
     return trainee.losses(line.inputs, line.labels_1N)
 
 
-def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Tensor:
+def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     (piece,) = pieces
     batch = piece.batch.to(trainee.device)
     trainee.bank.route([replace(piece.span, rows=piece.batch.rows)])

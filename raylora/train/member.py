@@ -110,11 +110,17 @@ class Member:
         """This rank's part of the next step."""
         step = self.progress.step
         rate = learning_rate(self.spec, step, self.num_steps)
-        return Share(self.slot, step, rate, self._batches(step), self.spec.seed, self._start_rows())
+        return Share(
+            self.slot, step, rate, self._batches(step), self.spec.seed, self._start_rows(), self._mismatched(step)
+        )
 
     def _batches(self, step: int) -> list[Batch]:
         ranks = self._trainee.slot_ranks
         return self._rows.step(step, ranks.rank, ranks.world_size)
+
+    def _mismatched(self, step: int) -> list[Batch]:
+        ranks = self._trainee.slot_ranks
+        return self._rows.mismatched(step, ranks.rank, ranks.world_size) if self._trainee.needs_point else []
 
     def _start_rows(self) -> list[Batch]:
         """Before the very first step those of the first ones, where the adapter starts from its layers' inputs."""
@@ -161,6 +167,7 @@ class Member:
         progress = self.progress
         return {
             "eval_loss": progress.eval_loss,
+            **progress.eval_metrics,
             "train_loss": progress.train_loss,
             "num_tokens": progress.num_tokens,
         }
@@ -182,11 +189,12 @@ class Member:
         if progress.step == 0:
             progress.eval_loss_before = loss
         progress.eval_loss, progress.eval_step = loss, progress.step
+        progress.eval_metrics = {f"eval_{name}": value for name, value in found.metrics.items()}
         if progress.best_eval_loss is None or loss < progress.best_eval_loss:
             progress.best_eval_loss, progress.num_worse = loss, 0
         else:
             progress.num_worse += 1
-        self.emit("eval", {"eval_loss": loss} | {f"eval_{name}": value for name, value in found.metrics.items()})
+        self.emit("eval", {"eval_loss": loss, **progress.eval_metrics})
 
     @property
     def is_to_save(self) -> bool:

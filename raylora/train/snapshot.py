@@ -25,7 +25,8 @@ class Progress:
         train_loss: Loss of the last step.
         eval_loss_before: Validation loss before the first step.
         eval_loss: Newest validation loss.
-        eval_step: Optimizer steps done when it was found.
+        eval_metrics: What else was told of the validation rows then, by name.
+        eval_step: Optimizer steps done when they were found.
         best_eval_loss: Lowest validation loss.
         num_worse: Evaluations since the lowest.
         samples_before: Answers before the first step.
@@ -37,6 +38,7 @@ class Progress:
     train_loss: float | None = None
     eval_loss_before: float | None = None
     eval_loss: float | None = None
+    eval_metrics: dict[str, float] = field(default_factory=dict)
     eval_step: int | None = None
     best_eval_loss: float | None = None
     num_worse: int = 0

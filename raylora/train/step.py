@@ -16,7 +16,8 @@ from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 from raylora.objectives.objective import measured
 from raylora.train.eva import start_from_inputs
-from raylora.train.forward import Piece, idle_losses, losses_of, not_training, reference_losses
+from raylora.train.forward import Piece
+from raylora.train.measure import Points, idle_sums, points_of, sums_of, texts_of
 from raylora.train.trainee import Trainee
 
 
@@ -32,6 +33,8 @@ class Share:
         seed: Of the slot's run; with the step it seeds what draws from torch's own generator, with one slot only:
             dropout of the base, PEFT's dropout.
         start_rows: What the adapter starts from before this step, this rank's micro-batches; none where it has started.
+        mismatched: What the step's reference point is found on, this rank's micro-batches; none where none is asked
+            for.
     """
 
     slot: int
@@ -40,6 +43,7 @@ class Share:
     batches: Sequence[Batch]
     seed: int = 0
     start_rows: Sequence[Batch] = ()
+    mismatched: Sequence[Batch] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class StepResult:
     """What one step did to one slot, summed over ranks.
 
     Args:
-        loss: What the slot minimises of its rows: the mean loss of the step's labelled tokens, or of its pairs.
+        loss: What the slot minimises of its rows: the mean loss of the step's labelled tokens, pairs or answers.
         num_tokens: Tokens that are not padding.
         grad_norm: Norm of the adapter's gradient before clipping.
         metrics: What the objective tells beside its loss, by name, and as ``orth`` what AdaLoRA adds to it.
@@ -62,9 +66,9 @@ class StepResult:
 def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResult | NonFiniteLossError]:
     """Forward and backward of every micro-batch, then one update of each slot.
 
-    A slot's loss is a mean over all its labelled tokens, or pairs, of all ranks and micro-batches, so that accumulation
-    and the number of workers change nothing but the order of sums. No value of one slot enters another: what one is
-    told, it would be told alone.
+    A slot's loss is a mean over all its labelled tokens, pairs or answers, of all ranks and micro-batches, so that
+    accumulation and the number of workers change nothing but the order of sums. No value of one slot enters another:
+    what one is told, it would be told alone.
 
     Args:
         trainee: The base and its slots.
@@ -77,17 +81,20 @@ def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResul
     totals = _totals(trainee, shares)
     penalties = _penalise(trainee, shares)
     sums: dict[int, list[Tensor]] = {share.slot: [] for share in shares}
-    num_looks, num_passes = trainee.num_passes(
-        sum(len(share.start_rows) for share in shares), max((len(share.batches) for share in shares), default=0)
+    num_looks, num_points, num_passes = trainee.num_passes(
+        sum(len(share.start_rows) for share in shares),
+        max((len(share.mismatched) for share in shares), default=0),
+        max((len(share.batches) for share in shares), default=0),
     )
     start_from_inputs(trainee, {share.slot: share.start_rows for share in shares if share.start_rows}, num_looks)
+    points = points_of(trainee, {share.slot: share.mismatched for share in shares}, num_points)
     for micro_step in range(num_passes):
         present = [share for share in shares if micro_step < len(share.batches)]
         if not present:
-            _idle(trainee)
+            idle_sums(trainee).sum().backward()
             continue
-        measures = _measure(trainee, present, micro_step)
-        losses = [_loss(trainee, share.slot, sums_M / totals[share.slot].counts_M) for share, sums_M in measures]
+        measures = _measure(trainee, present, micro_step, points)
+        losses = [_loss(trainee, share.slot, sums_M, totals[share.slot]) for share, sums_M in measures]
         trainee.backward(torch.stack(losses).sum())
         for share, sums_M in measures:
             sums[share.slot].append(sums_M.detach())
@@ -135,33 +142,20 @@ def _totals(trainee: Trainee, shares: Sequence[Share]) -> dict[int, _Total]:
 def _counts(trainee: Trainee, share: Share) -> list[int]:
     """Over this rank's micro-batches."""
     objective = trainee.objectives[share.slot]
-    of_batches = [objective.counts(batch.label_counts) for batch in share.batches]
+    of_batches = [objective.counts(texts_of(batch)) for batch in share.batches]
     return [sum(of_measure) for of_measure in zip(*of_batches, strict=True)]
 
 
-def _measure(trainee: Trainee, shares: Sequence[Share], micro_step: int) -> list[tuple[Share, Tensor]]:
-    """One forward pass, after one without adapters where there is a reference: each slot's sums of its measures."""
+def _measure(trainee: Trainee, shares: Sequence[Share], micro_step: int, points: Points) -> list[tuple[Share, Tensor]]:
+    """Each slot's sums of its measures."""
     pieces = [Piece(Span(share.slot, step=share.step), share.batches[micro_step]) for share in shares]
-    references = reference_losses(trainee, pieces) if trainee.needs_reference else [None] * len(pieces)
     torch.manual_seed(stable_seed("step", shares[0].seed, shares[0].step, micro_step, trainee.slot_ranks.rank))
-    return [
-        (share, trainee.objectives[share.slot].sums(losses_N, piece.batch.label_counts, reference_N))
-        for share, piece, losses_N, reference_N in zip(
-            shares, pieces, losses_of(trainee, pieces), references, strict=True
-        )
-    ]
+    return list(zip(shares, sums_of(trainee, pieces, points), strict=True))
 
 
-def _idle(trainee: Trainee) -> None:
-    """As many passes as other ranks make, which need this one's part of the base."""
-    if trainee.needs_reference:
-        with not_training(trainee):
-            idle_losses(trainee)
-    idle_losses(trainee).sum().backward()
-
-
-def _loss(trainee: Trainee, slot: int, means_M: Tensor) -> Tensor:
-    return means_M[: trainee.objectives[slot].num_losses].sum()
+def _loss(trainee: Trainee, slot: int, sums_M: Tensor, total: _Total) -> Tensor:
+    num_losses = trainee.objectives[slot].num_losses
+    return (sums_M[:num_losses] / total.counts_M[:num_losses]).sum()
 
 
 def _update(

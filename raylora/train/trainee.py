@@ -142,6 +142,11 @@ class Trainee:
         """Whether passes without adapters go before those that train: on all ranks, also on one without a slot."""
         return objective_of(self.spec).needs_reference
 
+    @property
+    def needs_point(self) -> bool:
+        """Whether a step, or an evaluation, begins with passes over mismatched rows."""
+        return objective_of(self.spec).needs_point
+
     def num_passes(self, *nums_mine: int) -> list[int]:
         """Forward passes that this rank must run so that all run equally many, where they gather the base together.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 import urllib.request
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 PROMISED = {
     *("run_id", "mlflow_run_id", "adapter_uri", "checkpoint_uri", "strategy", "num_workers", "eval_loss_before"),
+    "eval_metrics",
     *("eval_loss", "train_loss", "tokens", "tokens_per_s", "base_bytes_per_rank", "trainable_parameters", "wall_s"),
 }
 
@@ -142,6 +144,10 @@ def test_mlflow_has_each_step_once(command: Command, result: dict[str, Any]):
 def test_mlflow_has_the_results_numbers(mlflow_run: Run, result: dict[str, Any]):
     assert mlflow_run.data.metrics["train_loss"] == pytest.approx(result["train_loss"])
     assert mlflow_run.data.metrics["eval_loss"] == pytest.approx(result["eval_loss"])
+    told = result["eval_metrics"]
+    assert told["eval_perplexity"] == pytest.approx(math.exp(result["eval_loss"]))
+    assert 0 < told["eval_token_accuracy"] < 1
+    assert {name: mlflow_run.data.metrics[name] for name in told} == pytest.approx(told)
     assert mlflow_run.data.params["lora_r"] == str(RUN["lora_r"])
     assert mlflow_run.data.params["distributed.strategy"] == "fsdp"
     assert any(name.startswith("system/cpu") for name in mlflow_run.data.metrics)

@@ -41,6 +41,11 @@ from tests.unit.train.tiny_run import open_rows
 UNDER = ("ddp", "fsdp", "zero3")
 MEMBERS = (*MIXED[:5], *KINDS[2::2], MIXED[7], *TWINS)
 """Of every sort: all of them under every strategy would take too long. Twins have their other half on their rank."""
+RATED: tuple[dict[str, object], ...] = (
+    {"lora_r": 4, "seed": 1},
+    {"lora_r": 8, "seed": 2, "max_steps": 4, "micro_batch_size": 3, "gradient_accumulation_steps": 2},
+    {"lora_r": 4, "seed": 3, "max_steps": 5, "sample_packing": True, "lora_dropout": 0.2},
+)
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 HALF_WAY = 2
 """Turns before a member comes, goes or is cloned."""
@@ -56,6 +61,13 @@ def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     members = MEMBERS[::3] if case == "plain" else (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
     return member_specs(folder, members, distributed=place, **CASES[case])
+
+
+def rated_specs(folder: Path, strategy: str) -> list[RunSpec]:
+    """Runs under KTO whose steps and evaluations begin with unequal numbers of passes for their reference points."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    rated = {"rl": "kto", "datasets": [{"path": str(folder / "rated.jsonl"), "type": "unpaired_preference"}]}
+    return member_specs(folder, RATED, distributed=place, load_in_4bit=True, **rated)
 
 
 class Visitors:
@@ -136,11 +148,12 @@ def train_pack(
 def see_alone(folder: Path) -> None:
     """Every member in a process and a pack of its own."""
     for base in BASES:
-        keep(folder, f"{ALONE}-{base}", partial(train_each_alone, folder, base))
+        keep(folder, f"{ALONE}-{base}", partial(train_each_alone, specs_of(folder, "ddp", base), folder))
+    keep(folder, f"{ALONE}-rated", partial(train_each_alone, rated_specs(folder, "ddp"), folder))
 
 
-def train_each_alone(folder: Path, base: str) -> list[dict[str, Any]]:
-    return [train_alone(spec, folder) for spec in specs_of(folder, "ddp", base)]
+def train_each_alone(specs: Sequence[RunSpec], folder: Path) -> list[dict[str, Any]]:
+    return [train_alone(spec, folder) for spec in specs]
 
 
 def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
@@ -154,13 +167,14 @@ def train_alone(spec: RunSpec, folder: Path) -> dict[str, Any]:
 def see_together(folder: Path) -> None:
     """Every strategy on the ranks of this group."""
     for base in BASES:
-        keep(folder, f"{ALONE_ON_TWO}-{base}", partial(train_each_alone, folder, base))
+        keep(folder, f"{ALONE_ON_TWO}-{base}", partial(train_each_alone, specs_of(folder, "ddp", base), folder))
     for strategy in UNDER:
         for case in CASES:
             specs = specs_of(folder, strategy, case)
             keep(folder, f"{strategy}-shared-{case}", partial(train_pack, specs, folder, False))
             saves = folder / "saves" / strategy if (strategy, case) in VISITED else None
             keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True, saves))
+        keep(folder, f"{strategy}-at-home-rated", partial(train_pack, rated_specs(folder, strategy), folder, True))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ PLACES = {name: {"distributed": STRATEGIES[end]} for name, end in ENDS.items() i
 PACKING = [name for name in PLACES if name not in ("ZeRO-1", "ZeRO-2")]
 BANKS = {"raylora's bank": {"adapter_bank": "packed"}, "PEFT's bank": {"adapter_bank": "peft"}}
 PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
-OBJECTIVES = {rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}
+RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
+OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
 Fields = Mapping[str, Any]
 
 
@@ -52,8 +53,8 @@ METHODS = {name: fields_in(cell) for (name, column), cell in TABLES["method"].it
 CELLS = {
     **{bank: set(product(METHODS, (*BASES, *PLACES))) for bank in BANKS},
     "in a pack": set(product(METHODS, (*BASES, *PLACES, "PEFT's bank"))),
-    "pairs of answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
-    "pairs by method": set(product(METHODS, OBJECTIVES)),
+    "answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
+    "answers by method": set(product(METHODS, OBJECTIVES)),
 }
 
 
@@ -138,9 +139,9 @@ def test_reasons_are_the_errors_own_words():
         ("in a pack", ["plain", "NF4"], [*EVERY, *QUANTIZED]),
         ("in a pack", PACKING, [*MEMBERS, *QUANTIZED]),
         ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS]),
-        ("pairs by method", OBJECTIVES, OF_PAIRS),
+        ("answers by method", OBJECTIVES, OF_PAIRS),
     ],
-    ids=["pack", "pack-of-two-workers", "two-workers", "pairs"],
+    ids=["pack", "pack-of-two-workers", "two-workers", "answers"],
 )
 def test_a_method_is_said_to_be_tested_where_a_run_has_it(
     table: str, columns: Iterable[str], members: Iterable[Fields]

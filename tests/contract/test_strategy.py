@@ -25,7 +25,7 @@ from tests.contract.strategy_worker import (
     go_on_alone,
     see_alone,
 )
-from tests.unit.train.tiny_run import save_base, write_chats, write_pairs
+from tests.unit.train.tiny_run import save_base, write_chats, write_pairs, write_rated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12}
@@ -55,6 +55,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     save_base(folder / "wide", **WIDE)
     write_chats(folder / "rows.jsonl", 90)
     write_pairs(folder / "pairs.jsonl", 60)
+    write_rated(folder / "rated.jsonl", 60)
     see_alone(folder)
     last_words = run_group(folder)
     go_on_alone(folder)
@@ -113,6 +114,15 @@ def test_dropout_is_that_of_one_process(seen: Seen, strategy: str):
 def test_pairs_are_learned_as_in_one_process(seen: Seen, strategy: str):
     """The reference is the base without the adapter, in passes of their own."""
     assert seen[f"{strategy}-pairs"] == pytest.approx(seen["alone-pairs"], abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rated_answers_are_learned_as_in_one_process(seen: Seen, strategy: str):
+    """All ranks measure from one reference point, which is not 0 once something was learned."""
+    together, alone = seen[f"{strategy}-rated"], seen["alone-rated"]
+    assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+    assert together["kl"] == pytest.approx(alone["kl"], abs=1e-3)
+    assert alone["kl"][0] == 0.0 and max(alone["kl"]) > 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -92,6 +92,16 @@ def test_rows_without_a_pair(raylora: Raylora, run_yaml: Path, tmp_path: Path):
     assert all(word in message for word in words), message
 
 
+def test_an_answer_without_a_label(raylora: Raylora, run_yaml: Path, tmp_path: Path):
+    rows = tmp_path / "rated.jsonl"
+    answers = (f'{{"prompt": "p", "completion": "a", "label": {label}}}\n' for label in ("true", '"no"'))
+    rows.write_text("".join(answers))
+    settings = ("--set", "rl=kto", "--set", f"datasets=[{{path: {rows}, type: unpaired_preference}}]")
+    message = refused(raylora, tmp_path, run_yaml, *settings)
+    words = [f"{rows}", "line 2", "column 'label' holds true (desirable) or false (undesirable)", "got str 'no'"]
+    assert all(word in message for word in words), message
+
+
 @pytest.mark.parametrize("size", ["nan", "inf", "-5", "0"])
 def test_a_device_of_no_size(raylora: Raylora, run_yaml: Path, size: str):
     told = raylora("estimate", run_yaml, "--device-gb", size, "--json")

@@ -27,6 +27,7 @@ RESULT = {
     "steps": 16,
     "eval_loss_before": 4.0,
     "eval_loss": 2.0,
+    "eval_metrics": {"eval_perplexity": 7.389056, "eval_token_accuracy": 0.25},
     "train_loss": 2.25,
     "tokens": 16_384,
     "tokens_per_s": 1234.4,
@@ -54,6 +55,8 @@ def test_the_summary_of_a_run(screen: io.StringIO):
     rows = cells(screen.getvalue())
     assert ["run 20260101-000000-abcdef"] in rows
     assert ["validation loss", "4.0000 before, 2.0000 after (-50.0%)"] in rows
+    assert ["validation perplexity", "7.389"] in rows
+    assert ["validation token accuracy", "0.25"] in rows
     assert ["training loss", "2.2500 at step 16"] in rows
     assert ["throughput", "1,234 tokens/s, 16,384 tokens trained on"] in rows
     assert ["trainable parameters", "4,884,480"] in rows
@@ -77,7 +80,8 @@ def test_a_narrow_terminal_breaks_nothing_that_people_copy(monkeypatch: pytest.M
 
 def test_the_summary_of_a_run_without_validation_and_prompts(screen: io.StringIO):
     samples = {"before": [], "after": []}
-    print_summary({**RESULT, "eval_loss_before": None, "eval_loss": None, "sample_prompts": [], "samples": samples})
+    nothing = {"eval_loss_before": None, "eval_loss": None, "eval_metrics": {}, "sample_prompts": []}
+    print_summary({**RESULT, **nothing, "samples": samples})
     assert "validation" not in screen.getvalue()
     assert "answers" not in screen.getvalue()
     assert ["training loss", "2.2500 at step 16"] in cells(screen.getvalue())

@@ -21,18 +21,20 @@ def test_it_is_torchs_cross_entropy(rows_a_chunk: int, with_bias: bool, scale: f
     hidden = torch.randn(NUM_ROWS, HIDDEN, requires_grad=True)
     weight, bias = torch.randn(VOCAB, HIDDEN), torch.randn(VOCAB) if with_bias else None
     targets, shares = torch.randint(VOCAB, (NUM_ROWS,)), torch.rand(NUM_ROWS)
-    losses = linear_cross_entropy(hidden, weight, bias, targets, scale)
+    targets[:5] = F.linear(hidden, weight, bias)[:5].argmax(-1)
+    losses, hits = linear_cross_entropy(hidden, weight, bias, targets, scale)
     (grad,) = torch.autograd.grad(losses @ shares, hidden)
     expected = F.cross_entropy(scale * F.linear(hidden, weight, bias), targets, reduction="none")
     (expected_grad,) = torch.autograd.grad(expected @ shares, hidden)
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
+    assert torch.equal(hits, F.linear(hidden, weight, bias).argmax(-1) == targets) and not hits.requires_grad
 
 
 def test_large_logits_stay_finite():
     hidden = torch.full((2, 4), 300.0, requires_grad=True)
     weight = torch.tensor([[1.0] * 4, [-1.0] * 4, [0.0] * 4])
-    losses = linear_cross_entropy(hidden, weight, None, torch.tensor([0, 1]))
+    losses, _ = linear_cross_entropy(hidden, weight, None, torch.tensor([0, 1]))
     torch.testing.assert_close(losses, torch.tensor([0.0, 2400.0]))
     losses.sum().backward()
     assert torch.isfinite(hidden.grad).all()
@@ -42,7 +44,7 @@ def test_bfloat16_sums_in_float32():
     torch.manual_seed(0)
     hidden = torch.randn(NUM_ROWS, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
     weight, targets = torch.randn(VOCAB, HIDDEN, dtype=torch.bfloat16), torch.randint(VOCAB, (NUM_ROWS,))
-    losses = linear_cross_entropy(hidden, weight, None, targets)
+    losses, _ = linear_cross_entropy(hidden, weight, None, targets)
     assert losses.dtype is torch.float32
     expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-5)
@@ -54,11 +56,10 @@ def test_bfloat16_sums_in_float32():
 def test_no_rows_and_no_gradient():
     weight = torch.randn(VOCAB, HIDDEN)
     hidden = torch.randn(0, HIDDEN, requires_grad=True)
-    losses = linear_cross_entropy(hidden, weight, None, torch.empty(0, dtype=torch.long))
+    losses, _ = linear_cross_entropy(hidden, weight, None, torch.empty(0, dtype=torch.long))
     assert losses.shape == (0,)
     losses.sum().backward()
     assert hidden.grad is not None and hidden.grad.shape == (0, HIDDEN)
     with torch.no_grad():
-        assert linear_cross_entropy(torch.randn(3, HIDDEN), weight, None, torch.zeros(3, dtype=torch.long)).shape == (
-            3,
-        )
+        losses, hits = linear_cross_entropy(torch.randn(3, HIDDEN), weight, None, torch.zeros(3, dtype=torch.long))
+    assert losses.shape == hits.shape == (3,)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl.experimental.orpo import ORPOTrainer
 
-from raylora.objectives.objective import measured
+from raylora.objectives.objective import Scores, Texts, measured
 from raylora.objectives.preference import Kind, Preference
 from raylora.objectives.supervised import Supervised
 
@@ -17,8 +17,16 @@ COUNTS = (3, 2, 1, 4)
 """Two pairs: labelled tokens of a chosen answer, of its rejected one, and of the next pair's."""
 
 
+TEXTS = Texts(COUNTS)
+
+
 def losses(seed: int) -> torch.Tensor:
     return torch.rand(sum(COUNTS), generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+def scores(losses_N: torch.Tensor, reference_N: torch.Tensor | None = None) -> Scores:
+    """Every other token is a hit."""
+    return Scores(losses_N, torch.arange(len(losses_N)) % 2 == 0, reference_N)
 
 
 def of_texts(losses_N: torch.Tensor) -> torch.Tensor:
@@ -27,7 +35,7 @@ def of_texts(losses_N: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(objective: Preference, losses_N: torch.Tensor, reference_N: torch.Tensor | None) -> float:
-    sums_M, counts = objective.sums(losses_N, COUNTS, reference_N), objective.counts(COUNTS)
+    sums_M, counts = objective.sums(scores(losses_N, reference_N), TEXTS), objective.counts(TEXTS)
     return measured(objective, (sums_M / torch.tensor(counts)).tolist()).loss
 
 
@@ -41,7 +49,7 @@ def test_dpo_is_equation_7():
 @pytest.mark.parametrize(("kind", "wanted"), [("dpo", math.log(2)), ("ipo", (1 / (2 * 0.4)) ** 2)])
 def test_a_run_that_is_its_reference_has_no_preference(kind: Kind, wanted: float):
     objective, losses_N = Preference(kind, 0.4), losses(2)
-    means = objective.sums(losses_N, COUNTS, losses_N) / torch.tensor(objective.counts(COUNTS))
+    means = objective.sums(scores(losses_N, losses_N), TEXTS) / torch.tensor(objective.counts(TEXTS))
     found = measured(objective, means.tolist())
     assert found.loss == pytest.approx(wanted)
     assert found.metrics == {"reward_accuracy": 0.0, "reward_margin": 0.0}
@@ -55,7 +63,7 @@ def test_orpo_is_trls_odds_ratio_beside_the_loss_of_chosen_tokens():
     nll = -of_texts(losses_N)[:, 0].sum() / counts_P2[:, 0].sum()
     objective = Preference("orpo", 0.2)
     assert loss_of(objective, losses_N, None) == pytest.approx(float(nll - odds.mean()), abs=1e-6)
-    means = objective.sums(losses_N, COUNTS, None) / torch.tensor(objective.counts(COUNTS))
+    means = objective.sums(scores(losses_N), TEXTS) / torch.tensor(objective.counts(TEXTS))
     metrics = measured(objective, means.tolist()).metrics
     assert metrics["reward_margin"] == pytest.approx(float((chosen - rejected).mean()), abs=1e-6)
     assert metrics["reward_accuracy"] == float((chosen > rejected).float().mean())
@@ -66,8 +74,8 @@ def test_a_batch_of_nothing_has_a_gradient_of_nothing(kind: Kind):
     """A rank without rows goes back through the base all the same."""
     empty_N = torch.zeros(0, requires_grad=True)
     objective = Preference(kind, 0.1)
-    sums_M = objective.sums(empty_N, (), None if kind == "orpo" else empty_N.detach())
-    assert sums_M.tolist() == [0.0] * len(objective.counts(()))
+    sums_M = objective.sums(scores(empty_N, None if kind == "orpo" else empty_N.detach()), Texts(()))
+    assert sums_M.tolist() == [0.0] * len(objective.counts(Texts(())))
     sums_M.sum().backward()
 
 
@@ -75,7 +83,7 @@ def test_an_answer_that_is_certain_leaves_orpo_finite():
     losses_N = losses(5)
     losses_N[:5] = 0.0  # both answers of the first pair
     losses_N.requires_grad_()
-    Preference("orpo", 0.2).sums(losses_N, COUNTS, None)[:2].sum().backward()
+    Preference("orpo", 0.2).sums(scores(losses_N), TEXTS)[:2].sum().backward()
     assert losses_N.grad is not None and losses_N.grad.isfinite().all()
     assert math.isfinite(loss_of(Preference("orpo", 0.2), losses_N.detach(), None))
 
@@ -83,5 +91,11 @@ def test_an_answer_that_is_certain_leaves_orpo_finite():
 def test_supervised_is_the_mean_of_all_tokens():
     losses_N = losses(4)
     objective = Supervised()
-    means = objective.sums(losses_N, COUNTS, None) / torch.tensor(objective.counts(COUNTS))
-    assert measured(objective, means.tolist()).loss == pytest.approx(float(losses_N.mean()))
+    means = objective.sums(scores(losses_N), TEXTS) / torch.tensor(objective.counts(TEXTS))
+    found = measured(objective, means.tolist())
+    assert found.loss == pytest.approx(float(losses_N.mean()))
+    assert found.metrics == pytest.approx({"perplexity": math.exp(losses_N.mean()), "token_accuracy": 0.5})
+
+
+def test_a_loss_beyond_floats_has_a_perplexity_all_the_same():
+    assert math.isfinite(measured(Supervised(), [1e6, 0.0]).metrics["perplexity"])

@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_those_of_the_models_logits(name: str):
     ]
     inner = [p for p in model.parameters() if p is not probe and p.ndim == 2 and p.requires_grad]
     expected_grads = torch.autograd.grad(expected.sum(), inner, allow_unused=True)
-    losses = TokenLosses(model)({"input_ids": ids}, labels)
+    losses = TokenLosses(model)({"input_ids": ids}, labels).losses_N
     grads = torch.autograd.grad(losses.sum(), inner, allow_unused=True)
     assert losses.dtype is torch.float32
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
@@ -75,6 +75,17 @@ def test_losses_and_gradients_are_those_of_the_models_logits(name: str):
     for found, wanted in zip(grads, expected_grads, strict=True):
         if wanted is not None:
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hits_are_what_the_model_holds_likeliest(name: str):
+    model, (ids, labels) = make(CONFIGS[name]), batch()
+    with torch.no_grad():
+        likeliest = model(ids, use_cache=False).logits.argmax(-1)
+        labels[:2] = likeliest[:2].masked_fill(labels[:2] == -100, -100)
+        is_hit = TokenLosses(model)({"input_ids": ids}, labels).is_hit_N
+    assert torch.equal(is_hit, (likeliest == labels)[labels != -100])
+    assert is_hit.any() and not is_hit.all()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -98,7 +109,7 @@ def test_logits_are_whole_only_where_more_than_a_scale_is_done_to_them(name: str
     model, (ids, labels) = make(CONFIGS[name]), batch()
     given: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda head, args, output: given.append(output.numel()))
-    losses = TokenLosses(model)({"input_ids": ids}, labels)
+    losses = TokenLosses(model)({"input_ids": ids}, labels).losses_N
     assert given == [len(losses) * (120 if is_whole else 1)]
 
 
@@ -106,7 +117,7 @@ def test_logits_are_whole_only_where_more_than_a_scale_is_done_to_them(name: str
 def test_no_labels_give_no_losses(name: str):
     """A rank without rows runs the model all the same, backward too."""
     model, (ids, _) = make(CONFIGS[name]), batch()
-    losses = TokenLosses(model)({"input_ids": ids}, torch.full_like(ids, -100))
+    losses = TokenLosses(model)({"input_ids": ids}, torch.full_like(ids, -100)).losses_N
     assert losses.shape == (0,)
     losses.sum().backward()
 
@@ -119,7 +130,7 @@ def test_a_model_that_changes_its_logits_unsaid_is_refused(monkeypatch: pytest.M
     embedding = model.get_input_embeddings().weight
     kept = embedding[ids[0, 0]].clone()
     embedding.data[ids[0, 0]] = float("nan")
-    assert loss({"input_ids": ids}, labels).isnan().any(), "a pass that shows nothing is not taken for a proof"
+    assert loss({"input_ids": ids}, labels).losses_N.isnan().any(), "a pass that shows nothing is not taken for a proof"
     embedding.data[ids[0, 0]] = kept
     with pytest.raises(ModelError, match="Gemma2ForCausalLM changes its logits"):
         loss({"input_ids": ids}, labels)

@@ -52,6 +52,8 @@ OTHER: dict[str, Any] = {
     "chat_template": "{{ messages }}",
     "dataset_num_proc": 2,
     "rl_beta": 0.2,
+    "kto_desirable_weight": 2,
+    "kto_undesirable_weight": 2,
     "micro_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "num_epochs": 2,
@@ -103,7 +105,8 @@ def test_a_field_that_decides_the_result_changes_the_digest(field: str):
 
 def test_what_is_learned_from_pairs_changes_the_digest():
     pairs = {"datasets": [{"path": "c", "type": "preference"}]}
-    assert len({digest(**pairs, rl=kind) for kind in ("dpo", "ipo", "orpo")}) == 3
+    rated = {"datasets": [{"path": "c", "type": "unpaired_preference"}]}
+    assert len({digest(**rated, rl="kto"), *(digest(**pairs, rl=kind) for kind in ("dpo", "ipo", "orpo"))}) == 4
 
 
 def test_validation_rows_change_the_digest():

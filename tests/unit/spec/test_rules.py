@@ -201,3 +201,25 @@ def test_a_spec_error_survives_the_way_between_processes(tmp_path: Path):
     with pytest.raises(SpecError) as caught:
         load_text(tmp_path, LEAST + "lora_r: 0")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rl", "kind", "said"),
+    [
+        (None, "unpaired_preference", "hold answers that are desirable or not; set rl: kto, or another type"),
+        (None, "preference", "hold pairs of answers; set rl: dpo, ipo or orpo, or another type"),
+        ("kto", "preference", "got kto, which learns from datasets of type unpaired_preference; got type preference"),
+        ("kto", "chat", "got kto, which learns from datasets of type unpaired_preference; got type chat"),
+        ("dpo", "unpaired_preference", "got dpo, which learns from datasets of type preference; got type unpaired"),
+    ],
+)
+def test_what_is_learned_goes_with_the_rows(rl: str | None, kind: str, said: str):
+    with pytest.raises(SpecError, match=said):
+        RunSpec.model_validate({"base_model": "a", "datasets": [{"path": "b", "type": kind}], "rl": rl})
+
+
+def test_rated_answers_are_learned_without_their_prompts():
+    rated = {"base_model": "a", "datasets": [{"path": "b", "type": "unpaired_preference"}], "rl": "kto"}
+    assert not RunSpec.model_validate(rated).joins_texts
+    with pytest.raises(SpecError, match="got kto with train_on_inputs: true"):
+        RunSpec.model_validate({**rated, "train_on_inputs": True})

@@ -166,6 +166,8 @@ BROKEN = {
     "repeats: got 2; under pbt": "scheduler: pbt\nrepeats: 2\nspace: {lora_alpha: {choice: [1, 2]}}",
     "repeats: got 2, and seed is a knob": "repeats: 2\nspace: {seed: {choice: [1, 2]}}",
     "metric: the run has no validation rows": "run: {base_model: a, datasets: [{path: b}]}",
+    "metric: got eval_kl, but supervised fine-tuning tells eval_perplexity": "metric: eval_kl",
+    "mode: got min with metric: eval_token_accuracy": "metric: eval_token_accuracy",
     "run: distributed.min_workers: a pack keeps": "run: {base_model: a, datasets: [{path: b}], val_set_size: 1, "
     "distributed: {min_workers: 1}}",
     "budget: got both or none": "budget: {steps: 5, tokens: 5}",
@@ -209,6 +211,10 @@ def test_a_broken_rule_is_told_at_its_field(tmp_path: Path, problem: str):
         "scheduler: asha\nrepeats: 3\ngrace_period: 5",
         "budget: {tokens: 1000}\ngrace_period: 1\nscheduler: median",
         "metric: train_loss\nrun: {base_model: a, datasets: [{path: b}]}",
+        "metric: eval_token_accuracy\nmode: max",
+        "metric: eval_perplexity",
+        "metric: eval_kl\nrun: {base_model: a, rl: kto, datasets: [{path: b, type: unpaired_preference}], "
+        "val_set_size: 1}",
     ],
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):

@@ -146,7 +146,9 @@ class SimulatedPack:
 
     def _report(self, lease: str, slot: Slot) -> Report:
         spec = slot.admit.spec
-        values = {"eval_loss": loss(slot.progress), "train_loss": loss(slot.progress), "num_tokens": 64 * slot.step}
+        nats = loss(slot.progress)
+        told = {"eval_loss": nats, "eval_perplexity": math.exp(nats), "train_loss": nats}
+        values = {**told, "num_tokens": 64 * slot.step}
         if spec.lora_dropout > BAD_DROPOUT and slot.step > 1:
             del self.slots[lease]
             return Report(lease, "failed", slot.step, {"error": "its loss was NaN at step 2"})

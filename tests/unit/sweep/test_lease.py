@@ -36,6 +36,10 @@ def test_a_repeat_that_was_through_before_a_pause_does_not_train_again(steering:
     for _ in range(3):
         result = steering.answer(steering.order(lease.step))
     assert [told["finished"] for told in result["repeats"]] == [True, False]
+    for name in ("eval_loss", "eval_perplexity", "train_loss"):
+        one, other = (told[name] for told in result["repeats"])
+        assert result[name] == pytest.approx((one + other) / 2)
+        assert result[f"{name}_std"] == pytest.approx(abs(one - other) / 2**0.5)
     assert not result["done"]
     steering.answer(steering.order(lambda: lease.save_checkpoint(str(tmp_path))))
     lease.cleanup()

@@ -77,6 +77,18 @@ def test_the_outcome_counts_as_a_report():
     assert (book.record.steps, book.record.tokens, book.record.metric) == (6, 60, 1.1)
 
 
+def test_what_else_evaluations_tell_may_be_the_metric():
+    book = new("eval_token_accuracy")
+    book.take(Event("eval", 2, {"eval_loss": 2.0, "eval_token_accuracy": 0.25}, "r"))
+    book.take(step(3))
+    assert book.record.metric == 0.25
+    book.report(4, values(40, train_loss=1.0, eval_loss=1.5, eval_token_accuracy=0.5))
+    assert book.record.metric == 0.5
+    ended = {"step": 6, "num_tokens": 60, "train_loss": 1.0, "eval_loss": 1.1}
+    book.take(Event("outcome", 6, {"progress": {**ended, "eval_metrics": {"eval_token_accuracy": 0.75}}}))
+    assert book.record.metric == 0.75
+
+
 def test_a_trial_of_an_earlier_process_goes_on():
     curve = (CurvePoint(0, 0, None, 3.0), CurvePoint(1, 30, 2.5), CurvePoint(2, 60, 2.2, 2.4), CurvePoint(3, 90, 2.1))
     book = new(curve=curve, steps=3, tokens=90, metric=2.4)

@@ -1,4 +1,4 @@
-"""Runs that learn from pairs: packed as alone, through either bank, and what they learn."""
+"""Runs that learn from pairs and from rated answers: packed as alone, through either bank, and what they learn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raylora.train.member import Member
 from raylora.train.trainee import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
-from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs
+from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs, write_rated
 
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
@@ -29,13 +29,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preference")
     save_base(folder / "base")
     write_pairs(folder / "pairs.jsonl", 60)
+    write_rated(folder / "rated.jsonl", 60)
     return folder
 
 
 def spec_of(home: Path, **fields: Any) -> RunSpec:
-    source = {"path": str(home / "pairs.jsonl"), "type": "preference"}
+    is_rated = fields.get("rl") == "kto"
+    file, kind = ("rated.jsonl", "unpaired_preference") if is_rated else ("pairs.jsonl", "preference")
+    source = {"path": str(home / file), "type": kind}
     shared = {"datasets": [source], "val_set_size": 8, "eval_steps": 3, "max_steps": 6, "rl": "dpo"}
-    return tiny_spec(home / "base", home / "pairs.jsonl", **{**shared, **fields})
+    return tiny_spec(home / "base", home / file, **{**shared, **fields})
 
 
 def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
@@ -47,8 +50,14 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"rl": "dpo"}, {"rl": "ipo", "load_in_4bit": True}, {"rl": "orpo", "gradient_checkpointing": True}],
-    ids=["dpo", "ipo-nf4", "orpo-recomputed"],
+    [
+        {"rl": "dpo"},
+        {"rl": "ipo", "load_in_4bit": True},
+        {"rl": "orpo", "gradient_checkpointing": True},
+        {"rl": "kto"},
+        {"rl": "kto", "load_in_4bit": True},
+    ],
+    ids=["dpo", "ipo-nf4", "orpo-recomputed", "kto", "kto-nf4"],
 )
 def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
     specs = [spec_of(home, **member, **fields) for member in MEMBERS]
@@ -59,7 +68,7 @@ def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
         assert_same_bits(state_of(trainee, member), state_of(alone, only))
 
 
-@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
+@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo", "kto"])
 def test_pefts_bank_learns_the_same(home: Path, rl: str):
     _, (ours,) = trained(home, spec_of(home, rl=rl, lora_r=4))
     trainee = place_tiny(spec_of(home, rl=rl, lora_r=4, adapter_bank="peft"))

@@ -73,6 +73,19 @@ def write_pairs(file: Path, num_rows: int, seed: int = 0) -> Path:
     return file
 
 
+def write_rated(file: Path, num_rows: int, seed: int = 0) -> Path:
+    """Write questions with one answer each: to learn is that numbers are desirable and other words are not."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        is_desirable = draw.random() < 0.5
+        words = [draw.choices(of, k=draw.randint(2, 9)) for of in (WORDS, WORDS[9:] if is_desirable else WORDS[:9])]
+        asked, answer = ([{"role": role, "content": " ".join(text)}] for role, text in zip(ROLES, words, strict=False))
+        rows.append({"prompt": asked, "completion": answer, "label": is_desirable})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def save_materials(folder: Path, num_rows: int) -> Path:
     """Save a base and chats side by side, as ``base`` and ``rows.jsonl``; returns the folder."""
     save_base(folder / "base")
@@ -115,12 +128,23 @@ def build_tiny(spec: RunSpec) -> Trainee:
 def run_steps(trainee: Trainee, rows: Batches, steps: range, rate: float = 5e-3) -> list[StepResult]:
     """Train some steps at a constant rate."""
     rank, world_size = trainee.ranks.rank, trainee.ranks.world_size
-    return [solo_step(trainee, rows.step(step, rank, world_size), step, rate) for step in steps]
+    return [
+        solo_step(
+            trainee,
+            rows.step(step, rank, world_size),
+            step,
+            rate,
+            rows.mismatched(step, rank, world_size) if trainee.needs_point else (),
+        )
+        for step in steps
+    ]
 
 
-def solo_step(trainee: Trainee, batches: Sequence[Batch], step: int, rate: float) -> StepResult:
+def solo_step(
+    trainee: Trainee, batches: Sequence[Batch], step: int, rate: float, mismatched: Sequence[Batch] = ()
+) -> StepResult:
     """One step of the run in slot 0."""
-    result = train_step(trainee, [Share(0, step, rate, batches)])[0]
+    result = train_step(trainee, [Share(0, step, rate, batches, mismatched=mismatched)])[0]
     if isinstance(result, Exception):
         raise result
     return result
