@@ -49,8 +49,9 @@ class Mismatched:
         """Tokens of each."""
         num_prompt = np.array([self._start(row) for row in self.prompts], dtype=np.int64)
         num_before = np.array([self._start(row) for row in self.completions], dtype=np.int64)
-        num_tokens: NDArray[np.int64] = num_prompt + self.rows.lengths[self.completions] - num_before
-        return num_tokens.clip(max=self.sequence_len)
+        num_tokens = num_prompt + self.rows.lengths[self.completions] - num_before
+        cut: NDArray[np.int64] = np.minimum(num_tokens, self.sequence_len)
+        return cut
 
     def texts(self, position: int) -> list[Text]:
         """The one text of a position: its token ids, and for each token whether the loss is counted on it."""
