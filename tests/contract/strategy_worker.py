@@ -140,7 +140,7 @@ def pairs_spec(folder: Path, strategy: str, **fields: object) -> RunSpec:
 def rated_spec(folder: Path, strategy: str) -> RunSpec:
     """A run that learns from answers that are desirable or not."""
     rated = {"rl": "kto", "datasets": [{"path": str(folder / "rated.jsonl"), "type": "unpaired_preference"}]}
-    return run_spec(folder, strategy, "nf4", **rated, rl_beta=0.5)
+    return run_spec(folder, strategy, "nf4", **rated, rl_beta=0.2, kto_desirable_weight=4)
 
 
 def first_losses_of_rated(spec: RunSpec, folder: Path) -> dict[str, list[float]]:

@@ -282,10 +282,11 @@ def test_no_foreign_key_is_one_of_ours_or_has_two_answers():
 @pytest.mark.slow
 def test_trl_and_peft_have_the_names_that_are_said_to_be_theirs():
     from peft import LoraConfig
-    from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig
+    from trl import DPOConfig, KTOConfig, ModelConfig, ScriptArguments, SFTConfig
 
     # Names that earlier releases had: transformers 4 and TRL before 0.20.
     former = {"torch_dtype", "max_seq_length"}
-    trl = {name for each in (SFTConfig, DPOConfig, ModelConfig, ScriptArguments) for name in each.__dataclass_fields__}
+    kinds = (SFTConfig, DPOConfig, KTOConfig, ModelConfig, ScriptArguments)
+    trl = {name for each in kinds for name in each.__dataclass_fields__}
     assert {key for key, alias in RUN_ALIASES.items() if alias.tool == "TRL"} - trl == former
     assert {key for key, alias in RUN_ALIASES.items() if alias.tool == "PEFT"} <= set(LoraConfig.__dataclass_fields__)
