@@ -67,10 +67,13 @@ class AdapterBank(Protocol):
     def export(self, slot: int) -> Adapter:
         """One slot as a PEFT adapter."""
 
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a slot's adapter, on the CPU."""
+
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up tensors that :meth:`export` gave.
+        """Take up tensors that :meth:`state` gave.
 
         Args:
             slot: One whose adapter has the rank and the targets of theirs.
-            tensors: By the names of ``adapter_model.safetensors``.
+            tensors: By the names that they had there.
         """

@@ -22,6 +22,9 @@ FOLDER = "adapter"
 Shape = tuple[int | None, ...]
 """Sides of a tensor; ``None`` for one of any length."""
 
+SHAPED = ("LORA", "VERA", "ADALORA")
+"""PEFT's types whose tensors' shapes follow from the rank and the layer."""
+
 
 def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter by name.
@@ -43,30 +46,35 @@ def adapter_files(adapter: Adapter) -> dict[str, bytes]:
     }
 
 
-def _is_broken(tensor: Tensor, shape: Shape) -> bool:
+def _is_broken(tensor: Tensor, shape: Shape | None) -> bool:
+    if shape is None:
+        return tensor.numel() == 0 or not bool(torch.isfinite(tensor).all())
     has_shape = tensor.ndim == len(shape) and all(
         side is None or side == size for side, size in zip(shape, tensor.shape, strict=True)
     )
     return not has_shape or (tensor.numel() == 0 and 0 not in shape) or not bool(torch.isfinite(tensor).all())
 
 
-def _shape(adapter: Adapter, name: str) -> Shape:
+def _shape(adapter: Adapter, name: str) -> Shape | None:
     """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known.
 
-    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1).
+    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1). ``None`` for those that only PEFT knows.
     """
+    if adapter.config.get("peft_type") not in SHAPED:
+        return None
     layer = re.split(r"\.(?:lora|vera)_", name.removeprefix(PREFIX))[0]
     matrix = name.removeprefix(f"{PREFIX}{layer}.").removesuffix(".weight")
     rank = _rank(adapter.config, layer)
     num_outputs, num_inputs = adapter.layers.get(layer, (None, None))
     shapes: dict[str, Shape] = {
         "lora_A": (rank, num_inputs),
+        "lora_B": (num_outputs, rank),
         "lora_E": (rank, 1),
         "vera_lambda_d": (rank,),
         "vera_lambda_b": (num_outputs,),
         MAGNITUDE: (num_outputs,),
     }
-    return shapes.get(matrix, (num_outputs, rank))
+    return shapes.get(matrix)
 
 
 def _rank(config: Mapping[str, Any], layer: str) -> int:

@@ -31,6 +31,20 @@ class _FrozenProduct(torch.autograd.Function):
         return frozen_product(grad_y_NO, ctx.layer.whole(held, grad_y_NO.dtype).t()), None, None
 
 
+class ToRead(nn.Parameter):
+    """A weight made anew for whoever reads it; what is written to it would be lost, so it takes nothing."""
+
+    @property
+    def data(self) -> Tensor:
+        """The values."""
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined, no-any-return]
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        """Refuse another one."""
+        raise TypeError("this weight is unpacked or gathered for reading; the frozen base takes no other")
+
+
 class FrozenLinear(nn.Linear):
     """A linear layer that is never trained.
 
@@ -90,7 +104,7 @@ class QuantLinear(FrozenLinear):
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
         """The weight in the compute dtype, unpacked anew at each reading."""
-        return nn.Parameter(self.whole(self.packed, self.compute_dtype), requires_grad=False)
+        return ToRead(self.whole(self.packed, self.compute_dtype), requires_grad=False)
 
     @property
     def held(self) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from raylora.errors import ModelError
 from raylora.model.targets import find_targets, layer_values, linear_layers, refuse
 from raylora.spec.adapter import AdapterFields
 
@@ -42,15 +43,17 @@ class Inspection:
     Args:
         rows: In the model's order.
         problems: A sentence each; empty where a run with these targets could start.
+        num_beside: Values that train and are of no linear layer, such as those of norms.
     """
 
     rows: tuple[TargetRow, ...]
     problems: tuple[str, ...]
+    num_beside: int = 0
 
     @property
     def trainable_parameters(self) -> int:
         """Values that a run with these targets trains."""
-        return sum(row.trainable_parameters for row in self.rows)
+        return sum(row.trainable_parameters for row in self.rows) + self.num_beside
 
     def check(self) -> None:
         """Refuse targets that no run can start with, as a run would.
@@ -66,17 +69,30 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
 
     Args:
         model: The base; its parameters may be on the meta device.
-        spec: `lora_target_modules`, `lora_r` and `use_dora` count.
+        spec: `lora_target_modules`, `lora_r` and `use_dora` count, or `peft`.
     """
-    names, problems = find_targets(model, spec)
+    by_layer, problems = _values(model, spec)
     groups: dict[tuple[str, tuple[int, int]], list[str]] = defaultdict(list)
     for name, layer in linear_layers(model).items():
         pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         groups[pattern, (layer.out_features, layer.in_features)].append(name)
-    adapted = set(names)
     rows = []
     for (pattern, shape), members in groups.items():
-        num_adapted = len(adapted.intersection(members))
-        trainable = num_adapted * layer_values(spec, *shape)
-        rows.append(TargetRow(pattern, shape, len(members), num_adapted, trainable))
-    return Inspection(tuple(rows), tuple(problems))
+        adapted = [by_layer.pop(name) for name in members if name in by_layer]
+        rows.append(TargetRow(pattern, shape, len(members), len(adapted), sum(adapted)))
+    return Inspection(tuple(rows), tuple(problems), sum(by_layer.values()))
+
+
+def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int], list[str]]:
+    """Values that train by layer, and what is wrong with the targets."""
+    if spec.peft is None:
+        names, problems = find_targets(model, spec)
+        layers = linear_layers(model)
+        shapes = {name: (layers[name].out_features, layers[name].in_features) for name in names}
+        return {name: layer_values(spec, *shape) for name, shape in shapes.items()}, problems
+    from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+
+    try:
+        return dict(peft_trial(model, spec.peft).by_layer), []
+    except ModelError as error:
+        return {}, [str(error)]

@@ -213,8 +213,7 @@ def _return_freed_memory() -> None:
 
 
 def _file_name(name: str) -> str:
-    """The checkpoint's name of a parameter: a packed row stands for the layer's weight, PEFT wraps the layer."""
-    name = name.replace(".base_layer.", ".")
+    """The checkpoint's name of a parameter: a packed row stands for the layer's weight."""
     return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
 
 

@@ -99,6 +99,10 @@ class PackedBank:
         }
         return Adapter(tensors, self._config(slot), {layer.name: layer.shape for layer in self._of(slot)})
 
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """The tensors of :meth:`export`."""
+        return self.export(slot).tensors
+
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill one slot from a PEFT adapter of the same kind, rank and targets."""
         for layer in self._of(slot):

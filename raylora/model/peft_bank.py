@@ -1,4 +1,8 @@
-"""One adapter in PEFT's own modules, for whoever wants PEFT's arithmetic to the letter."""
+"""One adapter in PEFT's own modules: LoRA to the letter of PEFT's arithmetic, or any other type that adapts layers.
+
+They are put into the base where a slot is admitted, when it is filled and placed: types that start from its weights
+find them, and no strategy takes their tensors for the base's.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from raylora.model.bank import Adapter
 from raylora.model.base_weights import BaseWeights
-from raylora.model.peft_format import MAGNITUDE, PREFIX, adapter_config, short_targets
+from raylora.model.peft_config import peft_config
+from raylora.model.peft_format import adapter_config, own_config, short_targets
+from raylora.model.peft_inject import ADAPTER, Injected, eject, inject
 from raylora.model.route import NOBODY, Span
 from raylora.model.seed import stable_seed
 from raylora.model.slot import Slot
 
-ADAPTER = "default"
-
 
 class PeftBank:
-    """PEFT's LoRA modules injected into a base.
+    """PEFT's modules in a base; slot 0 alone.
 
     Args:
-        model: The base on the meta device, before it is filled; changed in place.
-        targets: Dotted names of the linear layers that get an adapter.
-        slot: The adapter's settings.
+        model: The base, on the meta device or filled and placed; changed in place as the slot is admitted.
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
         weights: As of the packed bank.
@@ -34,91 +36,102 @@ class PeftBank:
 
     def __init__(
         self,
-        model: nn.Module,
-        targets: Sequence[str],
-        slot: Slot,
+        model: PreTrainedModel,
         base_name: tuple[str, str | None],
         device: torch.device,
         weights: BaseWeights | None = None,
     ) -> None:
-        self._config = adapter_config(slot, short_targets(model, targets), base_name)
-        config = LoraConfig(
-            r=slot.r,
-            lora_alpha=self._config["lora_alpha"],
-            lora_dropout=slot.dropout,
-            target_modules=list(targets),
-            use_rslora=slot.use_rslora,
-            use_dora=slot.use_dora,
-            init_lora_weights=slot.init_lora_weights,  # type: ignore[arg-type]
-        )
-        self._model = inject_adapter_in_model(config, model, ADAPTER)
-        self._layers: dict[str, Any] = {
-            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
-        }
-        self._device, self._weights, self._is_off = device, weights or BaseWeights(model), False
+        self._model, self._base_name, self._device = model, base_name, device
+        self._weights, self._is_off = weights or BaseWeights(model), False
+        self._injected: Injected | None = None
+        self._config: dict[str, Any] = {}
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
-        """Start the adapter anew; its modules came with the bank, as PEFT's must be there before the weights."""
+        """Make the adapter anew, in modules of its own."""
+        self.release(slot)
+        if settings.peft is None:
+            config: PeftConfig = _lora(settings, targets)
+            self._config = adapter_config(settings, short_targets(self._model, targets), self._base_name)
+        else:
+            config = peft_config(settings.peft)
         torch.manual_seed(stable_seed("start", settings.seed))
-        for layer in self._layers.values():
-            for kind in ("lora_A", "lora_B", MAGNITUDE):
-                for module in getattr(layer, kind).values():
-                    # New ones: what stepped those of the adapter before, an engine with its hooks, stays with them.
-                    empty = torch.empty(module.weight.shape, dtype=torch.float32, device=self._device)
-                    module.weight = nn.Parameter(empty)
-            layer.reset_lora_parameters(ADAPTER, settings.init_lora_weights)
-        if settings.use_dora and self._device.type != "meta":
-            self._start_magnitudes()
+        self._injected = inject(self._model, config, self._weights, self._device)
+        if settings.peft is not None:  # PEFT has filled in what the block left open
+            self._config = own_config(config.to_dict(), self._base_name)
 
     def release(self, slot: int) -> None:
-        """Nothing to do: PEFT's modules stay where they are, and `admit` starts the next adapter in them."""
+        """Take PEFT's modules out of the base."""
+        if self._injected is not None:
+            eject(self._model)
+        self._injected, self._is_off = None, False
 
     def kind(self, slot: int) -> tuple[float, ...]:
         """There is one slot."""
         return ()
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """PEFT's matrices by their dotted names."""
-        return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
+        """PEFT's parameters by their dotted names."""
+        return {} if self._injected is None else dict(self._injected.trained)
 
     def frozen(self, slot: int) -> list[Tensor]:
-        """Nothing: PEFT computes norms anew."""
-        return []
+        """What PEFT's modules hold and do not train, such as random projections."""
+        return [] if self._injected is None else list(self._injected.beside.values())
 
     def route(self, spans: Sequence[Span]) -> None:
         """Go without the adapter where the tokens are nobody's; PEFT's dropout draws from what a step seeds."""
         is_off = any(span.slot == NOBODY for span in spans)
-        if is_off != self._is_off:
+        if self._injected is not None and is_off != self._is_off:
             self._is_off = is_off
-            for layer in self._layers.values():
-                layer.enable_adapters(not is_off)
+            self._injected.switch(not is_off)
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""
-        for layer in self._layers.values():
-            # DoRA asks the layer itself whether it trains.
-            layer.training = training
-            layer.lora_dropout.train(training)
+        if self._injected is not None:
+            self._injected.train(training)
 
     def export(self, slot: int) -> Adapter:
         """The adapter as PEFT saves it."""
-        named = {name: parameter.detach() for name, parameter in self.parameters(slot).items()}
-        state = get_peft_model_state_dict(self._model, state_dict=named, adapter_name=ADAPTER)
-        tensors = {f"{PREFIX}{name}": tensor.cpu().clone() for name, tensor in state.items()}
-        bases = {name: layer.get_base_layer() for name, layer in self._layers.items()}
-        shapes = {name: (base.out_features, base.in_features) for name, base in bases.items()}
-        return Adapter(tensors, self._config, shapes)
+        injected = self._made
+        state = get_peft_model_state_dict(
+            injected.holder, state_dict=injected.state, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        bases = {
+            name: layer.get_base_layer() for name, layer in injected.layers.items() if hasattr(layer, "base_layer")
+        }
+        linears = {name: base for name, base in bases.items() if isinstance(base, nn.Linear)}
+        shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+        return Adapter({name: tensor.cpu().clone() for name, tensor in state.items()}, self._config, shapes)
+
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """The adapter's own tensors: what PEFT saves of some types cannot be trained on."""
+        return {_kept_name(name): tensor.cpu().clone() for name, tensor in self._made.state.items()}
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Fill the adapter from PEFT's tensors."""
+        """Fill the adapter from what `state` gave, or `export` of a LoRA."""
         with torch.no_grad():
-            for name, parameter in self.parameters(slot).items():
-                saved = PREFIX + name.replace(f".{ADAPTER}.", ".")
-                parameter.copy_(tensors[saved.removesuffix(".weight") if MAGNITUDE in name else saved])
+            for name, tensor in self._made.state.items():
+                kept = _kept_name(name)
+                tensor.copy_(tensors[kept if kept in tensors else kept.removesuffix(".weight")])
 
-    def _start_magnitudes(self) -> None:
-        """DoRA's are the norms of the weight's rows."""
-        for name, layer in self._layers.items():
-            norms_O = torch.linalg.vector_norm(self._weights.held(name), dim=1)
-            with torch.no_grad():
-                layer.lora_magnitude_vector[ADAPTER].weight.copy_(norms_O)
+    @property
+    def _made(self) -> Injected:
+        assert self._injected is not None, "the slot was not admitted"
+        return self._injected
+
+
+def _kept_name(name: str) -> str:
+    """A tensor's name in PEFT's files, whichever type it is of."""
+    return name.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
+
+
+def _lora(settings: Slot, targets: Sequence[str]) -> LoraConfig:
+    """PEFT's config of a LoRA that was asked for in raylora's own fields."""
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=list(targets),
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        init_lora_weights=settings.init_lora_weights,  # type: ignore[arg-type]
+    )

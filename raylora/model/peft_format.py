@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from torch import nn
@@ -109,6 +110,28 @@ def adapter_config(settings: Slot, target_modules: Sequence[str], base_name: tup
         "use_dora": settings.use_dora,
         "use_rslora": settings.use_rslora,
     }
+
+
+def own_config(fields: Mapping[str, Any], base_name: tuple[str, str | None]) -> dict[str, Any]:
+    """The fields of ``adapter_config.json`` of an adapter that was asked for as PEFT's own.
+
+    Args:
+        fields: Of PEFT's config, as it writes them; sets become sorted lists and enumerations their values.
+        base_name: As of :func:`adapter_config`.
+    """
+    name, revision = base_name
+    of_base = {"base_model_name_or_path": name, "revision": revision, "inference_mode": True}
+    return {field: _plain(value) for field, value in fields.items()} | of_base
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _number(value: float) -> float | int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from raylora.spec.run_fields import RunFields
 
@@ -39,6 +41,7 @@ class Slot:
             ``pissa_niter_N``.
         vera: Of VeRA, how its random matrices and its vectors start; ``None`` for LoRA.
         use_adalora: Train a value for each rank between the two matrices, so that ranks can be taken away.
+        peft: Of an adapter of PEFT's own, the fields of its config; the others but the seed say nothing of it.
     """
 
     r: int
@@ -50,6 +53,7 @@ class Slot:
     init_lora_weights: bool | str = True
     vera: VeraStart | None = None
     use_adalora: bool = False
+    peft: Mapping[str, Any] | None = None
 
     @property
     def scale(self) -> float:
@@ -82,4 +86,5 @@ def slot_of(spec: RunFields) -> Slot:
         init_lora_weights=spec.init_lora_weights,
         vera=VeraStart(spec.projection_prng_key, spec.d_initial) if spec.adapter == "vera" else None,
         use_adalora=spec.adapter == "adalora",
+        peft=spec.peft,
     )

@@ -51,11 +51,14 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
         spec: `lora_target_modules` and `lora_r` count.
 
     Returns:
-        Dotted names of linear layers, and the problems, a sentence each.
+        Dotted names of linear layers, and the problems, a sentence each; nothing of an adapter of PEFT's own, whose
+        `target_modules` PEFT matches itself.
     """
+    if spec.peft is not None:
+        return [], []
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
-    modules = _modules(model)
+    modules = {name: module for name, module in model.named_modules() if name}
     matched: set[str] = set()
     problems: list[str] = []
     for entry in (asked,) if isinstance(asked, str) else asked:
@@ -88,17 +91,6 @@ def refuse(problems: Sequence[str]) -> None:
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """All linear layers of a model by dotted name, its output head included."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-
-
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by dotted name; a layer that PEFT has wrapped already stands for itself."""
-    named = dict(model.named_modules())
-    inside = tuple(f"{name}." for name, module in named.items() if hasattr(module, "base_layer"))
-    return {
-        name: cast(nn.Module, getattr(module, "base_layer", module))
-        for name, module in named.items()
-        if name and not name.startswith(inside)
-    }
 
 
 def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module], is_regex: bool) -> list[str]:
@@ -167,8 +159,12 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
         spec: Its rank, targets and kind count.
 
     Raises:
-        ModelError: The targets match nothing.
+        ModelError: The targets match nothing, or PEFT cannot put its adapter on this base.
     """
+    if spec.peft is not None:
+        from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+
+        return peft_trial(model, spec.peft).num_values
     layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
     return sum(layer_values(spec, layer.out_features, layer.in_features) for layer in layers)
 

@@ -195,7 +195,7 @@ def _run(
     from raylora.runtime.ledger import Ledger
 
     store, run_id = checked.store, record.run_id
-    title = f"{checked.base.name}, {spec.adapter} r={spec.lora_r}"
+    title = f"{checked.base.name}, {spec.adapter_title}"
     ledger = Ledger(tracker, run_store(store, run_id), title, _told(tracker) if record.mlflow_run_id else None)
     status: Literal["finished", "failed", "interrupted"] = "failed"
     try:

@@ -5,9 +5,12 @@ Called by the launcher while Ray starts, and by ``raylora validate``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from raylora.data.prepare import Prepared, open_sources, prepare
 from raylora.errors import together
@@ -72,7 +75,13 @@ def _writable_store(spec: RunSpec) -> Store:
 
 def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
     model = base_on_meta(read_config(base.path), spec, torch.float32)
-    targets = match_targets(model, spec)
+    targets = _peft_layers(model, spec.peft) if spec.peft is not None else match_targets(model, spec)
     if spec.joins_texts:
         check_bins(model, spec.sequence_len)
     return targets
+
+
+def _peft_layers(model: PreTrainedModel, block: Mapping[str, Any]) -> list[str]:
+    from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+
+    return peft_trial(model, block).layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -72,3 +72,16 @@ class AdapterFields(Part):
 
     lora_target_modules: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "all-linear"
     """Names (or dotted suffixes) of the linear layers that get an adapter, a regular expression for the whole dotted name, or `all-linear` for all but the output head."""
+
+    peft: dict[str, Any] | None = None
+    """An adapter of PEFT's own instead: its `peft_type` and the fields of that type's config class, in PEFT's names, such as `{peft_type: LOHA, r: 8, alpha: 16, target_modules: [q_proj, v_proj]}`. Where it is given the other fields of an adapter stay at their defaults, and the adapter lies in PEFT's modules. Which types go where: [methods.md](methods.md)."""
+
+    @property
+    def bank(self) -> Literal["packed", "peft"]:
+        """What holds the adapter, whether it was asked for or follows from `peft`."""
+        return "peft" if self.peft is not None else self.adapter_bank
+
+    @property
+    def adapter_title(self) -> str:
+        """The adapter in two words."""
+        return f"peft {self.peft.get('peft_type')}" if self.peft is not None else f"{self.adapter} r={self.lora_r}"

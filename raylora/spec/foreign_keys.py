@@ -70,10 +70,11 @@ _UNSUPPORTED: Mapping[str, str] = {
     "write init_lora_weights: loftq, which takes one iteration, and load_in_4bit or load_in_8bit": "loftq_config",
     "raylora trains LoRA, rsLoRA, LoRA+ and DoRA; remove it": """
         use_galore use_apollo use_badam use_llama_pro relora lisa_n_layers unfrozen_parameters
-        modules_to_save lora_modules_to_save additional_target exclude_modules rank_pattern alpha_pattern
-        lora_rank_pattern lora_alpha_pattern layers_to_transform layers_pattern peft_layers_to_transform
-        peft_layers_pattern target_parameters lora_target_parameters lora_bias trainable_token_indices
-        peft_trainable_token_indices peft lora_fan_in_fan_out""",
+        modules_to_save lora_modules_to_save additional_target target_parameters lora_target_parameters lora_bias
+        trainable_token_indices peft_trainable_token_indices lora_fan_in_fan_out""",
+    "write the whole adapter as PEFT's own, peft: {peft_type: LORA, r: ..., rank_pattern: ...}": """
+        exclude_modules rank_pattern alpha_pattern lora_rank_pattern lora_alpha_pattern layers_to_transform
+        layers_pattern peft_layers_to_transform peft_layers_pattern""",
     "raylora starts from a fresh adapter; remove it": "lora_model_dir adapter_name_or_path create_new_adapter",
     "raylora learns from preferences by rl: dpo, ipo, orpo or kto and rl_beta; remove it": """
         trl reward_model process_reward_model pref_loss pref_ftx simpo_gamma rpo_alpha""",

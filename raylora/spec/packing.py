@@ -32,8 +32,9 @@ def pack_key(spec: RunFields) -> str:
 def why_alone(spec: RunFields) -> str | None:
     """Say why a run cannot share a pack; None where it can."""
     place = spec.distributed
-    if spec.adapter_bank != "packed":
-        return f"adapter_bank: {spec.adapter_bank} holds one adapter; packed holds many"
+    if spec.bank != "packed":
+        given = "adapter_bank: peft" if spec.peft is None else "peft"
+        return f"{given} holds one adapter; packed holds many"
     if spec.optimizer != "adamw_torch":
         return f"optimizer: {spec.optimizer} steps one adapter; adamw_torch steps many at once"
     if place.strategy == "deepspeed" and place.zero_stage < 3:

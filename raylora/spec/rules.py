@@ -12,6 +12,7 @@ import regex
 
 from raylora.errors import Problem
 from raylora.spec.pattern import compiled
+from raylora.spec.peft_block import OWN, WHY_NOT_ZERO3, why_no_block
 from raylora.spec.phases import why_no_phases
 from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
@@ -76,11 +77,17 @@ def _fewest_of_most(run: RunFields) -> str | None:
     return None
 
 
+@rule("peft", *OWN, "distributed.strategy", "distributed.zero_stage")
+def _peft_alone(run: RunFields) -> str | None:
+    """`peft` names its `peft_type`, goes with no field of raylora's own adapters, and does not run under DeepSpeed stage 3."""
+    return why_no_block(run)
+
+
 @rule("adapter_bank", "distributed.strategy", "distributed.zero_stage")
 def _bank_under_zero3(run: RunFields) -> str | None:
     """`adapter_bank: peft` does not run under DeepSpeed stage 3."""
-    if run.adapter_bank == "peft" and run.distributed.strategy == "deepspeed" and run.distributed.zero_stage == 3:
-        return "adapter_bank: peft does not run under deepspeed stage 3; use adapter_bank: packed"
+    if run.adapter_bank == "peft" and run.is_under_zero3:
+        return f"adapter_bank: peft does not run under deepspeed stage 3, {WHY_NOT_ZERO3}; use adapter_bank: packed"
     return None
 
 

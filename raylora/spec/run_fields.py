@@ -30,8 +30,12 @@ class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
     @property
     def shards_base(self) -> bool:
         """Whether the strategy asks for each worker to hold only a part of the base."""
-        place = self.distributed
-        return place.strategy == "fsdp" or (place.strategy == "deepspeed" and place.zero_stage == 3)
+        return self.distributed.strategy == "fsdp" or self.is_under_zero3
+
+    @property
+    def is_under_zero3(self) -> bool:
+        """Whether DeepSpeed cuts up all that lies in the model."""
+        return self.distributed.strategy == "deepspeed" and self.distributed.zero_stage == 3
 
     @property
     def starts_from_base(self) -> bool:

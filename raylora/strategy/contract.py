@@ -1,8 +1,8 @@
 """What a strategy promises: it places the frozen base on the ranks, and says how the adapters step.
 
-The base enters block by block while it is loaded; it leaves placed. Adapters stay out of the module
-tree (or are ignored), whole on every rank, so one stepper of ours serves every strategy that leaves
-the optimizer alone. Every implementation passes ``tests/contract/test_strategy.py``.
+The base enters block by block while it is loaded; it leaves placed. Adapters come afterwards, whole on every rank, so
+one stepper of ours serves every strategy that leaves the optimizer alone. Every implementation passes
+``tests/contract/test_strategy.py``.
 """
 
 from __future__ import annotations

@@ -61,6 +61,5 @@ class Fsdp(StepsFlat):
         return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.data
 
     def _shard(self, module: nn.Module) -> None:
-        adapters: set[nn.Parameter] = {p for p in module.parameters() if p.requires_grad}
         with torch.no_grad():
-            fully_shard(module, mesh=self._mesh, ignored_params=adapters, offload_policy=self._offload)
+            fully_shard(module, mesh=self._mesh, offload_policy=self._offload)

@@ -43,7 +43,7 @@ SIZELESS = {
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""
 
-KIND = ("adapter", "use_dora", "use_rslora", "init_lora_weights")
+KIND = ("adapter", "use_dora", "use_rslora", "init_lora_weights", "peft")
 """Fields that say what an adapter is beside its rank; they belong together."""
 
 
@@ -125,7 +125,9 @@ def _widest(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> d
     """Rank and targets of the run that trains most."""
     # All of one kind, of which the others are `by_kind`: else a narrower DoRA would pass for more than a wider LoRA.
     dora = {"use_dora": any(spec.use_dora for spec in specs)}
-    adapters = {(spec.lora_r, str(spec.lora_target_modules)): spec.model_copy(update=dora) for spec in specs}
+    adapters = {
+        (spec.lora_r, str(spec.lora_target_modules), str(spec.peft)): spec.model_copy(update=dora) for spec in specs
+    }
     adapter = max(adapters.values(), key=num_values)
     return {"lora_r": adapter.lora_r, "lora_target_modules": adapter.lora_target_modules}
 

@@ -6,6 +6,7 @@ the first step, and into the adapter's manifest with its validation loss. Called
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,17 +44,25 @@ def lineage(
         "base_revision": base_revision,
         "base_digest": base_digest,
         "quantization": word_for(spec),
-        "adapter": spec.adapter,
-        "init_lora_weights": spec.init_lora_weights,
-        "lora_r": spec.lora_r,
-        "lora_alpha": spec.lora_alpha,
-        "lora_target_modules": spec.lora_target_modules,
+        **_adapter(spec),
         "data_digest": data_digest,
         "tokenizer_digest": tokenizer_digest,
         "seed": spec.seed,
         "spec_digest": spec.digest,
         "run_id": run_id,
         "raylora": __version__,
+    }
+
+
+def _adapter(spec: RunSpec) -> dict[str, Any]:
+    if spec.peft is not None:
+        return {"adapter": "peft", "peft": json.dumps(spec.peft, sort_keys=True)}
+    return {
+        "adapter": spec.adapter,
+        "init_lora_weights": spec.init_lora_weights,
+        "lora_r": spec.lora_r,
+        "lora_alpha": spec.lora_alpha,
+        "lora_target_modules": spec.lora_target_modules,
     }
 
 

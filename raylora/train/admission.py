@@ -35,9 +35,10 @@ def start_of(spec: RunSpec) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
+        field, of = ("lora_r", f"rank {spec.lora_r}") if spec.peft is None else ("peft", spec.adapter_title)
         raise RunFailedError(
-            f"lora_r: no memory is left for an adapter of rank {spec.lora_r} ({error}); lower lora_r, choose fewer "
-            "lora_target_modules, or, in a sweep, fewer slots"
+            f"{field}: no memory is left for an adapter of {of} ({error}); lower its rank, choose fewer targets, or, "
+            "in a sweep, fewer slots"
         ) from error
 
 

@@ -24,8 +24,6 @@ from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
-from raylora.model.slot import slot_of
-from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
@@ -133,17 +131,17 @@ def make_bank(
     """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted.
 
     Args:
-        model: The base; PEFT's bank changes it at once, ours as slots are admitted.
-        spec: `adapter_bank` counts, and for PEFT's bank the adapter, which it takes at once.
+        model: The base; changed in place as slots are admitted.
+        spec: `adapter_bank` and `peft` count.
         base_name: Logical name and revision of the base.
         device: Where the adapters' parameters live.
         weights: Reads whole weights of the placed base, for adapters that start from them.
     """
-    if spec.adapter_bank == "packed":
+    if spec.bank == "packed":
         return PackedBank(model, base_name, device, weights)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
-    return PeftBank(model, match_targets(model, spec), slot_of(spec), base_name, device, weights)
+    return PeftBank(model, base_name, device, weights)
 
 
 def _check_share(trainee: Trainee) -> None:

@@ -136,18 +136,18 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
         unreached = warning_of_unreached(model)
         if unreached:
             log.warning("%s", unreached)
+        frozen = list(frozen_parameters(model))
         bank = make_bank(model, spec, ("", None), META)
         for slot, of_slot in enumerate(specs):
             bank.admit(slot, slot_of(of_slot), match_targets(model, of_slot))
-    frozen = list(frozen_parameters(model))
     whole = gathered_of(kind, world_size, model, frozen)
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
-    num_beside = sum({id(tensor): tensor.numel() for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
-    num_beside += sum(2 * number for of_slot, number in zip(specs, num_values, strict=True) if _is_judged(of_slot))
+    beside_bytes = sum({id(tensor): tensor.nbytes for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
+    beside_bytes += sum(8 * number for of_slot, number in zip(specs, num_values, strict=True) if _is_judged(of_slot))
     step = dry_run(model, bank, specs)
     ranks = tuple(
-        _rank(specs, device, kind, rank, world_size, frozen, (num_values, num_beside), whole, step)
+        _rank(specs, device, kind, rank, world_size, frozen, (num_values, beside_bytes), whole, step)
         for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
@@ -173,11 +173,11 @@ def _rank(
     rank: int,
     world_size: int,
     frozen: list[Frozen],
-    num_adapter_values: tuple[Sequence[int], int],
+    of_adapters: tuple[Sequence[int], int],
     whole: Gathered,
     step: StepBytes,
 ) -> RankBytes:
-    num_values, num_beside = num_adapter_values  # those that train, by slot, and those that stay as they are
+    num_values, beside_bytes = of_adapters  # values that train, by slot, and bytes of what stays as it is
     spec, num_all = specs[0], sum(num_values)
     base_bytes = scales_bytes = 0
     for parameter in frozen:
@@ -193,7 +193,7 @@ def _rank(
         adapters_bytes = 4 * part_values * world_size
         optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
     made = gradients(kind, 4 * num_all, 4 * part_values, spec.gradient_accumulation_steps > 1)
-    adapters_bytes += 4 * num_beside
+    adapters_bytes += beside_bytes
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes

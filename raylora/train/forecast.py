@@ -71,8 +71,11 @@ def forecast(
         device: Where to time.
 
     Raises:
-        ModelError: The base is none, the targets match nothing, or the base has no block that runs alone.
+        ModelError: The base is none, the targets match nothing, the base has no block that runs alone, or the adapter
+            is PEFT's own.
     """
+    if spec.peft is not None:
+        raise ModelError("peft: a block is timed with raylora's own adapters only. Time a run with max_steps: 2")
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, int(spec.distributed.cpus_per_worker)))  # a worker's
     try:

@@ -55,7 +55,7 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
         progress: Where it stands.
         digests: Of base, data and configuration; a resumed run must meet the same.
     """
-    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.export(slot).tensors.items()}
+    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.state(slot).items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
     if (allocation := trainee.allocations.get(slot)) is not None:
         tensors |= {ALLOCATION + name: tensor for name, tensor in allocation.state().items()}

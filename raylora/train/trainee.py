@@ -164,7 +164,8 @@ class Trainee:
     @property
     def frozen(self) -> list[nn.Parameter]:
         """The base's parameters."""
-        return [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+        beside = {id(tensor) for slot in self.steppers for tensor in self.bank.frozen(slot)}  # PEFT's lie in the model
+        return [each for each in self.model.parameters() if not each.requires_grad and id(each) not in beside]
 
     @property
     def held_base_bytes(self) -> int:

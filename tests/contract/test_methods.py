@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from raylora.errors import SpecError
+from raylora.errors import ModelError, SpecError
+from raylora.model.load import base_on_meta
+from raylora.model.peft_trial import peft_trial
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from tests.contract.pack_worker import MEMBERS
 from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
 from tests.contract.test_documented import ENDS, tables
+from tests.reference.peft_types import ALL, TYPES, block_of
+from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, QUANTIZED
 from tests.unit.train.test_preference import MEMBERS as OF_PAIRS
 
@@ -41,6 +46,7 @@ BANKS = {"raylora's bank": {"adapter_bank": "packed"}, "PEFT's bank": {"adapter_
 PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
 RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
 OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
+OF_PEFT = "PEFT's own"
 Fields = Mapping[str, Any]
 
 
@@ -53,6 +59,7 @@ METHODS = {name: fields_in(cell) for (name, column), cell in TABLES["method"].it
 CELLS = {
     **{bank: set(product(METHODS, (*BASES, *PLACES))) for bank in BANKS},
     "in a pack": set(product(METHODS, (*BASES, *PLACES, "PEFT's bank"))),
+    OF_PEFT: set(product(TYPES, (*BASES, *PLACES, "in a pack"))),
     "answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
     "answers by method": set(product(METHODS, OBJECTIVES)),
 }
@@ -124,6 +131,26 @@ def test_what_cannot_share_a_base_is_alone(method: str):
         assert (refusal(METHODS[method], fields) != "") == (word == "refused"), column
         if word != "refused":
             assert (why_alone(run_of(METHODS[method], fields)) is not None) == (word == "alone"), column
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_type_of_pefts_is_refused_and_alone_where_the_rules_say_so(kind: str):
+    block: Fields = {"peft": block_of(kind)}
+    for column, fields in {**BASES, **PLACES}.items():
+        assert (refusal(block, fields) != "") == (TABLES[OF_PEFT][kind, column] == "refused"), column
+    assert why_alone(run_of(block)) is not None
+    assert TABLES[OF_PEFT][kind, "in a pack"] == "alone"
+
+
+def test_every_type_of_pefts_is_on_the_page_or_refused_with_a_reason():
+    refused = {kind: words for (kind, _), words in TABLES["type"].items()}
+    assert sorted([*TYPES, *refused]) == ALL
+    for kind, words in refused.items():
+        with pytest.raises(ModelError) as caught:
+            peft_trial(
+                base_on_meta(tiny_config(), run_of(), torch.float32), {"peft_type": kind, "target_modules": ["q_proj"]}
+            )
+        assert words in str(caught.value), kind
 
 
 def test_reasons_are_the_errors_own_words():

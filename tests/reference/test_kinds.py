@@ -48,8 +48,9 @@ HELD = {**BASES, "int8": INT8}
 TEN_STEPS = [
     *((*pair, base) for base in BASES for pair in BANKS if pair[1] != "pissa_niter"),
     *(("packed", kind, "int8") for kind in ("dora", "pissa", "vera")),
+    *(("peft", kind, "int8") for kind in ("rslora", "loraplus", "dora", "gaussian")),
 ]
-"""On an int8 base one of each sort: one that asks for the weight's norms, for the weight, for neither."""
+"""On an int8 base in raylora's bank one of each sort: it asks for the weight's norms, for the weight, for neither."""
 Trained = Callable[[str, str, str], tuple[RunSpec, Adapter, list[float], list[float], Trainee]]
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
 

@@ -60,7 +60,7 @@ def steps_of(spec: RunSpec, home: Path) -> list[list]:
 
 @pytest.mark.parametrize("optimizer", [None, torch.optim.SGD], ids=["adamw", "sgd"])
 @pytest.mark.parametrize("bank", ["packed", "peft"])
-@pytest.mark.parametrize("base", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("base", [{}, NF4, INT8], ids=["plain", "nf4", "int8"])
 def test_ten_steps_are_those_of_a_naive_lora(home: Path, base: dict[str, object], bank: str, optimizer: object):
     spec = spec_of(home, adapter_bank=bank, **base)
     times = SGD_TIMES if optimizer else 1

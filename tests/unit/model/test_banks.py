@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from raylora.errors import ModelError
 from raylora.model.base_weights import BaseWeights
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.packed_bank import PackedBank
@@ -41,6 +42,13 @@ def test_masks_repeat_when_blocks_are_recomputed(home: Path, bank: str, base: di
     assert losses_of(home, **fields)[0] == kept[0]
     without = losses_of(home, adapter_bank=bank, **base)
     assert without[0] != kept[0]
+
+
+def test_an_adapter_of_pefts_that_changes_the_base_is_refused(home: Path):
+    block = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "init_lora_weights": "pissa"}
+    spec = tiny_spec(home / "base", home / "rows.jsonl", lora_r=16, lora_alpha=32, peft=block)
+    with pytest.raises(ModelError, match="LORA with these fields changes weights of the frozen base"):
+        build_tiny(spec)
 
 
 def packed(*slots: Slot) -> tuple[nn.ModuleDict, PackedBank]:

@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "deltaT": 2,
     "orth_reg_weight": 0.1,
     "lora_target_modules": ["q_proj"],
+    "peft": {"peft_type": "LOHA", "r": 8},
     "datasets": [{"path": "b", "weight": 2}],
     "test_datasets": [],
     "val_set_size": 0.2,

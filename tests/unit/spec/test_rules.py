@@ -15,6 +15,7 @@ BROKEN = {
     "bnb_4bit_quant_storage": "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: fsdp}",
     "distributed.cpu_offload": "distributed: {cpu_offload: true}",
     "distributed.min_workers": "distributed: {min_workers: 3, num_workers: 2}",
+    "peft": "peft: {r: 8}",
     "adapter_bank": "adapter_bank: peft\ndistributed: {strategy: deepspeed, zero_stage: 3}",
     "optimizer": "optimizer: paged_adamw_8bit\ndistributed: {strategy: deepspeed, zero_stage: 2}",
     "init_lora_weights": "init_lora_weights: pissa\nadapter_bank: peft",
@@ -73,6 +74,8 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "sample_packing: true\nexcess_length_strategy: drop",
         "max_steps: 5\nnum_epochs: 3",
         "init_lora_weights: true\nadapter_bank: peft\nuse_dora: true",
+        "peft: {peft_type: LOHA, r: 8, target_modules: [q_proj]}\nadapter_bank: peft\nload_in_4bit: true",
+        "peft: {peft_type: LOHA}\nlora_r: 16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "init_lora_weights: gaussian\nuse_dora: true\nuse_rslora: true\nloraplus_lr_ratio: 16",
         "init_lora_weights: pissa_niter_16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "loraplus_lr_ratio: 1\ndistributed: {strategy: deepspeed, zero_stage: 2}",
@@ -157,6 +160,41 @@ def test_vera_starts_from_its_key(tmp_path: Path, start: str):
 def test_adalora_says_what_it_does_not_go_with(tmp_path: Path, variant: str, said: str):
     (problem,) = problems_of(tmp_path, f"{LEAST}adapter: adalora\n{variant}")
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("peft: {}", "peft_type: got none; allowed: a type of PEFT's"),
+        ("peft: {peft_type: 3}", "peft_type: got 3"),
+        ("peft: {peft_type: LOHA}\nlora_r: 8\nuse_dora: true", "got lora_r: 8, use_dora: true beside it"),
+        ("peft: {peft_type: LOHA}\nlora_target_modules: [q_proj]", "got lora_target_modules: ['q_proj'] beside it"),
+        ("peft: {peft_type: LOHA}\nloraplus_lr_ratio: 4", "got loraplus_lr_ratio: 4.0 beside it"),
+        ("peft: {peft_type: LOHA}\ndistributed: {strategy: deepspeed, zero_stage: 3}", "use strategy: fsdp or ddp"),
+    ],
+)
+def test_a_block_of_pefts_says_what_it_does_not_go_with(tmp_path: Path, text: str, said: str):
+    (problem,) = problems_of(tmp_path, LEAST + text)
+    assert problem.partition(": ")[2].startswith("peft: ")
+    assert said in problem
+
+
+def test_a_block_of_pefts_is_told_all_that_is_wrong_with_it(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, LEAST + "lora_alpha: 8\npeft: {r: 8}")
+    assert "peft_type: got none" in problem
+    assert "got lora_alpha: 8.0 beside it" in problem
+
+
+def test_what_is_no_block_is_refused(tmp_path: Path):
+    (problem,) = problems_of(tmp_path, LEAST + "peft: LOHA")
+    assert "peft: got 'LOHA'; allowed: names, each with a value" in problem
+
+
+def test_fields_of_a_block_are_set_one_by_one(tmp_path: Path):
+    text = LEAST + "peft: {peft_type: LOHA, r: 8, alpha: 16, target_modules: [q_proj]}"
+    found = load_text(tmp_path, text, ["peft.r=4", "peft.target_modules=[k_proj, v_proj]"]).spec
+    assert found.peft == {"peft_type": "LOHA", "r": 4, "alpha": 16, "target_modules": ["k_proj", "v_proj"]}
+    assert found.digest != load_text(tmp_path, text).spec.digest
 
 
 def test_early_stopping_says_all_it_lacks(tmp_path: Path):

@@ -150,6 +150,7 @@ def test_the_code_of_a_quantized_base_parts_packs(name: str):
     ("fields", "words"),
     [
         ({"adapter_bank": "peft"}, "adapter_bank: peft holds one adapter"),
+        ({"peft": {"peft_type": "LOHA"}}, "peft holds one adapter"),
         ({"optimizer": "paged_adamw_8bit"}, "optimizer: paged_adamw_8bit steps one adapter"),
         ({"distributed": {"strategy": "deepspeed", "zero_stage": 2}}, "deepspeed stage 2"),
         ({"distributed": {"strategy": "deepspeed", "zero_stage": 3}}, None),

@@ -160,6 +160,29 @@ def test_both_banks_are_counted() -> None:
     assert packed.base_parameters == peft.base_parameters
 
 
+def test_an_adapter_of_pefts_own_is_counted_with_what_it_does_not_train() -> None:
+    targets = ["k_proj", "down_proj"]
+    loha = {"peft_type": "LOHA", "r": 4, "target_modules": targets}
+    hadamard = 3 * 2 * 4 * (32 + 64 + 64 + 96)  # of three blocks, two pairs of matrices for each layer
+    found = predicted(peft=loha)
+    assert found.trainable_parameters == hadamard
+    assert found.base_parameters == predicted().base_parameters
+    assert found.ranks[0].adapters_bytes == 4 * hadamard
+    assert inspect_targets(meta_model(SMALL, torch.float32), spec(peft=loha)).trainable_parameters == hadamard
+    vera = {"peft_type": "VERA", "r": 16, "target_modules": targets}
+    found = predicted(peft=vera)
+    assert found.trainable_parameters == 3 * (32 + 64 + 2 * 16)
+    assert found.ranks[0].adapters_bytes == 4 * (found.trainable_parameters + 16 * (64 + 96))
+    shared = {"peft_type": "VBLORA", "r": 4, "num_vectors": 8, "vector_length": 16, "target_modules": targets}
+    norms = {"peft_type": "LN_TUNING"}
+    for block, num_beside in ((shared, 0), (norms, (2 * 3 + 1) * 64)):
+        seen = inspect_targets(meta_model(SMALL, torch.float32), spec(peft=block))
+        assert seen.num_beside == num_beside
+    assert predicted(peft=norms).trainable_parameters == seen.trainable_parameters
+    with pytest.raises(ModelError, match="cannot be run without data"):  # PEFT looks for infinite values in it
+        predicted(peft=shared)
+
+
 def test_it_leaves_torchs_generator_alone() -> None:
     before = torch.get_rng_state()
     predicted(adapter_bank="peft", lora_dropout=0.1)

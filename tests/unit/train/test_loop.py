@@ -19,6 +19,12 @@ from raylora.train.snapshot import restore
 from tests.unit.train.solo_run import DIGESTS, Recorder, spec_of, start
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials, save_opt
 
+OWN_FIELDS = {"lora_r": 16, "lora_alpha": 32}
+"""At their defaults, as they stand beside a block of PEFT's."""
+VBLORA = {
+    "peft_type": "VBLORA", "r": 4, "num_vectors": 8, "vector_length": 16, "target_modules": ["k_proj", "down_proj"],
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,8 +52,10 @@ def test_a_run_tells_what_it_does(home: Path, tmp_path: Path):
         {"load_in_4bit": True, "lora_dropout": 0.2, "sample_packing": True},
         {"adapter_bank": "peft", "lora_dropout": 0.2, "gradient_accumulation_steps": 2},
         {"base": "opt"},
+        {**OWN_FIELDS, "peft": {**VBLORA, "vblora_dropout": 0.2, "save_only_topk_weights": True}},
+        {**OWN_FIELDS, "load_in_4bit": True, "peft": {"peft_type": "SHIRA", "r": 2, "target_modules": ["q_proj"]}},
     ],
-    ids=["plain", "nf4-dropout-binned", "peft-dropout", "base-with-dropout"],
+    ids=["plain", "nf4-dropout-binned", "peft-dropout", "base-with-dropout", "vblora", "nf4-shira"],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields: dict[str, object]):
     save_opt(home / "opt")

@@ -1,0 +1,81 @@
+"""An adapter of PEFT's own put on a base without weights, before anything starts: does it go, where, how large is it.
+
+A base on the meta device and a ``peft:`` block enter; counts, or a refusal, leave. Called by the driver's preflight,
+the sweep's planner and `inspect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from raylora.errors import ModelError
+from raylora.model.base_weights import BaseWeights
+from raylora.model.frozen_linear import QuantLinear
+from raylora.model.peft_config import peft_config
+from raylora.model.peft_inject import Injected, eject, inject
+
+
+@dataclass(frozen=True)
+class PeftTrial:
+    """What an adapter would be.
+
+    Args:
+        by_layer: Values that train, by the layer that PEFT wraps; what layers share is with the first.
+    """
+
+    by_layer: dict[str, int]
+
+    @property
+    def layers(self) -> list[str]:
+        """Dotted names of the layers that PEFT wraps."""
+        return list(self.by_layer)
+
+    @property
+    def num_values(self) -> int:
+        """Values that train."""
+        return sum(self.by_layer.values())
+
+
+def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
+    """Put an adapter on a base and take it off again.
+
+    Args:
+        model: From `base_on_meta`, without an adapter; left as it is.
+        block: `peft_type` and fields of that type's config class.
+
+    Raises:
+        ModelError: PEFT does not take the block, cannot put such an adapter on this base, or would change the base.
+    """
+    config = peft_config(block)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            injected = inject(model, config, BaseWeights(model), torch.device("meta"))
+    except ModelError:
+        raise
+    except Exception as error:  # each type of PEFT's refuses in its own way
+        raise ModelError(_refused(model, block["peft_type"], error)) from error
+    by_layer = _by_layer(injected)
+    eject(model)
+    return PeftTrial(by_layer)
+
+
+def _by_layer(injected: Injected) -> dict[str, int]:
+    by_layer = dict.fromkeys(injected.layers, 0)
+    for name, parameter in injected.trained.items():
+        owner = next((layer for layer in injected.layers if name.startswith(f"{layer}.")), "")
+        by_layer[owner] = by_layer.get(owner, 0) + parameter.numel()
+    return by_layer
+
+
+def _refused(model: PreTrainedModel, kind: str, error: Exception) -> str:
+    is_quantized = any(isinstance(module, QuantLinear) for module in model.modules())
+    instead = "set load_in_4bit and load_in_8bit to false, or change" if is_quantized else "change"
+    return (
+        f"peft: PEFT cannot put {kind} with these fields on {type(model).__name__} ({type(error).__name__}: {error}). "
+        f"Allowed: what PEFT can make of the base's shapes alone; {instead} the fields, or take another peft_type"
+    )

@@ -1,0 +1,31 @@
+"""Each type of PEFT's on two workers against one process: losses, one adapter on all ranks, the base as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.peft_worker import CASES, see_alone
+from tests.contract.strategy_group import run_group
+from tests.contract.test_strategy import Seen
+from tests.unit.train.tiny_run import save_base, write_chats
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    folder = tmp_path_factory.mktemp("types")
+    save_base(folder / "base")
+    write_chats(folder / "rows.jsonl", 60)
+    see_alone(folder)
+    return Seen(folder, run_group(folder, program="tests.contract.peft_worker"))
+
+
+@pytest.mark.parametrize(("strategy", "kind"), CASES)
+def test_a_type_of_pefts_is_trained_as_in_one_process(seen: Seen, strategy: str, kind: str):
+    together, alone = seen[f"{strategy}-{kind}"], seen[f"alone-{kind}"]
+    assert together["losses"] == pytest.approx(alone["losses"], abs=1e-4)
+    assert alone["losses"][0] != pytest.approx(alone["losses"][-1], abs=1e-3), "it learns"
+    assert together["num_adapters"] == 1
+    assert together["again"] == together["losses"], "in the slot that it has left"
+    assert together["base"] == alone["base"]
