@@ -196,7 +196,9 @@ def _run(
 
     store, run_id = checked.store, record.run_id
     title = f"{checked.base.name}, {spec.adapter_title}"
-    ledger = Ledger(tracker, run_store(store, run_id), title, _told(tracker) if record.mlflow_run_id else None)
+    ledger = Ledger(tracker, run_store(store, run_id), title)
+    if record.mlflow_run_id:
+        ledger.ask()
     status: Literal["finished", "failed", "interrupted"] = "failed"
     try:
         begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
@@ -228,11 +230,6 @@ def _run(
         "sample_prompts": list(spec.sample_prompts),
         **ledger.result(),
     }
-
-
-def _told(tracker: Tracker) -> dict[str, int]:
-    """What MLflow was told of the run by earlier drivers, one that was killed after its last checkpoint included."""
-    return {"step": tracker.last_step("train_loss"), "eval": tracker.last_step("eval_loss")}
 
 
 def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> BaseException:

@@ -67,6 +67,12 @@ class Ledger:
             case "outcome":
                 self.outcome = values
 
+    def ask(self) -> None:
+        """Find out what an earlier process told MLflow: when it was killed it may have told more than it wrote down."""
+        for kind, name in (("step", "train_loss"), ("eval", "eval_loss")):
+            self._last_steps[kind] = max(self._last_steps[kind], self._tracker.last_step(name))
+        self._is_resumed |= max(self._last_steps.values()) >= 0
+
     @property
     def last_step(self) -> int:
         """The newest step that events told of; below 0 where none has."""

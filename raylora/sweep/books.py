@@ -83,6 +83,7 @@ class Books:
         self._shelves: dict[str, _Shelf] = {}
         for trial in record.trials:
             self._shelve(trial)
+        self._left_open = set(self._shelves)
         self._is_changed, self._due, self._is_failing = False, 0.0, False
         write_sweep(store, self.record)
 
@@ -119,6 +120,9 @@ class Books:
             told = False
         else:
             told = shelf.book.record.config == dict(config)
+            if run_id in self._left_open:
+                self._left_open.remove(run_id)
+                shelf.ledger.ask()
         shelf.book.update(status="running", config=dict(config), error=None)
         shelf.mlflow.log_status("RUNNING")
         if not told:

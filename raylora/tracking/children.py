@@ -14,7 +14,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from raylora.log import get_logger
-from raylora.tracking.new_run import RUN_TAG, find_or_create
+from raylora.tracking.new_run import RUN_TAG, find, find_or_create
 
 _log = get_logger(__name__)
 
@@ -46,14 +46,24 @@ class Children:
         """
         with self._lock:
             if run_id not in self.ids:
-                if self._experiment_id is None:
-                    self._experiment_id = client.get_run(self._parent_id).info.experiment_id
-                tag = (RUN_TAG, run_id)
+                tag, parent_id = (RUN_TAG, run_id), self._parent_id
                 run = find_or_create(
-                    client, self._experiment_id, tag, name, parent_id=self._parent_id, started_ms=started_ms
+                    client, self._experiment(client), tag, name, parent_id=parent_id, started_ms=started_ms
                 )
                 self.ids = {**self.ids, run_id: run.info.run_id}
             return self.ids[run_id]
+
+    def find(self, client: MlflowClient, run_id: str) -> str | None:
+        """Return MLflow's id of a trial, also of one whose run an earlier process made and did not live to write down.
+
+        Args:
+            client: MLflow's.
+            run_id: raylora's own name of the trial's run.
+        """
+        with self._lock:
+            if run_id not in self.ids and (run := find(client, self._experiment(client), (RUN_TAG, run_id))):
+                self.ids = {**self.ids, run_id: run.info.run_id}
+            return self.ids.get(run_id)
 
     def is_gone(self, client: MlflowClient, run_id: str) -> bool:
         """Return whether somebody deleted a trial's run in MLflow: then the other trials must not wait for it.
@@ -72,3 +82,9 @@ class Children:
             self._gone.add(run_id)
             _log.warning("MLflow's run of trial %s was deleted: no more is sent to it", run_id)
         return gone
+
+    def _experiment(self, client: MlflowClient) -> str:
+        """MLflow's id of the experiment that the sweep's run is in; asked once, under the lock."""
+        if self._experiment_id is None:
+            self._experiment_id = str(client.get_run(self._parent_id).info.experiment_id)
+        return self._experiment_id

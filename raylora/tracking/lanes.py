@@ -44,6 +44,8 @@ class Lanes:
     ) -> None:
         self.uri, self.mlflow_run_id, self.spool_dir, self.children = uri, mlflow_run_id, spool_dir, children
         self._resume = resume
+        self.silent_until = 0.0
+        """On the monotonic clock: nobody asks MLflow anything before; what is told goes on being sent."""
         deliver = [Delivery(uri, mlflow_run_id, children) for _ in range(2)]
         self._values = Outbox(spool_dir / "values", deliver[0], "metrics", self.shown, gather_s)
         self._files = Outbox(spool_dir / "files", deliver[1], "artifacts", self.shown, gather_s)

@@ -101,9 +101,8 @@ def find_or_create(
         parent_id: MLflow's id of the run that it belongs to.
         started_ms: When it began, in milliseconds since 1970; now where absent.
     """
-    found = client.search_runs([experiment_id], f"tags.`{tag[0]}` = '{tag[1]}'", max_results=1)
-    if found:
-        return found[0]
+    if found := find(client, experiment_id, tag):
+        return found
     tags = {
         **dict([tag]),
         **({"raylora.spec_digest": digest} if digest else {}),
@@ -113,6 +112,18 @@ def find_or_create(
         "mlflow.user": _user(),
     }
     return client.create_run(experiment_id, start_time=started_ms, tags=tags, run_name=name)
+
+
+def find(client: MlflowClient, experiment_id: str, tag: tuple[str, str]) -> Run | None:
+    """Return the MLflow run with a tag; ``None`` where there is none.
+
+    Args:
+        client: MLflow's.
+        experiment_id: MLflow's id of the experiment.
+        tag: Name and value of the tag.
+    """
+    found = client.search_runs([experiment_id], f"tags.`{tag[0]}` = '{tag[1]}'", max_results=1)
+    return found[0] if found else None
 
 
 def _user() -> str:

@@ -7,10 +7,13 @@ runtime's ledger and the sweep's books.
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlflow import MlflowClient
 
 from raylora.log import get_logger
 from raylora.tracking.entries import (
@@ -28,6 +31,9 @@ from raylora.tracking.spool import Entry
 from raylora.tracking.start import points
 
 _log = get_logger(__name__)
+
+SILENT_S = 60.0
+"""A server that did not answer is left alone for so long: each trial of a sweep has a question, and each would wait."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +123,15 @@ class RunLog:
         """
         self._lanes.put_files(published_entry(store_uri, name) | self._whose)
 
-    @property
-    def known_id(self) -> str | None:
-        """MLflow's id of the run; ``None`` while it has given none."""
-        if self._child is None:
-            return self._lanes.mlflow_run_id
-        return self._lanes.children.ids.get(self._child.run_id) if self._lanes.children else None
-
     def history(self, name: str) -> dict[int, float]:
         """Return a metric's values by step, as far as MLflow has them; nothing where it does not answer."""
-        if self.known_id is None:
+        if time.monotonic() < self._lanes.silent_until:
             return {}
         try:
-            return points(self._lanes.uri, self.known_id, name)
+            mlflow_run_id = self._mlflow_run_id()
+            return {} if mlflow_run_id is None else points(self._lanes.uri, mlflow_run_id, name)
         except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+            self._lanes.silent_until = time.monotonic() + SILENT_S
             _log.warning("the earlier steps of %s are not at hand: %s", name, self._lanes.shown(error))
             return {}
 
@@ -143,6 +144,13 @@ class RunLog:
         pending = self._lanes.pending_values()  # asked first: what is delivered meanwhile is in the history
         on_the_way = (entry["step"] for entry in pending if self._is_own(entry) and name in entry.get("values", {}))
         return max((*on_the_way, *self.history(name)), default=-1)
+
+    def _mlflow_run_id(self) -> str | None:
+        """MLflow's id of the run; ``None`` where it has none. Of a trial it may have to be asked for."""
+        children = self._lanes.children
+        if self._child is None or children is None:
+            return self._lanes.mlflow_run_id
+        return children.find(MlflowClient(tracking_uri=self._lanes.uri), self._child.run_id)
 
     def _is_own(self, entry: Entry) -> bool:
         return bool(entry.get("child") == self._whose.get("child"))

@@ -14,10 +14,11 @@ from raylora.spec.load_sweep import load_sweep
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
-from raylora.store.blob import open_store
+from raylora.store.blob import Store, open_store
+from raylora.store.manifest import MANIFEST
 from raylora.store.sweeps import SweepRecord, list_sweeps
 from tests.cluster.command import Command, Ended
-from tests.cluster.undisturbed import adapter_bits
+from tests.cluster.undisturbed import adapter_bits, client
 
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
@@ -63,6 +64,28 @@ def same_curves(found: SweepRecord, wanted: SweepRecord) -> None:
         losses = {point.step: (point.train_loss, point.eval_loss) for point in one.curve}
         for point in other.curve:
             assert losses[point.step] == pytest.approx((point.train_loss, point.eval_loss), abs=1e-4), one.trial_id
+
+
+def each_step_told_once(command: Command, result: dict[str, Any]) -> None:
+    """Assert that MLflow has one run for the sweep and one for each trial, and in these each step once."""
+    mlflow = client(command)
+    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
+    runs = {run.info.run_id for run in mlflow.search_runs([experiment.experiment_id])}
+    assert runs == {result["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in result["trials"])}
+    for trial in result["trials"]:
+        steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]
+        assert steps == list(range(1, trial["steps"] + 1)), trial["trial_id"]
+
+
+def num_saved(store: Store, since: int) -> int:
+    """Trials that have a checkpoint of a step or a later one.
+
+    Args:
+        store: Of all runs.
+        since: The step. At the turn after a save, the desk has heard of an earlier one.
+    """
+    saves = [key.split("/")[1:4] for key in store.keys("runs") if key.endswith(f"/{MANIFEST}") and "/step-" in key]
+    return len({run for run, _, step in saves if int(step.removeprefix("step-")) >= since})
 
 
 def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from raylora.store.blob import open_store
 from tests.cluster.command import Command, Ended, wait_until
-from tests.cluster.made_sweeps import same_ends, the_record, whole
-from tests.cluster.undisturbed import client
+from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, whole
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -96,15 +96,7 @@ def test_a_sweep_that_was_cut_off_twice_ends_like_one_undisturbed(
 def test_it_went_on_from_its_saves_and_kept_its_runs(
     command: Command, killed: Ended, last: Ended, finished: dict[str, Any]
 ):
-    mlflow = client(command)
-    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
-    runs = {run.info.run_id for run in mlflow.search_runs([experiment.experiment_id])}
-    assert runs == {finished["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in finished["trials"])}
-    for trial in finished["trials"]:
-        steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]
-        # What a driver told MLflow within its last second, and had not written down, may be told again.
-        assert sorted(set(steps)) == list(range(1, trial["steps"] + 1))
-        assert len(steps) <= trial["steps"] + 4
+    each_step_told_once(command, finished)
     assert AGAIN_FROM_THE_BEGINNING not in killed.err + last.err
 
 
@@ -119,19 +111,14 @@ def kill_the_worker(ray_head: RayHead) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def num_saved_again(command: Command) -> int:
-    """Runs with a save of step 12 or later: at a turn since, the desk has heard of an earlier one."""
-    saves = [file.parent for file in command.home.glob("store/runs/*/checkpoints/step-*/manifest.json")]
-    return len({save.parents[1].name for save in saves if int(save.name.removeprefix("step-")) >= 12})
-
-
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
 ):
     ray_head.forget_workers()
+    store = open_store(str(on_head.home / "store"))
     running = on_head.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
-    wait_until(lambda: num_saved_again(on_head) == 3, 60)
+    wait_until(lambda: num_saved(store, since=12) == 3, 60)
     kill_the_worker(ray_head)
     ended = running.end()
     same_ends(whole(ended), undisturbed)

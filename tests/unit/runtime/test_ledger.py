@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 
 from raylora.errors import MissingObjectError
 from raylora.model.export import FOLDER
-from raylora.runtime.launch import _told
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
@@ -37,7 +36,9 @@ class Driver:
     def __init__(self, folder: Path, run_id: str, mlflow_run_id: str | None = None) -> None:
         self.tracker = Tracker.start(SPEC, run_id, folder / "spool", mlflow_run_id)
         self.store = open_store(str(folder / "store"))
-        self.ledger = Ledger(self.tracker, self.store, "a run", _told(self.tracker) if mlflow_run_id else None)
+        self.ledger = Ledger(self.tracker, self.store, "a run")
+        if mlflow_run_id:
+            self.ledger.ask()
 
     def hear(self, kind: EventKind, step: int, values: Mapping[str, Any]) -> None:
         self.ledger.take(Event(kind, step, values))
