@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import Result, WorkerGroupError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -99,6 +99,11 @@ class Group:
     def running(self) -> bool:
         """Whether the workers are at it."""
         return self._thread.is_alive()
+
+    @property
+    def lost_controller(self) -> bool:
+        """Whether Ray Train's own process died, and the workers with it: no run of theirs had a part in that."""
+        return isinstance(self._error, RayActorError)
 
     def check(self) -> None:
         """Raise what ended the group.

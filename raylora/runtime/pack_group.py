@@ -48,6 +48,11 @@ class PackGroup:
         """Whether the workers are at it."""
         return self._group.running
 
+    @property
+    def lost_controller(self) -> bool:
+        """See `Group.lost_controller`."""
+        return self._group.lost_controller
+
     def check(self) -> None:
         """Raise what ended the group.
 

@@ -14,7 +14,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from raylora.errors import InputError, RayloraError
+from raylora.errors import InputError, RayloraError, RunFailedError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, free_places, waits_for_places, worker_resources
 from raylora.runtime.growth import can_grow
@@ -57,7 +57,7 @@ class Fleet:
         self._packs: dict[int, tuple[str, PackGroup]] = {}
         self._broken: dict[str, str] = {}
         self._looked_for: set[str] = set()
-        self._may_grow = False
+        self._may_grow = self._is_ending = False
         self._waits_since: dict[str, float] = {}
         self._next = first
         self._tended_at = -math.inf
@@ -94,6 +94,9 @@ class Fleet:
 
         Args:
             berths: By key, of all runs so far.
+
+        Raises:
+            RunFailedError: A pack lost Ray Train's controller.
         """
         now = time.monotonic()
         if now < self._tended_at + TEND_S:
@@ -109,6 +112,7 @@ class Fleet:
 
     def end(self) -> None:
         """Tell all packs that no run comes any more, and wait for their end; those that only start are cut off."""
+        self._is_ending = True
         ray.get(self._host.close.remote())
         held = self._held()
         for number in [number for number in self._packs if number not in held]:
@@ -155,10 +159,16 @@ class Fleet:
         return cast("dict[int, int]", ray.get(self._host.held.remote()))
 
     def _note_end(self, number: int, key: str, group: PackGroup) -> None:
-        """Take leave of a group; where it failed, its leases go on in another like it, or fail."""
+        """Take leave of a group; where it failed, its leases go on in another like it, or fail.
+
+        Raises:
+            RunFailedError: Ray Train's controller died: what it had reserved is free again when this driver has ended.
+        """
         try:
             group.check()
         except RayloraError as error:
+            if group.lost_controller and not self._is_ending:
+                raise RunFailedError(f"pack {number}: {error}; `raylora resume` goes on with the sweep") from error
             log.warning("pack %d: %s", number, error)
             self._broken[key] = str(error)
             # It may have failed before it offered a slot: then the desk knows its key alone.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raylora.errors import RunFailedError
 from raylora.runtime.desk import Desk
 from raylora.runtime.mailbox import PackJob
 from raylora.spec.run import RunSpec
@@ -123,3 +124,35 @@ def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
     steering.lease(claim(1, key="narrow"))
     fleet.tend(berths)
     assert [group.job and group.job.key for group in groups] == keys
+
+
+class Orphaned(Group):
+    """Workers whose controller died."""
+
+    running = False
+    lost_controller = True
+
+    def check(self) -> None:
+        raise RunFailedError("Ray Train gave up: the actor died")
+
+    def close(self) -> None:
+        """Nobody is left."""
+
+
+def test_a_pack_without_its_controller_ends_the_search_and_fails_no_trial(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the controller had reserved is held until the driver ends: another pack would wait for it."""
+    monkeypatch.setattr(fleet_module, "PackGroup", Orphaned)
+    host: Any = Handle(steering.desk)
+    fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2)}
+    fleet.start("wide", berths["wide"].spec)
+    fleet.begin("store", Fence("store", 1, "s1"), berths)
+    steering.desk.open_pack(0, "wide", 4)
+    steering.lease(claim(0, key="wide"))
+    answer = steering.go("lease0-0")
+    with pytest.raises(RunFailedError, match=r"^pack 0: Ray Train gave up: .*`raylora resume` goes on"):
+        fleet.tend(berths)
+    assert not answer.done()
+    steering.desk.free(["lease0-0"])
+    fleet.end()  # a search that is over does not mind
