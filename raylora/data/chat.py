@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from raylora.data.conversation import Conversation, Message
+from raylora.data.in_time import in_time
 from raylora.errors import DataError
 
 Span = tuple[int, int]
@@ -40,10 +41,11 @@ def refusal_told(what: str, advice: str) -> Iterator[None]:
         advice: What to do where it refuses that.
 
     Raises:
-        DataError: In place of whatever the template raises.
+        DataError: In place of whatever the template raises, and where it takes too long.
     """
     try:
-        yield
+        with in_time():
+            yield
     except Exception as error:  # Jinja's own, or whatever the template's operators and calls raise in Python
         said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
         raise DataError(f"the chat template refuses the {what}: {said}; {advice}") from error

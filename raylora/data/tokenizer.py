@@ -14,6 +14,7 @@ import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from raylora.data.in_time import check_no_powers
 from raylora.errors import DataError, ModelError
 
 
@@ -26,7 +27,7 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
 
     Raises:
         ModelError: The folder has no tokenizer, or one that cannot say which characters a token covers.
-        DataError: The chat template cannot be read, or is no Jinja.
+        DataError: The chat template cannot be read, is no Jinja, or raises to a power.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -46,6 +47,9 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
         )
     if chat_template is not None:
         tokenizer.chat_template = read_template(chat_template)
+    own = tokenizer.chat_template or ""  # several by name, in tokenizers of some bases
+    for template in own.values() if isinstance(own, dict) else [own]:
+        check_no_powers(template)
     return tokenizer
 
 
@@ -56,9 +60,10 @@ def read_template(chat_template: str) -> str:
         chat_template: As for :func:`load_tokenizer`.
 
     Raises:
-        DataError: It cannot be read, or is no Jinja.
+        DataError: It cannot be read, is no Jinja, or raises to a power.
     """
     text = _template_text(chat_template)
+    check_no_powers(text)  # first: Jinja reckons with constants as it reads
     _check_syntax(text)
     return text
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from raylora.data.chat import refusal_told
 from raylora.model.route import Span
 from raylora.train.trainee import Trainee
 
@@ -32,12 +33,16 @@ def answer(
 
     Returns:
         One answer a prompt, without the prompt.
+
+    Raises:
+        DataError: The chat template refuses the prompts.
     """
     if not prompts:
         return []
     trainee.train_mode(False)
     trainee.bank.route([Span(slot)])
-    texts = [as_text(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    with refusal_told("sample prompts", "leave sample_prompts out, or set another chat_template"):
+        texts = [as_text(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     encoded = encode(tokenizer, texts).to(trainee.device)
     generate: Any = trainee.model.generate  # transformers' decorators hide that it can be called
     output = generate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,35 @@ def test_a_template_nested_too_deep_is_refused_before_any_row(tmp_path: Path, te
     folder = saved(small_tokenizer(), tmp_path / "base")
     with pytest.raises(DataError, match=r"^chat_template: no Jinja that can be read"):
         load_tokenizer(folder, template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{{ range(99999) | map('string') | list | length }}{% endfor %}",
+        "{% set n = namespace(x=9) %}{% for a in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+    ids=["loops", "filters", "a large number", "macros"],
+)
+def test_a_template_that_does_not_end_is_refused(template: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("raylora.data.in_time.RENDER_S", 0.1)
+    watched = sys.gettrace()
+    with pytest.raises(DataError, match=r"^the chat template refuses the conversation: TimeoutError: it takes longer"):
+        ChatTemplate(small_tokenizer(template)).render(CHAT)
+    assert sys.gettrace() is watched
+
+
+@pytest.mark.parametrize("power", ["{{ 9 ** 9 ** 9 }}", "{{ messages[0]\n** 2 }}", "{% if f(2)**64 %}{% endif %}"])
+def test_a_template_with_a_power_is_refused_before_it_is_read(tmp_path: Path, power: str):
+    folder, of_base = saved(small_tokenizer(), tmp_path / "base"), saved(small_tokenizer(power), tmp_path / "other")
+    for load in (lambda: load_tokenizer(folder, power), lambda: load_tokenizer(of_base)):
+        with pytest.raises(DataError, match=r"^chat_template: line \d of it raises to a power"):
+            load()
+
+
+def test_arguments_of_a_call_are_no_power(tmp_path: Path):
+    template = "{{ dict( ** {'a': 1}) }}{{ dict(a=1, **{'b': '2 ** 3'}) }} 2 ** 3 {# 2 ** 3 #}"
+    tokenizer = load_tokenizer(saved(small_tokenizer(), tmp_path / "base"), template)
+    assert tokenizer.chat_template == template
