@@ -1,6 +1,7 @@
 """Ask again after a passing failure, less and less often, for a bounded time.
 
-In comes an action and a judgement of its errors, out comes its result or its last error. Called by the S3 store.
+In comes an action and a judgement of its errors, out comes its result or its last error. Called by the S3 store, and by
+the sweep for what Ray Tune keeps there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import TypeVar
 from raylora.log import get_logger
 
 T = TypeVar("T")
+
+PATIENCE_S = 120.0
+"""Seconds for which storage that does not answer is asked again, unless somebody says otherwise."""
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 8.0

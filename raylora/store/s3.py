@@ -20,7 +20,7 @@ from typing_extensions import override
 from raylora.errors import ExistingObjectError, MissingObjectError
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import explained, replacing
-from raylora.store.retry import retrying
+from raylora.store.retry import PATIENCE_S, retrying
 from raylora.store.s3_errors import (
     is_existing_object,
     is_forbidden,
@@ -32,7 +32,6 @@ from raylora.store.s3_errors import (
 
 T = TypeVar("T")
 
-PATIENCE_S = 120.0
 CHECK_PATIENCE_S = 10.0
 """The check before training fails sooner: nothing is lost yet, and a wrong endpoint is the likely reason."""
 
@@ -42,7 +41,11 @@ LIST_S = 5.0
 PART_BYTES = 16 << 20
 """Larger objects travel in parts of this size, up to ten at a time; S3 takes 10,000 of them for an object."""
 
-TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 2}}
+READ_TIMEOUT_S = 60
+"""Of silence in the middle of a request."""
+
+RETRIES = {"mode": "standard", "total_max_attempts": 2}
+TIMEOUTS = {"connect_timeout": 5, "read_timeout": READ_TIMEOUT_S, "retries": RETRIES}
 
 
 class BucketStore(Store):

@@ -1,32 +1,43 @@
-"""Tune's files, signed: what a search is kept in is unpickled when it goes on, and a pickle can run anything.
+"""Tune's files: signed, since what is unpickled can run anything, and on S3 asked for until S3 answers.
 
-In comes the folder of a search; out goes, where there is a key, a file system that Tune writes and reads through. Each
-file carries its signature in itself, so that no crash can come between the two; what Tune reads are the bytes that were
-checked. That goes for what the driver keeps, for trials' checkpoints and for their errors. Called by `drive.py`.
+In comes the folder of a search; out goes, where there is a key or where the folder is in S3, a file system that Tune
+writes and reads through. Each file carries its signature in itself, so that no crash can come between the two; what
+Tune reads are the bytes that were checked. That goes for what the driver keeps, for trials' checkpoints and for their
+errors. Called by `drive.py`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import BufferReader, PythonFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
 from typing_extensions import override
 
+from raylora.store.retry import PATIENCE_S, retrying
 from raylora.store.signature import KEY_NAME, sealed, unsealed
+
+T = TypeVar("T")
+
+PASSING = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT)"
+    r"|HTTP status (429|5\d\d)"
+)
+"""What Arrow says where the same request may succeed later; its errors bear no other mark. It gives up in a second."""
 
 
 def tunes_files(folder: str) -> tuple[str, FileSystem | None]:
     """Return where Tune is to keep its files, in its own words: a path and the file system of it.
 
     Args:
-        folder: Path or URI. Where the environment has no key, Tune gets it as it is, and finds the file system itself.
+        folder: Path or URI. What is neither in S3 nor signed Tune gets as it is, and finds the file system itself.
     """
-    if not os.environ.get(KEY_NAME):
+    if not os.environ.get(KEY_NAME) and not folder.startswith("s3:"):
         return folder, None
     files, path = FileSystem.from_uri(folder)
     if files.type_name == "s3":
@@ -35,12 +46,12 @@ def tunes_files(folder: str) -> tuple[str, FileSystem | None]:
         # object is pickled with is all that it is made of.
         make, (options,) = files.__reduce__()
         files = make({**options, "background_writes": False})
-    return path, PyFileSystem(_SignedFiles(files))
+    return path, PyFileSystem(_WholeFiles(files))
 
 
 @dataclass(frozen=True)
-class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no types
-    """Signs what is written and checks what is read; all else is as it is without.
+class _WholeFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no types
+    """Signs what is written and checks what is read, each file as a whole; all else is as it is without.
 
     Args:
         files: Where they lie.
@@ -50,7 +61,7 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def open_output_stream(self, path: str, metadata: Mapping[str, str] | None) -> PythonFile:
-        return PythonFile(_Signing(self.files, path), mode="w")
+        return PythonFile(_Writing(self, path), mode="w")
 
     @override
     def open_append_stream(self, path: str, metadata: Mapping[str, str] | None) -> PythonFile:
@@ -59,8 +70,7 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def open_input_stream(self, path: str) -> BufferReader:
-        with self.files.open_input_stream(path, compression=None) as stream:
-            return BufferReader(unsealed(stream.readall(), path))
+        return BufferReader(unsealed(self._patiently("read", path, self._read), path))
 
     @override
     def open_input_file(self, path: str) -> BufferReader:
@@ -68,7 +78,7 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def get_type_name(self) -> str:
-        return f"signed+{self.files.type_name}"
+        return f"whole+{self.files.type_name}"
 
     @override
     def normalize_path(self, path: str) -> str:
@@ -76,23 +86,23 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def get_file_info(self, paths: Sequence[str]) -> list[FileInfo]:
-        return list(self.files.get_file_info(paths))
+        return list(self._patiently("look for", list(paths), self.files.get_file_info))
 
     @override
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        return list(self.files.get_file_info(selector))
+        return list(self._patiently("list", selector, self.files.get_file_info))
 
     @override
     def create_dir(self, path: str, recursive: bool) -> None:
-        self.files.create_dir(path, recursive=recursive)
+        self._patiently("make", path, lambda path: self.files.create_dir(path, recursive=recursive))
 
     @override
     def delete_dir(self, path: str) -> None:
-        self.files.delete_dir(path)
+        self._patiently("delete", path, self.files.delete_dir)
 
     @override
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        self.files.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+        self._patiently("empty", path, lambda path: self.files.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
 
     @override
     def delete_root_dir_contents(self) -> None:
@@ -100,7 +110,7 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def delete_file(self, path: str) -> None:
-        self.files.delete_file(path)
+        self._patiently("delete", path, self.files.delete_file)
 
     @override
     def move(self, src: str, dest: str) -> None:
@@ -108,18 +118,46 @@ class _SignedFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no
 
     @override
     def copy_file(self, src: str, dest: str) -> None:
-        self.files.copy_file(src, dest)
+        self._patiently("copy", src, lambda src: self.files.copy_file(src, dest))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file, signed where there is a key.
+
+        Args:
+            path: Of the file.
+            data: Its content.
+        """
+
+        def write(path: str) -> None:
+            with self.files.open_output_stream(path, compression=None) as stream:
+                stream.write(sealed(data))
+
+        self._patiently("write", path, write)
+
+    def _read(self, path: str) -> bytes:
+        with self.files.open_input_stream(path, compression=None) as stream:
+            return bytes(stream.readall())
+
+    def _patiently(self, verb: str, what: Any, action: Callable[[Any], T]) -> T:
+        where = what.base_dir if isinstance(what, FileSelector) else what
+        return retrying(
+            lambda: action(what), what=f"cannot {verb} {where}", is_transient=_is_passing, patience_s=PATIENCE_S
+        )
 
 
-class _Signing:
-    """A file that is written when it is closed; one that is dropped before was not whole, and is not signed.
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, OSError) and PASSING.search(str(error)) is not None
+
+
+class _Writing:
+    """A file that is written when it is closed; one that is dropped before was not whole, and is not written.
 
     Args:
         files: Where to.
         path: Of the file.
     """
 
-    def __init__(self, files: FileSystem, path: str) -> None:
+    def __init__(self, files: _WholeFiles, path: str) -> None:
         self._files, self._path, self._data = files, path, io.BytesIO()
         self.closed = False
 
@@ -136,5 +174,4 @@ class _Signing:
         if self.closed:
             return
         self.closed = True
-        with self._files.open_output_stream(self._path, compression=None) as stream:
-            stream.write(sealed(self._data.getvalue()))
+        self._files.write(self._path, self._data.getvalue())

@@ -13,12 +13,15 @@ from raylora.errors import ExistingObjectError, StoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.s3 import PART_BYTES
+from raylora.sweep.signed_files import tunes_files
 from tests.servers.fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from tests.servers.s3 import SECRET, S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(180)]
 
 PASSING: tuple[Kind, ...] = ("busy", "reset", "lost answer", "stall")
+WITH_ANSWERS: tuple[Kind, ...] = (*PASSING, "cut answer")
+"""Where answers have bodies."""
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_what_was_created_and_never_confirmed_is_ones_own(store: Store, proxy: F
     assert store.read("a") == b"mine"
 
 
-@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("kind", WITH_ANSWERS)
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_reads_listings_and_deletions_outlive_it(store: Store, proxy: FaultProxy, method: str, kind: Kind):
     store.write("a", b"bytes")
@@ -67,7 +70,7 @@ def test_reads_listings_and_deletions_outlive_it(store: Store, proxy: FaultProxy
     assert len(fault.struck) == 3 or (method == "DELETE" and fault.struck)
 
 
-@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("kind", WITH_ANSWERS)
 @pytest.mark.parametrize("step", ["uploads", "partNumber=2", "uploadId="], ids=["begin", "a part", "any part or end"])
 def test_an_object_of_several_parts_outlives_it(store: Store, proxy: FaultProxy, tmp_path: Path, step: str, kind: Kind):
     data = b"".join(bytes([part]) * PART_BYTES for part in range(3))
@@ -77,6 +80,20 @@ def test_an_object_of_several_parts_outlives_it(store: Store, proxy: FaultProxy,
     assert fault.struck
     store.download("big", tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == data
+
+
+@pytest.mark.parametrize("kind", WITH_ANSWERS)
+def test_what_tune_keeps_outlives_it(s3_env: S3Server, proxy: FaultProxy, kind: Kind):
+    """Through Arrow's client, which asks three times and has no patience."""
+    folder, files = tunes_files(s3_env.uri(f"tune/{uuid.uuid4().hex}"))
+    assert files is not None
+    faults = [proxy.strike(Fault(kind, method, "/a", times=5, seconds=0.2)) for method in ("PUT", "GET")]
+    for data in (b"first", b"second", b"third", b"fourth", b"fifth"):
+        with files.open_output_stream(f"{folder}/a") as stream:
+            stream.write(data)
+        with files.open_input_stream(f"{folder}/a") as stream:
+            assert stream.readall() == data
+    assert [len(fault.struck) for fault in faults] == [5, 5]
 
 
 def test_a_key_that_expires_is_said_at_once(store: Store, proxy: FaultProxy):

@@ -10,18 +10,28 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["busy", "expired", "reset", "lost answer", "stall", "hold"]
+Kind = Literal["busy", "expired", "reset", "lost answer", "cut answer", "stall", "hold"]
 
-ANSWERS = {"busy": ("503 Slow Down", "SlowDown"), "expired": ("400 Bad Request", "ExpiredToken")}
-"""Status and code that S3 answers with."""
+ANSWERS = {
+    "busy": ("503 Slow Down", "SlowDown"),
+    "expired": ("400 Bad Request", "ExpiredToken"),
+    "locked": ("401 Unauthorized\r\nWWW-Authenticate: Basic", "Unauthorized"),
+}
+"""Status and code that are answered, in S3's words."""
 
 PATIENCE_S = 120.0
+
+GO_ON, END_OF_HEAD = b"HTTP/1.1 100 Continue", b"\r\n\r\n"
+
+Answer = Callable[[socket.socket, socket.socket], object]
+"""What becomes of a server's answer: passes it on to the client, or not."""
 
 
 @dataclass
@@ -30,8 +40,9 @@ class Fault:
 
     Args:
         kind: ``busy`` (503 SlowDown), ``expired`` (400 ExpiredToken), ``reset`` (the connection is reset when some of
-            the body has come), ``lost answer`` (the server does as asked, and nobody hears of it), ``stall`` (silence
-            for ``seconds``, then a closed connection), ``hold`` (the request waits until it is let go).
+            the body has come), ``lost answer`` (the server does as asked, and nobody hears of it), ``cut answer`` (the
+            connection is closed after half of the answer's body), ``stall`` (silence for ``seconds``, then a closed
+            connection), ``hold`` (the request waits until it is let go).
         method: Of the requests that it strikes.
         text: Part of their path or query.
         times: How often it strikes.
@@ -64,9 +75,11 @@ class FaultProxy:
 
     Args:
         endpoint: URL of the server, of which host and port count.
+        login: User and password without which nobody gets through, as by HTTP basic authentication; none where absent.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, login: tuple[str, str] | None = None) -> None:
+        self._bearing = b"" if login is None else b"Basic " + b64encode(":".join(login).encode())
         address = urlsplit(endpoint)
         self._server = (address.hostname or "127.0.0.1", address.port or 80)
         self._faults: list[Fault] = []
@@ -102,6 +115,9 @@ class FaultProxy:
             head, body = _head(client)
             if not head:
                 return
+            if self._bearing not in head:
+                client.sendall(_answer(*ANSWERS["locked"]))
+                return
             method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
             with self._choosing:
                 fault = next((fault for fault in self._faults if fault.strikes(method, path)), None)
@@ -120,30 +136,31 @@ class FaultProxy:
                     assert fault is not None
                     # A request that nobody waits for any more is not passed on.
                     if fault.go.wait(PATIENCE_S) and not self._is_closed:
-                        self._pass_on(client, head, body, answer=True)
-                case kind:
-                    self._pass_on(client, head, body, answer=kind is None)
+                        self._pass_on(client, head, body, _pump)
+                case "lost answer":
+                    self._pass_on(client, head, body, _swallow)
+                case "cut answer":
+                    self._pass_on(client, head, body, _halve)
+                case None:
+                    self._pass_on(client, head, body, _pump)
 
-    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, answer: bool) -> None:
+    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, answer: Answer) -> None:
         with socket.create_connection(self._server, PATIENCE_S) as server:
             # One request a connection: whatever follows the head goes through unread.
             first, rest = head.split(b"\r\n", 1)
             server.sendall(first + b"\r\nConnection: close\r\n" + rest + body)
             up = threading.Thread(target=_pump, args=(client, server), daemon=True)
             up.start()
-            if answer:
-                _pump(server, client)
-            else:
-                _swallow(server, client)
+            answer(server, client)
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
             up.join(PATIENCE_S)
 
 
 @contextmanager
-def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
+def fault_proxy(endpoint: str, login: tuple[str, str] | None = None) -> Iterator[FaultProxy]:
     """A proxy before a server, for as long as it is needed."""
-    proxy = FaultProxy(endpoint)
+    proxy = FaultProxy(endpoint, login)
     try:
         yield proxy
     finally:
@@ -175,12 +192,22 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
 
 
-def _swallow(server: socket.socket, client: socket.socket) -> None:
-    """Read an answer to its end; the client hears no more of it than that it may send its body."""
+def _swallow(server: socket.socket, client: socket.socket) -> bytes:
+    """Read an answer to its end and return it; the client hears no more of it than that it may send its body."""
+    answer = b""
     with suppress(OSError):
         while data := server.recv(1 << 16):
-            if data.startswith(b"HTTP/1.1 100"):
-                client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            answer += data
+            if answer.startswith(GO_ON) and answer.endswith(END_OF_HEAD):
+                client.sendall(GO_ON + END_OF_HEAD)
+                answer = b""
+    return answer
+
+
+def _halve(server: socket.socket, client: socket.socket) -> None:
+    """Pass on the head of an answer and half of the body that it promises."""
+    head, end, body = _swallow(server, client).partition(END_OF_HEAD)
+    client.sendall(head + end + body[: len(body) // 2])
 
 
 def _reset(client: socket.socket) -> None:

@@ -137,8 +137,10 @@ def test_without_a_key_tune_has_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert tunes_files(str(tmp_path)) == (str(tmp_path), None)
 
 
-def test_a_bucket_is_written_by_the_threads_that_copy(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_a_bucket_is_written_by_the_threads_that_copy(key: str, monkeypatch: pytest.MonkeyPatch):
     """Else they would wait for one another for ever; and the endpoint is still what the environment says."""
+    monkeypatch.setenv(KEY_NAME, key)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     path, files = tunes_files("s3://bucket/some/folder")
     assert files is not None and path == "bucket/some/folder"
