@@ -58,8 +58,8 @@ def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> 
     yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0], env=MISSED_SOON))
 
 
-def second_node(host: Host, head: RayHead, log: Path) -> Server:
-    words = ray_start(f"--address={head.address}", f"--node-ip-address={host.address}", "--num-cpus=1")
+def second_node(host: Host, head: RayHead, log: Path, num_cpus: int = 1) -> Server:
+    words = ray_start(f"--address={head.address}", f"--node-ip-address={host.address}", f"--num-cpus={num_cpus}")
     command = [*host.door, *words]
     server = Server(command, log, lambda: "Ray runtime started" in log.read_text(), env=head.server_env)
     server.start()

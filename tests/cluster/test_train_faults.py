@@ -12,6 +12,7 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import TENSORS, load_latest
 from raylora.store.manifest import MANIFEST
 from raylora.store.runs import run_store
+from raylora.store.s3 import READ_TIMEOUT_S
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
 from tests.cluster.damage import damage, with_a_bit_flipped
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
@@ -88,28 +89,31 @@ def test_a_run_outlives_its_controller_and_a_damaged_checkpoint(
 def test_a_run_whose_key_expires_goes_on_with_another(
     on_head: Command, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
 ):
-    """At the second checkpoint; the first one outlived 503s, a reset and a stall."""
+    """At the second checkpoint; the first outlived 503s, a reset and long silence, and is read in answers cut short."""
     store = s3_server.uri("expired")
     with fault_proxy(s3_server.endpoint) as proxy:
         first = "step-00000008/"
         passing = [
             *(Fault("busy", "PUT", f"{first}state.safetensors", times=2), Fault("reset", "PUT", f"{first}state.json")),
-            Fault("stall", "PUT", f"{first}manifest.json", seconds=2),
+            Fault("stall", "PUT", f"{first}manifest.json", seconds=READ_TIMEOUT_S + 2),
         ]
         expired = Fault("expired", "PUT", "step-00000016/state.safetensors", times=99)
         for fault in (*passing, expired):
             proxy.strike(fault)
         env = {**on_head.env, **s3_server.env, "AWS_ENDPOINT_URL": proxy.endpoint}
-        refused = Command(on_head.folder, on_head.home, env).run(
+        command = Command(on_head.folder, on_head.home, env)
+        refused = command.run(
             "train", "run.yaml", "--json", *overrides(f"storage.uri={store}", "distributed.max_failures=2")
         )
-    assert all(fault.struck for fault in (*passing, expired))
-    assert refused.code == 1, refused.err
-    assert "refuses the credentials (ExpiredToken)" in refused.error
-    assert refused.err.count("steps to do") == 1, "a restart would only meet it again"
-    command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
-    (run,) = command.run("runs", "--store", store, "--json").json["runs"]
-    ended = command.run("resume", run["run_id"], "--store", store, "--json")
+        assert all(fault.struck for fault in (*passing, expired))
+        assert refused.code == 1, refused.err
+        assert "refuses the credentials (ExpiredToken)" in refused.error
+        assert refused.err.count("steps to do") == 1, "a restart would only meet it again"
+        expired.times = 0  # whoever asks has another key
+        cut = proxy.strike(Fault("cut answer", "GET", first, times=4))
+        (run,) = command.run("runs", "--store", store, "--json").json["runs"]
+        ended = command.run("resume", run["run_id"], "--store", store, "--json")
+    assert len(cut.struck) == 4
     assert_trained_like(ended, whole_run)
     assert ended.begun == [8]
     assert_each_step_told_once(on_head, ended)

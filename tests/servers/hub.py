@@ -29,10 +29,11 @@ class Hub:
 
     Args:
         folder: Keeps the files of each commit.
+        token: Without it nobody is answered; everybody is where absent.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, token: str | None = None) -> None:
+        self.folder, self.token = folder, token
         self.asked: list[str] = []
         """Method and path of each request."""
         self._refs: dict[str, dict[str, str]] = {}
@@ -129,6 +130,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.asked.append(f"{self.command} {self.path}")
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
+                if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                    raise Refusal(401, "RepoNotFound")
                 asked = urlsplit(self.path)
                 headers, body = hub.answer(asked.path, asked.query, sent)
                 self.send_response(200)

@@ -110,12 +110,14 @@ class RayHead(Server):
         self.session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.notes = folder / "notes"
         self.spying = spying(folder)
+        self.door: Sequence[str] = host.door if host else ()
+        """Words before a command that is to reach it."""
         where = [f"--node-ip-address={host.address}"] if host else []
         room = (f"--num-cpus={num_cpus}", f"--temp-dir={self.session}")
         dashboard = (f"--include-dashboard={str(takes_jobs).lower()}", f"--dashboard-port={jobs_port}")
         words = ray_start("--head", f"--port={port}", *room, *dashboard, *where, *more)
         super().__init__(
-            [*(host.door if host else ()), *words],
+            [*self.door, *words],
             folder / "ray.log",
             lambda: "Ray runtime started" in self.log.read_text(),
             env={**self.own_env(), **self.spying, **(env or {})},
@@ -200,7 +202,7 @@ class RayHead(Server):
         return json.loads(self._asked(CENSUS))
 
     def _asked(self, question: str) -> bytes:
-        return asked(self.address, question, os.environ | TOKEN)
+        return asked(self.address, question, os.environ | TOKEN, self.door)
 
 
 def spying(folder: Path) -> dict[str, str]:
