@@ -95,10 +95,11 @@ def test_a_template_nested_too_deep_is_refused_before_any_row(tmp_path: Path, te
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}{{ range(99999) | map('string') | list | length }}{% endfor %}",
+        "{{ lipsum(n=1000000000) }}",
         "{% set n = namespace(x=9) %}{% for a in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     ],
-    ids=["loops", "filters", "a large number", "macros"],
+    ids=["loops", "filters", "a function of Jinja's", "a large number", "macros"],
 )
 def test_a_template_that_does_not_end_is_refused(template: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raylora.data.in_time.RENDER_S", 0.1)
