@@ -85,6 +85,11 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     if kind not in KINDS:
         raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it with PEFT")
     problems = []
+    if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
+        problems.append(
+            f"was trained for {task}, with a head beside it. Allowed here: CAUSAL_LM. Load it with PEFT's PeftModel "
+            "over the class of transformers for that task, on the same base"
+        )
     if config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):
         problems.append(
             f"has bias {config.get('bias')!r} and fan_in_fan_out {config.get('fan_in_fan_out')!r}. Allowed: no biases, "

@@ -30,7 +30,8 @@ class Batch:
     Args:
         input_ids_BT: Token ids, padded at the end.
         labels_BT: The id of the *next* token at each position, or -100 where there is no loss: already shifted
-            within each row, so that no row predicts another's first token.
+            within each row, so that no row predicts another's first token. Of tasks with a head, the class of the
+            token at the position, or of its text.
         position_ids_BT: Position of each token in its own row; padding counts on from the last row's.
         segment_ids_BT: 1, 2, ... for the texts of a line; 0 for padding.
         row_ids: The row of each text of each line, none for a line of padding. A pair's two texts are of one row.
@@ -90,7 +91,7 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows | Mismatched, pad
         rows: Where their tokens are.
         pad_id: Token id that fills lines up to the longest.
     """
-    lines = [[(row, *text) for row in line for text in rows.texts(row)] for line in bins]
+    lines = [[(row, *text) for row in line for text in rows.labelled(row)] for line in bins]
     num_tokens = max(sum(len(ids_T) for _, ids_T, _ in line) for line in lines)
     input_ids_BT = np.full((len(lines), num_tokens), pad_id, dtype=np.int64)
     labels_BT = np.full((len(lines), num_tokens), IGNORED, dtype=np.int64)
@@ -98,10 +99,10 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows | Mismatched, pad
     segment_ids_BT = np.zeros((len(lines), num_tokens), dtype=np.int64)
     for at, line in enumerate(lines):
         start = 0
-        for segment, (_, ids_T, is_label_T) in enumerate(line, start=1):
+        for segment, (_, ids_T, labels_T) in enumerate(line, start=1):
             end = start + len(ids_T)
             input_ids_BT[at, start:end] = ids_T
-            labels_BT[at, start : end - 1] = np.where(is_label_T[1:], ids_T[1:], IGNORED)
+            labels_BT[at, start:end] = labels_T
             position_ids_BT[at, start:] = np.arange(num_tokens - start)
             segment_ids_BT[at, start:end] = segment
             start = end

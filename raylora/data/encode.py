@@ -26,12 +26,14 @@ class Encoded:
         is_label: For each token, whether the model is to learn to write it.
         split_at: Of a pair, where the second answer's text starts; 0 where there is one text.
         is_desirable: Of a rated answer, whether it is desirable.
+        classes: Of each token with loss, where a class is to be learned and not the token itself.
     """
 
     input_ids: list[int]
     is_label: list[bool]
     split_at: int = 0
     is_desirable: bool = False
+    classes: tuple[int, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -96,6 +98,7 @@ class Encoder:
             text, spans = self._chat.render(example)
             encoded = self._tokens(text, spans[example.num_given_turns :])
         else:
+            assert isinstance(example, Passage)  # what has classes goes to `labelled`
             encoded = self._passage(example)
         return Encoded(encoded.input_ids, [True] * len(encoded.input_ids)) if self._train_on_inputs else encoded
 

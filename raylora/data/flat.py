@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from raylora.data.collate import Batch
+from raylora.spec.labels import IGNORED
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,21 @@ def join(lines: Sequence[FlatBatch]) -> FlatBatch:
         torch.cat([line.position_ids_1N for line in lines], dim=1),
         tuple(length for line in lines for length in line.row_lengths),
     )
+
+
+def one_text_a_line(batch: Batch) -> Batch:
+    """Give each text a line of its own, padded at its end, for models that tell no texts of a line apart.
+
+    Args:
+        batch: On the CPU; without any text it stays as it is.
+    """
+    if all(len(ids) <= 1 for ids in batch.row_ids):
+        return batch
+    line = flatten(batch)
+    ids, labels, positions = (
+        pad_sequence(list(of[0].split(line.row_lengths)), batch_first=True, padding_value=padding)
+        for of, padding in ((line.input_ids_1N, 0), (line.labels_1N, IGNORED), (line.position_ids_1N, 0))
+    )
+    lengths_B1 = torch.tensor(line.row_lengths)[:, None]
+    segments_BT = (torch.arange(ids.shape[1])[None] < lengths_B1).long()
+    return Batch(ids, labels, positions, segments_BT, tuple((row,) for of_line in batch.row_ids for row in of_line))

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from raylora.data.tokenised import Positions, Text, TokenisedRows
+from raylora.data.tokenised import LabelledText, Positions, TokenisedRows, next_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,14 @@ class Mismatched:
         cut: NDArray[np.int64] = np.minimum(num_tokens, self.sequence_len)
         return cut
 
-    def texts(self, position: int) -> list[Text]:
-        """The one text of a position: its token ids, and for each token whether the loss is counted on it."""
+    def labelled(self, position: int) -> list[LabelledText]:
+        """The one text of a position."""
         start, start_other = self._start(self.prompts[position]), self._start(self.completions[position])
         given, given_labels = self.rows.tokens(self.prompts[position])
         other, other_labels = self.rows.tokens(self.completions[position])
         ids_T = np.concatenate([given[:start], other[start_other:]])[: self.sequence_len]
         is_label_T = np.concatenate([given_labels[:start], other_labels[start_other:]])[: self.sequence_len]
-        return [(ids_T, is_label_T)]
+        return [(ids_T, next_tokens(ids_T, is_label_T))]
 
     def _start(self, row: int) -> int:
         """Tokens before the first that is learned."""

@@ -16,15 +16,16 @@ import numpy as np
 import tokenizers
 import transformers
 
-from raylora.data import chat, conversation, encode, formats, json_array, rows, tokenise
+from raylora.data import chat, conversation, encode, formats, json_array, labelled, rows, tokenise
 from raylora.data.balance import why_unbalanced
 from raylora.data.encode import Encoder
+from raylora.data.labelled import LabelEncoder
 from raylora.data.mix import check_weights
 from raylora.data.report import DataReport, SourceReport, report_source
 from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
 from raylora.data.split import split_rows
-from raylora.data.tokenise import Fate, RowTokeniser, tokens_table
+from raylora.data.tokenise import Fate, RowEncoder, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import DataError, together
@@ -35,7 +36,7 @@ from raylora.store.once import build_once
 _log = get_logger(__name__)
 _NUM_NAMED_ROWS = 5
 # What the tokens of a row depend on. Their text is part of the cache's key, so no version number can be forgotten.
-_CODE = (chat, conversation, encode, formats, json_array, rows, tokenise)
+_CODE = (chat, conversation, encode, formats, json_array, labelled, rows, tokenise)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Tokenisation:
     """How the sources of one run become tokens."""
 
     spec: RunSpec
-    encoder: Encoder
+    encoder: RowEncoder
     key: str
     cache: Path
 
@@ -133,9 +134,10 @@ class _Tokenisation:
             tokenizer_digest(tokenizer),
             [transformers.__version__, tokenizers.__version__],
             [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
-            [spec.sequence_len, spec.excess_length_strategy, spec.train_on_inputs],
+            [spec.sequence_len, spec.excess_length_strategy, spec.train_on_inputs, spec.task_type, spec.labels],
         ]
-        return cls(spec, Encoder(tokenizer, spec.train_on_inputs), json.dumps(about), cache)
+        encoder = LabelEncoder(tokenizer, spec.labels) if spec.has_head else Encoder(tokenizer, spec.train_on_inputs)
+        return cls(spec, encoder, json.dumps(about), cache)
 
     def rows(self, sources: Sequence[Source]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
         """Tokenise some sources, and keep the rows that can be used."""

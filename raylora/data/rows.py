@@ -1,14 +1,16 @@
-"""A row of a file becomes a conversation, a passage, a pair of either or a rated one, whatever columns its type has.
+"""A row of a file becomes a conversation, a passage, a pair of either, a rated one, or what has classes, by its type.
 
 Enters: one row as a dict, the dataset's type and its column names. Leaves: a Conversation (rendered by the chat
-template), a Passage (prompt and text), a Pair or a Rated. Called by tokenise. To add a type, add its function and its
-entry in TYPES.
+template), a Passage (prompt and text), a Pair, a Rated, a Classified text or Tagged words. Called by tokenise. To add a
+type, add its function and its entry in TYPES.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +44,23 @@ class Rated:
     is_desirable: bool
 
 
-Example = Conversation | Passage | Pair | Rated
+@dataclass(frozen=True)
+class Classified:
+    """A text and its class, by name or by number."""
+
+    text: str
+    label: str | int
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Words and the class of each, by name or by number."""
+
+    words: tuple[str, ...]
+    tags: tuple[str | int, ...]
+
+
+Example = Conversation | Passage | Pair | Rated | Classified | Tagged
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,37 @@ def _truth(row: Row, column: str) -> bool:
     return found
 
 
+def _classification(row: Row) -> Classified:
+    return Classified(_text(row, "text"), _class(row["label"], "label"))
+
+
+def _tags(row: Row) -> Tagged:
+    words, tags = (_list(row, column) for column in ("tokens", "tags"))
+    if len(words) != len(tags):
+        raise DataError(f"tokens are {len(words)} and tags {len(tags)}; each word has one tag")
+    for at, word in enumerate(words):
+        if not isinstance(word, str) or not word.strip():
+            raise DataError(f"tokens[{at}]: a word, got {short(word)}")
+    return Tagged(tuple(words), tuple(_class(tag, f"tags[{at}]") for at, tag in enumerate(tags)))
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    """A list, which CSV files hold as its JSON text."""
+    value = row[column]
+    if isinstance(value, str) and _is_json(value):
+        with suppress(json.JSONDecodeError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{column}: a list with something in it, got {short(row[column])}")
+    return value
+
+
+def _class(value: Any, at: str) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{at}: a class by its name or its number, got {short(value)}")
+    return value
+
+
 def _different(pair: Pair) -> Pair:
     if pair.chosen == pair.rejected:
         raise DataError("chosen and rejected are the same; a pair has two different answers")
@@ -201,5 +250,7 @@ TYPES: dict[str, RowType] = {
     "text": RowType(("text",), (), _plain_text),
     "preference": RowType(("chosen", "rejected"), ("prompt", "tools"), _preference),
     "unpaired_preference": RowType(("prompt", "completion", "label"), ("tools",), _unpaired_preference),
+    "classification": RowType(("text", "label"), (), _classification),
+    "tags": RowType(("tokens", "tags"), (), _tags),
 }
 """Each row type of the specification."""

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from raylora.data.encode import Encoded, Encoder
-from raylora.data.rows import read_row
+from raylora.data.encode import Encoded
+from raylora.data.rows import Example, read_row
 from raylora.data.source import Source
 from raylora.errors import DataError
 
@@ -35,6 +35,17 @@ _TOKENS = pa.schema(
         *(("split_at", pa.int32()), ("is_desirable", pa.uint8())),
     ]
 )
+
+
+class RowEncoder(Protocol):
+    """What makes tokens and labels of an example: `encode` and `labelled` have one each."""
+
+    def encode(self, example: Example) -> Encoded:
+        """Encode one example.
+
+        Raises:
+            DataError: It cannot be.
+        """
 
 
 class Fate(enum.IntEnum):
@@ -61,7 +72,7 @@ class RowTokeniser:
         truncates: Whether a longer row is cut at its end instead of dropped.
     """
 
-    encoder: Encoder
+    encoder: RowEncoder
     source: Source
     sequence_len: int
     truncates: bool
@@ -77,6 +88,7 @@ class RowTokeniser:
             "is_label": [encoded.is_label for _, encoded in rows],
             "split_at": [encoded.split_at for _, encoded in rows],
             "is_desirable": [encoded.is_desirable for _, encoded in rows],
+            "classes": [list(encoded.classes) for _, encoded in rows],
         }
 
     def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:

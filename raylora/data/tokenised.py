@@ -16,14 +16,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylora.data.source import Source
+from raylora.spec.labels import IGNORED
 
 Positions = NDArray[np.int64]
 Text = tuple[NDArray[np.int32], NDArray[np.bool_]]
 """Token ids, and for each token whether the loss is counted on it. Shapes: [T], [T]."""
+LabelledText = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""Token ids, and the label at each token: the next token, or a class, or `IGNORED`. Shapes: [T], [T]."""
 SPLIT_AT = "split_at"
 """Column of where a row's second text starts, 0 where it has one; a table whose rows all have one may be without."""
 DESIRABLE = "is_desirable"
 """Column of whether a row's answer is desirable; a table whose rows are not rated may be without."""
+CLASSES = "classes"
+"""Column of the class of each token with loss; empty, or not there, where the tokens themselves are learned."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
@@ -109,6 +114,20 @@ class TokenisedRows:
             return [(ids_T, is_label_T)]
         return [(ids_T[:split_at], is_label_T[:split_at]), (ids_T[split_at:], is_label_T[split_at:])]
 
+    def labelled(self, position: int) -> list[LabelledText]:
+        """Each text of a row with its labels."""
+        table, line = self._line(int(self.row_ids[position]))
+        classes = table.column(CLASSES)[line].values.to_numpy() if CLASSES in table.column_names else ()
+        if not len(classes):
+            return [(ids_T, next_tokens(ids_T, is_label_T)) for ids_T, is_label_T in self.texts(position)]
+        found = []
+        for ids_T, is_label_T in self.texts(position):
+            labels_T = np.full(len(ids_T), IGNORED, dtype=np.int64)
+            num_labels = int(is_label_T.sum())
+            labels_T[is_label_T], classes = classes[:num_labels], classes[num_labels:]
+            found.append((ids_T, labels_T))
+        return found
+
     def place(self, row_id: int) -> str:
         """Say where a row is from, for people: ``rows.jsonl, line 7``."""
         table, line = self._line(row_id)
@@ -123,3 +142,18 @@ class TokenisedRows:
     def _line(self, row_id: int) -> tuple[pa.Table, int]:
         source = int(np.searchsorted(self._starts, row_id, side="right")) - 1
         return self.tables[source], row_id - int(self._starts[source])
+
+
+def next_tokens(ids_T: NDArray[np.int32], is_label_T: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The label at each token of a text: the token after it where the loss is counted on that one.
+
+    Args:
+        ids_T: Token ids.
+        is_label_T: For each token, whether the loss is counted on it; the first has nothing before it.
+
+    Shapes:
+        ids_T, is_label_T: (T,). Returns (T,).
+    """
+    labels_T = np.full(len(ids_T), IGNORED, dtype=np.int64)
+    labels_T[:-1] = np.where(is_label_T[1:], ids_T[1:], IGNORED)
+    return labels_T

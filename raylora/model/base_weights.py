@@ -53,6 +53,16 @@ class BaseWeights:
             return layer.whole(layer.held.detach(), torch.float32).float()
         return self._held_of(name, layer)
 
+    def published(self, name: str) -> Tensor | None:
+        """A tensor of the files; ``None`` where there is none of that name, or no files.
+
+        Args:
+            name: As the model has it.
+        """
+        if self._folder is None or name not in self._files:
+            return None
+        return self._files.read(name)
+
     def original(self, name: str) -> Tensor:
         """A layer's weight as the files have it.
 
@@ -91,7 +101,7 @@ class BaseWeights:
     @cached_property
     def _files(self) -> Weights:
         assert self._folder is not None
-        return Weights(self._folder)
+        return Weights(self._folder, getattr(self._model, "base_model_prefix", ""))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import sys
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.task_class import sees_both_sides
 
 # Kinds of layers that obey a mask over pairs of tokens, and the config field of their window.
 _WINDOW_FIELDS = {
@@ -46,6 +47,8 @@ def why_not_binned(model: PreTrainedModel, sequence_len: int) -> str | None:
         model: The base, not placed yet; its parameters may be on the meta device.
         sequence_len: Tokens of the longest bin, at least 1.
     """
+    if sees_both_sides(model.config):
+        return None  # each text has a line of its own there
     found = _no_attention(model) or _window(model, sequence_len) or _no_mask(model)
     if found is None:
         return None
@@ -63,6 +66,8 @@ def why_not_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:
         model: The base; its parameters may be on the meta device.
         longest_row: Tokens of the longest row, at least 1.
     """
+    if sees_both_sides(model.config):
+        return "lets tokens see those after them"
     return _no_attention(model) or _window(model, longest_row) or _no_row_lengths(model)
 
 

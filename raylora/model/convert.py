@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from raylora.errors import ModelError
 from raylora.model.digest import file_digest
 from raylora.model.gguf_header import general_facts, published_name
-from raylora.model.meta import causal_lm_class
+from raylora.model.task_class import causal_lm_class
 from raylora.store.once import build_once
 
 

@@ -58,11 +58,14 @@ def _is_broken(tensor: Tensor, shape: Shape | None) -> bool:
 def _shape(adapter: Adapter, name: str) -> Shape | None:
     """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known.
 
-    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1). ``None`` for those that only PEFT knows.
+    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1). ``None`` for a head's, and for those that only
+    PEFT knows.
     """
     if adapter.config.get("peft_type") not in SHAPED:
         return None
-    layer = re.split(r"\.(?:lora|vera)_", name.removeprefix(PREFIX))[0]
+    layer, *rest = re.split(r"\.(?:lora|vera)_", name.removeprefix(PREFIX))
+    if not rest:
+        return None
     matrix = name.removeprefix(f"{PREFIX}{layer}.").removesuffix(".weight")
     rank = _rank(adapter.config, layer)
     num_outputs, num_inputs = adapter.layers.get(layer, (None, None))

@@ -14,7 +14,9 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from raylora.errors import ModelError
-from raylora.model.meta import NO_CONFIG, causal_lm_class, read_config
+from raylora.model.meta import NO_CONFIG, read_config
+from raylora.model.task_class import task_class
+from raylora.spec.task import TaskType
 
 INDEX = "model.safetensors.index.json"
 
@@ -66,32 +68,34 @@ def check_listing(names: Collection[str], where: str) -> None:
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a local folder that cannot be the frozen base of a causal language model.
+def check_folder(folder: Path, task: TaskType = "causal_lm") -> None:
+    """Refuse a local folder that cannot be the frozen base of a task.
 
     Args:
         folder: Local folder.
+        task: What is to be learned.
 
     Raises:
-        ModelError: As `check_listing`; a shard is missing; code comes with it; it is no causal language model; or it
-            is quantized already.
+        ModelError: As `check_listing`; a shard is missing; code comes with it; it is no model for the task; or it is
+            quantized already.
     """
     check_listing([path.name for path in folder.iterdir()], str(folder))
     weight_files(folder)
-    check_config(read_config(folder), str(folder))
+    check_config(read_config(folder), str(folder), task)
 
 
-def check_config(config: PretrainedConfig, where: str) -> None:
-    """Refuse a config whose model cannot be the frozen base of a causal language model.
+def check_config(config: PretrainedConfig, where: str, task: TaskType = "causal_lm") -> None:
+    """Refuse a config whose model cannot be the frozen base of a task.
 
     Args:
         config: The model's config.
         where: The model as the user knows it.
+        task: What is to be learned.
 
     Raises:
-        ModelError: It is no causal language model, or it is quantized already.
+        ModelError: It is no model for the task, or it is quantized already.
     """
-    causal_lm_class(config)
+    task_class(config, task)
     quantized = getattr(config, "quantization_config", None)
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__

@@ -23,6 +23,7 @@ from raylora.errors import ModelError
 from raylora.model.folder import weight_files
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
+from raylora.model.positions import check_positions
 from raylora.model.quant import QuantFormat
 from raylora.spec.base import BaseFields
 from raylora.spec.run import RunSpec
@@ -43,20 +44,26 @@ class Parts:
 
 
 class Weights:
-    """The tensors of a folder's safetensors files by name, read (memory-mapped) one at a time."""
+    """The tensors of a folder's safetensors files by name, read (memory-mapped) one at a time.
 
-    def __init__(self, folder: Path) -> None:
-        self._files = {}
-        for path in weight_files(folder):
-            file = safe_open(path, framework="pt")
-            self._files.update(dict.fromkeys(file.keys(), file))
+    Args:
+        folder: Local folder.
+        trunk: What names of the model begin with, all but its head's: a base published without a head leaves it out.
+    """
+
+    def __init__(self, folder: Path, trunk: str = "") -> None:
+        opened = [safe_open(path, framework="pt") for path in weight_files(folder)]
+        self._files = {_present_name(key): (file, key) for file in opened for key in [*file.keys()]}
+        if trunk and not any(name.startswith(f"{trunk}.") for name in self._files):
+            self._files = {f"{trunk}.{name}": found for name, found in self._files.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
     def read(self, name: str) -> Tensor:
         """Return one tensor on the CPU in the dtype of the file."""
-        tensor: Tensor = self._files[name].get_tensor(name)
+        file, key = self._files[name]
+        tensor: Tensor = file.get_tensor(key)
         return tensor
 
 
@@ -98,13 +105,15 @@ def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) ->
 
     Args:
         config: Of the base.
-        spec: The run: quantization and gradient checkpointing count.
+        spec: The run: quantization, gradient checkpointing and the task count.
         dtype: Compute dtype.
 
     Raises:
-        ModelError: It is no causal language model, or cannot do the gradient checkpointing that was asked for.
+        ModelError: It is no model for the task, or cannot do the gradient checkpointing that was asked for.
     """
-    model = meta_model(config, dtype)
+    model = meta_model(config, dtype, spec)
+    if spec.has_head:
+        check_positions(model, spec.sequence_len)
     if spec.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(
             f"gradient_checkpointing: true: {type(model).__name__} cannot do it. Allowed for this base: false. "
@@ -134,7 +143,7 @@ def load_base(
     """
     parts = Parts()
     with parts.of("load"):
-        weights = Weights(folder)
+        weights = Weights(folder, model.base_model_prefix)
         _check_names(model, weights, folder)
     for name, block in blocks(model).items():
         _fill(block, f"{name}.", weights, device, parts)
@@ -215,6 +224,14 @@ def _return_freed_memory() -> None:
 def _file_name(name: str) -> str:
     """The checkpoint's name of a parameter: a packed row stands for the layer's weight."""
     return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
+
+
+def _present_name(key: str) -> str:
+    """A tensor's name in the model: the first BERTs were published with others for the values of a norm."""
+    for before, now in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        if key.endswith(before):
+            return key.removesuffix(before) + now
+    return key
 
 
 def _check_names(model: PreTrainedModel, weights: Weights, folder: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raylora.model.dropout import draw_kept
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.product import frozen_product
 from raylora.model.route import Route, Span
-from raylora.model.seed import stable_seed
 from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.stack import Stack, likeness
@@ -144,23 +144,10 @@ class LowRank:
         keep, kept_NI = 1.0 - settings.dropout, None
         if settings.dropout and self._route.training:
             kept_NI = torch.empty(num_tokens, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
-            self._draw(kept_NI, keep, [span for _, span in run])
+            spans = [span for _, span in run]
+            seeds = [self.updates[span.slot].settings.seed for span in spans]
+            draw_kept(kept_NI, keep, self.name, spans, seeds)
         return Tokens(slice(start, start + num_tokens), keep, kept_NI)
-
-    def _draw(self, kept_NI: Tensor, keep: float, spans: Sequence[Span]) -> None:
-        """Fill in what dropout keeps.
-
-        A row's mask follows from the slot's seed, the layer, the step and the row, so that it is drawn again where a
-        block is computed again, and whichever rank or micro-batch the row is in.
-        """
-        generator = torch.Generator("cpu" if kept_NI.is_meta else kept_NI.device)
-        rest_NI = kept_NI
-        for span in spans:
-            seed = self.updates[span.slot].settings.seed
-            for row, num_tokens in span.rows or [(0, len(kept_NI) // len(spans))]:
-                generator.manual_seed(stable_seed("dropout", seed, self.name, span.step, row))
-                rest_NI[:num_tokens].bernoulli_(keep, generator=generator)
-                rest_NI = rest_NI[num_tokens:]
 
 
 def _num_tokens(span: Span, x_NI: Tensor) -> int:

@@ -1,36 +1,26 @@
 """config.json -> the model's module tree without weights.
 
-Enters a folder with config.json (or its config); leaves a causal language model whose parameters are on the meta
-device (shape and dtype, no bytes) and whose buffers are real. 175B parameters take about a second and no memory.
-Called by the loader, the target matcher, `inspect` and the estimate.
+Enters a folder with config.json (or its config) and a task; leaves a model whose parameters are on the meta device
+(shape and dtype, no bytes) and whose buffers are real. 175B parameters take about a second and no memory. Called by the
+loader, the target matcher, `inspect` and the estimate.
 """
 
 from __future__ import annotations
 
-import ast
 import copy
-import inspect
 import json
-import sys
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from raylora.errors import ModelError
-
-CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""Endings of the class names under which checkpoints that can continue a text are published."""
-
-CAUSAL_FLAGS = ("is_decoder", "causal")
-"""Config fields that make one class an encoder or a decoder: BERT and its kin, XLM."""
-
-SEES_BOTH_SIDES = ("cpmant", "xlnet")
-"""Types that transformers lists as causal and whose tokens see those after them unless a special mask is given."""
+from raylora.model.head_seat import take_head
+from raylora.model.task_class import AUTO, task_class
+from raylora.spec.task import TaskFields
 
 NO_CONFIG = (
     "base_model: {} has no config.json. Allowed: a folder in the layout of the Hugging Face hub "
@@ -65,57 +55,32 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def causal_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Find the class of transformers that runs this config as a causal language model.
-
-    Args:
-        config: A config from `read_config`.
-
-    Raises:
-        ModelError: An encoder, an encoder-decoder, an architecture without a causal language model, or one that lets
-            tokens see those after them: its loss would be low and mean nothing.
-    """
-    declared = list(config.architectures or ())
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise ModelError(_not_causal(config, "its architecture has no decoder-only language model"))
-    if declared and not any(name.endswith(CAUSAL_NAMES) for name in declared):
-        raise ModelError(_not_causal(config, f"it was published as {', '.join(declared)}"))
-    found = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
-    if config.model_type in SEES_BOTH_SIDES:
-        raise ModelError(_not_causal(config, "each of its tokens sees those after it"))
-    for flag in CAUSAL_FLAGS:
-        if getattr(config, flag, None) is False and _reads(found, flag):
-            reason = f"config.json says (or leaves at) {flag}: false, so each token sees those after it"
-            raise ModelError(_not_causal(config, reason, f", or set {flag}: true if it was trained that way"))
-    return found
-
-
-def meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def meta_model(config: PretrainedConfig, dtype: torch.dtype, task: TaskFields | None = None) -> PreTrainedModel:
     """Build the module tree with parameters on the meta device, real buffers and tied weights tied.
 
     Args:
         config: A config from `read_config`; left as it is.
         dtype: Dtype of the parameters.
+        task: What the model is for, a causal language model where absent; a head that is to be trained is taken out.
 
     Raises:
-        ModelError: As `causal_lm_class`.
+        ModelError: As `task_class`.
     """
-    model_class = causal_lm_class(config)
+    task = task or TaskFields()
+    model_class, config = task_class(config, task.task_type), copy.deepcopy(config)
+    if task.has_head:
+        config.num_labels = task.num_labels
     attention = "sdpa" if model_class._supports_sdpa else "eager"
+    auto, _ = AUTO[task.task_type]
     with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        model: PreTrainedModel = auto.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
+    if task.has_head:
+        take_head(model, task)
     # Moving a parameter to the meta device made a new one, so what was tied in the constructor came apart.
     model.tie_weights()
     return model
-
-
-def _reads(model_class: type[PreTrainedModel], field: str) -> bool:
-    """Whether a model's code looks at a config field: GPT-NeoX has ``is_decoder: false`` and pays no attention."""
-    tree = ast.parse(inspect.getsource(sys.modules[model_class.__module__]))
-    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == field)
-    return any(isinstance(node.ctx, ast.Load) and ast.unparse(node.value).endswith("config") for node in attributes)
 
 
 def _read_json(folder: Path) -> dict[str, object]:
@@ -141,11 +106,3 @@ def _remote_code(folder: Path, kind: object, auto_map: object) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def _not_causal(config: PretrainedConfig, reason: str, otherwise: str = "") -> str:
-    return (
-        f"base_model: model_type {config.model_type!r} is no causal language model: {reason}. "
-        "Allowed: a decoder-only text model (AutoModelForCausalLM), such as Llama, Qwen, Mistral, Gemma or GPT-NeoX. "
-        f"Choose such a base{otherwise}."
-    )

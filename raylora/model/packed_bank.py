@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from raylora.model.bank import Adapter
 from raylora.model.base_weights import BaseWeights
 from raylora.model.frozen_linear import FrozenLinear
+from raylora.model.head_seat import seat_of
+from raylora.model.heads import Heads
 from raylora.model.low_rank import LowRank
 from raylora.model.peft_format import adapter_config, short_targets, tensor_name
 from raylora.model.route import Route, Span
@@ -40,6 +42,7 @@ class PackedBank:
         self._model, self._base_name, self._device = model, base_name, device
         self._weights = weights or BaseWeights(model)
         self._route, self._projections = Route(), Projections(device)
+        self._heads = Heads(seat_of(model), self._route, device, self._weights)
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
         self._settings: dict[int, Slot] = {}
@@ -56,11 +59,13 @@ class PackedBank:
                     self._layers[name] = LowRank(Site(name, base, self._device, self._weights), self._route)
                 self._layers[name].admit(slot, settings, projection)
                 self._targets[slot].append(name)
+            self._heads.admit(slot, settings)
             undo.pop_all()
 
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
         del self._settings[slot]
+        self._heads.release(slot)
         for layer in self._of(slot):
             del layer.updates[slot]
         del self._targets[slot]
@@ -71,12 +76,13 @@ class PackedBank:
         return () if settings is None else (settings.r, settings.scale, settings.dropout)
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """What trains at every target, by ``<module>.lora_A`` and so on."""
-        return {
+        """What trains at every target, by ``<module>.lora_A`` and so on, and the slot's head where it has one."""
+        adapter = {
             f"{layer.name}.{matrix}": parameter
             for layer in self._of(slot)
             for matrix, parameter in layer.updates[slot].trained.items()
         }
+        return adapter | self._heads.parameters(slot)
 
     def frozen(self, slot: int) -> list[Tensor]:
         """What a slot holds beside what trains."""
@@ -97,7 +103,11 @@ class PackedBank:
             for layer in self._of(slot)
             for matrix, tensor in layer.updates[slot].export().items()
         }
-        return Adapter(tensors, self._config(slot), {layer.name: layer.shape for layer in self._of(slot)})
+        return Adapter(
+            tensors | self._heads.export(slot),
+            self._config(slot),
+            {layer.name: layer.shape for layer in self._of(slot)},
+        )
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """The tensors of :meth:`export`."""
@@ -108,6 +118,7 @@ class PackedBank:
         for layer in self._of(slot):
             update = layer.updates[slot]
             update.load({matrix: tensors[self._name(slot, layer, matrix)] for matrix in update.trained})
+        self._heads.load(slot, tensors)
 
     def _of(self, slot: int) -> list[LowRank]:
         return [self._layers[name] for name in self._targets[slot]]
@@ -116,4 +127,5 @@ class PackedBank:
         return tensor_name(layer.name, matrix, bare=self._settings[slot].use_adalora)
 
     def _config(self, slot: int) -> dict[str, Any]:
-        return adapter_config(self._settings[slot], short_targets(self._model, self._targets[slot]), self._base_name)
+        short = short_targets(self._model, self._targets[slot])
+        return adapter_config(self._settings[slot], short, self._base_name) | self._heads.config

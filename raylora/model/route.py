@@ -18,12 +18,14 @@ class Span:
         num_tokens: How many; ``None`` for all tokens of the pass.
         step: Where the slot's training stands, from 0; with the rows it seeds dropout.
         rows: Number of each row of the data, and its tokens; they count as one row where absent.
+        num_labelled: How many of its tokens have labels, where a head is asked about those.
     """
 
     slot: int
     num_tokens: int | None = None
     step: int = 0
     rows: tuple[tuple[int, int], ...] = ()
+    num_labelled: int = 0
 
 
 @dataclass

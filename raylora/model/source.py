@@ -43,7 +43,7 @@ def resolve_base(spec: RunSpec, cache: Path) -> BaseFolder:
     """Bring the base model of a run to this machine.
 
     Args:
-        spec: The run; `base_model` and `base_model_revision` count.
+        spec: The run; `base_model`, `base_model_revision` and `task_type` count.
         cache: Folder for what is converted or downloaded; safe for many processes at once.
 
     Raises:
@@ -51,7 +51,7 @@ def resolve_base(spec: RunSpec, cache: Path) -> BaseFolder:
         StoreError: Storage cannot be read, or the cache cannot be written.
     """
     path, name, revision = _locate(spec.base_model, spec.base_model_revision, cache)
-    check_folder(path)
+    check_folder(path, spec.task_type)
     return BaseFolder(path, name or logical_name(path, path.name), revision, base_digest(path, cache))
 
 
@@ -59,7 +59,7 @@ def base_config(spec: RunSpec) -> PretrainedConfig:
     """Read the config of a run's base model without fetching or converting its weights.
 
     Args:
-        spec: The run; `base_model` and `base_model_revision` count.
+        spec: The run; `base_model`, `base_model_revision` and `task_type` count.
 
     Raises:
         ModelError: Nothing is there, or what is there cannot be the base of a run.
@@ -72,7 +72,7 @@ def base_config(spec: RunSpec) -> PretrainedConfig:
         config = read_config(hub_folder(asked, spec.base_model_revision, ["config.json"]))
     else:
         config = read_config(path) if path.is_dir() else gguf_config(path)
-    check_config(config, asked)
+    check_config(config, asked, spec.task_type)
     return config
 
 

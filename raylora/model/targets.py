@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from raylora.errors import ModelError
+from raylora.model.head_seat import HeadSeat
 from raylora.spec.adapter import AdapterFields
 from raylora.spec.pattern import matching
 
@@ -119,6 +120,8 @@ def _unadaptable(entry: str, found: Mapping[str, nn.Module], model: PreTrainedMo
             )
     if not any(isinstance(module, nn.Linear) for module in found.values()):
         name, module = next(iter(found.items()))
+        if isinstance(module, HeadSeat):
+            return f"{entry!r} matches the head {name}, which is trained whole. Leave it out; {ALL_LINEAR} does."
         return (
             f"{entry!r} matches no linear layer, only {name} ({type(module).__name__}). Allowed: names of linear "
             "layers; run raylora inspect"

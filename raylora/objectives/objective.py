@@ -1,4 +1,4 @@
-"""What a run minimises: losses of labelled tokens enter, sums and what they are divided by leave.
+"""What a run minimises: what was read out of labelled tokens enters, sums and what they are divided by leave.
 
 A loss is a sum of means. Each measure is a sum over tokens or rows, and is divided by their number over all ranks and
 micro-batches of a step, so that neither changes what is learned. Called by the step and by evaluation.
@@ -36,15 +36,20 @@ class Scores:
         is_hit_N: Whether each is what the model holds likeliest; takes no gradient.
         reference_N: Cross-entropy of each without the adapter, where it is asked for; takes no gradient.
         point: The slot's reference point, where it is asked for.
+        classes_N: The class that each is, where a head was asked.
+        logits_NL: The head's output for each, where one was asked.
 
     Shapes:
-        losses_N, is_hit_N, reference_N: (N,), N all labelled tokens. point: ().
+        losses_N, is_hit_N, reference_N, classes_N: (N,), N all labelled tokens. point: (). logits_NL: (N, L), L outputs
+        of the head.
     """
 
     losses_N: Tensor
     is_hit_N: Tensor
     reference_N: Tensor | None = None
     point: Tensor | None = None
+    classes_N: Tensor | None = None
+    logits_NL: Tensor | None = None
 
     def split(self, counts: Sequence[int]) -> tuple[Scores, ...]:
         """Take passes of several micro-batches apart, before anything else is told of them.
@@ -53,11 +58,14 @@ class Scores:
             counts: Labelled tokens of each.
         """
         losses, hits = self.losses_N.split(list(counts)), self.is_hit_N.split(list(counts))
-        return tuple(Scores(*both) for both in zip(losses, hits, strict=True))
+        if self.classes_N is None or self.logits_NL is None:
+            return tuple(Scores(*both) for both in zip(losses, hits, strict=True))
+        of_head = zip(losses, hits, self.classes_N.split(list(counts)), self.logits_NL.split(list(counts)), strict=True)
+        return tuple(Scores(*both, classes_N=classes, logits_NL=logits) for *both, classes, logits in of_head)
 
 
 class Objective(Protocol):
-    """How the losses of tokens become a run's loss and what else is told of it."""
+    """How what was read out becomes a run's loss and what else is told of it."""
 
     @property
     def needs_reference(self) -> bool:

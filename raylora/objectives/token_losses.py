@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from raylora.errors import ModelError
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.objectives.objective import Scores
+from raylora.objectives.readout import logits_of
 from raylora.spec.labels import IGNORED
 
 POST_PROCESSED = (
@@ -56,7 +57,7 @@ class TokenLosses:
         self._is_checked = False
         self._head.forward = self._forward_head
 
-    def __call__(self, inputs: dict[str, Tensor], labels_BT: Tensor) -> Scores:
+    def __call__(self, inputs: Mapping[str, Any], labels_BT: Tensor) -> Scores:
         """Losses and hits of the labelled tokens, row by row, left to right.
 
         Args:
@@ -73,14 +74,7 @@ class TokenLosses:
         self._rows_N = (labels_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
         self._targets_N = labels_BT.reshape(-1)[self._rows_N]
         try:
-            output: Tensor = self._model(**inputs, use_cache=False).logits
-        # No RuntimeError: memory that is full and ranks that are gone, which are not the model's fault, are that too.
-        except (TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
-            raise ModelError(
-                f"base_model: the forward pass of {type(self._model).__name__} cannot run ({type(error).__name__}: "
-                f"{error}). Check that tokenizer, config.json and weights belong together, and that transformers alone "
-                "can run this model on the same tokens"
-            ) from error
+            output = logits_of(self._model, inputs)
         finally:
             targets_N, self._targets_N = self._targets_N, None
         if self._fused:

@@ -20,6 +20,7 @@ from raylora.model.source import BaseFolder, resolve_base
 from raylora.spec.data import DataFields
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep_rules import MUTABLE
+from raylora.spec.task import TaskFields
 from raylora.store.home import cache_dir
 from raylora.tracking.lineage import lineage
 from raylora.train.ranks import Ranks
@@ -46,7 +47,8 @@ class Inputs:
     @staticmethod
     def key(spec: RunSpec) -> str:
         """Runs with equal keys read the same."""
-        asked = spec.model_dump(mode="json", include={"base_model", "base_model_revision", *DataFields.model_fields})
+        fields = {"base_model", "base_model_revision", *DataFields.model_fields, *TaskFields.model_fields}
+        asked = spec.model_dump(mode="json", include=fields)
         return json.dumps([spec.seed, asked], sort_keys=True)
 
     def batches(self, spec: RunSpec) -> tuple[Batches, Batches | None]:

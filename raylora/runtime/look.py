@@ -46,4 +46,4 @@ def inspect(spec: RunSpec) -> Inspection:
     """
     with before_start():
         config = base_config(spec)
-    return inspect_targets(meta_model(config, torch.float32), spec)
+    return inspect_targets(meta_model(config, torch.float32, spec), spec)

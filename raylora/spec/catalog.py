@@ -20,6 +20,7 @@ from raylora.spec.knobs import KINDS
 from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
 from raylora.spec.run_fields import RunFields
 from raylora.spec.sweep_fields import BudgetSpec, SweepFields
+from raylora.spec.task import TaskFields
 from raylora.spec.train import TrainFields
 from raylora.spec.yaml_text import KeyPath
 
@@ -48,6 +49,7 @@ def _group(title: str, part: type[Part], prefix: str = "") -> Group:
 
 GROUPS = (
     _group("Base model", BaseFields),
+    _group("Task", TaskFields),
     _group("Adapter", AdapterFields),
     _group("Data", DataFields),
     _group("Each entry of datasets and test_datasets", DatasetSpec, "datasets.0."),

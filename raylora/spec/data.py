@@ -15,8 +15,10 @@ class DatasetSpec(Part):
     path: Address
     """Hub id, or a file, folder or glob, local or `s3://`: JSONL, JSON, CSV, Parquet or Arrow by its ending."""
 
-    type: Literal["chat", "completion", "alpaca", "text", "preference", "unpaired_preference"] = "chat"
-    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, `preference` (chosen, rejected, prompt, tools), two answers to one prompt, or `unpaired_preference` (prompt, completion, label, tools), one answer that is desirable or not."""
+    type: Literal[
+        "chat", "completion", "alpaca", "text", "preference", "unpaired_preference", "classification", "tags"
+    ] = "chat"
+    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, `preference` (chosen, rejected, prompt, tools), two answers to one prompt, `unpaired_preference` (prompt, completion, label, tools), one answer that is desirable or not, `classification` (text, label), or `tags` (tokens, tags), words and a class of each."""
 
     split: str = "train"
     """Split of a hub dataset."""

@@ -16,7 +16,6 @@ _SETTLED: Mapping[str, tuple[Any, ...]] = {
     "finetuning_type": ("lora",),
     "use_peft": (True,),
     "peft_type": ("LORA",),
-    "task_type": ("CAUSAL_LM",),
     "lora_task_type": ("CAUSAL_LM",),
     "bias": ("none",),
     "pissa_convert": (True,),
@@ -77,7 +76,8 @@ _UNSUPPORTED: Mapping[str, str] = {
         layers_pattern peft_layers_to_transform peft_layers_pattern""",
     "raylora starts from a fresh adapter; remove it": "lora_model_dir adapter_name_or_path create_new_adapter",
     "raylora learns from preferences by rl: dpo, ipo, orpo or kto and rl_beta; remove it": """
-        trl reward_model process_reward_model pref_loss pref_ftx simpo_gamma rpo_alpha""",
+        trl process_reward_model pref_loss pref_ftx simpo_gamma rpo_alpha""",
+    "write rl: reward and task_type: seq_cls": "reward_model",
     "the reference of rl: dpo, ipo and kto is the base without the adapter; remove it": "ref_model",
     "write distributed: {strategy: ddp, fsdp or deepspeed, zero_stage: ..., num_workers: ...}": """
         deepspeed fsdp fsdp_config fsdp_version fsdp_final_state_dict_type dp_shard_size dp_replicate_size

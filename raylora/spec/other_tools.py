@@ -234,6 +234,11 @@ def _dtype(value: Any) -> Mapping[str, Any]:
     return {"dtype": value}
 
 
+def _task_type(value: Any) -> Mapping[str, Any]:
+    """PEFT writes tasks in capitals."""
+    return {"task_type": value.lower() if isinstance(value, str) else value}
+
+
 RUN_VALUES: Mapping[str, Reading] = {
     "adapter": _adapter,
     "optimizer": _words("optimizer", adamw_torch_fused="adamw_torch", adamw_8bit="adamw_bnb_8bit"),
@@ -242,6 +247,7 @@ RUN_VALUES: Mapping[str, Reading] = {
     "warmup_steps": _warmup_steps,
     "chat_template": _chat_template,
     "dtype": _dtype,
+    "task_type": _task_type,
 }
 """Readings of our own fields' values, which return them unchanged where they are ours."""
 

@@ -19,6 +19,8 @@ _SHARED = {
     "distributed",
     "ray",
     "rl",
+    "task_type",
+    "labels",
 }
 """What decides the base, its placement, the worker group, and what a pass of the base computes."""
 

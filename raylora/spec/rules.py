@@ -17,12 +17,13 @@ from raylora.spec.phases import why_no_phases
 from raylora.spec.rule import Rule, broken, registrar
 from raylora.spec.run_fields import RunFields
 from raylora.spec.show import show
+from raylora.spec.task_rules import TASK_RULES
 
 STARTS = r"eva|gaussian|loftq|olora|pissa(_niter_[1-9]\d{0,3})?"
 """Values of `init_lora_weights` beside `true`, in PEFT's spelling."""
 
 HOLDING = {
-    "preference": "hold pairs of answers; set rl: dpo, ipo or orpo",
+    "preference": "hold pairs of answers; set rl: dpo, ipo, orpo or reward",
     "unpaired_preference": "hold answers that are desirable or not; set rl: kto",
 }
 """Types of datasets that `rl` learns from: what they hold, and under which."""
@@ -286,3 +287,6 @@ def _template_is_jinja_or_path(run: RunFields) -> str | None:
             "line for the tokenizer's own template, or give the path of a file with one"
         )
     return None
+
+
+RULES += TASK_RULES

@@ -6,10 +6,11 @@ from raylora.spec.adapter import AdapterFields
 from raylora.spec.base import BaseFields
 from raylora.spec.data import DataFields
 from raylora.spec.place import DistributedSpec, RaySpec, StorageSpec, TrackingSpec
+from raylora.spec.task import TaskFields
 from raylora.spec.train import TrainFields
 
 
-class RunFields(TrainFields, DataFields, AdapterFields, BaseFields):
+class RunFields(TrainFields, DataFields, AdapterFields, TaskFields, BaseFields):
     """A run whose fields are each right; whether they fit together is asked by `rules.py`."""
 
     run_name: str | None = None

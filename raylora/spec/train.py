@@ -10,8 +10,8 @@ from raylora.spec.fields import Fraction, NonNegativeFloat, NonNegativeInt, Part
 class TrainFields(Part):
     """Objective, steps, optimizer, schedule, evaluation and checkpoints."""
 
-    rl: Literal["dpo", "ipo", "orpo", "kto"] | None = None
-    """What is learned from pairs of answers (datasets of type `preference`): `dpo` and `ipo` against the base without the adapter, `orpo` without a reference; or with `kto` from single answers that are desirable or not (`unpaired_preference`), against the base too; supervised fine-tuning where absent."""
+    rl: Literal["dpo", "ipo", "orpo", "kto", "reward"] | None = None
+    """What is learned from pairs of answers (datasets of type `preference`): `dpo` and `ipo` against the base without the adapter, `orpo` without a reference, `reward` a number for each text that is higher for the better one (with `task_type: seq_cls`); or with `kto` from single answers that are desirable or not (`unpaired_preference`), against the base too; supervised fine-tuning where absent."""
 
     rl_beta: PositiveFloat = 0.1
     """How much a preference counts; under `dpo`, `ipo` and `kto` the larger, the closer to the base."""

@@ -43,6 +43,8 @@ def lineage(
         "base_model": base_name,
         "base_revision": base_revision,
         "base_digest": base_digest,
+        "task_type": spec.task_type,
+        "labels": list(spec.labels) or None,
         "quantization": word_for(spec),
         **_adapter(spec),
         "data_digest": data_digest,

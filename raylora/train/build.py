@@ -25,7 +25,7 @@ from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.unreached import warning_of_unreached
-from raylora.objectives.token_losses import TokenLosses
+from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
 from raylora.strategy.contract import Strategy
@@ -95,7 +95,7 @@ def place_base(
         strategy = choose_strategy(spec, device)
         weights = BaseWeights(model, folder, device, strategy.shards_base)
         bank = make_bank(model, spec, base_name, device, weights)
-    losses = TokenLosses(model)
+    readout = readout_of(spec, model)
     for name, seconds in load_base(model, folder, device, lambda part: _place(strategy, part, model)).items():
         report(name, seconds)
     recompute_activations(model, spec)
@@ -103,7 +103,7 @@ def place_base(
         # A rank without rows still gathers its part of a backward pass, and a pass with nothing to train has none.
         model.enable_input_require_grads()
     slot_ranks = Ranks() if slots_stay_on_ranks else ranks
-    trainee = Trainee(spec, model, bank, strategy, losses, device, ranks, slot_ranks, why_padded, unbinned)
+    trainee = Trainee(spec, model, bank, strategy, readout, device, ranks, slot_ranks, why_padded, unbinned)
     _check_share(trainee)
     return trainee
 

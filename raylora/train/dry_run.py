@@ -21,12 +21,14 @@ from raylora.data.collate import Batch
 from raylora.data.flat import FlatBatch
 from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
+from raylora.model.head_seat import output_head
 from raylora.model.route import Span
 from raylora.model.row_attention import attend_by_rows
-from raylora.objectives.token_losses import TokenLosses
+from raylora.model.task_class import sees_both_sides
+from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
 from raylora.train.build import recompute_activations
-from raylora.train.forward import padded_inputs
+from raylora.train.forward import encoder_inputs, padded_inputs
 from raylora.train.live_bytes import LiveBytes
 
 META = torch.device("meta")
@@ -50,7 +52,7 @@ class StepBytes:
 
 
 def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec]) -> StepBytes:
-    """Run one full micro-batch of every slot without values: lines of `sequence_len` tokens, every token labelled.
+    """Run one full micro-batch of every slot without values: lines of `sequence_len` tokens, all labelled.
 
     Args:
         model: From `base_on_meta`, adapters attached; used up.
@@ -73,16 +75,16 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
         parameter.grad = gradient
     beside = [tensor for slot in range(len(specs)) for tensor in bank.frozen(slot)]
     live = LiveBytes([*model.parameters(), *model.buffers(), *adapters, *beside, *gradients])
-    loss = TokenLosses(model)
+    readout = readout_of(spec, model)
     before_loss: list[int] = []
-    head: Any = model.get_output_embeddings()
-    head.register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
+    output_head(model).register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
     inputs, labels_BT = _full_batch(model, specs, why_not is None)
-    counts = [of_slot.micro_batch_size * of_slot.sequence_len for of_slot in specs]
-    bank.route([Span(slot, count) for slot, count in enumerate(counts)])
+    counts = [_num_labels(of_slot) for of_slot in specs]
+    spans = enumerate(zip(specs, counts, strict=True))
+    bank.route([Span(slot, _num_tokens(of_slot), num_labelled=count) for slot, (of_slot, count) in spans])
     try:
-        with _attention_without_scores(), live, _Answers():  # type: ignore[no-untyped-call]
-            scores = loss(inputs, labels_BT)
+        with _attention_without_scores(), live, _Answers(sum(counts)):
+            scores = readout(inputs, labels_BT)
             loss_bytes = live.lap()
             torch.stack([of_slot.losses_N.sum() for of_slot in scores.split(counts)]).sum().backward()
     except (ModelError, RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -93,6 +95,16 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
         ) from error
     saved_bytes, forward_bytes = before_loss
     return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())
+
+
+def _num_tokens(spec: RunSpec) -> int:
+    return spec.micro_batch_size * spec.sequence_len
+
+
+def _num_labels(spec: RunSpec) -> int:
+    """Every token, or every text."""
+    of_line = {"seq_cls": 2 if spec.rl == "reward" else 1}.get(spec.task_type, spec.sequence_len)
+    return spec.micro_batch_size * of_line
 
 
 def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> tuple[dict[str, Any], Tensor]:
@@ -107,15 +119,23 @@ def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool)
         return line.inputs, line.labels_1N
     rows = (0, 1) if spec.joins_texts else (0,)  # two texts on a line need a mask
     batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * spec.micro_batch_size)
-    return padded_inputs(batch, model.dtype), batch.labels_BT
+    both_sides = sees_both_sides(model.config)
+    return encoder_inputs(batch) if both_sides else padded_inputs(batch, model.dtype), batch.labels_BT
 
 
 class _Answers(TorchDispatchMode):
-    """Answers what a forward pass asks of values that are not there: yes, and all of them.
+    """Answers what a forward pass asks of values that are not there: yes, and as many as are labelled.
 
-    Models ask whether a batch is without padding and without bins, the loss which tokens are labelled and whether its
-    losses came through the model unchanged.
+    Models ask whether a batch is without padding and without bins, the readout which tokens are labelled and whether
+    its losses came through the model unchanged.
+
+    Args:
+        num_labels: Tokens with labels.
     """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._num_labels = num_labels
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -124,7 +144,7 @@ class _Answers(TorchDispatchMode):
             return True
         if func is torch.ops.aten.nonzero.default:
             (mask,) = args
-            return mask.new_empty((mask.numel(), mask.ndim), dtype=torch.int64)
+            return mask.new_empty((self._num_labels, mask.ndim), dtype=torch.int64)
         return func(*args, **(kwargs or {}))
 
 

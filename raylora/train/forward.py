@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
-from raylora.data.flat import flatten, join
+from raylora.data.flat import flatten, join, one_text_a_line
 from raylora.model.route import NOBODY, Span
 from raylora.objectives.objective import Scores
 from raylora.train.trainee import Trainee
@@ -81,7 +81,7 @@ def idle_losses(trainee: Trainee) -> Tensor:
     """Losses of no token, out of a pass with tokens of nobody: other ranks need this one's part of the base.
 
     Shapes:
-        Returns (0,).
+        Returns (0,), or (0, C) where a head is asked.
     """
     return scores_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0].losses_N
 
@@ -97,19 +97,26 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     rows = [tuple(row for row in piece.batch.rows if row[0] != PADDING) for piece in present]
     trainee.bank.route(
         [
-            replace(piece.span, num_tokens=line.num_tokens, rows=of_piece)
+            replace(
+                piece.span,
+                num_tokens=line.num_tokens,
+                rows=of_piece,
+                num_labelled=piece.batch.num_label_tokens,
+            )
             for piece, line, of_piece in zip(present, lines, rows, strict=True)
         ]
     )
     line = join(lines).to(trainee.device)
-    return trainee.losses(line.inputs, line.labels_1N)
+    return trainee.readout(line.inputs, line.labels_1N)
 
 
 def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     (piece,) = pieces
-    batch = piece.batch.to(trainee.device)
-    trainee.bank.route([replace(piece.span, rows=piece.batch.rows)])
-    return trainee.losses(padded_inputs(batch, trainee.model.dtype), batch.labels_BT)
+    batch = one_text_a_line(piece.batch) if trainee.sees_both_sides else piece.batch
+    trainee.bank.route([replace(piece.span, rows=batch.rows, num_labelled=batch.num_label_tokens)])
+    batch = batch.to(trainee.device)
+    inputs = encoder_inputs(batch) if trainee.sees_both_sides else padded_inputs(batch, trainee.model.dtype)
+    return trainee.readout(inputs, batch.labels_BT)
 
 
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -122,3 +129,14 @@ def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
     inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT}
     mask = attention_mask(batch, dtype)
     return inputs if mask is None else inputs | {"attention_mask": mask}
+
+
+def encoder_inputs(batch: Batch) -> dict[str, Tensor]:
+    """The keyword arguments of a model whose tokens see those after them, for lines of one text; it counts positions.
+
+    Args:
+        batch: Lines of one text; a batch without any text is taken as if its padding were one.
+    """
+    is_text_BT = batch.segment_ids_BT > 0
+    mask_BT = is_text_BT | ~is_text_BT.any(1, keepdim=True)
+    return {"input_ids": batch.input_ids_BT, "attention_mask": mask_BT.long()}

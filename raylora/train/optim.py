@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from raylora.log import get_logger
+from raylora.model.heads import SAVED
 from raylora.spec.run_fields import RunFields
 from raylora.spec.train import TrainFields
 from raylora.strategy.contract import ParameterGroup
@@ -60,7 +61,7 @@ class AdamWFactory:
 def rates_of(spec: RunFields, names: Iterable[str]) -> dict[str, float]:
     """The multiple of the learning rate at which each parameter of an adapter moves.
 
-    As in PEFT, all that is not A moves with B: DoRA's magnitudes too.
+    As in PEFT, all of an adapter that is not A moves with B: DoRA's magnitudes too. A head moves with A.
 
     Args:
         spec: `loraplus_lr_ratio` counts.
@@ -68,7 +69,7 @@ def rates_of(spec: RunFields, names: Iterable[str]) -> dict[str, float]:
 
     Source: LoRA+, https://arxiv.org/abs/2402.12354.
     """
-    return {name: 1.0 if "lora_A" in name else spec.loraplus_lr_ratio for name in names}
+    return {name: 1.0 if "lora_A" in name or name.startswith(SAVED) else spec.loraplus_lr_ratio for name in names}
 
 
 def state_bytes(spec: TrainFields, num_values: int, device_type: str) -> int:

@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.bank import Adapter, AdapterBank
+from raylora.model.heads import SAVED
 from raylora.model.own_dropout import own_dropout
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
+from raylora.model.task_class import sees_both_sides
 from raylora.objectives.choose import objective_of
 from raylora.objectives.objective import Objective
-from raylora.objectives.token_losses import TokenLosses
+from raylora.objectives.readout import Readout
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from raylora.strategy.contract import Stepper, Strategy
@@ -40,7 +42,7 @@ class Trainee:
         model: The base.
         bank: The adapters.
         strategy: What placed the base.
-        losses: Computes the losses of tokens.
+        readout: Reads out of a forward pass what the objectives need of each label.
         device: This rank's.
         ranks: All ranks, which hold the base together.
         slot_ranks: The ranks that share each slot's steps: all of them, or each one alone with slots of its own.
@@ -56,7 +58,7 @@ class Trainee:
     model: PreTrainedModel
     bank: AdapterBank
     strategy: Strategy
-    losses: TokenLosses
+    readout: Readout
     device: torch.device
     ranks: Ranks
     slot_ranks: Ranks
@@ -106,7 +108,8 @@ class Trainee:
             InputError: The adapter's kind needs other steps.
         """
         if spec.adapter == "adalora":
-            self.allocations[slot] = Allocation(spec, self.bank.parameters(slot), num_steps)
+            of_adapter = {k: v for k, v in self.bank.parameters(slot).items() if not k.startswith(SAVED)}
+            self.allocations[slot] = Allocation(spec, of_adapter, num_steps)
 
     def export(self, slot: int) -> Adapter:
         """A slot's adapter as it is published."""
@@ -136,6 +139,11 @@ class Trainee:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss that sums over slots; slots do not meet in it."""
         next(iter(self.steppers.values())).backward(loss)
+
+    @cached_property
+    def sees_both_sides(self) -> bool:
+        """Whether tokens see those after them: each text then has a line of its own, and padding is masked."""
+        return sees_both_sides(self.model.config)
 
     @property
     def needs_reference(self) -> bool:

@@ -83,7 +83,7 @@ OTHER: dict[str, Any] = {
     "tracking": {"experiment": "other"},
     "storage": {"uri": "other"},
 }
-NO_OTHER = {"rl"}
+NO_OTHER = {"rl", "task_type", "labels"}
 
 
 def digest(**fields: Any) -> str:
@@ -108,6 +108,13 @@ def test_what_is_learned_from_pairs_changes_the_digest():
     pairs = {"datasets": [{"path": "c", "type": "preference"}]}
     rated = {"datasets": [{"path": "c", "type": "unpaired_preference"}]}
     assert len({digest(**rated, rl="kto"), *(digest(**pairs, rl=kind) for kind in ("dpo", "ipo", "orpo"))}) == 4
+
+
+def test_the_task_and_its_classes_change_the_digest():
+    texts = {"datasets": [{"path": "c", "type": "classification"}], "task_type": "seq_cls"}
+    words = {"datasets": [{"path": "c", "type": "tags"}], "task_type": "token_cls"}
+    of = [digest(**task, labels=labels) for task in (texts, words) for labels in (["a", "b"], ["b", "a"])]
+    assert len(set(of)) == 4
 
 
 def test_validation_rows_change_the_digest():

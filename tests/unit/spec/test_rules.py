@@ -34,6 +34,8 @@ BROKEN = {
     "early_stopping_patience": "early_stopping_patience: 2",
     "lora_target_modules": "lora_target_modules: '(q_proj'",
     "chat_template": "chat_template: chatml",
+    "labels": "labels: [a, b]",
+    "task_type": "task_type: token_cls\nlabels: [a, b]",
 }
 
 

@@ -1,0 +1,146 @@
+"""Runs with heads: packed as alone, resumed as whole, what they learn, and what takes one adapter at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raylora.errors import ModelError
+from raylora.model.heads import SAVED
+from raylora.model.meta import read_config
+from raylora.spec.run import RunSpec
+from raylora.train.estimate import estimate
+from raylora.train.member import Member
+from raylora.train.trainee import Trainee
+from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
+from tests.unit.train.tiny_heads import FAMILIES, TASKS, head_spec, save_family, save_home
+from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
+
+MEMBERS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1},
+    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2},
+    {"lora_r": 8, "seed": 3, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
+    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2, "loraplus_lr_ratio": 4},
+    {"lora_r": 40, "seed": 5, "adapter": "vera", "learning_rate": 2e-2},
+    {"lora_r": 4, "seed": 6, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
+    {"lora_r": 4, "seed": 7, "init_lora_weights": "eva"},
+)
+FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_home(tmp_path_factory.mktemp("heads"))
+    save_family(folder / "drops", "llama", classifier_dropout=0.3)
+    return folder
+
+
+def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
+    trainee = place_tiny(specs[0])
+    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
+    train_all(trainee, members)
+    return trainee, members
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "fields"),
+    [
+        ("llama", "seq_cls", {}),
+        ("drops", "token_cls", {"load_in_4bit": True}),
+        ("llama", "reward", {"load_in_8bit": True, "gradient_checkpointing": True}),
+    ],
+    ids=["seq_cls", "token_cls-nf4-dropout", "reward-int8-recomputed"],
+)
+def test_members_together_are_members_alone(home: Path, family: str, task: str, fields: dict[str, Any]):
+    specs = [head_spec(home, family, task, **{**FIELDS, **member, **fields}) for member in MEMBERS]
+    trainee, members = trained(home, *specs)
+    for member, spec in zip(members, specs, strict=True):
+        alone, (only,) = trained(home, spec)
+        assert losses_of(member) == losses_of(only)
+        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_asked_for_is_learned(home: Path, family: str, task: str):
+    fields = {**FIELDS, "max_steps": 40, "eval_steps": 2, "micro_batch_size": 4, "learning_rate": 1e-2}
+    _, (member,) = trained(home, head_spec(home, family, task, **fields))
+    first, last = (events_of(member, "eval")[at].values for at in (0, -1))
+    assert last["eval_loss"] < first["eval_loss"]
+    told = ("reward_accuracy", "reward_margin") if task == "reward" else ("accuracy", "f1")
+    assert {f"train_{name}" for name in told} <= events_of(member, "step")[0].values.keys()
+    assert all(last[f"eval_{name}"] > 0.7 for name in told)
+
+
+@pytest.mark.parametrize(("family", "task"), [("llama", "token_cls"), ("roberta", "seq_cls")])
+def test_a_resumed_run_is_one_that_went_on(home: Path, family: str, task: str, tmp_path: Path):
+    spec = head_spec(home, family, task, **FIELDS, save_steps=3)
+    whole, (member,) = trained(home, spec)
+    trainee = place_tiny(spec)
+    first = admit(trainee, 0, spec, home, tmp_path)
+    while first.progress.step < 3:
+        train_one(trainee, first)
+    first.save()
+    again = place_tiny(spec)
+    second = admit(again, 4, spec, home, start_from=first.settle())
+    train_all(again, [second])
+    assert_same_bits(state_of(again, second), state_of(whole, member))
+
+
+def train_one(trainee: Trainee, member: Member) -> None:
+    share = member.share()
+    result = solo_step(trainee, share.batches, share.step, share.learning_rate)
+    member.took(share, result, 1.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_predicted_to_train_trains(home: Path, family: str, task: str):
+    spec = head_spec(home, family, task)
+    trainee = build_tiny(spec)
+    predicted = estimate(spec, read_config(home / family), "cpu")
+    assert predicted.trainable_parameters == trainee.num_trainable(0)
+    assert predicted.base_parameters == sum(parameter.numel() for parameter in trainee.frozen)
+    assert predicted.ranks[0].adapters_bytes == 4 * trainee.num_trainable(0)
+    of_head = {name: each for name, each in trainee.bank.parameters(0).items() if name.startswith(SAVED)}
+    assert of_head
+    assert all(each.dtype == torch.float32 and each.requires_grad for each in of_head.values())
+    assert not any(parameter.requires_grad for parameter in trainee.model.parameters())
+
+
+def test_an_encoder_takes_one_adapter_at_a_time(home: Path):
+    spec = head_spec(home, "bert", "seq_cls")
+    trainee = place_tiny(spec)
+    trainee.admit(0, spec)
+    with pytest.raises(ModelError, match="lets tokens see those after them, so it takes the rows of one adapter"):
+        trainee.admit(1, spec)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_bins_of_an_encoder_are_lines_of_their_rows(home: Path, family: str):
+    """Rows of a bin are what they are alone, in loss and in answers."""
+    alone, binned = (head_spec(home, family, "seq_cls", micro_batch_size=1, sample_packing=on) for on in (False, True))
+    trainee = build_tiny(binned)
+    batch = open_rows(binned, home / "cache")[0].step(0, 0, 1)[0]
+    assert len(batch.row_ids[0]) > 2
+    found = solo_step(trainee, [batch], 0, 0.0)
+    by_row = {}
+    rows, _ = open_rows(alone, home / "cache")
+    for step in range(48):
+        (one,) = rows.step(step, 0, 1)
+        by_row[one.row_ids[0][0]] = one
+    losses = [solo_step(build_tiny(alone), [by_row[row]], 0, 0.0).loss for row in batch.row_ids[0]]
+    assert found.loss == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_padding_of_an_encoder_is_not_seen(home: Path):
+    spec = head_spec(home, "bert", "token_cls", micro_batch_size=6)
+    rows, _ = open_rows(spec, home / "cache")
+    (batch,) = rows.step(0, 0, 1)
+    assert int((batch.segment_ids_BT == 0).sum())
+    whole = solo_step(build_tiny(spec), [batch], 0, 0.0).loss
+    single = rows.step(0, 0, 6) + [one for rank in range(1, 6) for one in rows.step(0, rank, 6)]
+    assert solo_step(build_tiny(spec), single, 0, 0.0).loss == pytest.approx(whole, abs=1e-5)
