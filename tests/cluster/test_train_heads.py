@@ -1,0 +1,102 @@
+"""Whole runs with a head: a decoder that classifies, an encoder that tags words, a reward; and a wrong class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from tests.cluster.command import Command
+from tests.cluster.undisturbed import client
+from tests.unit.train.tiny_heads import head_spec, save_home
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+RUN = {
+    "max_steps": 12,
+    "eval_steps": 6,
+    "val_set_size": 12,
+    "micro_batch_size": 4,
+    "learning_rate": 1e-2,
+    "distributed": {"cpus_per_worker": 1},
+    "tracking": {"system_metrics": False},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_home(tmp_path_factory.mktemp("heads"))
+
+
+def written(home: Path, name: str, family: str, task: str, **fields: Any) -> str:
+    """The file of a run."""
+    spec = head_spec(home, family, task, **{**RUN, **fields})
+    asked = spec.model_dump(mode="json", exclude_defaults=True)
+    (home / f"{name}.yaml").write_text(yaml.safe_dump(asked))
+    return f"{name}.yaml"
+
+
+def adapter_of(result: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    folder = Path(result["adapter_uri"])
+    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    return tensors, json.loads((folder / "adapter_config.json").read_text())
+
+
+def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: Command):
+    on_head.folder = home
+    place = {"strategy": "fsdp", "num_workers": 2, "cpus_per_worker": 1}
+    file = written(home, "decoder", "llama", "seq_cls", **{"load_in_4bit": True, "distributed": place})
+    for command in (("validate", file), ("estimate", file), ("inspect", file)):
+        looked = on_head.run(*command, "--json")
+        assert looked.code == 0, looked.out + looked.err
+    ended = on_head.run("train", file, "--json")
+    assert ended.code == 0, ended.err
+    result = ended.json
+    assert result["eval_loss"] < result["eval_loss_before"]
+    tensors, config = adapter_of(result)
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    assert tensors["base_model.model.score.weight"].shape == (3, 64)
+    assert sum(tensor.numel() for tensor in tensors.values()) == result["trainable_parameters"]
+    run = client(on_head).get_run(result["mlflow_run_id"])
+    assert {"eval_accuracy", "eval_f1", "train_accuracy"} <= run.data.metrics.keys()
+    assert run.data.tags["raylora.labels"] == "words,numbers,both"
+    base = AutoModelForSequenceClassification.from_pretrained(home / "llama", num_labels=3)
+    loaded = PeftModel.from_pretrained(base, result["adapter_uri"])
+    assert torch.equal(loaded.base_model.model.score.weight, tensors["base_model.model.score.weight"])
+    for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
+        out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
+        refused = on_head.run(*words, *out, "--json")
+        assert refused.code != 0
+        assert "was trained for SEQ_CLS, with a head beside it. Allowed here: CAUSAL_LM" in refused.error
+    assert not (home / "merged").exists()
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "token_cls"), ("roberta", "reward")])
+def test_an_encoder_is_trained_to_its_end(home: Path, on_head: Command, family: str, task: str):
+    on_head.folder = home
+    ended = on_head.run("train", written(home, f"{family}-{task}", family, task), "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["eval_loss"] < ended.json["eval_loss_before"]
+    tensors, config = adapter_of(ended.json)
+    assert config["modules_to_save"] == ["classifier"]
+    assert any(name.startswith("base_model.model.classifier.") for name in tensors)
+
+
+def test_a_wrong_class_is_told_with_its_line_and_nothing_is_left(home: Path, on_head: Command):
+    on_head.folder = home
+    rows = (home / "texts.jsonl").read_text().splitlines()
+    wrong = [json.loads(row) | ({"label": 3} if at == 4 else {}) for at, row in enumerate(rows)]
+    (home / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
+    file = written(home, "wrong", "llama", "seq_cls")
+    source = f"datasets=[{{path: {home / 'wrong.jsonl'}, type: classification}}]"
+    ended = on_head.run("train", file, "--json", "--set", source)
+    assert ended.code != 0
+    assert "wrong.jsonl, line 5: label: got 3; allowed by labels: words, numbers, both, or 0 to 2" in ended.error
+    assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
