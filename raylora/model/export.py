@@ -58,8 +58,8 @@ def _is_broken(tensor: Tensor, shape: Shape | None) -> bool:
 def _shape(adapter: Adapter, name: str) -> Shape | None:
     """What a tensor must be: A (R, I), B (O, R), magnitudes (O), with the sides of its layer where they are known.
 
-    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1). ``None`` for a head's, and for those that only
-    PEFT knows.
+    Of VeRA's vectors one is (R) and one (O), AdaLoRA's values are (R, 1). ``None`` for a head's tensors, and for those
+    that only PEFT knows.
     """
     if adapter.config.get("peft_type") not in SHAPED:
         return None

@@ -60,8 +60,9 @@ class Scores:
         losses, hits = self.losses_N.split(list(counts)), self.is_hit_N.split(list(counts))
         if self.classes_N is None or self.logits_NL is None:
             return tuple(Scores(*both) for both in zip(losses, hits, strict=True))
-        of_head = zip(losses, hits, self.classes_N.split(list(counts)), self.logits_NL.split(list(counts)), strict=True)
-        return tuple(Scores(*both, classes_N=classes, logits_NL=logits) for *both, classes, logits in of_head)
+        classes, logits = self.classes_N.split(list(counts)), self.logits_NL.split(list(counts))
+        parts = zip(losses, hits, classes, logits, strict=True)
+        return tuple(Scores(loss, hit, classes_N=of, logits_NL=told) for loss, hit, of, told in parts)
 
 
 class Objective(Protocol):
