@@ -149,7 +149,7 @@ def first_losses_of_rated(spec: RunSpec, folder: Path) -> dict[str, list[float]]
     assert validation is not None
     trainee = build_tiny(spec)
     before = evaluate(trainee, {0: validation})[0]
-    steps = run_steps(trainee, rows, range(4))
+    steps = run_steps(trainee, rows, range(7))
     told = [before, *steps, evaluate(trainee, {0: validation})[0]]
     return {"loss": [each.loss for each in told], "kl": [each.metrics["kl"] for each in told]}
 
