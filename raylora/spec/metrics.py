@@ -18,6 +18,8 @@ Metric = Literal[
     "eval_reward_desirable",
     "eval_reward_undesirable",
     "eval_kl",
+    "eval_accuracy",
+    "eval_f1",
 ]
 """What a sweep may be judged by."""
 
@@ -26,13 +28,18 @@ LOSSES = ("eval_loss", "train_loss")
 
 _OF_PAIRS = ("eval_reward_accuracy", "eval_reward_margin")
 
-TOLD: Mapping[str | None, tuple[str, ...]] = {
-    None: ("eval_perplexity", "eval_token_accuracy"),
+_OF_CLASSES = ("eval_accuracy", "eval_f1")
+
+TOLD: Mapping[str, tuple[str, ...]] = {
+    "causal_lm": ("eval_perplexity", "eval_token_accuracy"),
+    "seq_cls": _OF_CLASSES,
+    "token_cls": _OF_CLASSES,
+    "reward": _OF_PAIRS,
     "dpo": _OF_PAIRS,
     "ipo": _OF_PAIRS,
     "orpo": _OF_PAIRS,
     "kto": ("eval_reward_desirable", "eval_reward_undesirable", "eval_reward_margin", "eval_kl"),
 }
-"""By `rl`, what evaluations tell beside the loss."""
+"""By `rl`, or where it is absent by `task_type`, what evaluations tell beside the loss."""
 
-GREATER_IS_BETTER = ("eval_token_accuracy", "eval_reward_accuracy", "eval_reward_margin")
+GREATER_IS_BETTER = ("eval_token_accuracy", "eval_reward_accuracy", "eval_reward_margin", *_OF_CLASSES)

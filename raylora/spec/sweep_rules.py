@@ -110,11 +110,12 @@ def _evaluation_needs_rows(sweep: SweepFields) -> str | None:
 
 @rule("metric", "run", "space")
 def _metric_is_told(sweep: SweepFields) -> str | None:
-    """A `metric` other than a loss is told under the run's `rl`, which is then no knob."""
-    told, learned = TOLD[sweep.run.rl], sweep.run.rl or "supervised fine-tuning"
-    if sweep.metric in LOSSES or (sweep.metric in told and "rl" not in sweep.space):
+    """A `metric` other than a loss is told under the run's `rl` and `task_type`, which are then no knobs."""
+    learned = sweep.run.rl or sweep.run.task_type
+    told, knobs = TOLD[learned], [name for name in ("rl", "task_type") if name in sweep.space]
+    if sweep.metric in LOSSES or (sweep.metric in told and not knobs):
         return None
-    why = "rl is a knob" if "rl" in sweep.space else f"{learned} tells {', '.join(told)}"
+    why = f"{knobs[0]} is a knob" if knobs else f"{learned} tells {', '.join(told)}"
     return f"got {sweep.metric}, but {why}; write one of these, or metric: eval_loss"
 
 

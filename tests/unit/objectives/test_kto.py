@@ -13,6 +13,8 @@ from raylora.objectives.choose import objective_of
 from raylora.objectives.kto import Kto, gain_of, reference_point
 from raylora.objectives.objective import Measured, Scores, Texts, measured
 from raylora.spec.metrics import GREATER_IS_BETTER, LOSSES, TOLD, Metric
+from raylora.spec.run_fields import RunFields
+from raylora.spec.task import TaskType
 from raylora.spec.train import TrainFields
 
 COUNTS = (3, 2, 1, 4)
@@ -89,14 +91,16 @@ def test_a_batch_of_nothing_has_a_gradient_of_nothing():
     sums_M.sum().backward()
 
 
-@pytest.mark.parametrize("rl", TOLD)
-def test_sweeps_know_what_each_objective_tells(rl: str | None):
-    objective = objective_of(TrainFields.model_validate({"rl": rl}))
+@pytest.mark.parametrize("learned", TOLD)
+def test_sweeps_know_what_each_objective_tells(learned: str):
+    named = {"task_type": learned} if learned in get_args(TaskType) else {"rl": learned}
+    labels = ("no", "yes") if learned.endswith("_cls") else ()
+    objective = objective_of(RunFields.model_construct(labels=labels, **named))
     means = [1.0] * len(objective.counts(Texts((1, 1), (True, False))))
-    assert {f"eval_{name}" for name in objective.metrics(means)} == set(TOLD[rl])
+    assert {f"eval_{name}" for name in objective.metrics(means)} == set(TOLD[learned])
 
 
 def test_every_metric_of_a_sweep_is_told_by_some_objective():
     assert set(get_args(Metric)) == {*LOSSES, *(name for names in TOLD.values() for name in names)}
-    assert TOLD.keys() == {None, *get_args(get_args(TrainFields.model_fields["rl"].annotation)[0])}
+    assert TOLD.keys() == {*get_args(TaskType), *get_args(get_args(TrainFields.model_fields["rl"].annotation)[0])}
     assert set(GREATER_IS_BETTER) < set(get_args(Metric))

@@ -166,7 +166,7 @@ BROKEN = {
     "repeats: got 2; under pbt": "scheduler: pbt\nrepeats: 2\nspace: {lora_alpha: {choice: [1, 2]}}",
     "repeats: got 2, and seed is a knob": "repeats: 2\nspace: {seed: {choice: [1, 2]}}",
     "metric: the run has no validation rows": "run: {base_model: a, datasets: [{path: b}]}",
-    "metric: got eval_kl, but supervised fine-tuning tells eval_perplexity": "metric: eval_kl",
+    "metric: got eval_kl, but causal_lm tells eval_perplexity": "metric: eval_kl",
     "mode: got min with metric: eval_token_accuracy": "metric: eval_token_accuracy",
     "run: distributed.min_workers: a pack keeps": "run: {base_model: a, datasets: [{path: b}], val_set_size: 1, "
     "distributed: {min_workers: 1}}",
