@@ -25,7 +25,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 def test_a_type_of_pefts_is_trained_as_in_one_process(seen: Seen, strategy: str, kind: str):
     together, alone = seen[f"{strategy}-{kind}"], seen[f"alone-{kind}"]
     assert together["losses"] == pytest.approx(alone["losses"], abs=1e-4)
-    assert alone["losses"][0] != pytest.approx(alone["losses"][-1], abs=1e-3), "it learns"
     assert together["num_adapters"] == 1
     assert together["again"] == together["losses"], "in the slot that it has left"
     assert together["base"] == alone["base"]
