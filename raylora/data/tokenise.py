@@ -32,7 +32,7 @@ _TOKENS = pa.schema(
         *(("file", pa.int32()), ("number", pa.int64()), ("fate", pa.int8())),
         *(("content", pa.int64()), ("num_labels", pa.int32())),
         *(("input_ids", pa.list_(pa.int32())), ("is_label", pa.list_(pa.uint8()))),
-        *(("split_at", pa.int32()), ("is_desirable", pa.uint8())),
+        *(("split_at", pa.int32()), ("is_desirable", pa.uint8()), ("classes", pa.list_(pa.int32()))),
     ]
 )
 

@@ -247,7 +247,7 @@ def test_a_spec_error_survives_the_way_between_processes(tmp_path: Path):
     ("rl", "kind", "said"),
     [
         (None, "unpaired_preference", "hold answers that are desirable or not; set rl: kto, or another type"),
-        (None, "preference", "hold pairs of answers; set rl: dpo, ipo or orpo, or another type"),
+        (None, "preference", "hold pairs of answers; set rl: dpo, ipo, orpo or reward, or another type"),
         ("kto", "preference", "got kto, which learns from datasets of type unpaired_preference; got type preference"),
         ("kto", "chat", "got kto, which learns from datasets of type unpaired_preference; got type chat"),
         ("dpo", "unpaired_preference", "got dpo, which learns from datasets of type preference; got type unpaired"),
