@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import settings
 
+from tests.left_out import is_left_out
 from tests.servers.hub import Hub
 from tests.servers.mlflow import MlflowServer
 from tests.servers.postgres import PostgresServer
@@ -51,6 +52,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Lanes(config, log)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_file = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_file and is_left_out(collection_path, config.option.markexpr) else None
+
+
 def served(server: Server | Hub) -> Iterator[Server | Hub]:
     server.start()
     yield server
@@ -64,6 +70,16 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
     cache.mkdir(exist_ok=True)
     return cache
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables and nothing else, to be copied: MLflow takes seconds to build them."""
+    from mlflow import MlflowClient
+
+    tables = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{tables}").search_experiments()
+    return tables
 
 
 @pytest.fixture(scope="session")
