@@ -6,6 +6,8 @@ import html
 import re
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -74,10 +76,15 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
+@pytest.fixture(scope="module")
+def report_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Report]:
+    """The report of a sweep by its name: pictures take seconds, so each is written once."""
+    return cache(lambda name: write_report(SWEEPS[name], tmp_path_factory.mktemp("report") / "new"))
+
+
 @pytest.fixture(params=SWEEPS, scope="module")
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepRecord, Report]:
-    record = SWEEPS[request.param]
-    return record, write_report(record, tmp_path_factory.mktemp("report") / "new")
+def written(request: pytest.FixtureRequest, report_of: Callable[[str], Report]) -> tuple[SweepRecord, Report]:
+    return SWEEPS[request.param], report_of(request.param)
 
 
 def text_of(report: Report) -> str:
@@ -135,8 +142,8 @@ def test_the_winner_is_ready_to_run(written: tuple[SweepRecord, Report]):
     assert report.winner.read_text() in html.unescape(text_of(report))
 
 
-def test_ids_in_the_page_are_its_own():
-    ids = re.findall(r'\bid="([^"]*)"', _page_of(large_sweep(12, repeats=2)))
+def test_ids_in_the_page_are_its_own(written: tuple[SweepRecord, Report]):
+    ids = re.findall(r'\bid="([^"]*)"', text_of(written[1]))
     assert len(ids) == len(set(ids))
 
 
@@ -147,9 +154,9 @@ def test_which_pictures_there_are(written: tuple[SweepRecord, Report]):
         assert report.pictures.keys() == PICTURES[name]
 
 
-def test_a_curve_says_what_it_is_and_a_stopped_trial_that_it_stopped():
-    text = html.unescape(_page_of(large_sweep(12)))
-    stopped = next(each for each in large_sweep(12).trials if each.status == "stopped")
+def test_a_curve_says_what_it_is_and_a_stopped_trial_that_it_stopped(report_of: Callable[[str], Report]):
+    text = html.unescape(text_of(report_of("many")))
+    stopped = next(each for each in SWEEPS["many"].trials if each.status == "stopped")
     assert f"<title>{stopped.trial_id} (stopped): eval_loss" in text
     assert "stopped early" in text
     curve = tuple(CurvePoint(step, step, 2.0) for step in range(1, 4))
@@ -158,8 +165,8 @@ def test_a_curve_says_what_it_is_and_a_stopped_trial_that_it_stopped():
     )
 
 
-def test_the_same_record_makes_the_same_page():
-    assert _page_of(SWEEPS["repeated"]) == _page_of(SWEEPS["repeated"])
+def test_the_same_record_makes_the_same_page(report_of: Callable[[str], Report]):
+    assert _page_of(SWEEPS["repeated"]) == text_of(report_of("repeated"))
 
 
 def test_a_report_replaces_an_older_one(tmp_path: Path):
