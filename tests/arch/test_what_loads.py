@@ -36,6 +36,7 @@ def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
     assert "torch" not in loaded_after(modules, REPOSITORY)
 
 
+@pytest.mark.slow
 def test_packing_a_base_does_without_torchs_compiler():
     loaded = loaded_after(["raylora.model.quant"], REPOSITORY)
     assert "bitsandbytes.functional" in loaded

@@ -23,6 +23,8 @@ from tests.reference.naive_lora import base_of
 from tests.reference.test_lora import ADAMW, NF4, spec_of
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step
 
+pytestmark = pytest.mark.slow
+
 RATES = [0.0, 4e-3, 5e-3, 5e-3, 4e-3, 4e-3, 4e-3, 3e-3, 3e-3, 2e-3, 2e-3, 1e-3]
 ADALORA = {"adapter": "adalora", "lora_r": 6, "target_r": 2, "lora_alpha": 48}
 CASES: dict[str, dict[str, Any]] = {
@@ -37,7 +39,7 @@ Trained = Callable[[str], tuple[RunSpec, Adapter, list[StepResult], Trainee]]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_materials(tmp_path_factory.mktemp("adalora"), 60)
+    return save_materials(tmp_path_factory.mktemp("adalora"), 60, num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from tests.reference.test_lora import ADAMW, INT8, NF4, RATES, base_of, ours, sp
 from tests.unit.model.tiny import Kept
 from tests.unit.train.tiny_run import CPU, save_materials
 
+pytestmark = pytest.mark.slow
+
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
     "loraplus": {"loraplus_lr_ratio": 4},
@@ -57,7 +59,7 @@ IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_materials(tmp_path_factory.mktemp("kinds"), 60)
+    return save_materials(tmp_path_factory.mktemp("kinds"), 60, num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.05)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_materials(tmp_path_factory.mktemp("lora"), 60)
+    return save_materials(tmp_path_factory.mktemp("lora"), 60, num_hidden_layers=2)
 
 
 def spec_of(home: Path, **fields: object) -> RunSpec:

@@ -107,6 +107,7 @@ def test_the_base_answers_as_without_adapters(home: Path, session: Session):
         assert session.answer(None, chat, GREEDY).text == said_by_peft(home / "base", None, chat, 12)
 
 
+@pytest.mark.slow
 def test_in_any_order_each_answers_as_alone(home: Path, session: Session):
     alone = {kind: [opened(home, kind).answer(kind, chat, GREEDY) for chat in CHATS] for kind in KINDS}
     for kinds in (list(KINDS), list(reversed(KINDS))):

@@ -40,6 +40,8 @@ from tests.unit.spec.specs import LEAST
 from tests.unit.sweep.made_sweeps import large_sweep
 from tests.unit.train.tiny_run import save_base
 
+pytestmark = pytest.mark.slow
+
 CONFIG = (
     LEAST + "lora_r: 8\ndistributed: {strategy: fsdp, num_workers: [1, 2]}\nsample_prompts: ['a', \"b\"]\n"
 ).encode()

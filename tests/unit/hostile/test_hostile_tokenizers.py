@@ -17,6 +17,8 @@ from tests.unit.data.small_tokenizer import CHATML, MARKED, saved, small_tokeniz
 from tests.unit.hostile.edits import NESTED, edited
 from tests.unit.hostile.reading import many, put, readable_or_refused
 
+pytestmark = pytest.mark.slow
+
 CHAT = Conversation([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
 # Its merge makes a token that the vocabulary lacks: the library in Rust panics.
 PANICS = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}

@@ -48,6 +48,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
     return trainee, members
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -80,6 +81,7 @@ def test_pefts_bank_learns_the_same(home: Path, rl: str):
     assert losses_of(theirs) == pytest.approx(losses_of(ours), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
 def test_what_is_chosen_becomes_likelier(home: Path, rl: str):
     _, (member,) = trained(home, spec_of(home, rl=rl, lora_r=8, max_steps=30, eval_steps=2, learning_rate=1e-2))

@@ -86,9 +86,9 @@ def write_rated(file: Path, num_rows: int, seed: int = 0) -> Path:
     return file
 
 
-def save_materials(folder: Path, num_rows: int) -> Path:
+def save_materials(folder: Path, num_rows: int, **fields: object) -> Path:
     """Save a base and chats side by side, as ``base`` and ``rows.jsonl``; returns the folder."""
-    save_base(folder / "base")
+    save_base(folder / "base", **fields)
     write_chats(folder / "rows.jsonl", num_rows)
     return folder
 
