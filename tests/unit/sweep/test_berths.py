@@ -17,7 +17,7 @@ from raylora.sweep.plan import plan_sweep
 from raylora.sweep.trials import SweepTrials
 
 CONFIG = LlamaConfig(
-    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
     vocab_size=256,
 )  # fmt: skip
 RUN = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}], "dtype": "float32"}

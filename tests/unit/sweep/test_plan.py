@@ -18,7 +18,7 @@ from raylora.train.forecast import StepTime
 from raylora.train.pack_memory import PackMemory
 
 CONFIG = LlamaConfig(
-    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
     vocab_size=256,
 )  # fmt: skip
 RUN = {
