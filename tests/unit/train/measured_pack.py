@@ -1,4 +1,7 @@
-"""A process of its own: places a base, fills slots one after the other, and writes the bytes that were really held."""
+"""A process of its own: places a base, fills slots one after the other, and writes the bytes that were really held.
+
+Enters: the folder of the base and one with a `*.spec.json` for each pack, by argument. Leaves there one `*.json` each.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from tests.unit.train.measured_worker import resident, share, step_peak
 WIDTHS = (1, 4, 8)
 
 
-def main(spec_file: Path, folder: Path, out: Path) -> None:
-    torch.set_num_threads(1)
-    spec = RunSpec.model_validate_json(spec_file.read_text())
-    trainee = place_base(spec, folder, ("base", None), torch.device("cpu"))
+def measure(spec: RunSpec, base: Path) -> dict[int, dict[str, int]]:
+    """What is held at each width."""
+    before = resident()
+    trainee = place_base(spec, base, ("base", None), torch.device("cpu"))
     trainee.train_mode(True)
     found = {}
     for num_slots in WIDTHS:
@@ -27,13 +30,19 @@ def main(spec_file: Path, folder: Path, out: Path) -> None:
             trainee.admit(slot, spec)
         train_step(trainee, [share(trainee, 0, slot) for slot in range(num_slots)])  # makes the optimizers' state
         peak_bytes = step_peak(trainee, [share(trainee, 1, slot) for slot in range(num_slots)])
-        resident_bytes = resident()
         found[num_slots] = {
             "base_bytes": trainee.held_base_bytes,
-            "resident_bytes": resident_bytes,
+            "resident_bytes": resident() - before,
             "step_peak_bytes": peak_bytes,
         }
-    out.write_text(json.dumps(found))
+    return found
+
+
+def main(base: Path, folder: Path) -> None:
+    torch.set_num_threads(1)
+    for file in sorted(folder.glob("*.spec.json")):
+        found = measure(RunSpec.model_validate_json(file.read_text()), base)
+        file.with_name(file.name.replace(".spec.", ".")).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -78,24 +78,47 @@ def test_a_base_that_takes_one_adapters_rows_at_a_time_holds_no_pack() -> None:
         estimate_pack([run, run], config, device="cpu")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fields", [{}, {"load_in_4bit": True, "lora_dropout": 0.1}], ids=["plain", "nf4"])
-def test_predicted_is_measured_for_1_4_and_8_slots(fields: dict[str, Any], tmp_path: Path) -> None:
-    LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(tmp_path / "base")
-    run = spec(micro_batch_size=2, lora_r=16, **fields)
-    (tmp_path / "spec.json").write_text(run.model_dump_json())
-    paths = [str(tmp_path / name) for name in ("spec.json", "base", "out.json")]
-    command = [sys.executable, "-m", "tests.unit.train.measured_pack", *paths]
+PACKS: dict[str, dict[str, Any]] = {"plain": {}, "nf4": {"load_in_4bit": True, "lora_dropout": 0.1}}
+Held = dict[int, dict[str, int]]
+
+
+def of_pack(name: str) -> RunSpec:
+    return spec(micro_batch_size=2, lora_r=16, **PACKS[name])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Held]:
+    """The bytes that a process held in each pack, by its width."""
+    place = tmp_path_factory.mktemp("held")
+    for name in PACKS:
+        (place / f"{name}.spec.json").write_text(of_pack(name).model_dump_json())
+    command = [sys.executable, "-m", "tests.unit.train.measured_pack", str(base), str(place)]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = {int(width): bytes_ for width, bytes_ in json.loads((tmp_path / "out.json").read_text()).items()}
-    config = read_config(tmp_path / "base")
-    memory = PackMemory(run, lambda specs: estimate_pack(specs, config, device="cpu"))
+    return {
+        name: {int(width): found for width, found in json.loads((place / f"{name}.json").read_text()).items()}
+        for name in PACKS
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKS)
+def test_predicted_is_measured_for_1_4_and_8_slots(base: Path, held: dict[str, Held], name: str) -> None:
+    found, config = held[name], read_config(base)
+    memory = PackMemory(of_pack(name), lambda specs: estimate_pack(specs, config, device="cpu"))
     for width in WIDTHS:
-        rank, held = memory.at(width).ranks[0], found[width]
-        assert held["base_bytes"] == rank.base_bytes == memory.at(1).ranks[0].base_bytes
-        assert rank.peak_bytes == pytest.approx(held["resident_bytes"] + held["step_peak_bytes"], rel=0.1)
+        rank = memory.at(width).ranks[0]
+        assert found[width]["base_bytes"] == rank.base_bytes == memory.at(1).ranks[0].base_bytes
+        measured = found[width]["resident_bytes"] + found[width]["step_peak_bytes"]
+        assert rank.peak_bytes == pytest.approx(measured, rel=0.1)
     for fewer, more in pairwise(WIDTHS):
         grown = (found[more]["resident_bytes"] - found[fewer]["resident_bytes"]) / (more - fewer)
         assert grown == pytest.approx(memory.slot.num_bytes, rel=0.05)
