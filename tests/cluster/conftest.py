@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from tests.cluster.command import Command, Ended, overrides
 from tests.conftest import served
@@ -92,11 +91,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes homes with MLflow's tables and nothing else: MLflow takes seconds to build them for a home's first run."""
-    tables = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    MlflowClient(f"sqlite:///{tables}").search_experiments()
-    return lambda: Path(shutil.copy(tables, tmp_path_factory.mktemp("home"))).parent
+def new_home(mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes homes with MLflow's tables and nothing else."""
+    return lambda: Path(shutil.copy(mlflow_tables, tmp_path_factory.mktemp("home"))).parent
 
 
 @pytest.fixture(scope="session")

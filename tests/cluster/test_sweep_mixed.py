@@ -47,7 +47,7 @@ def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path,
 def test_repeats_of_drawn_trials(in_workplace: Path, on_head: Command, tmp_path: Path):
     """Optuna, median stopping, two repeats of each trial."""
     sweep = {
-        "run": SWEPT | {"distributed": {"strategy": "fsdp", "num_workers": 2}},
+        "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK},
         "num_trials": 3,
         "searcher": "optuna",
         "scheduler": "median",

@@ -45,32 +45,6 @@ def said_in_one_line(ended: Ended) -> str:
     return ended.error
 
 
-def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(on_head: Command):
-    wild = (
-        "learning_rate=1e30",
-        "warmup_steps=1",
-        "save_steps=1",
-        "distributed.max_failures=2",
-    )  # the first step moves nothing, the second ruins all
-    ended = on_head.run("train", "run.yaml", "--json", *overrides(*wild))
-    error = said_in_one_line(ended)
-    assert ended.code == 1
-    assert ended.json["error"]["type"] == "NonFiniteLossError"
-    assert error.startswith("rank ")
-    assert "at step 3, in the rows [" in error
-    assert "The rows are: rows.jsonl, line " in error
-    assert error.endswith("step-00000001")
-    assert ended.err.count("steps to do") == 1, "a restart would only meet it again"
-    record = the_record(on_head.home / "store")
-    assert (record.status, record.error) == ("failed", error)
-    last = load_latest(run_store(open_store(str(on_head.home / "store")), record.run_id))
-    assert last is not None
-    assert error.endswith(last.uri), "a resume goes on from the one that is named"
-    run = client(on_head).get_run(record.mlflow_run_id)
-    assert run.info.status == "FAILED"
-    assert {len(run.data.tags[f"raylora.{name}"]) for name in ("base_digest", "data_digest", "spec_digest")} == {64}
-
-
 @pytest.mark.faults
 def test_a_killed_worker_is_named(on_head: Command, kill_worker: Kill):
     running = on_head.start("train", "run.yaml", "--json")

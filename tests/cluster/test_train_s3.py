@@ -14,12 +14,16 @@ from mlflow import MlflowClient
 
 from raylora.errors import CorruptObjectError
 from raylora.store.blob import open_store
+from raylora.store.checkpoint import load_latest
 from raylora.store.manifest import fetch, read_manifest
+from raylora.store.runs import list_runs, run_store
 from raylora.store.signature import SEAL
 from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import GRID, RUN
 from tests.cluster.made_sweeps import whole, write
 from tests.cluster.secrets_found import files_with, holds, keys_with
+from tests.cluster.test_train_failures import said_in_one_line
+from tests.cluster.undisturbed import client
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server
 from tests.unit.train.tiny_run import write_chats
@@ -78,8 +82,11 @@ def ended(command: Command, ray_head: RayHead, in_bucket: list[str]) -> Ended:
 
 @pytest.fixture(scope="module")
 def failed(command: Command, result: dict[str, Any], in_bucket: list[str]) -> Ended:
-    """A run that fails in its workers, whose error comes through Ray to the driver, the record and MLflow."""
-    wild = ("learning_rate=1e30", "warmup_steps=1", "save_steps=1", "distributed.max_failures=0")
+    """A run that fails in its workers, whose error comes through Ray to the driver, the record and MLflow.
+
+    The first step moves nothing, the second ruins all.
+    """
+    wild = ("learning_rate=1e30", "warmup_steps=1", "save_steps=1", "distributed.max_failures=2")
     return command.run("train", "run.yaml", "--json", *in_bucket, *overrides(*wild))
 
 
@@ -137,6 +144,27 @@ def test_workers_see_what_was_listed_and_nothing_else(result: dict[str, Any], ra
         assert env.items() >= {**s3_as_owner.env, **listed, **NAMED}.items()
         assert NOT_LISTED.keys().isdisjoint(env)
         assert env.keys() >= ray_head.spying.keys(), "what a node's own processes were started with stays"
+
+
+def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(
+    command: Command, failed: Ended, s3_as_owner: S3Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAYLORA_SIGNING_KEY", CANARIES["RAYLORA_SIGNING_KEY"])
+    error = said_in_one_line(failed)
+    assert error.startswith("rank ")
+    assert "at step 3, in the rows [" in error
+    assert f"The rows are: {s3_as_owner.uri('data/train.jsonl')}, line " in error
+    assert error.endswith("step-00000001")
+    assert failed.err.count("steps to do") == 1, "a restart would only meet it again"
+    store = open_store(s3_as_owner.uri("store"))
+    (record,) = [run for run in list_runs(store) if run.run_id in error]
+    assert (record.status, record.error) == ("failed", error)
+    last = load_latest(run_store(store, record.run_id))
+    assert last is not None
+    assert error.endswith(last.uri), "a resume goes on from the one that is named"
+    run = client(command).get_run(record.mlflow_run_id)
+    assert run.info.status == "FAILED"
+    assert {len(run.data.tags[f"raylora.{name}"]) for name in ("base_digest", "data_digest", "spec_digest")} == {64}
 
 
 def test_a_run_and_a_trial_failed_on_the_way(failed: Ended, swept: Ended):
