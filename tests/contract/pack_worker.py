@@ -55,11 +55,14 @@ BASES: dict[str, dict[str, object]] = {"nf4": {"load_in_4bit": True}, "plain": {
 VISITED = (("ddp", "nf4"), ("fsdp", "nf4"))
 """Where some members come and go while others train."""
 CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"], "gradient_checkpointing": True}}
+ON_NF4 = (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
+RECOMPUTED = [number for number, member in enumerate(ON_NF4) if member.keys() & {"lora_dropout", "use_dora", "adapter"}]
+"""Of those on an NF4 base, members that differ inside of a block, which is what is computed again."""
 
 
 def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    members = MEMBERS[::3] if case == "plain" else (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
+    members = {"plain": MEMBERS[::3], "nf4": ON_NF4, "nf4-recomputed": [ON_NF4[number] for number in RECOMPUTED]}[case]
     return member_specs(folder, members, distributed=place, **CASES[case])
 
 

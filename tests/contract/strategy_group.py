@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.servers.process import free_ports
 
 LIMIT_S = 400
+LATE = ("raylora.strategy.fsdp", "raylora.strategy.deepspeed", "transformers.models.llama.modeling_llama", "peft")
+"""What a run imports when it is built; some of it takes seconds."""
 
 
-def run_group(folder: Path, num_workers: int = 2, program: str = "tests.contract.strategy_worker") -> list[str]:
-    """Run a program on a folder in every worker; return what each printed last."""
+def run_group(
+    folder: Path,
+    num_workers: int = 2,
+    program: str = "tests.contract.strategy_worker",
+    late: Sequence[str] = (),
+) -> list[str]:
+    """Run a program on a folder in every worker; return what each printed last.
+
+    Args:
+        folder: What the program works on.
+        num_workers: Ranks of its process group.
+        program: A module that is run as `__main__`, with the folder as its argument.
+        late: Modules that it imports while it works, imported once for all workers.
+    """
     (port,) = free_ports(1)
     place = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", program, str(folder)]
-    logs = [folder / f"worker-{rank}.log" for rank in range(num_workers)]
-    workers = []
-    for rank, log in enumerate(logs):
-        env = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with log.open("wb") as out:
-            workers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env))
-    deadline = time.monotonic() + LIMIT_S
+    command = [sys.executable, "-m", "tests.contract.forked", program, str(folder), str(num_workers), *late]
+    begun, logs = folder / "group.log", [folder / f"worker-{rank}.log" for rank in range(num_workers)]
+    with begun.open("wb") as out:
+        group = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | place, start_new_session=True
+        )
     try:
-        for worker in workers:
-            worker.wait(timeout=max(1.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        pass  # what is missing fails its own test, with the workers' last words
+        # What is missing in the end fails its own test, with the workers' last words.
+        with suppress(subprocess.TimeoutExpired):
+            group.wait(timeout=LIMIT_S)
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait(timeout=15)
-    return [log.read_text(errors="replace")[-3000:] for log in logs]
+        with suppress(ProcessLookupError):
+            os.killpg(group.pid, signal.SIGKILL)
+        group.wait(timeout=15)
+    return [(log if log.exists() else begun).read_text(errors="replace")[-3000:] for log in logs]

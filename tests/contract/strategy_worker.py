@@ -116,7 +116,7 @@ def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     adapter = trainee.bank.export(0).tensors
     seen["adapter"] = {name: tensor.flatten().tolist() for name, tensor in adapter.items()}
     seen["adapter_digests"] = ranks.gather(digest(adapter.items()))
-    seen["answers"] = ranks.gather(answer(trainee, 0, load_tokenizer(folder / "base"), ["the model", "0 1 2"], 8))
+    seen["answers"] = ranks.gather(answer(trainee, 0, load_tokenizer(folder / "base"), ["the model", "0 1 2"], 4))
     return seen
 
 
@@ -156,7 +156,7 @@ def first_losses_of_rated(spec: RunSpec, folder: Path) -> dict[str, list[float]]
 
 def first_losses(spec: RunSpec, folder: Path) -> list[float]:
     rows, _ = open_rows(spec, folder / "cache")
-    return [result.loss for result in run_steps(build_tiny(spec), rows, range(4))]
+    return [result.loss for result in run_steps(build_tiny(spec), rows, range(3))]
 
 
 def first_losses_from_rows(spec: RunSpec, folder: Path) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def first_losses_twice(spec: RunSpec, folder: Path) -> list[list[float]]:
     """Of a run, and of the same one once more in the slot that it has left."""
     rows, _ = open_rows(spec, folder / "cache")
     trainee = build_tiny(spec)
-    first = [result.loss for result in run_steps(trainee, rows, range(4))]
+    first = [result.loss for result in run_steps(trainee, rows, range(3))]
     trainee.release(0)
     trainee.admit(0, spec)
-    return [first, [result.loss for result in run_steps(trainee, rows, range(4))]]
+    return [first, [result.loss for result in run_steps(trainee, rows, range(3))]]
 
 
 def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
@@ -266,7 +266,13 @@ def see_together(folder: Path) -> None:
     for start, end in MOVES:
         at = folder / "checkpoints" / f"{start}-nf4"
         keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))
-    wide = {"base_model": str(folder / "wide"), "lora_target_modules": ["q_proj"], "lora_r": 1}
+    wide: dict[str, object] = {
+        "base_model": str(folder / "wide"),
+        "lora_target_modules": ["q_proj"],
+        "lora_r": 1,
+        "gradient_accumulation_steps": 1,
+        "val_set_size": 4,
+    }
     for strategy, quantization in LOADED:
         spec = run_spec(folder, strategy, quantization, **wide)
         keep(folder, f"{strategy}-{quantization}-memory", partial(load_memory, spec))

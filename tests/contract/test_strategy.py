@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.strategy_group import run_group
+from tests.contract.strategy_group import LATE, run_group
 from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
@@ -51,13 +51,13 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("strategies")
-    save_base(folder / "base")
+    save_base(folder / "base", num_hidden_layers=2)
     save_base(folder / "wide", **WIDE)
     write_chats(folder / "rows.jsonl", 90)
     write_pairs(folder / "pairs.jsonl", 60)
     write_rated(folder / "rated.jsonl", 60)
     see_alone(folder)
-    last_words = run_group(folder)
+    last_words = run_group(folder, late=LATE)
     go_on_alone(folder)
     return Seen(folder, last_words)
 
