@@ -17,6 +17,7 @@ from raylora.train.schedule import learning_rate
 from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_chats
 
+pytestmark = pytest.mark.slow
 NUM_STEPS = 8
 
 
@@ -44,10 +45,9 @@ def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder:
     return [sum(trainer.losses[at : at + parts]) for at in range(0, len(trainer.losses), parts)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_losses_are_those_of_trls_trainer(tmp_path: Path, accumulation: int):
-    base, chats = save_base(tmp_path / "base"), write_chats(tmp_path / "rows.jsonl", 40)
+    base, chats = save_base(tmp_path / "base", num_hidden_layers=2), write_chats(tmp_path / "rows.jsonl", 40)
     settings = {"gradient_accumulation_steps": accumulation, "lr_scheduler": "cosine", "max_steps": NUM_STEPS}
     spec = tiny_spec(base, chats, warmup_steps=2, **settings)
     rows, _ = open_rows(spec, tmp_path / "cache")

@@ -18,6 +18,7 @@ from raylora.train.schedule import learning_rate
 from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_pairs
 
+pytestmark = pytest.mark.slow
 NUM_STEPS = 6
 
 
@@ -57,10 +58,9 @@ def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder:
     return trainer.losses
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rl", ["dpo", "ipo"])
 def test_losses_are_those_of_trls_trainer(tmp_path: Path, rl: str):
-    base, pairs = save_base(tmp_path / "base"), write_pairs(tmp_path / "pairs.jsonl", 40)
+    base, pairs = save_base(tmp_path / "base", num_hidden_layers=2), write_pairs(tmp_path / "pairs.jsonl", 40)
     source = {"path": str(pairs), "type": "preference"}
     settings = {"micro_batch_size": 4, "lr_scheduler": "cosine", "warmup_steps": 2, "max_steps": NUM_STEPS}
     spec = tiny_spec(base, pairs, datasets=[source], rl=rl, rl_beta=0.2, **settings)
