@@ -1,4 +1,4 @@
-"""What each of two workers does: builds run after run, steps each three times, and writes the bytes that were held.
+"""What each of two workers does: builds run after run, steps each two or three times, and writes the bytes held.
 
 Enters: a folder with one `*.spec.json` for each run, beside it the folder of its base, by argument; rank and world
 size by environment. Leaves there: one `*.json` for each.
@@ -69,7 +69,8 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     before = resident()
     trainee = build(spec, folder, ("base", None), torch.device("cpu"))
     train_step(trainee, [share(trainee, 0)])  # makes the optimizer's state
-    train_step(trainee, [share(trainee, 1)])  # under ZeRO-3 the second step is the first that gathers ahead
+    if trainee.strategy.name == "zero3":  # its second step is the first that gathers ahead
+        train_step(trainee, [share(trainee, 1)])
     peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
     moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
     adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]

