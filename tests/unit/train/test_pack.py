@@ -42,7 +42,7 @@ BFLOAT16_LOSS = 2e-2
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_materials(tmp_path_factory.mktemp("pack"), 60)
+    return save_materials(tmp_path_factory.mktemp("pack"), 60, num_hidden_layers=2)
 
 
 def together_and_alone(
@@ -133,6 +133,7 @@ def tensor_bytes() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+@pytest.mark.slow
 def test_twenty_stopped_trials_leave_no_byte(home: Path):
     specs = member_specs(home, MIXED[:4])
     trainee = place_tiny(specs[0])
@@ -219,7 +220,7 @@ def test_a_clone_goes_on_from_its_donor_and_does_not_touch_it(home: Path, tmp_pa
 @pytest.mark.parametrize(
     ("base", "matrix"),
     [
-        ("plain", "lora_A"),
+        pytest.param("plain", "lora_A", marks=pytest.mark.slow),
         ("plain", "lora_B"),
         pytest.param("nf4-recomputed", "lora_B", marks=pytest.mark.slow),
     ],
