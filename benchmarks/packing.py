@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.products import SQUARE
 from benchmarks.rows import Material
 from benchmarks.sides import enter_raylora
 from benchmarks.summaries import held_against, ratios, summary
@@ -37,7 +38,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         num_turns: Turns that count, after one that does not.
     """
     threads = os.cpu_count() or 1
-    counted = _turns(material, num_turns, num_threads=threads, rates_s=material.rates_s)
+    counted = _turns(material, num_turns, num_threads=threads, rates_s=material.rates_s, square=material.square)
     others = {
         name: _turns(material, min(num_turns, OTHER_TURNS), num_threads=threads, **fields)
         for name, fields in OTHERS.items()
@@ -72,10 +73,10 @@ def packing_work(material: Material, lengths: Sequence[str], **fields: Any) -> W
     Args:
         material: What is trained on what.
         lengths: Tokens of a row.
-        fields: Of the workload, and ``slots_stay_on_ranks``, ``settings`` and ``rates_s`` of its options.
+        fields: Of the workload, and ``slots_stay_on_ranks``, ``settings``, ``rates_s`` and ``square`` of its options.
     """
     rows = {name: str(material.lines(int(name))) for name in lengths}
-    defaults = {"slots_stay_on_ranks": False, "rates_s": 0.0, "settings": [{}]}
+    defaults = {"slots_stay_on_ranks": False, "rates_s": 0.0, "square": SQUARE, "settings": [{}]}
     own = {name: fields.pop(name, default) for name, default in defaults.items()}
     options = {"num_slots": NUM_SLOTS, "rows": rows, **own}
     return Workload(str(material.base), rows[lengths[0]], micro_batch_rows=1, options=options, **fields)

@@ -54,7 +54,7 @@ class Packing:
     Args:
         work: Its options: ``num_slots``; ``settings``, of the slots in turn; ``rows``, a file of rows by their length;
             ``slots_stay_on_ranks``, under which there is only the pack; ``rates_s``, how long to measure each of the
-            machine's products, 0 for not at all.
+            machine's products, 0 for not at all; ``square``, how large its large matrices are.
         rank: Of this process.
     """
 
@@ -62,6 +62,7 @@ class Packing:
         options = work.options
         self._num_slots, self._num_ranks, self._rank = options["num_slots"], work.num_ranks, rank
         self._at_home, self._rates_s = options["slots_stay_on_ranks"], options["rates_s"]
+        self._square = options["square"]
         self._holds_always, self._same_loss = work.dtype == "float32", SAME_LOSS[work.dtype]
         self._is_exact = self._holds_always and torch.get_num_threads() == 1
         self._base = Path(work.base)
@@ -93,7 +94,7 @@ class Packing:
         told["num_tokens"] = sum(batch.num_tokens for share in shares for batch in share.batches)
         told["flops"] = step_flops(self.trainee, shares)
         if self._rates_s:
-            told["flops_per_s"] = rates(self._base, told["num_tokens"], self._rates_s)
+            told["flops_per_s"] = rates(self._base, told["num_tokens"], self._rates_s, self._square)
         return told
 
     def _are_alike(self, alone: list[float], pack: list[float]) -> bool:

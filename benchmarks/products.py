@@ -35,15 +35,16 @@ def _onednn(left: Tensor, right: Tensor, out: Tensor) -> None:
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {"torch.mm": _mm, "oneDNN": _onednn}
 
 
-def rates(base: Path, num_tokens: int, at_least_s: float = AT_LEAST_S) -> Rates:
+def rates(base: Path, num_tokens: int, at_least_s: float = AT_LEAST_S, square: int = SQUARE) -> Rates:
     """Measure both kernels, on the model's shapes and on large squares.
 
     Args:
         base: Folder of the base.
         num_tokens: Of one forward pass.
         at_least_s: How long each of the four is measured.
+        square: Rows and columns of the large ones.
     """
-    shapes = {"model_shapes": model_products(base, num_tokens), "large_squares": _products(SQUARE, SQUARE, SQUARE)}
+    shapes = {"model_shapes": model_products(base, num_tokens), "large_squares": _products(square, square, square)}
     return {
         kernel: {name: _rate(multiply, products, at_least_s) for name, products in shapes.items()}
         for kernel, multiply in KERNELS.items()
