@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: measure, write benchmarks/results/NAME.json, and render docs/benchmarks.md."""
+"""`python -m benchmarks [NAME ...]`: measure, write benchmarks/results/NAME.json, and render the documents."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def main() -> None:
         if asked.tries:
             print(text)
         else:
+            from benchmarks.gpu.guide import render as render_gpu
+
             (docs / "benchmarks.md").write_text(text)
+            (docs / "benchmarks-gpu.md").write_text(render_gpu(RESULTS))
 
 
 if __name__ == "__main__":

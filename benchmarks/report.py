@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.goals import goals
-from benchmarks.gpu.packing import render as gpu_packing
 from benchmarks.report_packs import makespan, packing, packing_workers, slots
 from benchmarks.results import load
 from benchmarks.tables import megabytes, products, spread, table
@@ -46,9 +45,6 @@ def render(results: Path) -> str:
         result = load(results, name)
         if result is not None:
             parts += [f"## {title}\n", write(result["results"]), _machine(result)]
-    on_gpu = load(results, "gpu_packing")
-    if on_gpu is not None:
-        parts += ["## A pack on a GPU\n", gpu_packing(on_gpu)]
     return "\n".join(parts)
 
 

@@ -1,15 +1,20 @@
-"""A Llama-shaped base in NF4 with random weights, made on the device itself: nothing is downloaded or written."""
+"""A Llama-shaped base with random weights, made and packed on the device weight by weight: nothing is downloaded.
+
+The same seed gives the same weights to raylora and to the other side of a comparison.
+"""
 
 from __future__ import annotations
 
+import bitsandbytes as bnb
 import torch
 from torch import nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import base_on_meta
+from raylora.model.load import base_on_meta, blocks
+from raylora.model.meta import meta_model
 from raylora.model.row_attention import attend_by_rows
 from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
@@ -18,14 +23,15 @@ from raylora.train.build import make_bank, recompute_activations
 from raylora.train.ranks import Ranks
 from raylora.train.trainee import Trainee
 
-SEVEN_B = {"hidden": 4096, "layers": 32}
-HEAD_SIZE, VOCAB_SIZE, MAX_TOKENS = 128, 32_000, 4096
+ONE_B, SEVEN_B, SIXTY_FIVE_B = (2048, 16), (4096, 32), (8192, 80)
+"""Hidden size and blocks."""
+HEAD_SIZE, VOCAB_SIZE, MAX_TOKENS = 128, 32_000, 65_536
 INNER_PER_HIDDEN = 11_008 / 4096
 SEED, SPREAD = 0, 0.02
 
 
 def llama_config(hidden: int, layers: int) -> LlamaConfig:
-    """A config with the proportions of Llama 7B.
+    """A config with the proportions of Llama 7B, which are those of 65B.
 
     Args:
         hidden: Hidden size, a multiple of 128.
@@ -53,17 +59,66 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
     """
     model = base_on_meta(config, spec, compute_dtype(spec, device.type))
     unbinned, why_padded = why_not_binned(model, spec.sequence_len), attend_by_rows(model, spec.sequence_len)
+    strategy, ranks = choose_strategy(spec, device), Ranks()
     bank = make_bank(model, spec, ("random", None), device)
     loss = TokenLosses(model)
     generator = torch.Generator(device).manual_seed(SEED)
-    for owner in model.modules():
-        for leaf, parameter in list(owner.named_parameters(recurse=False)):
-            setattr(owner, leaf, nn.Parameter(_made(owner, parameter, generator), requires_grad=False))
+    for block in blocks(model).values():
+        _fill(block, generator)
+        strategy.place_block(block)
+    _fill(model, generator)
+    strategy.place_root(model)
     recompute_activations(model, spec)
-    strategy, ranks = choose_strategy(spec, device), Ranks()
     trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, ranks, why_padded, unbinned)
     trainee.train_mode(True)
     return trainee
+
+
+def random_model(config: LlamaConfig, spec: RunSpec, device: torch.device) -> PreTrainedModel:
+    """The same weights as a model of transformers, with bitsandbytes' own layers where the run is in 4 bits.
+
+    Args:
+        config: Of the base.
+        spec: The run: dtype, quantization and gradient checkpointing count.
+        device: Where weights are made, packed and held.
+    """
+    model = meta_model(config, compute_dtype(spec, device.type))
+    model.requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(SEED)
+    for block in blocks(model).values():
+        _fill(block, generator, in_4bit=spec.load_in_4bit)
+    _fill(model, generator)
+    model.is_loaded_in_4bit = spec.load_in_4bit  # PEFT asks for it
+    recompute_activations(model, spec)
+    return model
+
+
+def linear_4bit(weight_OI: torch.Tensor) -> bnb.nn.Linear4bit:
+    """Bitsandbytes' own layer of a weight, in NF4 with double quantization.
+
+    Args:
+        weight_OI: In the compute dtype, on the device; (O, I).
+    """
+    with torch.device("meta"):
+        layer = bnb.nn.Linear4bit(
+            weight_OI.shape[1], weight_OI.shape[0], bias=False, compute_dtype=weight_OI.dtype, quant_type="nf4"
+        )
+    weight = bnb.nn.Params4bit(weight_OI, requires_grad=False, quant_type="nf4", module=layer)
+    layer.weight = weight.to(weight_OI.device)
+    return layer
+
+
+def _fill(module: nn.Module, generator: torch.Generator, in_4bit: bool = False) -> None:
+    """Draw what is still on the meta device, always in the same order."""
+    for path, owner in list(module.named_modules()):
+        for leaf, parameter in list(owner.named_parameters(recurse=False)):
+            if not parameter.is_meta:
+                continue
+            made = _made(owner, parameter, generator)
+            if in_4bit and type(owner) is nn.Linear:
+                module.set_submodule(path, linear_4bit(made))
+            else:
+                setattr(owner, leaf, nn.Parameter(made, requires_grad=False))
 
 
 def _made(owner: nn.Module, parameter: nn.Parameter, generator: torch.Generator) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import packing
 from tests.servers.ray import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -42,17 +40,3 @@ def test_it_runs(shared_cache: Path, tmp_path: Path):
     titles = re.findall("^## (.*)", ended.stdout, re.MULTILINE)
     assert titles[0] == "Goals" and len(titles) == 2, "the section of this benchmark"
     assert written() == before
-
-
-def test_what_waits_for_a_gpu_runs_on_a_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """A Llama of one layer, two slots."""
-    case, out = packing.Case(rows=1, tokens=16, slots=2, goal=1.0), tmp_path / "found.json"
-    monkeypatch.setattr(packing, "CASES", (case,))
-    words = ["packing", "--device=cpu", "--layers=1", "--hidden=256", "--turns=1", f"--out={out}"]
-    monkeypatch.setattr(sys, "argv", words)
-    packing.main()
-    found = json.loads(out.read_text())
-    assert found["results"]["cases"][case.name]["pack_s"]["median"] > 0
-    assert packing.render(found) in capsys.readouterr().out

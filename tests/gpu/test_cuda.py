@@ -8,14 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
+from benchmarks.gpu.material import losses, random_rows, run_spec, shares_of
+from benchmarks.gpu.random_base import llama_config, random_trainee
+from benchmarks.gpu.setting import Setting
+from raylora.model.quant import QuantFormat
 from raylora.spec.run import RunSpec
 from raylora.train.build import build, place_base
+from raylora.train.estimate import estimate
+from raylora.train.memory import PeakMemory
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import MIXED, admit, losses_of, member_specs, train_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, run_steps, save_materials, tiny_spec
 
-pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
 
 CUDA = torch.device("cuda")
 SAME_LOSS = 1e-3
@@ -82,3 +93,26 @@ def test_a_pack_is_its_members_alone(home: Path):
         train_all(trainee, [alone])
         told, wanted = (losses_of(each, ["train_loss", "eval_loss"]) for each in (member, alone))
         assert told == pytest.approx(wanted, abs=SAME_LOSS)
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_in_nf4_comes_back_as_from_bitsandbytes(dtype: torch.dtype, double_quant: bool):
+    weight_OI = torch.randn(256, 192, device=CUDA).to(dtype)
+    form = QuantFormat("nf4", double_quant, dtype)
+    values, state = quantize_4bit(weight_OI, blocksize=64, compress_statistics=double_quant, quant_type="nf4")
+    assert torch.equal(form.unpack(form.pack(weight_OI), (256, 192), dtype), dequantize_4bit(values, state))
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_the_predicted_peak_is_measured(bits: int):
+    """A Llama so wide that cuBLAS's own workspace is little of it."""
+    setting = Setting(CUDA, hidden=2048, layers=4, turns=1, bits=bits)
+    config, spec = llama_config(setting.hidden, setting.layers), run_spec(setting, 4, 512)
+    with PeakMemory(CUDA) as memory:
+        trainee = random_trainee(config, spec, CUDA)
+        trainee.admit(0, spec)
+        for step in range(2):
+            losses(trainee, shares_of(random_rows(512), 1, step, 4))
+    measured = memory.peak_bytes - memory.start_bytes
+    assert measured == pytest.approx(estimate(spec, config, "cuda").peak_bytes, rel=0.05)
