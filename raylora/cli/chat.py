@@ -17,7 +17,6 @@ from raylora.cli.adapter import BaseOption, StoreOption
 from raylora.cli.output import err, say
 from raylora.cli.talk import (
     AdapterWords,
-    Asked,
     In4Bit,
     In8Bit,
     Plain,
@@ -25,6 +24,7 @@ from raylora.cli.talk import (
     System,
     Temperature,
     TopP,
+    Typed,
     holdings_of,
     messages_of,
 )
@@ -58,7 +58,7 @@ def chat(
 ) -> None:
     """Talk to adapters, or to a base alone; /help lists what can be said beside questions."""
     holdings = holdings_of(load_in_4bit, load_in_8bit, no_quantize)
-    asked = Asked(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
+    asked = Typed(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
     Talk(asked.open(), asked.options(), system).go_through(_typed())
 
 

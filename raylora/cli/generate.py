@@ -16,7 +16,6 @@ from raylora.cli.prompts import read_prompts
 from raylora.cli.summary import print_answers
 from raylora.cli.talk import (
     AdapterWords,
-    Asked,
     In4Bit,
     In8Bit,
     Plain,
@@ -24,6 +23,7 @@ from raylora.cli.talk import (
     System,
     Temperature,
     TopP,
+    Typed,
     holdings_of,
     messages_of,
 )
@@ -58,7 +58,7 @@ def generate(
 ) -> None:
     """Answer prompts with adapters, or with a base alone, which is loaded once for all of them."""
     holdings = holdings_of(load_in_4bit, load_in_8bit, no_quantize)
-    asked = Asked(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
+    asked = Typed(tuple(adapters or ()), base, store, max_new_tokens, temperature, top_p, seed, holdings)
     prompts, problems = _prompts(prompt or [], file)
     session = asked.open(problems)
     names: list[str | None] = [*([None] if with_base or not session.names else []), *session.names]

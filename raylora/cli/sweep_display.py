@@ -111,4 +111,4 @@ def _line(trial: TrialRecord, before: str | None, standing: Standing) -> str:
 
 def _best(summary: Summary) -> str:
     best = summary.best_trial
-    return "" if best is None else f", best {best.trial_id} with {summary.asked.metric} {number(best.metric)}"
+    return "" if best is None else f", best {best.trial_id} with {summary.aim.metric} {number(best.metric)}"

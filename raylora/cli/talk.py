@@ -42,7 +42,7 @@ HOLDINGS = {"--load-in-4bit": "nf4-double", "--load-in-8bit": "int8", "--no-quan
 
 
 @dataclass(frozen=True)
-class Asked:
+class Typed:
     """What was typed.
 
     Args:

@@ -89,7 +89,7 @@ class TrialsTable:
         for name in [] if narrow else knob_labels(knobs).values():
             table.add_column(escape(name))
         table.add_column("steps", justify="right", no_wrap=True)
-        table.add_column(escape(self._summary.asked.metric), justify="right", no_wrap=True)
+        table.add_column(escape(self._summary.aim.metric), justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True, min_width=max((len(trial.status) for trial in trials), default=0))
         if adapters:
             table.add_column("adapter", no_wrap=True)

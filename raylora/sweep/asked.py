@@ -19,7 +19,7 @@ Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Aim:
     """What was asked of a sweep.
 
     Args:
@@ -37,10 +37,10 @@ class Asked:
         return -metric if self.mode == "max" else metric
 
 
-def asked_of(record: SweepRecord) -> Asked:
+def aim_of(record: SweepRecord) -> Aim:
     """Read what a sweep was asked for from its record."""
     spec = record.spec
-    return Asked(spec.get("metric", "eval_loss"), spec.get("mode", "min"), _base(spec))
+    return Aim(spec.get("metric", "eval_loss"), spec.get("mode", "min"), _base(spec))
 
 
 def drawn_by_ratio(record: SweepRecord) -> frozenset[str]:
@@ -65,7 +65,7 @@ def run_yaml(record: SweepRecord, trial: TrialRecord) -> str:
         spec = run_of(sweep, trial.config, trial.repeat)
     except (InputError, ValueError):
         # What a version with other fields recorded is shown as it was asked; `raylora validate` says what changed.
-        asked = write_yaml(with_fields(asked_of(record).base, trial.config))
+        asked = write_yaml(with_fields(aim_of(record).base, trial.config))
         return f"# As it was asked: this version of raylora does not read the sweep any more.\n{asked}"
     steps = _steps_of_tokens(sweep, spec, trial)
     values = _without_defaults(spec, trial.config)

@@ -22,7 +22,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.contract import Store
 from raylora.store.runs import run_store
 from raylora.store.sweeps import SweepRecord, TrialRecord, write_sweep
-from raylora.sweep.asked import asked_of
+from raylora.sweep.asked import aim_of
 from raylora.sweep.report import write_report
 from raylora.sweep.summary import summarise
 from raylora.sweep.trial_book import TrialBook
@@ -76,7 +76,7 @@ class Books:
 
     def __init__(self, store: Store, record: SweepRecord, tracker: SweepTracker) -> None:
         self._store, self._tracker = store, tracker
-        self._metric = asked_of(record).metric
+        self._metric = aim_of(record).metric
         self._record = record.model_copy(
             update={"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
         )

@@ -109,7 +109,7 @@ def colours(trials: tuple[TrialRecord, ...], summary: Summary) -> dict[str, str]
         trials: All of the sweep.
         summary: What they came to: the winner, and whether more is better.
     """
-    better = summary.asked.better
+    better = summary.aim.better
     ranked = sorted((trial for trial in trials if counts(trial)), key=lambda trial: better(metric_of(trial)))
     shades = {trial.trial_id: RAMP[place * len(RAMP) // len(ranked)] for place, trial in enumerate(ranked)}
     winners = summary.winner.counted if summary.winner else ()

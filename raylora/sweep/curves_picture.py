@@ -89,7 +89,7 @@ def _panel(axes: Axes, title: str, lines: dict[str, Line], record: SweepRecord, 
             xs = tuple(at[step] for step in xs)
         width, depth = (2.4, 4) if front else (1.3, 3 if colour != FAILED else 2)
         (drawn,) = axes.plot(xs, losses, color=colour, linewidth=width, zorder=depth)
-        tip(drawn, trial_tip(trial, summary.asked.metric))
+        tip(drawn, trial_tip(trial, summary.aim.metric))
         marker, filled = ENDS[trial.status]
         end = min(losses[-1], top)
         axes.plot(

@@ -75,7 +75,7 @@ def _panel(axes: Axes, effect: KnobEffect, name: str, record: SweepRecord, summa
     for trial in trials:
         value = trial.config[effect.name]
         _dot(axes, value if effect.numeric else places[key_of(value)], trial, shades[trial.trial_id], summary)
-    dress(axes, "", "", summary.asked.metric if first else "")
+    dress(axes, "", "", summary.aim.metric if first else "")
     axes.set_title(name, loc="left", color=INK, fontsize=10.5, fontweight="bold", pad=8)
     if effect.rank_correlation is not None:
         axes.annotate(
@@ -100,7 +100,7 @@ def _dot(axes: Axes, x: float, trial: TrialRecord, colour: str, summary: Summary
         x, metric_of(trial), "o", color=colour, markersize=6, markerfacecolor=SURFACE if hollow else colour,
         markeredgewidth=1.3, zorder=4,
     )  # fmt: skip
-    tip(drawn, trial_tip(trial, summary.asked.metric))
+    tip(drawn, trial_tip(trial, summary.aim.metric))
 
 
 def _places(effect: KnobEffect) -> dict[str, float]:

@@ -41,14 +41,14 @@ def draw_parallel(record: SweepRecord, summary: Summary, folder: Path) -> Pictur
         by_ratio = drawn_by_ratio(record)
         scales = [
             scale_of([value for value in column if value is not _NONE], name in by_ratio)
-            for name, column in zip([*knobs, summary.asked.metric], columns, strict=True)
+            for name, column in zip([*knobs, summary.aim.metric], columns, strict=True)
         ]
         shades = colours(record.trials, summary)
         for row, trial in enumerate(trials):
             places = [_place(scale, column[row]) for scale, column in zip(scales, columns, strict=True)]
             _line(axes, trial, places, shades[trial.trial_id], summary)
         short = knob_labels(knobs)
-        _dress(axes, [*(short[knob] for knob in knobs), summary.asked.metric], scales, columns)
+        _dress(axes, [*(short[knob] for knob in knobs), summary.aim.metric], scales, columns)
 
     return draw("parallel", "From knobs to result", (max(11.0, 1.6 * (len(knobs) + 1)), 4.6), paint, folder)
 
@@ -67,7 +67,7 @@ def _line(axes: Axes, trial: TrialRecord, places: Sequence[float], colour: str, 
         zorder=4 if front else 3, linestyle=(0, (3, 2)) if trial.status == "stopped" else "-",
         solid_joinstyle="round",
     )  # fmt: skip
-    tip(drawn, trial_tip(trial, summary.asked.metric))
+    tip(drawn, trial_tip(trial, summary.aim.metric))
 
 
 def _dress(axes: Axes, names: Sequence[str], scales: Sequence[Scale], columns: Sequence[Sequence[Any]]) -> None:

@@ -81,7 +81,7 @@ def _ready(record: SweepRecord, summary: Summary) -> str | None:
     winner = summary.winner
     if winner is None:
         return None
-    found = f"{summary.asked.metric} {winner.mean:.6g}, trial {winner.best.trial_id} of sweep {record.sweep_id}"
+    found = f"{summary.aim.metric} {winner.mean:.6g}, trial {winner.best.trial_id} of sweep {record.sweep_id}"
     return f"# {found}\n{run_yaml(record, winner.best)}"
 
 
@@ -118,7 +118,7 @@ def _facts(record: SweepRecord, summary: Summary) -> list[tuple[str, str]]:
     if summary.winner:
         mean = "" if summary.winner.spread is None else ", mean of repeats"
         size = summary.winner.best.trainable_parameters
-        facts.insert(0, (number(summary.winner.mean), f"best {summary.asked.metric}{mean}"))
+        facts.insert(0, (number(summary.winner.mean), f"best {summary.aim.metric}{mean}"))
         facts += [(large(size), "trainable parameters in the best")] if size is not None else []
     facts.append((large(sum(trial.tokens for trial in record.trials)), "tokens trained on, in all"))
     packs = {trial.pack for trial in record.trials} - {None}

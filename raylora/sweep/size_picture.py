@@ -37,14 +37,14 @@ def draw_sizes(record: SweepRecord, summary: Summary, folder: Path) -> Picture |
                 size, each.mean, "o", color=colour, markersize=9 if colour == WINNER else 7, zorder=4,
                 markerfacecolor=SURFACE if each.best.status == "stopped" else colour, markeredgewidth=1.4,
             )  # fmt: skip
-            tip(drawn, trial_tip(each.best, summary.asked.metric))
+            tip(drawn, trial_tip(each.best, summary.aim.metric))
         sizes = [size for size, _ in sized]
         front = [(_size(each), each.mean) for each in summary.front]
         front.append((max(sizes), front[-1][1]))
         xs, means = zip(*front, strict=True)
         axes.plot(xs, means, color=MUTED, drawstyle="steps-post", linewidth=1.4, linestyle=(0, (4, 2)), zorder=2,
                   label="best for its size")  # fmt: skip
-        dress(axes, "", "trainable parameters", summary.asked.metric)
+        dress(axes, "", "trainable parameters", summary.aim.metric)
         if is_log(sizes):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -54,7 +54,7 @@ def draw_sizes(record: SweepRecord, summary: Summary, folder: Path) -> Picture |
         axes.margins(x=0.06, y=0.14)
         for each in summary.front:
             axes.annotate(
-                each.best.trial_id, (_size(each), each.mean), xytext=(0, -15 if summary.asked.mode == "min" else 9),
+                each.best.trial_id, (_size(each), each.mean), xytext=(0, -15 if summary.aim.mode == "min" else 9),
                 textcoords="offset points", ha="center", fontsize=8.5, color=INK,
             )  # fmt: skip
         axes.legend(loc="best", frameon=False, labelcolor=INK)

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from raylora.store.sweeps import SweepRecord, TrialRecord
-from raylora.sweep.asked import Asked, asked_of
+from raylora.sweep.asked import Aim, aim_of
 from raylora.sweep.effects import KnobEffect, key_of, knob_effects
 
 
@@ -54,7 +54,7 @@ class Summary:
     """What a sweep found.
 
     Args:
-        asked: Metric and mode.
+        aim: Metric and mode.
         luckiest: The trial with the best metric of all, whatever the repeats of its configuration say, and however far
             it trained; None where none has a result.
         ranking: Configurations with a result, those that trained to their end before the others, the best mean first.
@@ -63,7 +63,7 @@ class Summary:
         front: Of those compared, the ones that none beats with as few trainable parameters, the smallest first.
     """
 
-    asked: Asked
+    aim: Aim
     luckiest: TrialRecord | None
     ranking: tuple[Configuration, ...]
     level: int
@@ -97,16 +97,16 @@ def summarise(record: SweepRecord) -> Summary:
     Args:
         record: The sweep, over or not.
     """
-    asked = asked_of(record)
+    aim = aim_of(record)
     counted = [trial for trial in record.trials if counts(trial)]
-    ranking = _ranking(record.trials, asked)
+    ranking = _ranking(record.trials, aim)
     return Summary(
-        asked=asked,
-        luckiest=_best(counted, asked) if counted else None,
+        aim=aim,
+        luckiest=_best(counted, aim) if counted else None,
         ranking=ranking,
         level=len({key_of(other.config) for other in _compared(ranking) if _level(ranking[0], other)}),
         effects=knob_effects(counted),
-        front=_front(ranking, asked),
+        front=_front(ranking, aim),
     )
 
 
@@ -137,33 +137,33 @@ def _level(first: Configuration, second: Configuration) -> bool:
     return first is second or (spread is not None and abs(first.mean - second.mean) <= spread)
 
 
-def _ranking(trials: Iterable[TrialRecord], asked: Asked) -> tuple[Configuration, ...]:
+def _ranking(trials: Iterable[TrialRecord], aim: Aim) -> tuple[Configuration, ...]:
     groups: dict[int, list[TrialRecord]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         groups.setdefault(trial.draw, []).append(trial)
-    found = [_configuration(group, asked) for group in groups.values() if any(map(counts, group))]
-    return tuple(sorted(found, key=lambda each: (not each.is_whole, asked.better(each.mean))))
+    found = [_configuration(group, aim) for group in groups.values() if any(map(counts, group))]
+    return tuple(sorted(found, key=lambda each: (not each.is_whole, aim.better(each.mean))))
 
 
 def _compared(configurations: Sequence[Configuration]) -> tuple[Configuration, ...]:
     return tuple(each for each in configurations if each.is_whole) or tuple(configurations)
 
 
-def _configuration(trials: Sequence[TrialRecord], asked: Asked) -> Configuration:
+def _configuration(trials: Sequence[TrialRecord], aim: Aim) -> Configuration:
     counted = tuple(trial for trial in trials if counts(trial))
     metrics = [metric_of(trial) for trial in counted]
     spread = stdev(metrics) if len(metrics) > 1 else None
-    return Configuration(tuple(trials), counted, fmean(metrics), spread, _best(counted, asked))
+    return Configuration(tuple(trials), counted, fmean(metrics), spread, _best(counted, aim))
 
 
-def _best(trials: Sequence[TrialRecord], asked: Asked) -> TrialRecord:
-    return min(trials, key=lambda trial: (asked.better(metric_of(trial)), trial.number))
+def _best(trials: Sequence[TrialRecord], aim: Aim) -> TrialRecord:
+    return min(trials, key=lambda trial: (aim.better(metric_of(trial)), trial.number))
 
 
-def _front(ranking: Iterable[Configuration], asked: Asked) -> tuple[Configuration, ...]:
+def _front(ranking: Iterable[Configuration], aim: Aim) -> tuple[Configuration, ...]:
     sized = _compared([each for each in ranking if each.best.trainable_parameters is not None])
     front: list[Configuration] = []
-    for each in sorted(sized, key=lambda each: (each.best.trainable_parameters, asked.better(each.mean))):
-        if not front or asked.better(each.mean) < asked.better(front[-1].mean):
+    for each in sorted(sized, key=lambda each: (each.best.trainable_parameters, aim.better(each.mean))):
+        if not front or aim.better(each.mean) < aim.better(front[-1].mean):
             front.append(each)
     return tuple(front)

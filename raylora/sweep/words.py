@@ -100,7 +100,7 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 def verdict(summary: Summary) -> list[str]:
     """Return what the sweep found and how far it can be trusted, a sentence each."""
-    first, metric = summary.winner, summary.asked.metric
+    first, metric = summary.winner, summary.aim.metric
     if first is None:
         return [f"No trial reached a value of {metric}, so there is no best configuration."]
     found = f"{first.best.trial_id} is best with {metric} {number(first.mean)}"

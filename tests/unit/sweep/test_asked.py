@@ -11,7 +11,7 @@ from raylora.spec.run import RunSpec
 from raylora.spec.space import resolve
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
-from raylora.sweep.asked import asked_of, drawn_by_ratio, run_yaml, with_fields
+from raylora.sweep.asked import aim_of, drawn_by_ratio, run_yaml, with_fields
 from tests.unit.sweep.made_sweeps import BASE, sweep, trial
 
 
@@ -90,11 +90,11 @@ def test_a_budget_in_tokens_is_told_by_the_steps_that_take_them(tmp_path: Path, 
 
 
 def test_the_sweeps_budget_is_the_runs():
-    base = asked_of(sweep([], budget={"steps": 7, "tokens": None}, report_steps=3)).base
+    base = aim_of(sweep([], budget={"steps": 7, "tokens": None}, report_steps=3)).base
     assert (base["max_steps"], base["eval_steps"]) == (7, 3)
     no_rows = {key: value for key, value in BASE.items() if key != "val_set_size"}
-    assert "eval_steps" not in asked_of(sweep([], run=no_rows, report_steps=3)).base
-    assert asked_of(sweep([])).base == BASE
+    assert "eval_steps" not in aim_of(sweep([], run=no_rows, report_steps=3)).base
+    assert aim_of(sweep([])).base == BASE
 
 
 def test_fields_of_another_version_are_shown_as_they_were_asked():
