@@ -14,13 +14,13 @@ it has begun exactly that many and exactly the open ones wait here: no clock is 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raylora.runtime.desk_messages import Close, Command, Go, Halt, Report, Save
 from raylora.runtime.desk_seating import is_served, lacking, num_waiting, place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
+from raylora.runtime.waiters import Waiters
 
 POLL_S = 10.0
 """Longest wait of a pack for commands: it comes back and asks again."""
@@ -30,7 +30,7 @@ class Desk:
     """Leases, packs, and what they have to tell each other."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = Waiters()
         self._tenants: dict[str, Tenant] = {}
         self._packs: dict[int, Pack] = {}
         self._untold: list[Report] = []
@@ -258,7 +258,7 @@ class Desk:
         if self.settled() and not self._saving() and not self._halted:
             for pack in self._packs.values():
                 pack.open(self._in_line)
-        self._changed.notify_all()
+        self._changed.wake()
 
     def _tell(self) -> None:
         while self._untold and self.settled() and not self._saving() and not self._halted:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Command, Free, Go, Report, Save
 from raylora.spec.run import RunSpec
+from raylora.store.kept import place_of
 
 Held = Free | Admit | Save | Go
 _KINDS = (Free, Admit, Save, Go)
@@ -100,7 +101,7 @@ class Tenant:
     def lose(self) -> None:
         """Lose the slot; what was done after the last save must be done again."""
         self.pack, self.returns = None, True
-        self.repeating = self.told_step > (BEFORE_ANY_STEP if self.saved is None else self.saved[1])
+        self.repeating = self.told_step > self._start_step
 
     @property
     def last_report(self) -> Report | None:
@@ -112,6 +113,14 @@ class Tenant:
     def start_from(self) -> str | None:
         """Where it would start now."""
         return self.claim.start_from if self.saved is None else self.saved[0]
+
+    @property
+    def _start_step(self) -> int:
+        """Step of where it would start now; before any where that is not known."""
+        if self.saved is not None:
+            return self.saved[1]
+        place = place_of(self.claim.start_from or "")
+        return BEFORE_ANY_STEP if place is None else place[1]
 
     def owed(self) -> list[Held]:
         """What it was told and has not done, as far as a slot at its last report can do it."""

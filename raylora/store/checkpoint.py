@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,7 @@ from raylora.errors import CorruptObjectError, InputError, MissingObjectError, S
 from raylora.log import get_logger
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.kept import EVAL_LOSS, FOLDER, begun_steps, complete_steps, prefix_of, prune
+from raylora.store.kept import EVAL_LOSS, FOLDER, begun_steps, complete_steps, place_of, prefix_of, prune
 from raylora.store.manifest import MANIFEST, publish, read_manifest, read_verified
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -123,7 +122,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return _load(*_place_of(uri))
 
 
-def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
+def load_checkpoint_or_next(uri: str, store: Store | None = None) -> Checkpoint | None:
     """Return the checkpoint at a URI, or where it is gone or corrupt the next best that the run still has.
 
     Whoever was killed may remember one that was deleted to make room. Of those after it, the first leaves the least
@@ -132,6 +131,7 @@ def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
 
     Args:
         uri: As `save_checkpoint` gave it.
+        store: One that is open, of all runs: where the checkpoint lies in it, nothing is connected anew.
 
     Returns:
         The checkpoint; ``None`` if the run has none that is whole, so that it begins anew.
@@ -140,11 +140,11 @@ def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
         InputError: The URI names no checkpoint.
         StoreError: The store does not answer.
     """
-    store, wanted = _place_of(uri)
-    steps = complete_steps(store)
+    own, wanted = _place_of(uri, store)
+    steps = complete_steps(own)
     start = wanted if wanted in steps else next((step for step in steps if step > wanted), wanted)
     before, after = [step for step in steps if step <= start], [step for step in steps if step > start]
-    found = _first_whole(store, (*reversed(before), *after), [])
+    found = _first_whole(own, (*reversed(before), *after), [])
     if found is None:
         _log.warning("%s is gone or corrupt, and so are all others; its run begins anew", uri)
     elif found.step != wanted:
@@ -152,12 +152,15 @@ def load_checkpoint_or_next(uri: str) -> Checkpoint | None:
     return found
 
 
-def _place_of(uri: str) -> tuple[Store, int]:
+def _place_of(uri: str, store: Store | None = None) -> tuple[Store, int]:
     """The run's own store and the step of a checkpoint's URI."""
-    match = re.fullmatch(rf"(.+)/{FOLDER}/step-(\d+)", uri)
-    if match is None:
+    place = place_of(uri)
+    if place is None:
         raise InputError(f"'{uri}' is no checkpoint of raylora; expected STORE/runs/RUN/{FOLDER}/step-NUMBER")
-    return open_store(match[1]), int(match[2])
+    root, step = place
+    if store is not None and root.startswith(f"{store.uri}/"):
+        return store.child(root.removeprefix(f"{store.uri}/")), step
+    return open_store(root), step
 
 
 def _first_whole(store: Store, steps: Iterable[int], damage: list[CorruptObjectError]) -> Checkpoint | None:

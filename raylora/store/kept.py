@@ -26,6 +26,16 @@ def prefix_of(step: int) -> str:
     return f"{FOLDER}/step-{step:08d}"
 
 
+def place_of(uri: str) -> tuple[str, int] | None:
+    """URI of the run's own store and step of a checkpoint's URI; ``None`` where it is none.
+
+    Args:
+        uri: As `save_checkpoint` gave it.
+    """
+    match = re.fullmatch(rf"(.+)/{FOLDER}/step-(\d+)", uri)
+    return None if match is None else (match[1], int(match[2]))
+
+
 def complete_steps(store: Store) -> list[int]:
     """Steps whose checkpoints have their manifests, in order."""
     return sorted(_steps(store, re.escape(MANIFEST)))

@@ -52,6 +52,17 @@ def test_a_run_of_which_no_save_is_known_may_go_on_from_its_own_up_to_what_was_t
     assert (admit.start_from, admit.up_to_step, go) == (None, 3, Go("lease0-0"))
 
 
+def test_a_lease_that_nobody_told_to_go_stays_where_it_stood_when_its_pack_is_lost(steering: Steering):
+    """It starts at its last report: there is nothing to do again, and what comes after it was not ordered."""
+    steering.desk.open_pack(0, "all", 1)
+    steering.lease(replace(claim(0), start_from="store/runs/run0/checkpoints/step-00000004", told_step=4))
+    steering.settle()
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0"]
+    steering.desk.lose_pack(0, "its workers were restarted", True)
+    steering.desk.open_pack(0, "all", 1)
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0"]
+
+
 def test_what_was_not_told_before_is_told_first_in_trial_order(steering: Steering):
     steering.desk.open_pack(0, "all", 3)
     finished = Report("lease2-0", "finished", 3, {"adapter_uri": "adapter"})

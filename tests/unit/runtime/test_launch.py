@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,12 +17,13 @@ from raylora.runtime.mailbox import Job
 from raylora.runtime.stopping import StopWish
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
+from raylora.store.fence import key_of
 from raylora.store.lease import Lease, is_deserted
-from raylora.store.runs import new_run, run_store
+from raylora.store.runs import new_run, read_run, run_store, write_run
 from raylora.tracking.tracker import Tracker
 from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
-from tests.unit.store.other_driver import take_over
+from tests.unit.store.other_driver import OTHER, take_over
 from tests.unit.tracking.sqlite_home import client, home
 
 __all__ = ["client", "home"]
@@ -81,3 +82,29 @@ def test_a_driver_that_was_taken_over_does_not_say_how_the_run_ended(
         launch._run(SPEC, record, lease, checked, tracker, group, mailbox, StopWish(), lambda event: None)
     assert client.get_run(tracker.mlflow_run_id).info.status == status
     assert is_deserted(own) != is_lost, "what the other driver holds is left to it"
+
+
+def test_a_driver_that_was_taken_over_while_its_workers_ended_writes_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, record = open_store(str(tmp_path / "store")), new_run(SPEC)
+    own = run_store(store, record.run_id)
+    write_run(store, record)
+
+    @contextmanager
+    def workers(spec: RunSpec) -> Iterator[tuple[None, None]]:
+        yield None, None
+        own.write(key_of(2), OTHER)
+
+    monkeypatch.setattr(launch, "_workers", workers)
+    monkeypatch.setattr(launch, "cluster", lambda spec: nullcontext())
+    monkeypatch.setattr(launch, "stop_wish", lambda: nullcontext(StopWish()))
+    checked = SimpleNamespace(store=store)
+    monkeypatch.setattr(launch, "checking", lambda spec: SimpleNamespace(result=lambda: checked))
+    monkeypatch.setattr(launch, "_tracker", lambda spec, record: None)
+    monkeypatch.setattr(launch, "_run", lambda *told: {"status": "finished"})
+    with closing(Lease(own, record.run_id)) as lease:
+        lease.take()
+        with pytest.raises(RunFailedError, match="taken it over"):
+            launch._launch(SPEC, record, lease, lambda event: None)
+    assert read_run(store, record.run_id).status == record.status

@@ -75,3 +75,17 @@ def test_where_the_next_of_one_that_is_gone_is_corrupt_the_last_before_takes_its
 def test_what_names_no_checkpoint_is_refused(store: Store):
     with pytest.raises(InputError, match="is no checkpoint of raylora"):
         load_checkpoint_or_next(store.uri)
+
+
+def test_a_checkpoint_in_a_store_that_is_open_takes_no_other_connection(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = save_checkpoint(store, at_step(5), keep=1)
+
+    def refuse(uri: str) -> Store:
+        raise AssertionError(f"{uri} was opened")
+
+    monkeypatch.setattr("raylora.store.checkpoint.open_store", refuse)
+    assert load_checkpoint_or_next(uri, open_store(str(tmp_path))).step == 5
+    with pytest.raises(AssertionError, match="was opened"):  # of a store that has moved, or that of others
+        load_checkpoint_or_next(uri, open_store(str(tmp_path / "ru")))
