@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from queue import SimpleQueue
 from typing import cast
@@ -20,16 +20,30 @@ from ray.actor import ActorHandle
 from raylora.errors import RayloraError, StoreError
 from raylora.log import get_logger
 from raylora.model.export import publish_adapter
-from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, ReportKind, Save
+from raylora.runtime.desk_messages import (
+    BEFORE_ANY_STEP,
+    Admit,
+    Close,
+    Command,
+    Free,
+    Go,
+    Halt,
+    Report,
+    ReportKind,
+    Save,
+)
+from raylora.runtime.evening import due_move
 from raylora.runtime.hooks import PackHooks
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
 from raylora.runtime.own_store import open_own
+from raylora.runtime.pack_lease import PackLease
 from raylora.runtime.pack_width import pack_width
 from raylora.runtime.same_checkpoint import checkpoint_of, load_alike
 from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
 from raylora.store.checkpoint import Checkpoint
+from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
 from raylora.train.member import Member, Outcome
 from raylora.train.trainee import Trainee
@@ -39,25 +53,6 @@ log = get_logger(__name__)
 
 CHECK_IN_S = 0.5
 """Longest time between two looks at what the desk wants, while there is something to train."""
-
-
-@dataclass
-class _Lease:
-    """A run of the pack, as every rank knows it.
-
-    Args:
-        admit: What it was let in with.
-        slot: Its slot.
-        owner: The rank that trains it alone; ``None`` where all share it.
-        is_going: Whether it may train on.
-        member: The run itself, on the ranks that train it.
-    """
-
-    admit: Admit
-    slot: int
-    owner: int | None
-    is_going: bool = False
-    member: Member | None = None
 
 
 class Pack:
@@ -72,9 +67,10 @@ class Pack:
     def __init__(self, job: PackJob, mailbox: ActorHandle[Mailbox], trainee: Trainee) -> None:
         self._job, self._mailbox, self._trainee = job, mailbox, trainee
         self._stores = open_own(job, f"pack-{job.pack}", trainee.ranks)
-        self._leases: dict[str, _Lease] = {}
+        self._leases: dict[str, PackLease] = {}
         self._inputs = OpenInputs()
         self._reports: list[Report] = []
+        self._unmoved: set[str] = set()
         self._written: SimpleQueue[Report] = SimpleQueue()
         self._asked_at, self._saved_at = 0.0, time.monotonic()
 
@@ -96,6 +92,7 @@ class Pack:
                 if isinstance(command, Close):
                     return
                 self._obey(command)
+            self._even_out()
             self._turn()
 
     def _exchange(self) -> list[Command]:
@@ -146,7 +143,7 @@ class Pack:
                 self._release(lease)
 
     def _admit(self, command: Admit) -> None:
-        lease = _Lease(command, self._free_slot(), self._owner())
+        lease = PackLease(command, self._free_slot(), self._owner())
         self._leases[command.lease] = lease
         if lease.owner not in (None, self._trainee.ranks.rank):
             return
@@ -154,32 +151,37 @@ class Pack:
             lease.member = None
             self._reports += self._speaking([Report(command.lease, "failed", 0, {"error": why})])
 
-    def _why_not(self, lease: _Lease) -> str | None:
+    def _why_not(self, lease: PackLease) -> str | None:
         """Let a run in; returns why it cannot be, the same on all ranks that share it."""
         ranks, spec = self._trainee.slot_ranks, lease.admit.spec
         if why := self._inputs.why_unreadable(spec, ranks) or self._inputs.of(spec).why_other_rows(ranks):
             return why
         error = None
         try:
-            store = run_store(self._stores, lease.admit.run_id)
-            checkpoint = load_alike(ranks, partial(checkpoint_of, lease.admit, store))
+            checkpoint = load_alike(ranks, partial(checkpoint_of, lease.admit, self._stores))
             lease.member = self._member(lease, checkpoint)
         except RayloraError as failure:
             error = str(failure)
         return next((found for found in ranks.gather(error) if found is not None), None)
 
-    def _member(self, lease: _Lease, checkpoint: Checkpoint | None) -> Member:
-        """Open the run's rows, give it its slot, and let it go on from where it was."""
+    def _opened(self, lease: PackLease) -> Member:
+        """Open the run's rows and give it its slot."""
         command, trainee = lease.admit, self._trainee
         inputs = self._inputs.of(command.spec)
-        store = run_store(self._stores, command.run_id)
-        hooks = PackHooks(self._mailbox, store, command, self._written)
+        hooks = PackHooks(self._mailbox, run_store(self._stores, command.run_id), command, self._written)
         trainee.admit(lease.slot, command.spec)
         rows, validation = inputs.batches(command.spec)
         digests = inputs.digests_of_trial(command.spec)
-        member = Member(trainee, lease.slot, command.spec, rows, validation, hooks, digests, command.max_tokens)
+        return Member(trainee, lease.slot, command.spec, rows, validation, hooks, digests, command.max_tokens)
+
+    def _member(self, lease: PackLease, checkpoint: Checkpoint | None) -> Member:
+        """Let a run go on from where it was, and tell where it is."""
+        command, trainee, member = lease.admit, self._trainee, self._opened(lease)
+        inputs = self._inputs.of(command.spec)
         if checkpoint is not None:
             member.restore(checkpoint)
+        elif trainee.slot_ranks.rank == 0:  # what an earlier process left is no future of a run that begins anew
+            give_up_beyond(run_store(self._stores, command.run_id), BEFORE_ANY_STEP)
         placed = {
             "strategy": trainee.strategy.name,
             "device": trainee.device.type,
@@ -190,6 +192,34 @@ class Pack:
         }
         member.emit("placed", placed)
         member.emit("start", {"num_steps": member.num_steps})
+        return member
+
+    def _even_out(self) -> None:
+        """Let a rank that has nothing to train take a run over, where each trains its own."""
+        ranks = self._trainee.ranks
+        owners = {name: lease.owner for name, lease in self._leases.items() if lease.owner is not None}
+        move = due_move(owners, ranks.world_size)
+        if move is None or move.lease in self._unmoved:
+            return
+        lease, here = self._leases[move.lease], ranks.rank == move.to
+        moment = ranks.gather(lease.member.hand_over() if lease.member else None)[owners[move.lease]]
+        taken = self._taken_over(lease, moment) if here and moment else None
+        if not ranks.gather(taken is not None)[move.to]:
+            self._unmoved.add(move.lease)
+            return
+        if not here:
+            lease.give_up(self._trainee)
+        lease.owner, lease.member = move.to, taken
+
+    def _taken_over(self, lease: PackLease, moment: Checkpoint) -> Member | None:
+        """The run in a slot of this rank; ``None`` where it cannot be, and stays where it is."""
+        try:
+            member = self._opened(lease)
+            member.take_over(moment)
+        except RayloraError as error:
+            log.warning("a run stays where it is: %s", error)
+            lease.give_up(self._trainee)
+            return None
         return member
 
     def _turn(self) -> None:
@@ -244,12 +274,8 @@ class Pack:
     def _release(self, name: str) -> None:
         """Give a lease's slot up; one that is gone already is passed over."""
         lease = self._leases.pop(name, None)
-        if lease is None:
-            return
-        if lease.member is not None:
-            lease.member.leave()
-        if lease.slot in self._trainee.steppers:
-            self._trainee.release(lease.slot)
+        if lease is not None:
+            lease.give_up(self._trainee)
 
     def _report(self, member: Member, name: str, kind: ReportKind, values: Mapping[str, object]) -> None:
         self._reports += self._speaking([Report(name, kind, member.progress.step, values)])

@@ -12,6 +12,7 @@ from raylora.errors import RayloraError, StoreError
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit
 from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_next, load_latest
 from raylora.store.contract import Store
+from raylora.store.runs import run_store
 from raylora.train.ranks import Ranks
 
 
@@ -49,17 +50,19 @@ def load_alike(ranks: Ranks, load: Callable[[], Checkpoint | None]) -> Checkpoin
     return found
 
 
-def checkpoint_of(admit: Admit, store: Store) -> Checkpoint | None:
+def checkpoint_of(admit: Admit, stores: Store) -> Checkpoint | None:
     """Load where a lease goes on from; ``None`` where it begins.
 
     Args:
         admit: What it is let in with.
-        store: The run's own.
+        stores: The store of all runs.
 
     Raises:
         CorruptObjectError: All that it could go on from is not what was written.
         StoreError: The store does not answer.
     """
     if admit.start_from is not None:
-        return load_checkpoint_or_next(admit.start_from)
-    return load_latest(store, admit.up_to_step) if admit.up_to_step > BEFORE_ANY_STEP else None
+        return load_checkpoint_or_next(admit.start_from, stores)
+    if admit.up_to_step == BEFORE_ANY_STEP:
+        return None
+    return load_latest(run_store(stores, admit.run_id), admit.up_to_step)

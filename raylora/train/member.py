@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raylora.data.batches import Batches
@@ -93,6 +93,22 @@ class Member:
         self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.give_up_beyond(checkpoint.step)
+
+    def hand_over(self) -> Checkpoint:
+        """This moment, for another rank that goes on with the run; what is on its way to the store is there."""
+        with suppress(StoreError):  # the rank that goes on saves anew
+            self._writing.settle()
+        moment = take(self._trainee, self.slot, self.progress, self._digests)
+        return replace(moment.on_host(), uri=self._writing.uri)
+
+    def take_over(self, moment: Checkpoint) -> None:
+        """Go on where another rank stood.
+
+        Args:
+            moment: From its `hand_over`; it is kept nowhere.
+        """
+        self.progress = restore(self._trainee, self.slot, moment, self._digests)
+        self._writing.uri, self._sound_step = moment.uri, moment.step - 1
 
     @property
     def ending(self) -> Ending | None:

@@ -12,8 +12,10 @@ from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack import Pack
 from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.fence import Fence
+from raylora.store.kept import complete_steps
 from raylora.train.events import Event
 from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
@@ -29,14 +31,14 @@ class Post:
         self.events.append(event)
 
 
-def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1) -> Pack:
+def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1, slots_stay_on_ranks: bool = False) -> Pack:
     desk = cast("Any", None)  # it is not asked
     job = PackJob(
         *(0, "key", num_slots, spec, str(folder / "store"), Fence(str(folder / "store"), 1, "s1"), desk, 1),
-        slots_stay_on_ranks=False,
+        slots_stay_on_ranks=slots_stay_on_ranks,
         calibrates=False,
     )
-    return Pack(job, cast("Any", post), place_tiny(spec))
+    return Pack(job, cast("Any", post), place_tiny(spec, slots_stay_on_ranks))
 
 
 def turn_without_a_place_for_the_second(pack: Pack, specs: Sequence[RunSpec], folder: Path) -> Path:
@@ -178,3 +180,20 @@ def test_a_run_goes_on_from_a_save_that_nobody_heard_of(
         again._turn()
     uninterrupted = pack._leases["lease"].member
     assert uninterrupted is not None and member.progress.train_loss == uninterrupted.progress.train_loss
+
+
+def test_a_run_that_begins_anew_has_no_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What an earlier process saved beyond its beginning would be gone on from where a new save is damaged."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=3)
+    earlier = open_pack(spec, Post(), tmp_path)
+    earlier._obey(Admit("lease", 0, spec, "run0", None))
+    earlier._obey(Go("lease"))
+    earlier._turn()
+    earlier._obey(Save("lease"))
+    store = open_store(str(tmp_path / "store" / "runs" / "run0"))
+    assert complete_steps(store) == [1]
+    earlier._release("lease")
+    earlier._obey(Admit("again", 0, spec, "run0", None))
+    assert complete_steps(store) == []
