@@ -10,7 +10,7 @@ import typer
 
 from raylora.cli.config import tell_notes
 from raylora.cli.output import Json, Overrides, out, print_json, say
-from raylora.errors import InterruptedRunError
+from raylora.errors import InterruptedRunError, RunFailedError
 from raylora.runtime.first_look import first_look
 from raylora.spec.axolotl_grid import grid_sweep
 from raylora.spec.load_sweep import load_sweep
@@ -49,10 +49,13 @@ def follow_sweep(start: Callable[[Listener], dict[str, Any]], json_: bool) -> No
         start: Runs it; is given whom to tell how it stands.
         json_: Print the result for programs.
 
+    Where it ends without a result, its trials are shown as they stand.
+
     Raises:
         InterruptedRunError: Ctrl-C after the sweep had finished; says what shows its result.
     """
     from raylora.cli.sweep_display import sweep_display
+    from raylora.cli.trials import print_trials
 
     last: list[SweepRecord] = []
     try:
@@ -67,6 +70,10 @@ def follow_sweep(start: Callable[[Listener], dict[str, Any]], json_: bool) -> No
             print_json(result)
         else:
             print_result(last[0], result)
+    except (InterruptedRunError, RunFailedError):
+        if last and last[0].trials and not json_:
+            print_trials(last[0])
+        raise
     except KeyboardInterrupt:
         if last and last[0].status == "finished":  # what was interrupted is the end of the command, not the sweep
             raise InterruptedRunError(_has_finished(last[0])) from None

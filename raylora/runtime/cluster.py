@@ -156,6 +156,21 @@ def check_places(spec: RunSpec) -> None:
         )
 
 
+def warn_without_gpus(spec: RunSpec) -> None:
+    """Say that workers go without a GPU where nodes that have one may only not be there yet.
+
+    Args:
+        spec: The run; one that says how many GPUs its workers take is not spoken of.
+    """
+    if spec.distributed.gpus_per_worker is not None or address_of(spec) == "local":
+        return
+    if "GPU" not in worker_resources(spec) and can_grow():
+        log.warning(
+            "distributed.gpus_per_worker: no node of the cluster has a GPU, so workers take none; where nodes with "
+            "GPUs may come, set gpus_per_worker: 1, and they are asked for"
+        )
+
+
 def free_places(needed: dict[str, float], but: Container[str] = ()) -> list[str]:
     """Places for workers that the connected cluster has now, beside what runs: the id of each one's node.
 
@@ -168,15 +183,16 @@ def free_places(needed: dict[str, float], but: Container[str] = ()) -> list[str]
 
 
 def waits_for_places(spec: RunSpec) -> bool:
-    """Whether a group of workers like those of a run waits for room on the connected cluster, whoever asked for it.
+    """Whether a group of workers like those of a run waits for room on the connected cluster; strangers' do not count.
 
     Args:
         spec: The run.
     """
     needed = {name: amount for name, amount in worker_resources(spec).items() if amount}
     asked = [needed] * spec.distributed.num_workers
-    groups = placement_group_table().values()
-    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in groups)
+    job = ray.get_runtime_context().get_job_id()  # with which the ids of its groups end
+    ours = [group for name, group in placement_group_table().items() if name.endswith(job)]
+    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in ours)
 
 
 def places(node: dict[str, float], needed: dict[str, float]) -> int:

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, cluster
+from raylora.runtime.cluster import check_places, cluster, warn_without_gpus
 from raylora.runtime.environment import forwarded
 from raylora.runtime.failures import lost_contact
 from raylora.runtime.group import Group
@@ -164,6 +164,7 @@ def checking(spec: RunSpec) -> Future[Preflight]:
 @contextmanager
 def _workers(spec: RunSpec) -> Iterator[tuple[Group, ActorHandle[Mailbox]]]:
     check_places(spec)
+    warn_without_gpus(spec)
     mailbox = open_mailbox(forwarded(spec.ray.forward_env))
     with TemporaryDirectory(prefix="raylora-", ignore_cleanup_errors=True) as scratch:
         group = Group(spec, mailbox, Path(scratch))

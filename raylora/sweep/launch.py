@@ -15,7 +15,7 @@ import ray
 
 from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, cluster
+from raylora.runtime.cluster import check_places, cluster, warn_without_gpus
 from raylora.runtime.environment import forwarded
 from raylora.runtime.launch import checking
 from raylora.runtime.stopping import stop_wish
@@ -131,6 +131,7 @@ class _Launch:
         self._tell(self._doing)
         with ExitStack() as kept, cluster(run), stop_wish() as stop, ExitStack() as held:
             check_places(run)
+            warn_without_gpus(run)
             host = open_host(self._berths.num_at_once, MAX_PACKS)
             held.callback(ray.kill, host)
             packs = [trial.pack for trial in self._record.trials if trial.pack is not None]
@@ -284,6 +285,7 @@ class _Launch:
             books.close(status, str(error) or type(error).__name__)
         except StoreError as failure:
             log.warning("the record of sweep %s does not say so: %s", sweep_id, failure)
+        self._tell(status)
         return error
 
     def _told(self) -> Books:

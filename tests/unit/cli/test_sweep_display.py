@@ -12,7 +12,7 @@ from rich.console import Console
 
 from raylora.cli.sweep import follow_sweep, print_result
 from raylora.cli.sweep_display import MAX_ROWS, SweepLines, SweepPicture
-from raylora.errors import InterruptedRunError
+from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError
 from raylora.store.sweeps import SweepStatus
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
@@ -141,6 +141,25 @@ def test_an_interrupt_after_the_end_says_where_the_result_is(monkeypatch: pytest
         follow_sweep(start, json_=False)
     for command in ("resume", "report") if status == "finished" else ():
         assert f"raylora {command} {record.sweep_id}" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "json_"),
+    [(InterruptedRunError, False), (RunFailedError, False), (RunFailedError, True), (InputError, False)],
+)
+def test_a_sweep_that_ends_without_a_result_shows_its_trials(
+    capsys: pytest.CaptureFixture[str], error: type[RayloraError], json_: bool
+):
+    """Not where nothing was trained, nor to programs."""
+
+    def start(listen: Listener) -> dict[str, Any]:
+        listen(Standing(sweep([trial(0, 1.5), trial(1, 2.5, status="cancelled", steps=4)]), 2, "interrupted"))
+        raise error("no result")
+
+    with pytest.raises(error, match="no result"):
+        follow_sweep(start, json_)
+    said = capsys.readouterr().out
+    assert ("1.5000" in said and "t001" in said and "cancelled" in said) == (error is not InputError and not json_)
 
 
 def test_the_end_says_where_everything_is(capsys: pytest.CaptureFixture[str]):

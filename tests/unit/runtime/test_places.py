@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from raylora.runtime.cluster import places, worker_resources
+from raylora.runtime.cluster import places, warn_without_gpus, worker_resources
 from raylora.runtime.growth import is_managed
 from tests.unit.model.tiny import spec_of
 
@@ -42,3 +44,30 @@ def test_a_configured_node_type_is_told_from_an_observers_name():
     assert not is_managed({})
     assert is_managed({"10.0.0.1": "head"})
     assert is_managed(observed | {"10.0.0.2": "gpu"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "address", "has_gpu", "grows", "warns"),
+    [
+        (None, "auto", False, True, True),
+        (None, "auto", True, True, False),
+        (None, "auto", False, False, False),
+        (None, None, False, True, False),
+        (0, "auto", False, True, False),
+    ],
+    ids=["may come", "are there", "never come", "on this machine", "not wanted"],
+)
+def test_who_goes_without_a_gpu_that_may_yet_come_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: int | None,
+    address: str | None,
+    has_gpu: bool,
+    grows: bool,
+    warns: bool,
+):
+    there = {"CPU": 4.0} | ({"GPU": 1.0} if has_gpu else {})
+    monkeypatch.setattr("raylora.runtime.cluster.ray", SimpleNamespace(cluster_resources=lambda: there))
+    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: grows)
+    warn_without_gpus(spec_of("base", distributed={"gpus_per_worker": asked}, ray={"address": address}))
+    assert ("set gpus_per_worker: 1" in caplog.text) == warns

@@ -20,6 +20,9 @@ from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
 from tests.unit.runtime.steering import Steering, claim
 
+OUR_JOB = "01000000"
+"""Ray's ids of placement groups end with that of the job that asked."""
+
 
 class Group:
     """A pack's workers: only who was started and who was told to begin."""
@@ -50,7 +53,12 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
     """The worker groups that were started; there is one node with two cores, both free, and nobody waits for any."""
     cores = {"CPU": 2.0}
     state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
-    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": cores}], _private=SimpleNamespace(state=state))
+    job = SimpleNamespace(get_job_id=lambda: OUR_JOB)
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": cores}],
+        get_runtime_context=lambda: job,
+        _private=SimpleNamespace(state=state),
+    )
     monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
     for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: False)
@@ -109,13 +117,18 @@ def test_a_pack_is_opened_for_nodes_that_may_come(
     assert steering.desk.waiting() == {"wide": 1}
 
 
-@pytest.mark.parametrize(("waits", "keys"), [(True, ["wide", "narrow"]), (False, ["wide"])])
+@pytest.mark.parametrize(
+    ("waiting", "keys"), [(f"aa{OUR_JOB}", ["wide", "narrow"]), ("aa02000000", ["wide"]), (None, ["wide"])]
+)
 def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
-    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, waits: bool, keys: list[str]
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, waiting: str | None, keys: list[str]
 ) -> None:
-    """The wide one was started when somebody else's job held a core; until its workers ask, none can tell."""
+    """The wide one was started when somebody else's job held a core; until its workers ask, none can tell.
+
+    A stranger's group of as many workers says nothing of it.
+    """
     asked = {"state": "PENDING", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}
-    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", lambda: {"id": asked} if waits else {})
+    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", lambda: {waiting: asked} if waiting else {})
     host: Any = Handle(steering.desk)
     fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2), "narrow": berth(1)}
     fleet.start("wide", berths["wide"].spec)

@@ -20,6 +20,7 @@ from raylora.store.lease import Lease, is_deserted
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
+from raylora.sweep.standing import Standing
 from tests.unit.store.other_driver import OTHER, take_over
 from tests.unit.sweep.planted_sweep import new_record, sweep_spec
 from tests.unit.sweep.staged_launch import Stage
@@ -148,7 +149,9 @@ def test_a_wish_to_stop_before_the_last_trial_interrupts_it(left: SweepRecord, s
     def ask_to_stop(tend: Callable[[], None]) -> None:
         stage.stop.asked = True
 
+    told: list[Standing] = []
     stage.outcomes, stage.while_driving = [through(left)], ask_to_stop
     with pytest.raises(InterruptedRunError, match=f"raylora resume {left.sweep_id} --store {store.uri}"):
-        resume_sweep(left.sweep_id, store.uri)
+        resume_sweep(left.sweep_id, store.uri, told.append)
     assert read_sweep(store, left.sweep_id).status == "interrupted"
+    assert told[-1].record.status == told[-1].doing == "interrupted", "whoever shows the trials shows how they ended"
