@@ -7,12 +7,12 @@ A sweep enters; groups of trials that can share a pack leave, each with the larg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raylora.spec.corners import corners
-from raylora.spec.knobs import AnyKnob, Ratio, ends
+from raylora.spec.knobs import AnyKnob, Choice, Ratio, ends
 from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.run import RunSpec
 from raylora.spec.space import configurations
@@ -46,6 +46,9 @@ SIZELESS = {
 KIND = ("adapter", "use_dora", "use_rslora", "init_lora_weights", "peft")
 """Fields that say what an adapter is beside its rank; they belong together."""
 
+PROJECTION = ("projection_prng_key", "lora_r", "lora_target_modules")
+"""Fields that say which random matrices an adapter of VeRA has; those with the same share them."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -55,11 +58,13 @@ class Candidates:
         by_kind: For each adapter kind among them, a run that needs as much as any if it is of that kind.
         num_trials: How many; where they are drawn, how many to expect.
         why_alone: Why they share nothing; None where they do.
+        num_projections: Different random matrices that VeRA may have among them, at least 1.
     """
 
     by_kind: tuple[RunSpec, ...]
     num_trials: int
     why_alone: str | None
+    num_projections: int = 1
 
 
 def candidates(sweep: SweepSpec, num_values: Callable[[RunSpec], int]) -> list[Candidates]:
@@ -78,10 +83,12 @@ def candidates(sweep: SweepSpec, num_values: Callable[[RunSpec], int]) -> list[C
     for spec in specs:
         groups.setdefault((pack_key(spec), why_alone(spec)), []).append(spec)
     num_trials = sweep.num_configurations * sweep.repeats
-    return [
-        Candidates(_by_kind(of_group, num_values), max(1, round(num_trials * len(of_group) / len(specs))), reason)
-        for (_, reason), of_group in groups.items()
-    ]
+    found = []
+    for (_, reason), of_group in groups.items():
+        num_mine = max(1, round(num_trials * len(of_group) / len(specs)))
+        num_projections = num_mine if not is_grid and _draws(sweep.space, PROJECTION) else _num_projections(of_group)
+        found.append(Candidates(_by_kind(of_group, num_values), num_mine, reason, num_projections))
+    return found
 
 
 def _grid(sweep: SweepSpec) -> Iterator[dict[str, Any]]:
@@ -107,6 +114,20 @@ def _counting(space: Mapping[str, AnyKnob]) -> list[str]:
         others = [*knob.when, *([knob.of] if isinstance(knob, Ratio) else [])]
         found += [other for other in others if other not in found]
     return [name for name in space if name in found and not isinstance(space[name], Ratio)]
+
+
+def _draws(space: Mapping[str, AnyKnob], fields: Collection[str]) -> bool:
+    """Whether any of some fields may get more values than are known: its knob is no choice."""
+    return any(
+        not isinstance(knob, Choice) and not set(fields).isdisjoint(fields_of(name, knob))
+        for name, knob in space.items()
+    )
+
+
+def _num_projections(specs: Sequence[RunSpec]) -> int:
+    return max(
+        1, len({tuple(str(getattr(spec, name)) for name in PROJECTION) for spec in specs if spec.adapter == "vera"})
+    )
 
 
 def _by_kind(specs: Sequence[RunSpec], num_values: Callable[[RunSpec], int]) -> tuple[RunSpec, ...]:

@@ -231,18 +231,24 @@ def _group(
     needed = worker_resources(found.by_kind[0], offer.has_gpus)
     device = "cuda" if needed.get("GPU") else "cpu"
     predict = partial(estimate_pack, config=config, device=device)
-    kinds = [(spec, PackMemory(spec, predict)) for spec in found.by_kind]
+    kinds = [(spec, PackMemory(spec, predict, found.num_projections)) for spec in found.by_kind]
     spec, memory = max(kinds, key=lambda kind: kind[1].at(1).peak_bytes)
 
+    is_known = device == "cpu" or offer.num_workers(needed) > 0
+
     def room(packs: int) -> int:
+        if not is_known:
+            return memory.at(sweep.slots or sweep.repeats).peak_bytes
         return usable_bytes(offer.bytes_per_worker(needed, packs * _ranks(found)), device)
 
     # Packs beside one another share a node's memory: rather fewer of them than none that fits.
     while num_packs > 1 and not memory.at(1).fits(room(num_packs)):
         num_packs -= 1
     why_alone = found.why_alone or _why_one_adapter(spec, config)
-    wanted = 1 if why_alone else math.ceil(at_once / num_packs) * sweep.repeats
+    wanted = 1 if why_alone else sweep.repeats * (math.ceil(at_once / num_packs) if is_known or sweep.slots else 1)
     why_wanted = why_alone or _why_no_more(sweep, found.num_trials, at_once * sweep.repeats, num_packs)
+    if not is_known:
+        why_wanted = "no node with a GPU is there yet, so its memory is not known; set slots for more"
     width = choose_width(spec, memory, room(num_packs), wanted, sweep.slots, why_wanted)
     duration: Duration | str = f"a {device} is elsewhere, and steps are timed on this machine"
     if not foretells:

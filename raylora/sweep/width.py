@@ -75,6 +75,8 @@ def choose_width(
         why = f"the sweep sets slots: {cap}"
     else:
         why = why_wanted
+    if cap is not None:
+        why += "; with slots set, no fewer are tried"
     return Width(num_slots, min(per_rank, max(1, fitting)), stays, why, _why_there(spec, asked))
 
 

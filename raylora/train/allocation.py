@@ -70,17 +70,8 @@ class Allocation:
         return ((name + SUFFIX, parameter) for name, parameter in self._parameters.items())
 
     def penalty(self) -> Tensor | None:
-        """What the loss has beside the rows: how far A A^T and B^T B are from the identity; ``None`` at weight 0.
-
-        Source: AdaLoRA, https://arxiv.org/abs/2303.10512, equation 4; the mean over matrices as in PEFT.
-        """
-        if not self._weight:
-            return None
-        matrices = [each.mT if name.endswith("lora_B") else each for name, each in self._matrices()]
-        squares_MRR = torch.stack([matrix @ matrix.mT for matrix in matrices])
-        identity_RR = torch.eye(squares_MRR.shape[-1], device=squares_MRR.device)
-        distance: Tensor = torch.linalg.matrix_norm(squares_MRR - identity_RR).mean()
-        return self._weight * distance
+        """See :func:`penalty_of`."""
+        return penalty_of(self._parameters, self._weight)
 
     def after_update(self, step: int) -> None:
         """Judge the ranks by the gradients, which must still be there, and set values of those that go to zero.
@@ -141,5 +132,21 @@ class Allocation:
                 getattr(self._allocator, kind)[name + SUFFIX] = here
         self._allocator.ipt = dict.fromkeys(self._allocator.exp_avg_ipt)
 
-    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, each) for name, each in self._parameters.items() if not name.endswith(VALUES))
+
+def penalty_of(parameters: Mapping[str, Tensor], weight: float) -> Tensor | None:
+    """What the loss has beside the rows: how far A A^T and B^T B are from the identity; ``None`` at weight 0.
+
+    Args:
+        parameters: Of a slot, as of `Allocation`.
+        weight: `orth_reg_weight`.
+
+    Source: AdaLoRA, https://arxiv.org/abs/2303.10512, equation 4; the mean over matrices as in PEFT.
+    """
+    if not weight:
+        return None
+    named = [(name, each) for name, each in parameters.items() if not name.endswith(VALUES)]
+    matrices = [each.mT if name.endswith("lora_B") else each for name, each in named]
+    squares_MRR = torch.stack([matrix @ matrix.mT for matrix in matrices])
+    identity_RR = torch.eye(squares_MRR.shape[-1], device=squares_MRR.device)
+    distance: Tensor = torch.linalg.matrix_norm(squares_MRR - identity_RR).mean()
+    return weight * distance

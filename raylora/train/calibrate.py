@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 from raylora.data.collate import Batch
-from raylora.errors import RayloraError
+from raylora.errors import InputError, RunFailedError
 from raylora.log import get_logger
 from raylora.spec.run import RunSpec
 from raylora.train.admission import soon_started
@@ -67,7 +67,7 @@ def calibrate(trainee: Trainee, specs: Sequence[RunSpec], batch: Batch, at_most:
     num_tokens, rates = sum(ranks.gather(batch.num_tokens)), dict[int, float]()
     start = perf_counter()
     for width in _widths(at_most):
-        fits = [_fits(trainee, slot, specs[slot % len(specs)]) for slot in range(len(trainee.steppers), width)]
+        fits = [_fits(trainee, slot, specs, num_passes) for slot in range(len(trainee.steppers), width)]
         if not all(ranks.gather(all(fits))):
             break
         seconds = _step_s(trainee, batch, width)
@@ -89,14 +89,30 @@ def calibrate(trainee: Trainee, specs: Sequence[RunSpec], batch: Batch, at_most:
     return Calibration(best_width(rates, at_most) if rates else at_most, rates)
 
 
-def _fits(trainee: Trainee, slot: int, spec: RunSpec) -> bool:
-    """Let a run like those that will come into a slot; one that cannot be made fails its trial when it comes."""
+def _fits(trainee: Trainee, slot: int, specs: Sequence[RunSpec], num_passes: int) -> bool:
+    """Let the next run in turn into a slot. One that the base refuses is passed over; it fails when its trial comes."""
+    first = slot % len(specs)
+    for spec in (*specs[first:], *specs[:first]):
+        try:
+            _admit(trainee, slot, soon_started(spec), spec.max_steps or num_passes // spec.gradient_accumulation_steps)
+        except InputError as error:
+            log.debug("a run that no width is tried with: %s", error)
+        except RunFailedError as error:
+            log.debug("no more widths are tried: %s", error)
+            return False
+        else:
+            return True
+    return False
+
+
+def _admit(trainee: Trainee, slot: int, spec: RunSpec, num_steps: int) -> None:
+    """As the runs that will come, which take ranks away in their steps where they are of that kind."""
+    trainee.admit(slot, spec)
     try:
-        trainee.admit(slot, soon_started(spec))
-    except RayloraError as error:
-        log.debug("no more widths are tried: %s", error)
-        return False
-    return True
+        trainee.begin(slot, spec, num_steps)
+    except InputError:
+        trainee.release(slot)
+        raise
 
 
 def best_width(rates: Mapping[int, float], at_most: int) -> int:

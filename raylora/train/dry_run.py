@@ -27,6 +27,7 @@ from raylora.model.row_attention import attend_by_rows
 from raylora.model.task_class import sees_both_sides
 from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
+from raylora.train.allocation import penalty_of
 from raylora.train.build import recompute_activations
 from raylora.train.forward import encoder_inputs, padded_inputs
 from raylora.train.live_bytes import LiveBytes
@@ -39,12 +40,14 @@ class StepBytes:
     """What one pass holds beside the base, the adapters and their gradients.
 
     Args:
+        penalty_bytes: Peak of what slots minimise beside their rows, before the pass.
         saved_bytes: When the output head starts: what the forward pass keeps for the backward pass.
         forward_bytes: Peak before the output head.
         loss_bytes: Peak while head and loss run; all of `saved_bytes` is in it.
         backward_bytes: Peak of the backward pass.
     """
 
+    penalty_bytes: int
     saved_bytes: int
     forward_bytes: int
     loss_bytes: int
@@ -84,6 +87,8 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     bank.route([Span(slot, _num_tokens(of_slot), num_labelled=count) for slot, (of_slot, count) in spans])
     try:
         with _attention_without_scores(), live, _Answers(sum(counts)):
+            _penalise(bank, specs)
+            penalty_bytes = live.lap()
             scores = readout(inputs, labels_BT)
             loss_bytes = live.lap()
             torch.stack([of_slot.losses_N.sum() for of_slot in scores.split(counts)]).sum().backward()
@@ -94,7 +99,15 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
             "Start it with max_steps: 1 and read the peak"
         ) from error
     saved_bytes, forward_bytes = before_loss
-    return StepBytes(saved_bytes, forward_bytes, loss_bytes, live.lap())
+    return StepBytes(penalty_bytes, saved_bytes, forward_bytes, loss_bytes, live.lap())
+
+
+def _penalise(bank: AdapterBank, specs: Sequence[RunSpec]) -> None:
+    """As the step does: of all slots at once."""
+    weights = [of_slot.orth_reg_weight if of_slot.adapter == "adalora" else 0.0 for of_slot in specs]
+    penalties = [penalty_of(bank.parameters(slot), weight) for slot, weight in enumerate(weights)]
+    if found := [penalty for penalty in penalties if penalty is not None]:
+        torch.stack(found).sum().backward()
 
 
 def _num_tokens(spec: RunSpec) -> int:

@@ -7,11 +7,12 @@ runtime and the sweep's planner.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from raylora.log import get_logger
@@ -25,6 +26,7 @@ from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, StrategyKind, gradients, piece, strategy_kind
 from raylora.train.build import make_bank
 from raylora.train.dry_run import META, StepBytes, dry_run
+from raylora.train.eva import A, start_bytes
 from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
 from raylora.train.optim import state_bytes
 
@@ -48,7 +50,9 @@ class RankBytes:
         logits_bytes: Output head and loss beyond what is saved for the backward pass.
         gathered_bytes: Parameters gathered from other ranks.
         host_bytes: Of the above, what is kept in, or paged out to, host memory of a GPU run.
-        peak_bytes: Most at any moment, without `host_bytes`.
+        step_peak_bytes: Most while a pass and the updates after it run, without `host_bytes`.
+        between_peak_bytes: Most between passes, without `host_bytes`: beside what lies there, what EVA's start takes of
+            one slot, AdaLoRA's penalty of all, and its judgement of the ranks of one.
     """
 
     base_bytes: int
@@ -60,7 +64,17 @@ class RankBytes:
     logits_bytes: int
     gathered_bytes: int
     host_bytes: int
-    peak_bytes: int
+    step_peak_bytes: int
+    between_peak_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most at any moment, without `host_bytes`."""
+        return max(self.step_peak_bytes, self.between_peak_bytes)
+
+    def to_json(self) -> dict[str, int]:
+        """The parts and the peak."""
+        return asdict(self) | {"peak_bytes": self.peak_bytes}
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """The estimate as plain values."""
-        return asdict(self) | {"ranks": [asdict(rank) for rank in self.ranks], "peak_bytes": self.peak_bytes}
+        return asdict(self) | {"ranks": [rank.to_json() for rank in self.ranks], "peak_bytes": self.peak_bytes}
 
 
 def estimate(spec: RunSpec, config: PretrainedConfig, device: str | None = None) -> Estimate:
@@ -144,10 +158,14 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
     beside_bytes = sum({id(tensor): tensor.nbytes for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
-    beside_bytes += sum(8 * number for of_slot, number in zip(specs, num_values, strict=True) if _is_judged(of_slot))
+    num_judged = [number for of_slot, number in zip(specs, num_values, strict=True) if of_slot.adapter == "adalora"]
+    beside_bytes += 8 * sum(num_judged)  # two means of each value's importance
+    starts = [_start_bytes(bank.parameters(slot), of_slot) for slot, of_slot in enumerate(specs)]
     step = dry_run(model, bank, specs)
+    looking = max(step.forward_bytes, step.loss_bytes) - step.saved_bytes  # a pass that keeps nothing
+    between = max(step.penalty_bytes, 4 * max(num_judged, default=0), max(starts) and max(starts) + looking)
     ranks = tuple(
-        _rank(specs, device, kind, rank, world_size, frozen, (num_values, beside_bytes), whole, step)
+        _rank(specs, device, kind, rank, world_size, frozen, (num_values, beside_bytes), whole, step, between)
         for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
@@ -161,9 +179,12 @@ def device_of(place: DistributedSpec) -> str:
     return "cuda" if wants_gpu else "cpu"
 
 
-def _is_judged(spec: RunSpec) -> bool:
-    """Whether two means of each value's importance are kept."""
-    return spec.adapter == "adalora"
+def _start_bytes(parameters: Mapping[str, Tensor], spec: RunSpec) -> int:
+    """What the start of a slot takes for itself, before its first step."""
+    if spec.init_lora_weights != "eva":
+        return 0
+    matrices = [parameter for name, parameter in parameters.items() if name.endswith(A)]
+    return start_bytes(matrices, spec.micro_batch_size * spec.sequence_len)
 
 
 def _rank(
@@ -176,6 +197,7 @@ def _rank(
     of_adapters: tuple[Sequence[int], int],
     whole: Gathered,
     step: StepBytes,
+    between: int,
 ) -> RankBytes:
     num_values, beside_bytes = of_adapters  # values that train, by slot, and bytes of what stays as it is
     spec, num_all = specs[0], sum(num_values)
@@ -217,7 +239,8 @@ def _rank(
         logits_bytes=step.loss_bytes - step.saved_bytes,
         gathered_bytes=max(asdict(whole).values()),
         host_bytes=host_bytes,
-        peak_bytes=resident + transient,
+        step_peak_bytes=resident + transient,
+        between_peak_bytes=resident + between,
     )
 
 

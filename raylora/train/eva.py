@@ -10,7 +10,7 @@ its rounding, and takes a few columns a layer however many tokens there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -36,6 +36,20 @@ LEAST = 1e-12
 """Of the largest eigenvalue: one below is rounding."""
 
 A = ".lora_A"
+
+
+def start_bytes(matrices: Iterable[Tensor], num_tokens: int) -> int:
+    """Most that the start of one slot holds beside a forward pass: all sketches, and the inputs of one layer.
+
+    Args:
+        matrices: Each A of the slot, on any device.
+        num_tokens: Of a micro-batch.
+    """
+    shapes = [a_RI.shape for a_RI in matrices]
+    sketches = sum(2 * num_inputs * _num_columns(rank, num_inputs) for rank, num_inputs in shapes)
+    # As float64, and once more where what is not finite is taken out.
+    inputs = 2 * num_tokens * max(num_inputs for _, num_inputs in shapes)
+    return torch.float64.itemsize * (sketches + inputs)
 
 
 def start_from_inputs(trainee: Trainee, rows: Mapping[int, Sequence[Batch]], num_passes: int) -> None:
@@ -95,6 +109,10 @@ def _take(sketch: _Sketch, is_token_N: Tensor | None, layer: nn.Module, args: tu
     sketch.add(x_NI[is_token_N] if is_whole else x_NI)
 
 
+def _num_columns(rank: int, num_inputs: int) -> int:
+    return min(num_inputs, 2 * rank + SPARE_COLUMNS)
+
+
 class _Sketch:
     """G Q of a layer, where G is the sum of x x^T over its inputs x, and Q some orthonormal columns.
 
@@ -108,7 +126,7 @@ class _Sketch:
 
     def __init__(self, name: str, a_RI: Tensor) -> None:
         rank, num_inputs = a_RI.shape
-        num_columns = min(num_inputs, 2 * rank + SPARE_COLUMNS)
+        num_columns = _num_columns(rank, num_inputs)
         generator = torch.Generator().manual_seed(stable_seed("eva", name))
         random_IK = torch.randn(num_inputs, num_columns, generator=generator, dtype=torch.float64)
         self.sum_IK = self._columns_IK = random_IK.to(a_RI.device)

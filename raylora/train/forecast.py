@@ -21,6 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.data.flat import FlatBatch
 from raylora.errors import ModelError
+from raylora.model.adalora import VALUES
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, blocks
@@ -33,6 +34,7 @@ from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import soon_started
+from raylora.train.allocation import Allocation
 from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2
@@ -212,7 +214,29 @@ def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: 
     """Seconds of the updates of all slots."""
     row = {"row": nn.Parameter(torch.zeros(adapter_values(model, spec), device=device))}
     stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row))
-    return num_slots * _timed(lambda: stepper.step(0.0), device)
+    return num_slots * (_timed(lambda: stepper.step(0.0), device) + _time_ranks(model, spec, device))
+
+
+def _time_ranks(model: PreTrainedModel, spec: RunSpec, device: torch.device) -> float:
+    """Seconds of what AdaLoRA does beside the rows of a slot: its penalty, and its judgement of the ranks."""
+    if spec.adapter != "adalora":
+        return 0.0
+    parameters: dict[str, nn.Parameter] = {}
+    for name in match_targets(model, spec):
+        layer: Any = model.get_submodule(name)
+        sides = {"lora_A": (spec.lora_r, layer.in_features), "lora_B": (layer.out_features, spec.lora_r)}
+        for matrix, shape in (sides | {VALUES: (spec.lora_r, 1)}).items():
+            parameter = parameters[f"{name}.{matrix}"] = nn.Parameter(torch.randn(shape, device=device))
+            parameter.grad = torch.zeros_like(parameter)
+    num_steps = 10 * (1 + (spec.tinit or 0) + (spec.tfinal or 0))  # ranks are taken away half way
+    allocation = Allocation(spec, parameters, num_steps)
+
+    def judge() -> None:
+        if (penalty := allocation.penalty()) is not None:
+            penalty.backward()
+        allocation.after_update(num_steps // 2)
+
+    return _timed(judge, device)
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import Estimate, RankBytes
@@ -43,10 +44,12 @@ class PackMemory:
     Args:
         spec: The run in every slot.
         predict: `estimate_pack` on the base and device in question: the runs of a rank's slots enter.
+        num_projections: Different random matrices of VeRA that the slots may have, at least 1: slots with the same ones
+            share them.
     """
 
-    def __init__(self, spec: RunSpec, predict: Callable[[list[RunSpec]], Estimate]) -> None:
-        self._spec, self._predict = spec, predict
+    def __init__(self, spec: RunSpec, predict: Callable[[list[RunSpec]], Estimate], num_projections: int = 1) -> None:
+        self._spec, self._predict, self._num_projections = spec, predict, num_projections
         self._known: dict[int, Estimate] = {}
 
     @property
@@ -57,12 +60,26 @@ class PackMemory:
 
     def at(self, num_slots: int) -> Estimate:
         """The estimate of a rank that runs so many slots."""
+        further = min(num_slots, self._num_projections) - 1
+        alike = self._alike(num_slots)
+        if not further or self._spec.adapter != "vera":
+            return alike
+        return replace(alike, ranks=tuple(_holding(rank, further * self._projection_bytes) for rank in alike.ranks))
+
+    @cached_property
+    def _projection_bytes(self) -> int:
+        """What a second pair of random matrices adds."""
+        other = self._spec.model_copy(update={"projection_prng_key": self._spec.projection_prng_key + 1})
+        alike, unlike = self._alike(2).ranks[0], self._predict([self._spec, other]).ranks[0]
+        return unlike.adapters_bytes - alike.adapters_bytes
+
+    def _alike(self, num_slots: int) -> Estimate:
         low, high = LINE
         if num_slots <= high:
             if num_slots not in self._known:
                 self._known[num_slots] = self._predict([self._spec] * num_slots)
             return self._known[num_slots]
-        one, other = self.at(low), self.at(high)
+        one, other = self._alike(low), self._alike(high)
         ranks = tuple(
             _on_line(first, second, (num_slots - high) / (high - low))
             for first, second in zip(one.ranks, other.ranks, strict=True)
@@ -86,6 +103,12 @@ class PackMemory:
             else:
                 too_many = middle
         return fits
+
+
+def _holding(rank: RankBytes, num_bytes: int) -> RankBytes:
+    """A rank that holds more beside its adapters."""
+    held = ("adapters_bytes", "step_peak_bytes", "between_peak_bytes")
+    return replace(rank, **{part: getattr(rank, part) + num_bytes for part in held})
 
 
 def _on_line(low: RankBytes, high: RankBytes, beyond: float) -> RankBytes:

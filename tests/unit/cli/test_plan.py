@@ -18,7 +18,7 @@ from raylora.train.pack_memory import SlotBytes
 from tests.unit.cli.test_tables import cells
 
 MB = 10**6
-RANK = RankBytes(168 * MB, 5 * MB, 80 * MB, 81 * MB, 160 * MB, 1255 * MB, 72 * MB, 0, 0, 2110 * MB)
+RANK = RankBytes(168 * MB, 5 * MB, 80 * MB, 81 * MB, 160 * MB, 1255 * MB, 72 * MB, 0, 0, 2110 * MB, 1900 * MB)
 
 
 def group(**fields: object) -> Group:

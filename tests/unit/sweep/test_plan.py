@@ -118,7 +118,10 @@ def test_memory_for_three_slots_only() -> None:
 
 def test_the_sweeps_slots_cap_a_pack() -> None:
     found = only(plan(grid(GRID_OF_8, slots=2), machine()))
-    assert (found.width.num_slots, found.width.why_so_many) == (2, "the sweep sets slots: 2")
+    assert (found.width.num_slots, found.width.why_so_many) == (
+        2,
+        "the sweep sets slots: 2; with slots set, no fewer are tried",
+    )
 
 
 def test_slots_stay_on_two_workers_that_shard_the_base() -> None:

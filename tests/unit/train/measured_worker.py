@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,18 +69,25 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     """What each rank held."""
     before = resident()
     trainee = build(spec, folder, ("base", None), torch.device("cpu"))
-    train_step(trainee, [share(trainee, 0)])  # makes the optimizer's state
+    trainee.begin(0, spec, num_steps=10)
+    first = share(trainee, 0)
+    if spec.init_lora_weights == "eva":
+        first = replace(first, start_rows=first.batches)
+    first_peak_bytes = step_peak(trainee, [first])  # makes the optimizer's state
     if trainee.strategy.name == "zero3":  # its second step is the first that gathers ahead
         train_step(trainee, [share(trainee, 1)])
     peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
     moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
     adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
+    if allocation := trainee.allocations.get(0):
+        adapters += [mean for mean in allocation.state().values() if mean.is_floating_point()]
     mine = {
         "base_bytes": trainee.held_base_bytes,
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),
         "moments_bytes": sum(moment.numel() * moment.element_size() for moment in moments),
         "trainable_parameters": trainee.num_trainable(0),
         "resident_bytes": resident_bytes,
+        "first_peak_bytes": first_peak_bytes,
         "step_peak_bytes": peak_bytes,
     }
     return list(trainee.ranks.gather(mine))

@@ -8,6 +8,7 @@ import pytest
 
 from raylora.data.collate import Batch
 from raylora.train import calibrate as calibrate_module
+from raylora.train.allocation import Allocation
 from raylora.train.calibrate import best_width, calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.trainee import Trainee
@@ -47,16 +48,31 @@ def test_a_step_that_was_held_up_is_taken_to_be_no_slower_than_a_wider_one(
     assert found.num_slots == 2
 
 
-def test_a_run_that_the_base_refuses_ends_the_search_and_no_more(tmp_path: Path) -> None:
+def test_a_run_that_the_base_refuses_is_passed_over(tmp_path: Path) -> None:
     """It fails when its trial comes; the pack offers the slots that the others are fastest with."""
     home = save_materials(tmp_path, 12)
     spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=2)
     rows, _ = open_rows(spec, home / "cache")
     wide = spec.model_copy(update={"lora_r": 4096})
     trainee, batch = place_tiny(spec), rows.step(0, 0, 1)[0]
-    assert list(calibrate(trainee, [spec, wide], batch, 8, 2).tokens_per_s) == [1]
+    assert list(calibrate(trainee, [spec, wide], batch, 8, 2).tokens_per_s)[:2] == [1, 2]
     assert calibrate(trainee, [wide], batch, 8, 2).num_slots == 8
     assert not trainee.steppers
+
+
+def test_adalora_is_measured_with_what_it_does_beside_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = save_materials(tmp_path, 12)
+    adalora = {"adapter": "adalora", "lora_r": 6, "target_r": 2, "max_steps": 10}
+    spec = tiny_spec(home / "base", home / "rows.jsonl", **adalora)
+    rows, _ = open_rows(spec, home / "cache")
+    penalised: list[Allocation] = []
+    penalty = Allocation.penalty
+    monkeypatch.setattr(Allocation, "penalty", lambda mine: penalised.append(mine) or penalty(mine))
+    trainee = place_tiny(spec)
+    unfit = spec.model_copy(update={"tinit": 9, "tfinal": 9})  # refused when it begins, and passed over
+    assert 2 in calibrate(trainee, [spec, unfit], rows.step(0, 0, 1)[0], 2, 10).tokens_per_s
+    assert len(set(penalised)) == 2
+    assert not trainee.steppers and not trainee.allocations
 
 
 @pytest.mark.parametrize(("again_s", "num_slots"), [(1.2, 32), (1.5, 8)])

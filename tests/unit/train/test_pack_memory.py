@@ -61,6 +61,26 @@ def test_the_line_meets_what_a_dry_run_counts() -> None:
     assert memory.at(11).trainable_parameters == counted.trainable_parameters
 
 
+def test_adapters_of_vera_that_share_no_random_matrices_each_hold_theirs() -> None:
+    runs = [spec(adapter="vera", lora_r=64, projection_prng_key=key) for key in (0, 1, 2)]
+    pair = 4 * 64 * (520 + 520)
+    shared, unlike = PackMemory(runs[0], predict), PackMemory(runs[0], predict, num_projections=3)
+    for num_slots, further in ((1, 0), (2, 1), (3, 2), (8, 2)):
+        for part in ("adapters_bytes", "step_peak_bytes", "between_peak_bytes"):
+            alike, found = (getattr(memory.at(num_slots).ranks[0], part) for memory in (shared, unlike))
+            assert found - alike == further * pair
+    assert unlike.at(3).ranks[0].adapters_bytes == predict(runs).ranks[0].adapters_bytes
+    assert PackMemory(spec(), predict, num_projections=3).at(2) == PackMemory(spec(), predict).at(2)
+
+
+def test_evas_start_takes_of_one_slot_however_many_there_are() -> None:
+    run = spec(init_lora_weights="eva", lora_r=64, sequence_len=8)
+    one, many = (PackMemory(run, predict).at(num_slots).ranks[0] for num_slots in (1, 12))
+    slot = PackMemory(run, predict).slot.num_bytes
+    assert one.between_peak_bytes > one.step_peak_bytes
+    assert many.between_peak_bytes - one.between_peak_bytes == pytest.approx(11 * slot, rel=0.1)
+
+
 def test_the_most_slots_that_fit() -> None:
     memory = PackMemory(spec(), predict)
     for wanted in (1, 3, 8, 20):
