@@ -7,6 +7,8 @@ docstring is in both files: what one module takes over from another is one row.
 
 `pairs.jsonl` asks the questions of `train.jsonl` again: chosen is the first sentence of the function's own docstring,
 rejected that of another function's.
+
+`kinds.jsonl` has the summaries of `train.jsonl` as texts, each with what it is said of: a function, class or method.
 """
 
 from __future__ import annotations
@@ -178,7 +180,7 @@ def pairs(rows: list[Entry]) -> Iterator[dict[str, list[dict[str, str]]]]:
             yield asked | {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
 
 
-def write(file: Path, rows: list[dict[str, list[dict[str, str]]]]) -> None:
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as JSONL."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -202,6 +204,7 @@ def main() -> None:
     write(options.out / "validation.jsonl", [entry.row() for entry in validation])
     write(options.out / "train.jsonl", [entry.row() for entry in train])
     write(options.out / "pairs.jsonl", list(pairs(train)))
+    write(options.out / "kinds.jsonl", [{"text": entry.summary, "label": entry.kind} for entry in train])
 
 
 if __name__ == "__main__":

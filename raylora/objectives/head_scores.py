@@ -20,8 +20,8 @@ class HeadScores:
     """Asks each slot's head about its labels, inside the model's own forward pass.
 
     A head that is one linear layer runs on labelled tokens only; one that looks at a whole line, on each line with a
-    label. What the model makes of the head's output afterwards (transformers picks the last token that is no padding)
-    is of no matter: every token is handed the scores of all labels.
+    label. What a decoder's class for texts picks of the head's output (the last token that is no padding) is of no
+    matter: every token is handed the scores of all labels.
 
     Args:
         model: With a head's seat.
@@ -63,12 +63,15 @@ class HeadScores:
         if self._labels_BT is None:
             return self._seat.unread(hidden)
         is_label_BT = self._labels_BT != IGNORED
-        if self._seat.is_by_token and hidden.ndim == is_label_BT.ndim + 1:
+        is_by_token = self._seat.is_by_token and hidden.ndim == is_label_BT.ndim + 1
+        if is_by_token:
             rows = self._seat.heads.thinned(hidden).flatten(0, 1)[_places(is_label_BT.flatten())]
         else:
             rows = hidden[_places(is_label_BT.any(1))]
         scores_M = self._seat.heads(rows).flatten()
-        return scores_M.expand(*hidden.shape[:-1], len(scores_M))
+        if is_by_token and self._seat.task_type == "seq_cls":
+            return scores_M.expand(*hidden.shape[:-1], len(scores_M))
+        return torch.stack([scores_M])  # no view: FSDP2 hangs its backward pass on what a model hands on
 
 
 def _places(is_N: Tensor) -> Tensor:

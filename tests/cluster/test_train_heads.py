@@ -13,6 +13,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from raylora.spec.load import load_spec
+from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_heads import head_spec, save_home
@@ -49,7 +51,7 @@ def adapter_of(result: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
     return tensors, json.loads((folder / "adapter_config.json").read_text())
 
 
-def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: Command):
+def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: Command, tmp_path: Path):
     on_head.folder = home
     place = {"strategy": "fsdp", "num_workers": 2, "cpus_per_worker": 1}
     file = written(home, "decoder", "llama", "seq_cls", **{"load_in_4bit": True, "distributed": place})
@@ -59,7 +61,9 @@ def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: 
     ended = on_head.run("train", file, "--json")
     assert ended.code == 0, ended.err
     result = ended.json
-    assert result["eval_loss"] < result["eval_loss_before"]
+    alone = trained_alone(load_spec(home / file).spec, tmp_path).progress
+    assert result["eval_loss"] == pytest.approx(alone.eval_loss, abs=APART)
+    assert result["eval_loss"] != pytest.approx(result["eval_loss_before"], abs=10 * APART)
     tensors, config = adapter_of(result)
     assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
     assert tensors["base_model.model.score.weight"].shape == (3, 64)

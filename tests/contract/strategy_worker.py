@@ -35,6 +35,7 @@ from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all
 from tests.contract.strategy_memory import gathered_memory, load_memory
 from tests.unit.train.pack_run import Silent, losses_of
+from tests.unit.train.tiny_heads import head_spec
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, tiny_spec
 
 STRATEGIES: dict[str, dict[str, object]] = {
@@ -85,6 +86,8 @@ KINDS: dict[str, dict[str, object]] = {
 }
 """A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
 EVA = {"init_lora_weights": "eva"}
+HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta"}
+"""Tasks with a head, and the family of bases on which each is tried."""
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -152,6 +155,13 @@ def first_losses_of_rated(spec: RunSpec, folder: Path) -> dict[str, list[float]]
     steps = run_steps(trainee, rows, range(7))
     told = [before, *steps, evaluate(trainee, {0: validation})[0]]
     return {"loss": [each.loss for each in told], "kl": [each.metrics["kl"] for each in told]}
+
+
+def head_of(folder: Path, strategy: str, task: str) -> RunSpec:
+    """A run that trains a head beside its adapter."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "distributed": place, "load_in_4bit": True}
+    return head_spec(folder / "heads", HEADS[task], task, **settings)
 
 
 def first_losses(spec: RunSpec, folder: Path) -> list[float]:
@@ -234,6 +244,8 @@ def see_alone(folder: Path) -> None:
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
     for kind, fields in KINDS.items():
         keep(folder, f"alone-{kind}", partial(first_losses, run_spec(folder, "ddp", "nf4", **fields), folder))
+    for task in HEADS:
+        keep(folder, f"alone-{task}", partial(first_losses, head_of(folder, "ddp", task), folder))
 
 
 def go_on_alone(folder: Path) -> None:
@@ -263,6 +275,8 @@ def see_together(folder: Path) -> None:
         for kind, fields in KINDS.items():
             spec = run_spec(folder, strategy, "nf4", **fields)
             keep(folder, f"{strategy}-{kind}", partial(first_losses, spec, folder))
+        for task in HEADS:
+            keep(folder, f"{strategy}-{task}", partial(first_losses, head_of(folder, strategy, task), folder))
     for start, end in MOVES:
         at = folder / "checkpoints" / f"{start}-nf4"
         keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))

@@ -28,7 +28,9 @@ from tests.contract.test_documented import ENDS, tables
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, QUANTIZED
+from tests.unit.train.test_heads import MEMBERS as WITH_HEADS
 from tests.unit.train.test_preference import MEMBERS as OF_PAIRS
+from tests.unit.train.tiny_heads import FAMILIES, TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -47,6 +49,7 @@ PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
 RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
 OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
 OF_PEFT = "PEFT's own"
+HEADS = [f"{family}-{task}" for family in FAMILIES for task in TASKS if (family, task) != ("bert", "reward")]
 Fields = Mapping[str, Any]
 
 
@@ -62,6 +65,7 @@ CELLS = {
     OF_PEFT: set(product(TYPES, (*BASES, *PLACES, "in a pack"))),
     "answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
     "answers by method": set(product(METHODS, OBJECTIVES)),
+    "head": set(product(HEADS, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
 }
 
 
@@ -151,6 +155,22 @@ def test_every_type_of_pefts_is_on_the_page_or_refused_with_a_reason():
                 base_on_meta(tiny_config(), run_of(), torch.float32), {"peft_type": kind, "target_modules": ["q_proj"]}
             )
         assert words in str(caught.value), kind
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_is_refused_where_the_rules_refuse_it(head: str):
+    family, task = head.split("-")
+    asked = {name: value for name, value in TASKS[task].items() if name != "file"}
+    asked["datasets"] = [{"path": "rows.jsonl", "type": asked.pop("type")}]
+    for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
+        assert (refusal(asked, fields) != "") == (TABLES["head"][head, column] == "refused"), column
+    assert (TABLES["head"][head, "in a pack"] == "alone") == (family != "llama"), "encoders see both sides"
+
+
+def test_the_kinds_of_adapters_that_were_run_with_heads():
+    assert {each.get("adapter", "lora") for each in WITH_HEADS} == {"lora", "vera", "adalora"}
+    assert any("use_dora" in each and "loraplus_lr_ratio" in each for each in WITH_HEADS)
+    assert any(each.get("init_lora_weights") == "eva" for each in WITH_HEADS)
 
 
 def test_reasons_are_the_errors_own_words():

@@ -14,6 +14,7 @@ from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
     FEW,
+    HEADS,
     KINDS,
     LOADED,
     MOVES,
@@ -25,6 +26,7 @@ from tests.contract.strategy_worker import (
     go_on_alone,
     see_alone,
 )
+from tests.unit.train.tiny_heads import save_home
 from tests.unit.train.tiny_run import save_base, write_chats, write_pairs, write_rated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -56,6 +58,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     write_chats(folder / "rows.jsonl", 90)
     write_pairs(folder / "pairs.jsonl", 60)
     write_rated(folder / "rated.jsonl", 60)
+    save_home(folder / "heads", num_rows=90)
     see_alone(folder)
     last_words = run_group(folder, late=LATE)
     go_on_alone(folder)
@@ -131,6 +134,13 @@ def test_a_kind_of_adapter_is_trained_as_in_one_process(seen: Seen, strategy: st
     alone = seen[f"alone-{kind}"]
     assert seen[f"{strategy}-{kind}"] == pytest.approx(alone, abs=1e-4)
     assert alone != pytest.approx(seen["alone-nf4"]["loss"][: len(alone)], abs=1e-4), "that of plain LoRA"
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("strategy", FEW)
+def test_a_head_is_trained_as_in_one_process(seen: Seen, strategy: str, task: str):
+    """Of a decoder's last token, of an encoder's words, and through an encoder's first token."""
+    assert seen[f"{strategy}-{task}"] == pytest.approx(seen[f"alone-{task}"], abs=1e-4)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
