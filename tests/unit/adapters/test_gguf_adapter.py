@@ -29,7 +29,7 @@ from raylora.adapters.serving.gguf_file import reordered
 from raylora.adapters.serving.served_folder import export_adapter
 from raylora.errors import InputError
 from tests.unit.adapters.exported_adapters import BASE_NAME, PATTERNS, adapted, published, stored, updates_of
-from tests.unit.model.tiny import save_tiny, write_gguf
+from tests.unit.model.tiny import in_llama_cpps_order, save_tiny, write_gguf
 from tests.unit.train.tiny_run import save_opt
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -68,14 +68,6 @@ def exported(model: Any, home: Path, base: Path, **words: Any) -> gguf.GGUFReade
 
 def tensors_of(reader: gguf.GGUFReader) -> dict[str, Tensor]:
     return {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in reader.tensors}
-
-
-def in_llama_cpps_order(weight_OI: Tensor, num_heads: int) -> Tensor:
-    """Row by row: of each head, first the first of both halves, then the second of both, and so on."""
-    size = weight_OI.shape[0] // num_heads
-    places = [(head, i, half) for head in range(num_heads) for i in range(size // 2) for half in (0, 1)]
-    rows = [head * size + half * (size // 2) + i for head, i, half in places]
-    return weight_OI[rows]
 
 
 def test_keys_names_and_shapes_are_those_that_llama_cpp_loads(base: Path, tmp_path: Path):

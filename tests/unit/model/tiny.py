@@ -83,6 +83,14 @@ def pre_tokenizers_bytes() -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
+def in_llama_cpps_order(weight_OI: Tensor, num_heads: int) -> Tensor:
+    """Row by row: of each head, first the first of both halves, then the second of both, and so on."""
+    size = weight_OI.shape[0] // num_heads
+    places = [(head, i, half) for head in range(num_heads) for i in range(size // 2) for half in (0, 1)]
+    rows = [head * size + half * (size // 2) + i for head, i, half in places]
+    return weight_OI[rows]
+
+
 class Kept(nn.Module):
     """Dropout by a mask that is given."""
 
