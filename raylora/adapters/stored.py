@@ -27,6 +27,7 @@ from raylora.store.manifest import read_manifest, read_verified
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+MODEL_CONFIG = "config.json"
 
 NAMES = ("base_model_name_or_path", "revision")
 """Fields of a config that say what the base is."""
@@ -81,7 +82,7 @@ def read_adapter(uri: str) -> StoredAdapter:
         uri: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``: local, ``file://`` or ``s3://``.
 
     Raises:
-        ModelError: There is no adapter, only a pickle of one, or its files are none.
+        ModelError: There is no adapter, only a pickle of one or a whole model, or its files are none.
         CorruptObjectError: A file is not what its manifest says.
         StoreError: Storage cannot be read.
     """
@@ -91,6 +92,8 @@ def read_adapter(uri: str) -> StoredAdapter:
     except MissingObjectError:
         config, tensors, about = _read(store, uri, name, CONFIG), _read(store, uri, name, TENSORS), {}
     else:
+        if CONFIG not in manifest.files and MODEL_CONFIG in manifest.files:
+            raise _whole_model(uri)
         config, tensors = (read_verified(store, name, file, manifest) for file in (CONFIG, TENSORS))
         about = dict(manifest.about)
     digest = hashlib.sha256(tensors).hexdigest()
@@ -129,6 +132,8 @@ def _read(store: Store, uri: str, name: str, file: str) -> bytes:
     try:
         return store.read(f"{name}/{file}")
     except MissingObjectError as error:
+        if store.exists(f"{name}/{MODEL_CONFIG}"):
+            raise _whole_model(uri) from error
         if store.exists(f"{name}/{PICKLE}"):
             raise ModelError(
                 f"adapter: {uri} has {PICKLE}. Allowed: {TENSORS}, since reading a pickle can run code. Load it with "
@@ -138,6 +143,13 @@ def _read(store: Store, uri: str, name: str, file: str) -> bytes:
             f"adapter: {uri} has no {file}. Expected: the folder of an adapter, with {CONFIG} and {TENSORS}; "
             "run `raylora runs` for the places of yours"
         ) from error
+
+
+def _whole_model(uri: str) -> ModelError:
+    return ModelError(
+        f"adapter: {uri} is a whole model, as `adapter: full` and `raylora merge` leave one. Expected: the folder of "
+        "an adapter. Use it as base_model"
+    )
 
 
 def _config(uri: str, text: bytes) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def inspect(
         print_json({"modules": [vars(row) for row in seen.rows], "trainable_parameters": seen.trainable_parameters})
         return
     of = f"at r={spec.lora_r}" if spec.peft is None else f"of {spec.adapter_title}"
-    table = _table("layers", "out x in", "number", "adapted", f"trainable {of}")
+    words = ("trained", "trainable") if spec.trains_base else ("adapted", f"trainable {of}")
+    table = _table("layers", "out x in", "number", *words)
     for row in seen.rows:
         adapted = f"[green]{row.num_adapted}[/]" if row.num_adapted else "0"
         shape = f"{row.shape[0]} x {row.shape[1]}"

@@ -60,8 +60,10 @@ def _numbers(result: dict[str, Any]) -> Table:
 
 def _places(result: dict[str, Any]) -> dict[str, str]:
     last, best = result["checkpoint_uri"], result.get("best_checkpoint_uri")
+    trained: str = result["adapter_uri"]
+    what = "model" if trained.endswith("/model") else "adapter"
     return {
-        "adapter": result["adapter_uri"],
+        what: trained,
         "checkpoint": last,
         **({"the best one": best} if best not in (None, last) else {}),
         "MLflow run": result["mlflow_run_id"],

@@ -1,7 +1,7 @@
-"""What trains: a bank of adapters over one frozen base, behind one Protocol with two backends.
+"""What trains: a bank of adapters over one frozen base, or that base itself, behind one Protocol with three backends.
 
-The loop sees parameters and slots, never modules. ``packed_bank`` holds any number of adapters in layers of
-ours; ``peft_bank`` holds one, as slot 0, in PEFT's own modules.
+The loop sees parameters and slots, never modules. ``packed_bank`` holds any number of adapters in layers of ours;
+``peft_bank`` holds one, as slot 0, in PEFT's own modules; ``full_bank`` has the base's own weights as slot 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raylora.model.slot import Slot
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter in PEFT's format.
+    """One adapter in PEFT's format, or the weights of a base that trains, which have no config.
 
     Args:
         tensors: By the names of ``adapter_model.safetensors``.
@@ -65,10 +65,10 @@ class AdapterBank(Protocol):
         """Switch dropout on or off."""
 
     def export(self, slot: int) -> Adapter:
-        """One slot as a PEFT adapter."""
+        """One slot as a PEFT adapter; of a base that trains its weights, a collective call."""
 
     def state(self, slot: int) -> dict[str, Tensor]:
-        """What a checkpoint keeps of a slot's adapter, on the CPU."""
+        """What a checkpoint keeps of a slot's adapter, on the CPU; of a base that trains a collective call."""
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Take up tensors that :meth:`state` gave.

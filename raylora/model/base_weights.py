@@ -89,6 +89,14 @@ class BaseWeights:
         with _read_by(self._model, lambda name, layer: 0.02 * torch.randn(_shape(layer))):
             yield
 
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as the files have it, in their dtype.
+
+        Args:
+            name: Of the tensor, by the files.
+        """
+        return self._files.read(name).to(self._device)
+
     def _held_of(self, name: str, layer: nn.Module) -> Tensor:
         weight_OI = self._read(name).to(_dtype(layer))
         if not isinstance(layer, QuantLinear):
@@ -96,7 +104,7 @@ class BaseWeights:
         return layer.format.unpack(layer.format.pack(weight_OI), layer.shape, torch.float32)
 
     def _read(self, name: str) -> Tensor:
-        return self._files.read(f"{name}.weight").to(self._device)
+        return self.tensor(f"{name}.weight")
 
     @cached_property
     def _files(self) -> Weights:

@@ -69,7 +69,7 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
 
     Args:
         model: The base; its parameters may be on the meta device.
-        spec: `lora_target_modules`, `lora_r` and `use_dora` count, or `peft`.
+        spec: `adapter`, `lora_target_modules`, `lora_r` and `use_dora` count, or `peft`.
     """
     by_layer, problems = _values(model, spec)
     groups: dict[tuple[str, tuple[int, int]], list[str]] = defaultdict(list)
@@ -85,6 +85,8 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
 
 def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int], list[str]]:
     """Values that train by layer, and what is wrong with the targets."""
+    if spec.adapter == "full":
+        return _by_module(model), []
     if spec.peft is None:
         names, problems = find_targets(model, spec)
         layers = linear_layers(model)
@@ -96,3 +98,11 @@ def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int]
         return dict(peft_trial(model, spec.peft).by_layer), []
     except ModelError as error:
         return {}, [str(error)]
+
+
+def _by_module(model: PreTrainedModel) -> dict[str, int]:
+    """Values of each module's own parameters; what modules share is with the first."""
+    by_module: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters():
+        by_module[name.rpartition(".")[0]] += parameter.numel()
+    return by_module

@@ -1,9 +1,8 @@
 """Load a base block by block: read, quantize, hand over, next.
 
-A folder of safetensors enters; a frozen, quantized model leaves. Each block goes to ``place`` as soon
-as it is packed, so that a sharding strategy drops what other ranks hold before the next block is read:
-a rank never holds more than its share, one block, and one weight before packing. Called by
-``train.build``.
+A folder of safetensors enters; a model leaves, frozen and quantized, or plain and to be trained. Each block goes to
+``place`` as soon as it is packed, so that a sharding strategy drops what other ranks hold before the next block is
+read: a rank never holds more than its share, one block, and one weight before packing. Called by ``train.build``.
 """
 
 from __future__ import annotations
@@ -101,12 +100,12 @@ def freeze_linears(model: PreTrainedModel, form: QuantFormat | None) -> None:
 
 
 def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The frozen base as the spec holds it, without weights: what is counted, matched and then filled.
+    """The base as the spec holds it, without weights: what is counted, matched and then filled; frozen unless trained.
 
     Args:
         config: Of the base.
-        spec: The run: quantization, gradient checkpointing and the task count.
-        dtype: Compute dtype.
+        spec: The run: quantization, gradient checkpointing, the task and whether the base trains count.
+        dtype: Compute dtype, of weights that train too.
 
     Raises:
         ModelError: It is no model for the task, or cannot do the gradient checkpointing that was asked for.
@@ -119,8 +118,9 @@ def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) ->
             f"gradient_checkpointing: true: {type(model).__name__} cannot do it. Allowed for this base: false. "
             "Set gradient_checkpointing: false, and a smaller micro_batch_size or sequence_len if memory is short"
         )
-    freeze_linears(model, quant_format(spec, dtype))
-    model.requires_grad_(False)
+    if not spec.trains_base:
+        freeze_linears(model, quant_format(spec, dtype))
+        model.requires_grad_(False)
     return model
 
 
@@ -235,8 +235,11 @@ def _present_name(key: str) -> str:
 
 
 def _check_names(model: PreTrainedModel, weights: Weights, folder: Path) -> None:
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    missing = [name for name in frozen if _file_name(name) not in weights and not _is_tied(model, name)]
+    is_frozen = any(
+        isinstance(module, FrozenLinear) for module in model.modules()
+    )  # else what takes a gradient is its own
+    held = [name for name, parameter in model.named_parameters() if not (is_frozen and parameter.requires_grad)]
+    missing = [name for name in held if _file_name(name) not in weights and not _is_tied(model, name)]
     if missing:
         raise ModelError(
             f"base_model: {folder.name} lacks {len(missing)} of the tensors of {type(model).__name__}, first "
@@ -271,4 +274,4 @@ def _fill(
         if packer is not None:
             with parts.of("quantize"):
                 value = packer.format.pack(value)
-        setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
+        setattr(owner, leaf, nn.Parameter(value, requires_grad=parameter.requires_grad))

@@ -27,7 +27,7 @@ REGEX_TIMEOUT_S = 2.0
 
 
 def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
-    """Name the linear layers that get an adapter.
+    """Name the linear layers that get an adapter; all but the output head where the base itself trains.
 
     Args:
         model: The base; its parameters may be on the meta device, its linear layers quantized.
@@ -57,6 +57,9 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     """
     if spec.peft is not None:
         return [], []
+    if spec.adapter == "full":
+        head = model.get_output_embeddings()
+        return [name for name, layer in linear_layers(model).items() if layer is not head], []
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
     modules = {name: module for name, module in model.named_modules() if name}
@@ -155,7 +158,7 @@ def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
 
 
 def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
-    """Values that a run's adapter trains.
+    """Values that a run trains.
 
     Args:
         model: The base, filled or on the meta device.
@@ -168,6 +171,8 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
         from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
 
         return peft_trial(model, spec.peft).num_values
+    if spec.adapter == "full":
+        return sum(parameter.numel() for parameter in model.parameters())
     layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
     return sum(layer_values(spec, layer.out_features, layer.in_features) for layer in layers)
 
@@ -175,13 +180,16 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
 def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
     """Values that a run's adapter trains on one linear layer: both matrices, and DoRA's magnitude for each output.
 
-    Of VeRA they are one for each rank and each output; AdaLoRA has one for each rank beside the matrices.
+    Of VeRA they are one for each rank and each output; AdaLoRA has one for each rank beside the matrices. A base that
+    trains itself has those of the weight, its bias not among them.
 
     Args:
         spec: `adapter`, `lora_r` and `use_dora` count.
         num_outputs: Output features of the layer.
         num_inputs: Its input features.
     """
+    if spec.adapter == "full":
+        return num_outputs * num_inputs
     if spec.adapter == "vera":
         return spec.lora_r + num_outputs
     if spec.adapter == "adalora":

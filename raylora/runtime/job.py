@@ -1,4 +1,4 @@
-"""One run on one rank: inputs opened, base and adapter built, the loop run, the adapter published."""
+"""One run on one rank: inputs opened, base and adapter built, the loop run, what it trained published."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ray.actor import ActorHandle
 from ray.train.torch import get_device
 
 from raylora.log import get_logger
-from raylora.model.export import publish_adapter
 from raylora.runtime.hooks import WorkerHooks
 from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Job, Mailbox
 from raylora.runtime.own_store import open_own
+from raylora.runtime.published import publish
 from raylora.runtime.same_checkpoint import load_alike
 from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store
@@ -63,7 +63,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
         outcome = training.run(load_alike(trainee.ranks, lambda: load_latest(store)))
     check_unchanged(trainee, before)
     peaks = trainee.ranks.gather(train_memory.peak_bytes)
-    result = _result(trainee, origin, store, outcome, peaks)
+    result = _result(trainee, inputs, origin, store, outcome, peaks)
     if rank == 0:
         hooks.inner.deliver(Event("outcome", outcome.progress.step, result))
 
@@ -95,12 +95,17 @@ def _placement(trainee: Trainee, inputs: Inputs, memory: PeakMemory) -> dict[str
 
 
 def _result(
-    trainee: Trainee, origin: dict[str, object], store: Store, outcome: Outcome, peaks: list[int]
+    trainee: Trainee,
+    inputs: Inputs,
+    origin: dict[str, object],
+    store: Store,
+    outcome: Outcome,
+    peaks: list[int],
 ) -> dict[str, object]:
     uris: dict[str, str | None] = {"adapter_uri": None, "best_checkpoint_uri": None}
+    if outcome.ending != "stopped":
+        about = origin | {"eval_loss": outcome.progress.eval_loss}
+        uris["adapter_uri"] = publish(trainee, inputs, store, about)
     if trainee.ranks.rank == 0:
-        if outcome.ending != "stopped":
-            about = origin | {"eval_loss": outcome.progress.eval_loss}
-            uris["adapter_uri"] = publish_adapter(store, trainee.export(0), about)
         uris["best_checkpoint_uri"] = best_checkpoint(store)
     return {**asdict(outcome), **uris, "ranks": trainee.ranks_left(0), "train_peak_bytes_per_rank": peaks}

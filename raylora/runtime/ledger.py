@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from raylora.log import get_logger
-from raylora.model.export import FOLDER
 from raylora.store.contract import Store
 from raylora.store.manifest import read_manifest
 from raylora.tracking.inputs import DatasetUse
@@ -84,14 +83,15 @@ class Ledger:
         return self.outcome is not None and self.outcome["ending"] == "stopped"
 
     def close(self) -> None:
-        """Send what a run leaves behind: the adapter, and pictures of the losses and of the ranks that are left.
+        """Send what a run leaves behind: what was trained, and pictures of the losses and of the ranks that are left.
 
         Raises:
-            StoreError: The adapter is not there, as where the workers wrote it into a folder of their own machine.
+            StoreError: What was trained is not there, as where the workers wrote it into a folder of their own machine.
         """
         if self.outcome and self.outcome["adapter_uri"]:
-            read_manifest(self._store, FOLDER)
-            self._tracker.log_published(self._store.uri, FOLDER)
+            folder = self.outcome["adapter_uri"].rpartition("/")[2]
+            read_manifest(self._store, folder)
+            self._tracker.log_published(self._store.uri, folder)
         if train_losses := self._curve("train_loss"):
             self._log_picture("loss.png", partial(self._draw_losses, train_losses))
         if ranks := (self.outcome or {}).get("ranks"):

@@ -25,6 +25,7 @@ from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.tracking.address import tracking_uri
+from raylora.train.steppers import check_installed
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ def preflight(spec: RunSpec) -> Preflight:
     """Try what a run will use, and tell all that is wrong at once.
 
     Raises:
-        InputError: `tracking.uri` is no place of MLflow's, or storage cannot be written or read; or several of all
-            these are wrong.
+        InputError: `tracking.uri` is no place of MLflow's, the optimizer's library is not installed, or storage cannot
+            be written or read; or several of all these are wrong.
         ModelError: The base cannot be loaded, the adapter does not fit it, or it cannot keep the rows of a bin apart.
         DataError: A dataset cannot be used.
     """
     checks = Checks()
     checks.of(lambda: tracking_uri(spec.tracking))
+    checks.of(lambda: check_installed(spec))
     store = checks.of(lambda: _writable_store(spec))
     base = checks.of(lambda: resolve_base(spec, cache_dir()))
     if base is None:  # without a tokenizer there are no tokens, but whether there are rows can be told

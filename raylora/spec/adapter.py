@@ -20,10 +20,10 @@ from raylora.spec.fields import (
 
 
 class AdapterFields(Part):
-    """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A is what runs."""
+    """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A runs. `adapter: full` needs none of it."""
 
-    adapter: Literal["lora", "vera", "adalora"] = "lora"
-    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; `vera`, two trained vectors a layer that scale random matrices which all layers share; or `adalora`, an update B diag(E) A that gives its ranks to the layers where they count most."""
+    adapter: Literal["lora", "vera", "adalora", "full"] = "lora"
+    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; `vera`, two trained vectors a layer that scale random matrices which all layers share; or `adalora`, an update B diag(E) A that gives its ranks to the layers where they count most. `full` is no adapter: all weights of the base train, in `dtype`, and a whole model is published."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""
@@ -83,5 +83,7 @@ class AdapterFields(Part):
 
     @property
     def adapter_title(self) -> str:
-        """The adapter in two words."""
-        return f"peft {self.peft.get('peft_type')}" if self.peft is not None else f"{self.adapter} r={self.lora_r}"
+        """What trains, in two words."""
+        if self.peft is not None:
+            return f"peft {self.peft.get('peft_type')}"
+        return "all weights" if self.adapter == "full" else f"{self.adapter} r={self.lora_r}"

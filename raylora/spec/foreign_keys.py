@@ -13,7 +13,6 @@ from raylora.spec.show import show
 
 _SETTLED: Mapping[str, tuple[Any, ...]] = {
     "stage": ("sft",),
-    "finetuning_type": ("lora",),
     "use_peft": (True,),
     "peft_type": ("LORA",),
     "lora_task_type": ("CAUSAL_LM",),
@@ -67,8 +66,10 @@ _HARMLESS: Mapping[str, str] = {
 _UNSUPPORTED: Mapping[str, str] = {
     "write init_lora_weights: pissa, or pissa_niter_16 for 16 iterations": "pissa_iter",
     "write init_lora_weights: loftq, which takes one iteration, and load_in_4bit or load_in_8bit": "loftq_config",
+    "write adapter: full and optimizer: galore_adamw, with galore_rank, galore_update_proj_gap and galore_scale": """
+        use_galore""",
     "raylora trains LoRA, rsLoRA, LoRA+ and DoRA; remove it": """
-        use_galore use_apollo use_badam use_llama_pro relora lisa_n_layers unfrozen_parameters
+        use_apollo use_badam use_llama_pro relora lisa_n_layers unfrozen_parameters
         modules_to_save lora_modules_to_save additional_target target_parameters lora_target_parameters lora_bias
         trainable_token_indices peft_trainable_token_indices lora_fan_in_fan_out""",
     "write the whole adapter as PEFT's own, peft: {peft_type: LORA, r: ..., rank_pattern: ...}": """

@@ -158,11 +158,13 @@ RUN_ALIASES: Mapping[str, Alias] = {
     **_renamed("PEFT", r="lora_r", target_modules="lora_target_modules", base_model_name_or_path="base_model"),
     **_renamed(
         LLAMA_FACTORY,
+        finetuning_type="adapter",
         lora_rank="lora_r",
         cutoff_len="sequence_len",
         val_size="val_set_size",
         train_on_prompt="train_on_inputs",
         neat_packing="sample_packing",
+        galore_update_interval="galore_update_proj_gap",
         quantization_type="bnb_4bit_quant_type",
         double_quantization="bnb_4bit_use_double_quant",
         preprocessing_num_workers="dataset_num_proc",

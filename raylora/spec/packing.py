@@ -34,6 +34,8 @@ def pack_key(spec: RunFields) -> str:
 def why_alone(spec: RunFields) -> str | None:
     """Say why a run cannot share a pack; None where it can."""
     place = spec.distributed
+    if spec.trains_base:
+        return "adapter: full trains the base itself, which no other run can share; adapters leave it as it is"
     if spec.bank != "packed":
         given = "adapter_bank: peft" if spec.peft is None else "peft"
         return f"{given} holds one adapter; packed holds many"

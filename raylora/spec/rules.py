@@ -11,6 +11,7 @@ import re
 import regex
 
 from raylora.errors import Problem
+from raylora.spec.full_rules import FULL_RULES
 from raylora.spec.pattern import compiled
 from raylora.spec.peft_block import OWN, WHY_NOT_ZERO3, why_no_block
 from raylora.spec.phases import why_no_phases
@@ -28,7 +29,7 @@ HOLDING = {
 }
 """Types of datasets that `rl` learns from: what they hold, and under which."""
 
-RULES: list[Rule[RunFields]] = []
+RULES: list[Rule[RunFields]] = list(FULL_RULES)
 rule = registrar(RULES)
 
 
@@ -61,11 +62,13 @@ def _sharded_storage(run: RunFields) -> str | None:
     return None
 
 
-@rule("distributed.cpu_offload", "distributed.strategy")
+@rule("distributed.cpu_offload", "distributed.strategy", "adapter")
 def _offload_needs_shards(run: RunFields) -> str | None:
-    """`cpu_offload` needs a strategy that shards."""
+    """`cpu_offload` needs a strategy that shards, and a base that stays as it is: not `adapter: full`."""
     if run.distributed.cpu_offload and run.distributed.strategy == "ddp":
         return "ddp keeps the whole base on every device and offloads nothing; use strategy: fsdp or deepspeed, or remove it"
+    if run.distributed.cpu_offload and run.trains_base:
+        return "adapter: full updates the base's weights on the device; remove it and take more workers, or use adapter: lora"
     return None
 
 
@@ -96,7 +99,7 @@ def _bank_under_zero3(run: RunFields) -> str | None:
 def _optimizer_under_zero12(run: RunFields) -> str | None:
     """DeepSpeed stages 1 and 2 partition the optimizer's state and need `optimizer: adamw_torch`."""
     place = run.distributed
-    if place.strategy == "deepspeed" and place.zero_stage < 3 and run.optimizer != "adamw_torch":
+    if place.strategy == "deepspeed" and place.zero_stage < 3 and run.optimizer not in ("adamw_torch", "galore_adamw"):
         return (
             f"got {run.optimizer}; deepspeed stage {place.zero_stage} partitions the state of torch's AdamW only: "
             "use optimizer: adamw_torch, or zero_stage: 3, or strategy: fsdp"
@@ -136,7 +139,7 @@ def _dora_or_start(run: RunFields) -> str | None:
 
 @rule("adapter", "use_dora", "use_rslora", "loraplus_lr_ratio", "init_lora_weights", "adapter_bank")
 def _kind_alone(run: RunFields) -> str | None:
-    """`adapter: vera` and `adapter: adalora` have none of LoRA's variants and need `adapter_bank: packed`."""
+    """Other adapters than `lora` have none of its variants and need `adapter_bank: packed`."""
     if run.adapter == "lora":
         return None
     set_to = {
@@ -195,9 +198,9 @@ def _rates_under_zero12(run: RunFields) -> str | None:
     return None
 
 
-@rule("rl", "datasets", "test_datasets", "train_on_inputs")
+@rule("rl", "datasets", "test_datasets", "train_on_inputs", "adapter")
 def _pairs(run: RunFields) -> str | None:
-    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`."""
+    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`, and but for `orpo` without `adapter: full`."""
     types = {dataset.type for dataset in (*run.datasets, *run.test_datasets)}
     if run.rl is None and (learned := sorted(types & HOLDING.keys())):
         return f"datasets of type {learned[0]} {HOLDING[learned[0]]}, or another type"
@@ -208,6 +211,11 @@ def _pairs(run: RunFields) -> str | None:
         return f"got {run.rl}, which learns from datasets of type {wanted}; got type {others}: set it, or remove rl"
     if run.train_on_inputs:
         return f"got {run.rl} with train_on_inputs: true, but answers are compared without their prompts; remove it"
+    if run.rl != "orpo" and run.trains_base:
+        return (
+            f"got {run.rl} with adapter: full; its reference is the base without the adapter, and here the base itself "
+            "trains: use orpo, which has no reference, or adapter: lora"
+        )
     return None
 
 

@@ -39,6 +39,11 @@ class RunFields(TrainFields, DataFields, AdapterFields, TaskFields, BaseFields):
         return self.distributed.strategy == "deepspeed" and self.distributed.zero_stage == 3
 
     @property
+    def trains_base(self) -> bool:
+        """Whether the base's own weights train, with no adapter beside them."""
+        return self.adapter == "full"
+
+    @property
     def starts_from_base(self) -> bool:
         """Whether the adapter starts as a part of the base's weight."""
         return str(self.init_lora_weights).startswith(("olora", "pissa"))

@@ -1,4 +1,4 @@
-"""How the adapter is optimised, evaluated and saved."""
+"""How what trains is optimised, evaluated and saved."""
 
 from __future__ import annotations
 
@@ -49,8 +49,19 @@ class TrainFields(Part):
     decay_ratio: Fraction = 0.1
     """Fraction of all steps spent in the final decay of `warmup_stable_decay`."""
 
-    optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch"
-    """AdamW of torch (fused where it exists) or of bitsandbytes (8-bit, paged; CUDA only)."""
+    optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "galore_adamw"] = (
+        "adamw_torch"
+    )
+    """AdamW of torch (fused where it exists), of bitsandbytes (8-bit, paged; CUDA only), or GaLore's, which under `adapter: full` keeps the moments of each linear layer at rank `galore_rank`; the extra `galore` installs it."""
+
+    galore_rank: PositiveInt = 128
+    """Rank to which `optimizer: galore_adamw` projects the gradient of each linear layer but the output head; all else that trains keeps whole moments."""
+
+    galore_update_proj_gap: PositiveInt = 200
+    """Steps after which `optimizer: galore_adamw` takes the projection anew, from a singular value decomposition of the gradient."""
+
+    galore_scale: PositiveFloat = 0.25
+    """What `optimizer: galore_adamw` multiplies a projected update by."""
 
     adam_beta1: Fraction = 0.9
     """Decay of AdamW's mean of gradients."""
@@ -65,7 +76,7 @@ class TrainFields(Part):
     """Decoupled weight decay."""
 
     max_grad_norm: NonNegativeFloat = 1.0
-    """Largest norm of the adapter's gradient; 0 for no clipping."""
+    """Largest norm of the whole gradient; 0 for no clipping."""
 
     seed: Seed = 42
     """Seed of the adapter's start, the order of rows, the split and dropout."""

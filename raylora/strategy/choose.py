@@ -25,11 +25,13 @@ def choose_strategy(spec: RunSpec, device: torch.device) -> Strategy:
 
         from raylora.strategy.fsdp import Fsdp
 
-        return Fsdp(init_device_mesh(device.type, (torch.distributed.get_world_size(),)), offload)
+        return Fsdp(
+            init_device_mesh(device.type, (torch.distributed.get_world_size(),)), offload, trains_base=spec.trains_base
+        )
     if place.strategy == "deepspeed":
         from raylora.strategy.deepspeed import Zero3, ZeroOptimizer
 
-        return Zero3(offload) if place.zero_stage == 3 else ZeroOptimizer(place.zero_stage, offload)
+        return Zero3(offload) if place.zero_stage == 3 else ZeroOptimizer(place.zero_stage, offload, spec.trains_base)
     return Ddp()
 
 

@@ -1,8 +1,8 @@
-"""What a strategy promises: it places the frozen base on the ranks, and says how the adapters step.
+"""What a strategy promises: it places the base on the ranks, and says how what trains steps.
 
 The base enters block by block while it is loaded; it leaves placed. Adapters come afterwards, whole on every rank, so
-one stepper of ours serves every strategy that leaves the optimizer alone. Every implementation passes
-``tests/contract/test_strategy.py``.
+one stepper of ours serves every strategy that leaves the optimizer alone. Where the base itself trains, its placed
+weights are what steps. Every implementation passes ``tests/contract/test_strategy.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OptimizerFactory = Callable[[list[ParameterGroup]], torch.optim.Optimizer]
 
 
 class Stepper(Protocol):
-    """Turns losses into updates of the adapters; the same numbers on every rank."""
+    """Turns losses into updates of what trains; the same numbers on every rank."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss whose sum over ranks and calls is the step's loss."""
@@ -48,7 +48,7 @@ class Stepper(Protocol):
 
 
 class Strategy(Protocol):
-    """Places a frozen base on the ranks of the default process group."""
+    """Places a base on the ranks of the default process group."""
 
     name: str
     """What is printed: ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``."""
@@ -76,6 +76,14 @@ class Strategy(Protocol):
     def full(self, parameter: nn.Parameter) -> Tensor:
         """The whole of a placed parameter; a collective call."""
 
+    def fill(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        """Put this rank's part of a whole tensor into a placed parameter; no collective call.
+
+        Args:
+            parameter: A placed one.
+            whole: Of its whole shape; another dtype is converted.
+        """
+
     def stepper(
         self,
         adapters: Mapping[str, nn.Parameter],
@@ -83,7 +91,7 @@ class Strategy(Protocol):
         max_grad_norm: float,
         rates: Mapping[str, float],
     ) -> Stepper:
-        """Make the stepper of the adapters' parameters.
+        """Make the stepper of the adapters' parameters, or of the placed base's own.
 
         Args:
             adapters: Parameters by name, all of one slot.

@@ -1,4 +1,4 @@
-"""Every rank holds the whole base; only the adapters' gradients travel."""
+"""Every rank holds the whole base; only the gradients of what trains travel."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ class Ddp(StepsFlat):
     def full(self, parameter: nn.Parameter) -> Tensor:
         """The whole parameter."""
         return parameter.data
+
+    def fill(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        """Copy it.
+
+        Args:
+            parameter: A placed one.
+            whole: Of its whole shape; another dtype is converted.
+        """
+        parameter.data.copy_(whole)

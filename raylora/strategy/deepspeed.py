@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: stage 3 shards the base, stages 1 and 2 shard the adapters' optimizer.
+"""DeepSpeed ZeRO: stage 3 shards the base, stages 1 and 2 shard the optimizer of what trains.
 
 Source: ZeRO, https://arxiv.org/abs/1910.02054.
 """
@@ -26,7 +26,7 @@ from deepspeed.utils import (
 from raylora.strategy.contract import OptimizerFactory, Stepper
 from raylora.strategy.ddp import Ddp
 from raylora.strategy.flat import StepsFlat
-from raylora.strategy.shares import LIVE_BLOCKS
+from raylora.strategy.shares import LIVE_BLOCKS, piece
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -98,6 +98,16 @@ class Zero3(StepsFlat):
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.data.clone()
 
+    def fill(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        """Copy this rank's partition of it.
+
+        Args:
+            parameter: A placed one.
+            whole: Of its whole shape; another dtype is converted.
+        """
+        mine = piece("zero3", whole.shape, dist.get_rank(), dist.get_world_size())
+        self.local(parameter)[: mine.stop - mine.start].copy_(whole.reshape(-1)[mine.start : mine.stop])
+
 
 def _config(zero: Mapping[str, Any]) -> dict[str, Any]:
     return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": dict(zero)}
@@ -115,19 +125,22 @@ class _Partition(deepspeed.zero.Init):  # type: ignore[misc]
 
 
 class ZeroOptimizer(Ddp):
-    """ZeRO-1 and ZeRO-2: the base replicated, the adapters stepped by DeepSpeed's engine.
+    """ZeRO-1 and ZeRO-2: the base replicated, the adapters, or a base that trains, stepped by DeepSpeed's engine.
 
     Args:
         stage: 1 shards the optimizer's state, 2 the gradients too.
         cpu_offload: Keep the optimizer's state in host memory (GPU runs).
+        trains_base: Whether what is stepped is the base itself, the same parameters run after run.
     """
 
-    def __init__(self, stage: int, cpu_offload: bool = False) -> None:
+    def __init__(self, stage: int, cpu_offload: bool = False, trains_base: bool = False) -> None:
         _connect()
         self.name = f"zero{stage}"
         self._zero: dict[str, Any] = {"stage": stage}
         if cpu_offload:
             self._zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        self._trains_base = trains_base
+        self._before: EngineStepper | None = None
 
     def stepper(
         self,
@@ -136,8 +149,12 @@ class ZeroOptimizer(Ddp):
         max_grad_norm: float,
         rates: Mapping[str, float],
     ) -> Stepper:
-        """DeepSpeed's engine over the adapters alone; the spec's rules leave one rate to these stages."""
-        return EngineStepper(adapters, make, max_grad_norm, self._zero)
+        """DeepSpeed's engine over what trains alone; the spec's rules leave one rate to these stages."""
+        if self._before is not None:
+            self._before.let_go()
+        stepper = EngineStepper(adapters, make, max_grad_norm, self._zero)
+        self._before = stepper if self._trains_base else None
+        return stepper
 
 
 class EngineStepper:
@@ -159,6 +176,7 @@ class EngineStepper:
             "zero_allow_untested_optimizer": True,
             # DeepSpeed's default would set two gigabytes aside for gradients, whatever their number.
             "zero_optimization": {**zero, "reduce_bucket_size": sum(p.numel() for p in parameters)},
+            "bf16": {"enabled": parameters[0].dtype is torch.bfloat16},  # adapters are in float32
         }
         holder = nn.ParameterList(parameters)
         self._engine, zero_optimizer, *_ = deepspeed.initialize(
@@ -166,6 +184,10 @@ class EngineStepper:
         )
         self._zero_optimizer, self._optimizer = zero_optimizer, zero_optimizer.optimizer
         (self._row,) = zero_optimizer.single_partition_of_fp32_groups
+
+    def let_go(self) -> None:
+        """Take the engine's hooks off the parameters, which another one is to step."""
+        self._engine.destroy()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss; the engine averages over ranks, so scale the mean back to a sum."""

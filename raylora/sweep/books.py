@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from raylora.errors import StoreError
 from raylora.log import get_logger
-from raylora.model.export import FOLDER
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
 from raylora.store.contract import Store
@@ -252,7 +251,7 @@ class Books:
         """Both the pack and the steering side tell of an adapter; whoever is first has it sent to MLflow."""
         if uri is not None and shelf.book.record.adapter_uri is None:
             shelf.book.update(adapter_uri=uri)
-            shelf.mlflow.log_published(run_store(self._store, run_id).uri, FOLDER)
+            shelf.mlflow.log_published(run_store(self._store, run_id).uri, uri.rpartition("/")[2])
 
     def _log_best(self, is_over: bool) -> None:
         best = summarise(self.record).best_trial

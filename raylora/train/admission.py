@@ -35,6 +35,11 @@ def start_of(spec: RunSpec) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
+        if spec.trains_base:
+            raise RunFailedError(
+                f"adapter: full: no memory is left for the gradients of all weights ({error}); take more workers with "
+                "distributed.strategy: fsdp, or train an adapter"
+            ) from error
         field, of = ("lora_r", f"rank {spec.lora_r}") if spec.peft is None else ("peft", spec.adapter_title)
         raise RunFailedError(
             f"{field}: no memory is left for an adapter of {of} ({error}); lower its rank, choose fewer targets, or, "

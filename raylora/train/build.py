@@ -1,4 +1,4 @@
-"""From a spec and a folder to something that can step: base loaded and placed, adapters attached.
+"""From a spec and a folder to something that can step: base loaded and placed, adapters attached where there are any.
 
 Called on every rank by the runtime's worker, and alone by tests and benchmarks.
 """
@@ -20,6 +20,7 @@ from raylora.model.bank import AdapterBank
 from raylora.model.base_weights import BaseWeights
 from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
+from raylora.model.full_bank import FullBank, Placed
 from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
 from raylora.model.packed_bank import PackedBank
@@ -35,6 +36,11 @@ from raylora.train.trainee import Trainee
 log = get_logger(__name__)
 Report = Callable[[str, float], None]
 """Takes the name of a part of the start and its seconds."""
+
+LOW_PRECISION = (
+    "adapter: full keeps weights and moments in %s alone: an update below a 256th of a weight is rounded off. Set "
+    "dtype: float32 where memory allows, or train an adapter, which is always in float32"
+)
 
 
 def build(
@@ -84,6 +90,8 @@ def place_base(
     dtype = compute_dtype(spec, device.type)
     if ranks.rank == 0 and spec.dtype == "auto" and dtype is torch.float32:
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
+    if ranks.rank == 0 and spec.trains_base and dtype is not torch.float32:
+        log.warning(LOW_PRECISION, dtype)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
         # Now: a strategy that shards gives modules classes of its own.
@@ -94,7 +102,7 @@ def place_base(
             log.warning("%s", unreached)
         strategy = choose_strategy(spec, device)
         weights = BaseWeights(model, folder, device, strategy.shards_base)
-        bank = make_bank(model, spec, base_name, device, weights)
+        bank = make_bank(model, spec, base_name, device, weights, strategy, keeps=ranks.rank == 0)
     readout = readout_of(spec, model)
     for name, seconds in load_base(model, folder, device, lambda part: _place(strategy, part, model)).items():
         report(name, seconds)
@@ -127,16 +135,22 @@ def make_bank(
     base_name: tuple[str, str | None],
     device: torch.device,
     weights: BaseWeights | None = None,
+    placed: Placed | None = None,
+    keeps: bool = True,
 ) -> AdapterBank:
     """The bank that the spec asks for, on a base on the meta device; slots are still to be admitted.
 
     Args:
         model: The base; changed in place as slots are admitted.
-        spec: `adapter_bank` and `peft` count.
+        spec: `adapter`, `adapter_bank` and `peft` count.
         base_name: Logical name and revision of the base.
         device: Where the adapters' parameters live.
         weights: Reads whole weights of the placed base, for adapters that start from them.
+        placed: What places the base, for one that trains itself; as of `FullBank`.
+        keeps: As of `FullBank`.
     """
+    if spec.trains_base:
+        return FullBank(model, weights, placed, keeps)
     if spec.bank == "packed":
         return PackedBank(model, base_name, device, weights)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
@@ -149,7 +163,7 @@ def _check_share(trainee: Trainee) -> None:
     held = trainee.base_bytes_per_rank
     strategy, world_size = trainee.strategy, trainee.ranks.world_size
     if strategy.shards_base and world_size > 1:
-        whole = sum(strategy.whole_bytes(parameter) for parameter in trainee.frozen)
+        whole = sum(strategy.whole_bytes(parameter) for parameter in trainee.base)
         allowed = whole / world_size * 1.05 + 2**20
         if max(held) > allowed:
             raise ModelError(

@@ -6,7 +6,6 @@ runtime and the sweep's planner.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,17 +22,15 @@ from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
-from raylora.strategy.shares import Gathered, StrategyKind, gradients, piece, strategy_kind
+from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
 from raylora.train.build import make_bank
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.eva import A, start_bytes
-from raylora.train.frozen_bytes import Frozen, frozen_parameters, gathered_of
-from raylora.train.optim import state_bytes
+from raylora.train.frozen_bytes import Frozen, by_block, frozen_parameters
+from raylora.train.steppers import projected_names
+from raylora.train.trained_bytes import Trained, trained_adapters, trained_base
 
 log = get_logger(__name__)
-
-ALIGNMENT = 2
-"""Values to which DeepSpeed aligns each rank's part of a flat group."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,11 @@ class RankBytes:
     """Bytes on one rank. Parts are each part's own largest; they need not meet at the same moment.
 
     Args:
-        base_bytes: The frozen base between steps, scales included.
+        base_bytes: The base between steps, scales included, whether it trains or not.
         quant_state_bytes: Of `base_bytes`, the scales that undo the quantization.
         adapters_bytes: The adapters, with what they hold and do not train.
-        gradients_bytes: Their gradients; under ZeRO-1 and 2 with the engine's bucket of them.
-        optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of the adapters.
+        gradients_bytes: Gradients of what trains; under ZeRO-1 and 2 with the engine's bucket of them.
+        optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of what trains.
         activations_bytes: Forward and backward pass, one unpacked weight included.
         logits_bytes: Output head and loss beyond what is saved for the backward pass.
         gathered_bytes: Parameters gathered from other ranks.
@@ -86,7 +83,7 @@ class Estimate:
         device: ``cpu`` or ``cuda``.
         dtype: Compute dtype.
         trainable_parameters: Values that train.
-        base_parameters: Values of the frozen base, as before quantization.
+        base_parameters: Values of the base, as before quantization.
         ranks: Bytes of each rank.
     """
 
@@ -154,19 +151,24 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
         bank = make_bank(model, spec, ("", None), META)
         for slot, of_slot in enumerate(specs):
             bank.admit(slot, slot_of(of_slot), match_targets(model, of_slot))
-    whole = gathered_of(kind, world_size, model, frozen)
+    parts = by_block(model, frozen)
+    whole = gathered(kind, world_size, parts[0], sum(parts[1]), max(parts[1], default=0))
+    projected = projected_names(model, spec) if spec.optimizer == "galore_adamw" else []
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
     beside_bytes = sum({id(tensor): tensor.nbytes for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
     num_judged = [number for of_slot, number in zip(specs, num_values, strict=True) if of_slot.adapter == "adalora"]
     beside_bytes += 8 * sum(num_judged)  # two means of each value's importance
     starts = [_start_bytes(bank.parameters(slot), of_slot) for slot, of_slot in enumerate(specs)]
+    if spec.trains_base:
+        trained = [trained_base(spec, kind, device, rank, frozen, parts, projected) for rank in range(world_size)]
+    else:
+        trained = [trained_adapters(specs, kind, device, num_values, beside_bytes)] * world_size
     step = dry_run(model, bank, specs)
     looking = max(step.forward_bytes, step.loss_bytes) - step.saved_bytes  # a pass that keeps nothing
     between = max(step.penalty_bytes, 4 * max(num_judged, default=0), max(starts) and max(starts) + looking)
     ranks = tuple(
-        _rank(specs, device, kind, rank, world_size, frozen, (num_values, beside_bytes), whole, step, between)
-        for rank in range(world_size)
+        _rank(spec, device, kind, rank, frozen, trained[rank], whole, step, between) for rank in range(world_size)
     )
     base_parameters = sum(parameter.num_parameters for parameter in frozen)
     name = str(dtype).removeprefix("torch.")
@@ -188,40 +190,29 @@ def _start_bytes(parameters: Mapping[str, Tensor], spec: RunSpec) -> int:
 
 
 def _rank(
-    specs: Sequence[RunSpec],
+    spec: RunSpec,
     device: str,
     kind: StrategyKind,
     rank: int,
-    world_size: int,
     frozen: list[Frozen],
-    of_adapters: tuple[Sequence[int], int],
+    trained: Trained,
     whole: Gathered,
     step: StepBytes,
     between: int,
 ) -> RankBytes:
-    num_values, beside_bytes = of_adapters  # values that train, by slot, and bytes of what stays as it is
-    spec, num_all = specs[0], sum(num_values)
     base_bytes = scales_bytes = 0
     for parameter in frozen:
-        part = piece(kind, parameter.shape, rank, world_size)
+        part = piece(kind, parameter.shape, rank, spec.distributed.num_workers)
         base_bytes += part.num_stored * parameter.itemsize
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)
         scales_bytes += max(0, part.stop * parameter.itemsize - scales_start)
-    adapters_bytes, part_values = 4 * num_all, num_all
-    of_slots = zip(specs, num_values, strict=True)
-    optimizer_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots)
-    if kind in ("zero1", "zero2"):
-        part_values = math.ceil(num_all / (ALIGNMENT * world_size)) * ALIGNMENT
-        adapters_bytes = 4 * part_values * world_size
-        optimizer_bytes = 4 * part_values + state_bytes(spec, part_values, device)
-    made = gradients(kind, 4 * num_all, 4 * part_values, spec.gradient_accumulation_steps > 1)
-    adapters_bytes += beside_bytes
+    made, optimizer_bytes = trained.gradients, trained.optimizer_bytes
     host_bytes = 0
     if device == "cuda":
         offloaded = base_bytes if spec.shards_base else optimizer_bytes
         host_bytes += offloaded if spec.distributed.cpu_offload else 0
         host_bytes += optimizer_bytes if spec.optimizer.startswith("paged") else 0
-    resident = base_bytes + adapters_bytes + made.resident_bytes + optimizer_bytes - host_bytes
+    resident = base_bytes + trained.adapters_bytes + made.resident_bytes + optimizer_bytes - host_bytes
     transient = max(
         whole.start_bytes,
         step.forward_bytes + whole.forward_bytes + made.held_bytes,
@@ -232,7 +223,7 @@ def _rank(
     return RankBytes(
         base_bytes=base_bytes,
         quant_state_bytes=scales_bytes,
-        adapters_bytes=adapters_bytes,
+        adapters_bytes=trained.adapters_bytes,
         gradients_bytes=max(asdict(made).values()),
         optimizer_bytes=optimizer_bytes,
         activations_bytes=max(step.forward_bytes, step.backward_bytes),

@@ -40,6 +40,9 @@ from raylora.train.optim import AdamWFactory, rates_of
 MIN_S, MIN_RUNS = 0.15, 2
 """How long each part is timed, and how often at least, after one run that does not count."""
 
+MOST_VALUES = 2**24
+"""Values whose update is timed, by AdamW of torch or bitsandbytes; of more, all take as long in proportion."""
+
 
 @dataclass(frozen=True)
 class StepTime:
@@ -86,7 +89,7 @@ def forecast(
             model = base_on_meta(config, spec, compute_dtype(spec, device.type))
             lengths = (num_tokens,) * (spec.micro_batch_size * num_slots)
             forward_s, backward_s = _time_blocks(model, spec, num_slots, lengths, device)
-            head_s = _time_head(model, sum(lengths), device)
+            head_s = _time_head(model, sum(lengths), device, spec.trains_base)
             if spec.gradient_checkpointing:
                 backward_s += forward_s
             return StepTime(
@@ -115,11 +118,8 @@ def _time_blocks(
     block = model.get_submodule(names[0])
     args, kwargs = _called_with(model, block, lengths)
     _make_real(block, device)
-    bank = PackedBank(model, ("", None), device)
-    targets = [name for name in match_targets(model, spec) if name.startswith(f"{names[0]}.")]
-    for slot in range(num_slots):
-        bank.admit(slot, slot_of(soon_started(spec)), targets)
-    bank.route([Span(slot, sum(lengths) // num_slots) for slot in range(num_slots)])
+    if not spec.trains_base:
+        _attach(model, spec, num_slots, sum(lengths), names[0], device)
     block.train()
 
     args, kwargs = tree_map(lambda value: _real(value, model, device), (args, kwargs))
@@ -144,6 +144,17 @@ def _alike(found: Mapping[str, nn.Module]) -> list[str]:
     classes = Counter(type(block) for block in found.values())
     most = next((kind for kind, _ in classes.most_common(1)), None)
     return [name for name, block in found.items() if type(block) is most]
+
+
+def _attach(
+    model: PreTrainedModel, spec: RunSpec, num_slots: int, num_tokens: int, block: str, device: torch.device
+) -> None:
+    """Give a block the adapters of all slots, and each of them its part of the tokens."""
+    bank = PackedBank(model, ("", None), device)
+    targets = [name for name in match_targets(model, spec) if name.startswith(f"{block}.")]
+    for slot in range(num_slots):
+        bank.admit(slot, slot_of(soon_started(spec)), targets)
+    bank.route([Span(slot, num_tokens // num_slots) for slot in range(num_slots)])
 
 
 def _called_with(
@@ -192,13 +203,13 @@ def _make_real(block: nn.Module, device: torch.device) -> None:
                 value = module.format.pack(0.02 * torch.randn(module.shape, dtype=module.compute_dtype, device=device))
             else:
                 value = 0.02 * torch.randn(parameter.shape, dtype=parameter.dtype, device=device)
-            setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+            setattr(module, leaf, nn.Parameter(value, requires_grad=parameter.requires_grad))
         for leaf, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, leaf, torch.zeros(buffer.shape, dtype=buffer.dtype, device=device))
 
 
-def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device) -> float:
-    """Seconds of head and loss, whose gradient is computed beside it."""
+def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device, trains: bool) -> float:
+    """Seconds of head and loss; the gradient of a head that does not train is computed beside it."""
     head: Any = model.get_output_embeddings()
     if head is None:  # one of a few classes, for which no time needs to be reckoned
         return 0.0
@@ -206,15 +217,26 @@ def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device) ->
     hidden_NH = torch.randn(num_rows, head.in_features, dtype=model.dtype, device=device, requires_grad=True)
     weight_VH = 0.02 * torch.randn(head.out_features, head.in_features, dtype=model.dtype, device=device)
     targets_N = torch.zeros(num_rows, dtype=torch.int64, device=device)
-    once_s = _timed(lambda: linear_cross_entropy(hidden_NH, weight_VH, None, targets_N), device)
+    weight_VH.requires_grad_(trains)
+
+    def run() -> None:
+        losses_N, _ = linear_cross_entropy(hidden_NH, weight_VH, None, targets_N)
+        if trains:
+            losses_N.sum().backward()
+
+    once_s = _timed(run, device)
     return once_s * num_tokens / num_rows
 
 
 def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: torch.device) -> float:
     """Seconds of the updates of all slots."""
-    row = {"row": nn.Parameter(torch.zeros(adapter_values(model, spec), device=device))}
-    stepper = FlatStepper(row, AdamWFactory(spec, device), spec.max_grad_norm, rates_of(spec, row))
-    return num_slots * (_timed(lambda: stepper.step(0.0), device) + _time_ranks(model, spec, device))
+    num_values = adapter_values(model, spec)
+    row = {"row": nn.Parameter(torch.zeros(min(num_values, MOST_VALUES), device=device))}
+    plain = spec.model_copy(update={"optimizer": "adamw_torch"})  # GaLore decomposes gradients, but seldom
+    make = AdamWFactory(plain if spec.optimizer == "galore_adamw" else spec, device)
+    stepper = FlatStepper(row, make, spec.max_grad_norm, rates_of(spec, row))
+    update_s = num_values / row["row"].numel() * _timed(lambda: stepper.step(0.0), device)
+    return num_slots * (update_s + _time_ranks(model, spec, device))
 
 
 def _time_ranks(model: PreTrainedModel, spec: RunSpec, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""A frozen base as it is stored, parameter by parameter, and what a rank gathers of it: shapes alone, no weights.
+"""A base as it is stored, parameter by parameter and block by block: shapes alone, no weights.
 
 A base on the meta device enters; counts leave. Called by `estimate`.
 """
@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import blocks
-from raylora.strategy.shares import Gathered, StrategyKind, gathered
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,15 @@ class Frozen:
 
 
 def frozen_parameters(model: PreTrainedModel) -> Iterator[Frozen]:
-    """Parameters of a base that do not train, each once.
+    """Parameters of a base, each once.
 
     Args:
-        model: From `base_on_meta`.
+        model: From `base_on_meta`, without an adapter.
     """
     seen: set[nn.Parameter] = set()  # a tied weight is held once
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad or parameter in seen:
+            if parameter in seen:
                 continue
             seen.add(parameter)
             num_parameters, scales_start = parameter.numel(), parameter.numel() * parameter.element_size()
@@ -62,21 +61,19 @@ def frozen_parameters(model: PreTrainedModel) -> Iterator[Frozen]:
             )
 
 
-def gathered_of(kind: StrategyKind, world_size: int, model: PreTrainedModel, frozen: list[Frozen]) -> Gathered:
-    """Whole parameters that a rank holds while it runs.
+def by_block(model: PreTrainedModel, frozen: list[Frozen]) -> tuple[list[int], list[int]]:
+    """Whole bytes of each block, and of each parameter that no block holds.
 
     Args:
-        kind: Strategy.
-        world_size: Number of workers.
         model: The base.
         frozen: Its parameters.
     """
-    by_block = dict.fromkeys(blocks(model), 0)
+    of_blocks = dict.fromkeys(blocks(model), 0)
     root: list[int] = []
     for parameter in frozen:
-        block = next((name for name in by_block if parameter.name.startswith(f"{name}.")), None)
+        block = next((name for name in of_blocks if parameter.name.startswith(f"{name}.")), None)
         if block is None:
             root.append(parameter.num_bytes)
         else:
-            by_block[block] += parameter.num_bytes
-    return gathered(kind, world_size, list(by_block.values()), sum(root), max(root, default=0))
+            of_blocks[block] += parameter.num_bytes
+    return list(of_blocks.values()), root

@@ -1,4 +1,4 @@
-"""A check that training left the base alone."""
+"""A check that training left the base alone. One that trains itself has nothing frozen, and nothing to compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW as the spec asks for it: torch's, or bitsandbytes' on a GPU."""
+"""AdamW as the spec asks for it: torch's, or bitsandbytes' on a GPU; what each keeps. GaLore's is made by `galore`."""
 
 from __future__ import annotations
 
@@ -72,16 +72,31 @@ def rates_of(spec: RunFields, names: Iterable[str]) -> dict[str, float]:
     return {name: 1.0 if "lora_A" in name or name.startswith(SAVED) else spec.loraplus_lr_ratio for name in names}
 
 
-def state_bytes(spec: TrainFields, num_values: int, device_type: str) -> int:
+def state_bytes(spec: TrainFields, num_values: int, device_type: str, itemsize: int = 4) -> int:
     """Bytes of the state that the optimizer of one parameter keeps after its first step.
 
     Args:
         spec: Kind of optimizer.
         num_values: Values of the parameter.
         device_type: ``cuda`` or ``cpu``.
+        itemsize: Bytes of one of its values; torch's moments have as many, bitsandbytes' go their own way.
     """
-    has_32_bits = spec.optimizer in ("adamw_torch", "paged_adamw_32bit") or num_values < 4096
-    if device_type != "cuda" or has_32_bits:
+    if device_type != "cuda" or spec.optimizer in ("adamw_torch", "galore_adamw"):
+        return 2 * itemsize * num_values
+    if spec.optimizer == "paged_adamw_32bit" or num_values < 4096:
         return 2 * 4 * num_values
     # bitsandbytes: two codes of 256 values, and a scale for every 256 values of both moments.
     return 2 * num_values + 2 * 4 * math.ceil(num_values / 256) + 2 * 4 * 256
+
+
+def projected_bytes(spec: TrainFields, shape: tuple[int, int], itemsize: int) -> int:
+    """Bytes that GaLore keeps of one weight: both moments at its rank, and what projects the shorter side.
+
+    Args:
+        spec: `galore_rank` counts.
+        shape: Outputs and inputs.
+        itemsize: Bytes of one value.
+    """
+    shorter, longer = sorted(shape)
+    rank = min(spec.galore_rank, shorter)
+    return itemsize * (2 * longer * rank + shorter * rank)

@@ -47,7 +47,9 @@ class Progress:
 
 
 def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str]) -> Checkpoint:
-    """Gather a slot's adapter, optimizer and progress; called on every rank that shares it.
+    """Gather what trains in a slot, its optimizer and progress; called on every rank that shares it.
+
+    Of a sharded base that trains, rank 0 alone gets the tensors.
 
     Args:
         trainee: What is trained.

@@ -1,4 +1,4 @@
-"""A base placed on the ranks with adapters in its slots: what steps, as one rank sees it.
+"""A base placed on the ranks with adapters in its slots, or one that trains itself: what steps, as one rank sees it.
 
 `build` makes one; the step, evaluation and the loops work with it.
 """
@@ -26,11 +26,10 @@ from raylora.objectives.readout import Readout
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from raylora.strategy.contract import Stepper, Strategy
-from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import start_of
 from raylora.train.allocation import Allocation
-from raylora.train.optim import AdamWFactory, rates_of
 from raylora.train.ranks import Ranks
+from raylora.train.steppers import stepper_of
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,8 @@ class Trainee:
         with start_of(spec), ExitStack() as undo:
             self.bank.admit(slot, slot_of(spec), match_targets(self.model, spec))
             undo.callback(self.bank.release, slot)
-            make, parameters = AdamWFactory(spec, self.device), self.bank.parameters(slot)
-            stepper = self.strategy.stepper if self.slot_ranks == self.ranks else FlatStepper
-            self.steppers[slot] = stepper(parameters, make, spec.max_grad_norm, rates_of(spec, parameters))
+            shared = self.strategy if self.slot_ranks == self.ranks else None
+            self.steppers[slot] = stepper_of(spec, self.model, self.bank.parameters(slot), self.device, shared)
             self.objectives[slot] = objective_of(spec)
             undo.pop_all()
 
@@ -171,14 +169,19 @@ class Trainee:
 
     @property
     def frozen(self) -> list[nn.Parameter]:
-        """The base's parameters."""
+        """The base's parameters that stay as they are: none where the base itself trains."""
         beside = {id(tensor) for slot in self.steppers for tensor in self.bank.frozen(slot)}  # PEFT's lie in the model
         return [each for each in self.model.parameters() if not each.requires_grad and id(each) not in beside]
 
     @property
+    def base(self) -> list[nn.Parameter]:
+        """The base's parameters, whether they train or not."""
+        return list(self.model.parameters()) if self.spec.trains_base else self.frozen
+
+    @property
     def held_base_bytes(self) -> int:
         """Bytes of the base that this rank holds between steps."""
-        return sum(self.strategy.held_bytes(parameter) for parameter in self.frozen)
+        return sum(self.strategy.held_bytes(parameter) for parameter in self.base)
 
     @cached_property
     def base_bytes_per_rank(self) -> list[int]:

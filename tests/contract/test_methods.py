@@ -22,6 +22,7 @@ from raylora.model.load import base_on_meta
 from raylora.model.peft_trial import peft_trial
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
+from tests.contract.full_worker import WAYS
 from tests.contract.pack_worker import MEMBERS
 from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
 from tests.contract.test_documented import ENDS, tables
@@ -39,7 +40,7 @@ TESTS = dict(re.findall(r"^(\d+)\. `(\S+)`$", TEXT, re.MULTILINE))
 IN_TESTS = {
     **{"LoRA": "lora", "rsLoRA": "rslora", "LoRA+": "loraplus", "DoRA": "dora", "gaussian start": "gaussian"},
     **{"PiSSA": "pissa", "PiSSA by iterations": "pissa_niter", "OLoRA": "olora", "VeRA": "vera"},
-    **{"LoftQ": "loftq", "EVA": "eva", "AdaLoRA": "adalora"},
+    **{"LoftQ": "loftq", "EVA": "eva", "AdaLoRA": "adalora", "full": "full", "GaLore": "galore"},
 }
 BASES = {name: QUANTIZATIONS[kind] for name, kind in {"plain": "none", "int8": "int8", "NF4": "nf4"}.items()}
 PLACES = {name: {"distributed": STRATEGIES[end]} for name, end in ENDS.items() if end in STRATEGIES}
@@ -122,15 +123,19 @@ def test_no_cell_is_silent():
 @pytest.mark.parametrize("method", METHODS)
 def test_what_the_rules_refuse_is_refused_and_nothing_else(method: str, bank: str):
     cells = TABLES[bank]
-    for base, place, objective in product(BASES, PLACES, ({}, *OBJECTIVES.values())):
-        is_refused = refusal(METHODS[method], BANKS[bank], BASES[base], PLACES[place], objective) != ""
-        assert is_refused == ("refused" in (cells[method, base], cells[method, place])), (base, place, objective)
+    for base, place, objective in product(BASES, PLACES, (None, *OBJECTIVES)):
+        asked = OBJECTIVES[objective] if objective else {}
+        is_refused = refusal(METHODS[method], BANKS[bank], BASES[base], PLACES[place], asked) != ""
+        words = [cells[method, base], cells[method, place]]
+        words += [TABLES["answers by method"][method, objective]] if objective else []
+        assert is_refused == ("refused" in words), (base, place, objective)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_cannot_share_a_base_is_alone(method: str):
-    on_nf4 = {name: {**BASES["NF4"], **place} for name, place in PLACES.items()}
-    for column, fields in {**BASES, **on_nf4, "PEFT's bank": BANKS["PEFT's bank"]}.items():
+    base = BASES["plain" if TABLES["in a pack"][method, "NF4"] == "refused" else "NF4"]
+    on_base = {name: {**base, **place} for name, place in PLACES.items()}
+    for column, fields in {**BASES, **on_base, "PEFT's bank": BANKS["PEFT's bank"]}.items():
         word = TABLES["in a pack"][method, column]
         assert (refusal(METHODS[method], fields) != "") == (word == "refused"), column
         if word != "refused":
@@ -185,7 +190,7 @@ def test_reasons_are_the_errors_own_words():
     [
         ("in a pack", ["plain", "NF4"], [*EVERY, *QUANTIZED]),
         ("in a pack", PACKING, [*MEMBERS, *QUANTIZED]),
-        ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS]),
+        ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS, *WAYS.values()]),
         ("answers by method", OBJECTIVES, OF_PAIRS),
     ],
     ids=["pack", "pack-of-two-workers", "two-workers", "answers"],
@@ -194,7 +199,8 @@ def test_a_method_is_said_to_be_tested_where_a_run_has_it(
     table: str, columns: Iterable[str], members: Iterable[Fields]
 ):
     for method, column in product(METHODS, columns):
-        assert (TABLES[table][method, column] != "not run") == is_among(method, members), (method, column)
+        if (word := TABLES[table][method, column]) not in ("alone", "refused"):
+            assert (word != "not run") == is_among(method, members), (method, column)
 
 
 @pytest.fixture(scope="module")

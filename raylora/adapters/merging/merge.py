@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from raylora.adapters.delta import Delta
-from raylora.adapters.merging.model_files import copy_model_files
 from raylora.adapters.merging.plan import MergePlan
 from raylora.adapters.merging.rounding import Spread, ratio, rounded, rounding_error, settled, spread_of
-from raylora.adapters.merging.shards import write_shards
+from raylora.adapters.model_files import copy_model_files
+from raylora.adapters.shards import write_shards
 from raylora.errors import RunFailedError
 from raylora.model.load import Weights
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raylora.adapters.merging.shards import cut, write_shards
+from raylora.adapters.shards import cut, write_shards
 from tests.unit.adapters.made_adapters import IDS, load_model, merge, save_adapter, tensors_of
 from tests.unit.train.tiny_run import save_base
 

@@ -1,4 +1,4 @@
-"""The chunked loss of a frozen head against torch's cross-entropy on whole logits, values and gradients."""
+"""The chunked loss of a head, frozen or trained, against torch's cross-entropy on whole logits, with gradients."""
 
 from __future__ import annotations
 
@@ -28,6 +28,29 @@ def test_it_is_torchs_cross_entropy(rows_a_chunk: int, with_bias: bool, scale: f
     (expected_grad,) = torch.autograd.grad(expected @ shares, hidden)
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
+    assert torch.equal(hits, F.linear(hidden, weight, bias).argmax(-1) == targets) and not hits.requires_grad
+
+
+@pytest.mark.parametrize("rows_a_chunk", [1, 4, 1000])
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_a_head_that_trains_gets_torchs_gradients(
+    rows_a_chunk: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Of losses that count unequally: their weights are known in the backward pass only."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", rows_a_chunk * 4 * VOCAB)
+    torch.manual_seed(0)
+    trained = [torch.randn(NUM_ROWS, HIDDEN), torch.randn(VOCAB, HIDDEN), *([torch.randn(VOCAB)] if with_bias else [])]
+    hidden, weight, *biases = (tensor.requires_grad_() for tensor in trained)
+    bias = biases[0] if biases else None
+    targets, shares = torch.randint(VOCAB, (NUM_ROWS,)), torch.rand(NUM_ROWS)
+    targets[:5] = F.linear(hidden, weight, bias)[:5].argmax(-1)
+    losses, hits = linear_cross_entropy(hidden, weight, bias, targets, scale)
+    grads = torch.autograd.grad(losses @ shares, [hidden, weight, *biases])
+    expected = F.cross_entropy(scale * F.linear(hidden, weight, bias), targets, reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-5)
+    for grad, wanted in zip(grads, torch.autograd.grad(expected @ shares, [hidden, weight, *biases]), strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=2e-6)
     assert torch.equal(hits, F.linear(hidden, weight, bias).argmax(-1) == targets) and not hits.requires_grad
 
 

@@ -225,8 +225,8 @@ def test_a_foreign_value_is_translated(tmp_path: Path, line: str, field: str, va
         ("max_length: null", "line 3: max_length: rows without a limit are not supported"),
         ("special_tokens: {eos_token: x}", "line 3: special_tokens: only pad_token is read"),
         (
-            "finetuning_type: full",
-            "line 3: finetuning_type: got 'full'; a key of another tool of which raylora does only",
+            "stage: pt",
+            "line 3: stage: got 'pt'; a key of another tool of which raylora does only",
         ),
         ("trl: ppo", "line 3: trl: a key of another tool that raylora does not support: raylora learns from pref"),
         (

@@ -11,6 +11,10 @@ from raylora.spec.run import RunSpec
 from tests.unit.spec.specs import LEAST, load_text, problems_of
 
 BROKEN = {
+    "load_in_4bit": "load_in_4bit: true\nadapter: full",
+    "lora_dropout": "lora_dropout: 0.1\nadapter: full",
+    "galore_rank": "optimizer: galore_adamw\ngalore_rank: 8",
+    "distributed.strategy": "adapter: full\ndistributed: {strategy: deepspeed, zero_stage: 3}",
     "load_in_8bit": "load_in_4bit: true\nload_in_8bit: true",
     "bnb_4bit_quant_storage": "load_in_4bit: true\nbnb_4bit_quant_storage: uint8\ndistributed: {strategy: fsdp}",
     "distributed.cpu_offload": "distributed: {cpu_offload: true}",
@@ -90,6 +94,9 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "adapter: adalora\ntarget_r: 15\ntinit: 6\ntfinal: 3\nmax_steps: 10",
         "adapter: adalora\ntinit: 700",
         "target_r: 16\ntinit: 10\nmax_steps: 10\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "adapter: full\nlora_r: 8\ndistributed: {strategy: fsdp}",
+        "adapter: full\noptimizer: galore_adamw\ngalore_rank: 8",
+        "adapter: full\ndistributed: {strategy: deepspeed, zero_stage: 2}",
     ],
 )
 def test_what_fits_together_is_taken(tmp_path: Path, text: str):
@@ -171,6 +178,7 @@ def test_adalora_says_what_it_does_not_go_with(tmp_path: Path, variant: str, sai
         ("peft: {peft_type: 3}", "peft_type: got 3"),
         ("peft: {peft_type: LOHA}\nlora_r: 8\nuse_dora: true", "got lora_r: 8, use_dora: true beside it"),
         ("peft: {peft_type: LOHA}\nlora_target_modules: [q_proj]", "got lora_target_modules: ['q_proj'] beside it"),
+        ("peft: {peft_type: LOHA}\nadapter: full", "got adapter: 'full' beside it"),
         ("peft: {peft_type: LOHA}\nloraplus_lr_ratio: 4", "got loraplus_lr_ratio: 4.0 beside it"),
         ("peft: {peft_type: LOHA}\ndistributed: {strategy: deepspeed, zero_stage: 3}", "use strategy: fsdp or ddp"),
     ],
@@ -263,3 +271,16 @@ def test_rated_answers_are_learned_without_their_prompts():
     assert not RunSpec.model_validate(rated).joins_texts
     with pytest.raises(SpecError, match="got kto with train_on_inputs: true"):
         RunSpec.model_validate({**rated, "train_on_inputs": True})
+
+
+@pytest.mark.parametrize(("rl", "kind"), [("dpo", "preference"), ("ipo", "preference"), ("kto", "unpaired_preference")])
+def test_a_base_that_trains_leaves_no_reference(rl: str, kind: str):
+    judged = {"base_model": "a", "datasets": [{"path": "b", "type": kind}], "rl": rl}
+    assert not RunSpec.model_validate(judged).trains_base
+    with pytest.raises(SpecError, match=f"got {rl} with adapter: full"):
+        RunSpec.model_validate(judged | {"adapter": "full"})
+
+
+def test_a_base_that_trains_learns_where_no_reference_is_asked():
+    pairs = {"base_model": "a", "datasets": [{"path": "b", "type": "preference"}], "rl": "orpo"}
+    assert RunSpec.model_validate(pairs | {"adapter": "full"}).trains_base

@@ -65,6 +65,15 @@ def resident() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+def moments_bytes(trainee: Trainee) -> int:
+    """Bytes of what this rank's optimizer keeps of each parameter, GaLore's projections among them."""
+    kept = []
+    for state in trainee.steppers[0]._optimizer.state.values():
+        kept += [value for name, value in state.items() if isinstance(value, Tensor) and name != "step"]
+        kept += [state["projector"].ortho_matrix] if "projector" in state else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
 def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     """What each rank held."""
     before = resident()
@@ -77,14 +86,13 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     if trainee.strategy.name == "zero3":  # its second step is the first that gathers ahead
         train_step(trainee, [share(trainee, 1)])
     peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
-    moments = [value for name, value in trainee.steppers[0].state().items() if name != "step"]
-    adapters = [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
+    adapters = [] if spec.trains_base else [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     if allocation := trainee.allocations.get(0):
         adapters += [mean for mean in allocation.state().values() if mean.is_floating_point()]
     mine = {
         "base_bytes": trainee.held_base_bytes,
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),
-        "moments_bytes": sum(moment.numel() * moment.element_size() for moment in moments),
+        "moments_bytes": moments_bytes(trainee),
         "trainable_parameters": trainee.num_trainable(0),
         "resident_bytes": resident_bytes,
         "first_peak_bytes": first_peak_bytes,

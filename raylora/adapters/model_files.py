@@ -1,7 +1,7 @@
 """What lies beside a base's weights, copied beside weights that were made from them.
 
 Two folders enter, and a chat template in place of the base's; config, tokenizer and chat template leave, no code and no
-weights. Called by merging.
+weights. Called by merging and `publish_model`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Tensors as safetensors files of bounded size, with the index by which transformers and vLLM find them.
 
-Names, sizes and a reader enter; files leave. One file's tensors are in memory at a time. Called by merging.
+Names, sizes and a reader enter; files leave. One file's tensors are in memory at a time. Called by merging and
+`publish_model`.
 """
 
 from __future__ import annotations

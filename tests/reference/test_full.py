@@ -1,0 +1,140 @@
+"""All weights trained, by AdamW and by GaLore's, against transformers' own model under the same optimizers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from raylora.adapters.publish_model import publish_model
+from raylora.adapters.stored import read_adapter
+from raylora.errors import ModelError
+from raylora.model.load import Weights
+from raylora.spec.run import RunSpec
+from raylora.store.blob import open_store
+from raylora.store.manifest import read_manifest
+from raylora.train.trainee import Trainee
+from tests.reference.naive_lora import Optimizer, train_plainly
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, save_materials, solo_step, tiny_spec
+
+RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
+SETTINGS = {"adapter": "full", "gradient_accumulation_steps": 2, "max_grad_norm": 4.0, "weight_decay": 0.05}
+ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.05)
+GALORE = {"optimizer": "galore_adamw", "galore_rank": 8, "galore_update_proj_gap": 4, "galore_scale": 0.5}
+needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = save_materials(tmp_path_factory.mktemp("full"), 60)
+    save_base(home / "tied", tie_word_embeddings=True)
+    return home
+
+
+def spec_of(home: Path, base: str = "base", **fields: object) -> RunSpec:
+    return tiny_spec(home / base, home / "rows.jsonl", **{**SETTINGS, **fields})
+
+
+def ours(spec: RunSpec, home: Path) -> tuple[list[float], list[float], Trainee]:
+    """Losses and norms of a run, and what it trained."""
+    rows, _ = open_rows(spec, home / "cache")
+    trainee = build_tiny(spec)
+    trainee.train_mode(True)
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, rate) for step, rate in enumerate(RATES)]
+    return [result.loss for result in results], [result.grad_norm for result in results], trainee
+
+
+def plainly(
+    spec: RunSpec,
+    home: Path,
+    make: Callable[[LlamaForCausalLM], Optimizer],
+) -> tuple[list[float], list[float], LlamaForCausalLM]:
+    """The same of transformers' model."""
+    rows, _ = open_rows(spec, home / "cache")
+    model = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
+    steps = [rows.step(step, 0, 1) for step in range(len(RATES))]
+    losses, norms = train_plainly(model, steps, RATES, make(model), spec.max_grad_norm)
+    return losses, norms, model
+
+
+def galore(model: LlamaForCausalLM) -> Optimizer:
+    """The library's optimizer as transformers' trainer makes it, over the linear layers of the blocks."""
+    from galore_torch import GaLoreAdamW
+
+    layers = [module.weight for module in model.model.modules() if isinstance(module, nn.Linear)]
+    of_layers = {id(weight) for weight in layers}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in of_layers]
+    projection = {"rank": 8, "update_proj_gap": 4, "scale": 0.5, "proj_type": "std"}
+    groups = [{"params": rest}, {"params": layers, **projection}]
+    return lambda _: GaLoreAdamW(groups, lr=0.0, eps=1e-8, weight_decay=0.05, no_deprecation_warning=True)
+
+
+@pytest.mark.parametrize("base", ["base", "tied"])
+def test_ten_steps_are_those_of_torch(home: Path, base: str):
+    spec = spec_of(home, base)
+    losses, norms, trainee = ours(spec, home)
+    expected, expected_norms, model = plainly(spec, home, lambda model: ADAMW)
+    assert losses == pytest.approx(expected, abs=1e-5)
+    assert norms == pytest.approx(expected_norms, rel=1e-4)
+    assert min(expected_norms) < spec.max_grad_norm < max(expected_norms), "some steps are clipped and some are not"
+    assert trainee.bank.parameters(0).keys() == dict(model.named_parameters()).keys()
+    assert_trained_alike(trainee, model)
+
+
+@needs_galore
+def test_ten_steps_by_galore_are_those_of_its_library(home: Path):
+    spec = spec_of(home, **GALORE)
+    losses, norms, trainee = ours(spec, home)
+    expected, expected_norms, model = plainly(spec, home, galore)
+    assert losses[:9] == pytest.approx(expected[:9], abs=1e-5)
+    assert losses == pytest.approx(expected, abs=1e-4), "the third projection makes more of the order of sums"
+    assert norms == pytest.approx(expected_norms, rel=1e-3)
+    assert losses != pytest.approx(plainly(spec, home, lambda model: ADAMW)[0], abs=1e-3), "that of whole moments"
+    assert_trained_alike(trainee, model)
+
+
+def assert_trained_alike(trainee: Trainee, model: LlamaForCausalLM) -> None:
+    """Weights have moved, and lie together; AdamW makes a whole step of a gradient of nothing, whatever its sign."""
+    before = Weights(Path(trainee.spec.base_model))
+    for name, weight in model.named_parameters():
+        mine, moved = trainee.bank.parameters(0)[name].detach(), weight.detach() - before.read(name)
+        assert float(moved.abs().max()) > 1e-3, name
+        assert float((mine - weight.detach()).norm()) < 0.02 * float(moved.norm()), name
+
+
+@needs_galore
+def test_galores_moments_are_a_part_of_adams(home: Path):
+    by_adam, by_galore = (ours(spec_of(home, **fields), home)[2] for fields in ({}, GALORE))
+    held = [
+        sum(moment.nbytes for name, moment in trainee.steppers[0].state().items() if name != "step")
+        for trainee in (by_adam, by_galore)
+    ]
+    weights = {name: tuple(weight.shape) for name, weight in by_adam.bank.parameters(0).items()}
+    assert held[0] == 2 * 4 * by_adam.num_trainable(0)
+    layers = {name: shape for name, shape in weights.items() if "_proj" in name}
+    others = sum(torch.Size(shape).numel() for name, shape in weights.items() if name not in layers)
+    assert held[1] == 8 * others + 4 * 8 * sum(2 * max(shape) + min(shape) for shape in layers.values())
+    assert held[1] < 0.5 * held[0]
+
+
+@pytest.mark.parametrize("base", ["base", "tied"])
+def test_what_is_published_is_a_model_of_transformers(home: Path, tmp_path: Path, base: str):
+    _, _, trainee = ours(spec_of(home, base), home)
+    store = open_store(str(tmp_path))
+    uri = publish_model(store, trainee, home / base, {"run_id": "r1"}, "{{ messages }}")
+    model = AutoModelForCausalLM.from_pretrained(uri)
+    assert model.dtype is torch.float32
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, trainee.bank.parameters(0)[name]), name
+    assert AutoTokenizer.from_pretrained(uri).chat_template == "{{ messages }}"
+    assert read_manifest(store, "model").about == {"run_id": "r1"}
+    with pytest.raises(ModelError, match=r"is a whole model.*Use it as base_model"):
+        read_adapter(uri)
+    again = build_tiny(tiny_spec(Path(uri), home / "rows.jsonl"))
+    assert again.num_trainable(0) < trainee.num_trainable(0)
