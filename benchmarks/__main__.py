@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ALONE = ("demo", "solo", "workers", "memory", "start", "saving", "recovery")
+ALONE = ("demo", "solo", "workers", "memory", "full", "start", "saving", "recovery")
 PACKED = ("packing", "packing_workers", "slots", "makespan_short", "makespan_longer")
 NAMES = ALONE + PACKED
 

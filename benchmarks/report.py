@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.goals import goals
+from benchmarks.report_full import full
 from benchmarks.report_packs import makespan, packing, packing_workers, slots
 from benchmarks.results import load
 from benchmarks.tables import megabytes, products, spread, table
@@ -31,6 +32,7 @@ def render(results: Path) -> str:
         "solo": ("One process against TRL", _solo),
         "workers": ("Two workers that shard a 4-bit base", _workers),
         "memory": ("Peak memory of a rank", _memory),
+        "full": ("Adapters against all weights", full),
         "start": ("From the command to the first step", _start),
         "saving": ("What a checkpoint costs", _saving),
         "recovery": ("From a fault to where the run was", _recovery),
