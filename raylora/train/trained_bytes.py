@@ -48,7 +48,7 @@ def trained_adapters(
     """
     spec, num_all = specs[0], sum(num_values)
     if kind in ("zero1", "zero2"):
-        made = _by_engine(spec, kind, device, num_all)
+        made = _by_engine(spec, kind, device, num_all, itemsize=4)
         return Trained(made.adapters_bytes + beside_bytes, made.optimizer_bytes, made.gradients)
     of_slots = zip(specs, num_values, strict=True)
     optimizer_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots)
@@ -76,18 +76,19 @@ def trained_base(
         projected: Names of weights whose moments GaLore keeps at its rank.
     """
     if kind in ("zero1", "zero2"):
-        made = _by_engine(spec, kind, device, sum(each.num_parameters for each in parameters))
+        num_values = sum(each.num_parameters for each in parameters)
+        made = _by_engine(spec, kind, device, num_values, parameters[0].itemsize)
         return Trained(0, made.optimizer_bytes, made.gradients)
     state = _state_bytes(spec, kind, device, rank, parameters, projected)
     return Trained(0, state, _scattered(spec, *parts) if kind == "fsdp" else _whole(spec, *parts))
 
 
-def _by_engine(spec: RunSpec, kind: StrategyKind, device: str, num_values: int) -> Trained:
-    """What DeepSpeed's engine makes of parameters in float32: one flat row, and a part of it to step for each rank."""
+def _by_engine(spec: RunSpec, kind: StrategyKind, device: str, num_values: int, itemsize: int) -> Trained:
+    """What DeepSpeed's engine makes of parameters: one flat row, and for each rank a part in float32 to step."""
     world_size = spec.distributed.num_workers
     part_values = math.ceil(num_values / (ALIGNMENT * world_size)) * ALIGNMENT
-    made = gradients(kind, 4 * num_values, 4 * part_values, spec.gradient_accumulation_steps > 1)
-    return Trained(4 * part_values * world_size, 4 * part_values + state_bytes(spec, part_values, device), made)
+    made = gradients(kind, itemsize * num_values, 4 * part_values, spec.gradient_accumulation_steps > 1)
+    return Trained(itemsize * part_values * world_size, 4 * part_values + state_bytes(spec, part_values, device), made)
 
 
 def _whole(spec: RunSpec, blocks: Sequence[int], root: Sequence[int]) -> Gradients:
@@ -100,8 +101,7 @@ def _scattered(spec: RunSpec, blocks: Sequence[int], root: Sequence[int]) -> Gra
     """Gradients that FSDP2 sums and deals out as they come: the root's at the end, a block's out of a second buffer."""
     share = (sum(blocks) + sum(root)) // spec.distributed.num_workers
     held = share if spec.gradient_accumulation_steps > 1 else 0
-    in_backward = held + share + sum(root) + 2 * max(blocks, default=0)
-    return Gradients(0, held, in_backward, held + share + 2 * sum(root))
+    return Gradients(0, held, share + sum(root) + 2 * max(blocks, default=0), share + 2 * sum(root))
 
 
 def _state_bytes(

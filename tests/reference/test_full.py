@@ -96,16 +96,16 @@ def test_ten_steps_by_galore_are_those_of_its_library(home: Path):
     assert losses == pytest.approx(expected, abs=1e-4), "the third projection makes more of the order of sums"
     assert norms == pytest.approx(expected_norms, rel=1e-3)
     assert losses != pytest.approx(plainly(spec, home, lambda model: ADAMW)[0], abs=1e-3), "that of whole moments"
-    assert_trained_alike(trainee, model)
+    assert_trained_alike(trainee, model, apart=0.2)
 
 
-def assert_trained_alike(trainee: Trainee, model: LlamaForCausalLM) -> None:
+def assert_trained_alike(trainee: Trainee, model: LlamaForCausalLM, apart: float = 0.02) -> None:
     """Weights have moved, and lie together; AdamW makes a whole step of a gradient of nothing, whatever its sign."""
     before = Weights(Path(trainee.spec.base_model))
     for name, weight in model.named_parameters():
         mine, moved = trainee.bank.parameters(0)[name].detach(), weight.detach() - before.read(name)
         assert float(moved.abs().max()) > 1e-3, name
-        assert float((mine - weight.detach()).norm()) < 0.02 * float(moved.norm()), name
+        assert float((mine - weight.detach()).norm()) < apart * float(moved.norm()), name
 
 
 @needs_galore

@@ -31,13 +31,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "zero3": {"distributed": {"strategy": "deepspeed", "zero_stage": 3}},
     "dora": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "use_dora": True, "lora_dropout": 0.1},
     "pissa": {"distributed": {"strategy": "ddp"}, "lora_r": 64, "init_lora_weights": "pissa_niter_2"},
+}
+OF_BASE: dict[str, dict[str, Any]] = {
     "full": {"distributed": {"strategy": "ddp"}, "adapter": "full"},
     "full-fsdp": {"distributed": {"strategy": "fsdp"}, "adapter": "full", "gradient_accumulation_steps": 2},
     "full-zero1": {"distributed": {"strategy": "deepspeed", "zero_stage": 1}, "adapter": "full"},
-    "full-galore": {
-        **{"distributed": {"strategy": "ddp"}, "adapter": "full", "optimizer": "galore_adamw", "galore_rank": 16}
-    },
+    "galore": {"distributed": {"strategy": "ddp"}, "adapter": "full", "optimizer": "galore_adamw", "galore_rank": 16},
 }
+"""Runs that train the base itself."""
 FEW_TOKENS: dict[str, Any] = {"distributed": {"strategy": "ddp"}, "sequence_len": 16, "micro_batch_size": 1}
 """What is not the pass itself is most of it."""
 BESIDE: dict[str, dict[str, Any]] = {
@@ -86,7 +87,11 @@ def held(folder: Path, demo: Run | None, tmp_path_factory: pytest.TempPathFactor
     """What each rank held in each run, all in one process group."""
     runs: dict[str, Run] = {name: (asked(fields), folder) for name, fields in {**RUNS, **BESIDE}.items()}
     runs |= {"accumulating": (asked(ACCUMULATING), folder)} | ({"demo": demo} if demo else {})
-    place = tmp_path_factory.mktemp("held")
+    return measured(runs, tmp_path_factory.mktemp("held"))
+
+
+def measured(runs: dict[str, Run], place: Path) -> Held:
+    """What each of two ranks held in each run, all in one process group."""
     for name, (spec, base) in runs.items():
         told = {"spec": spec.model_dump(mode="json"), "base": str(base)}
         (place / f"{name}.spec.json").write_text(json.dumps(told))
@@ -99,6 +104,19 @@ def held(folder: Path, demo: Run | None, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("name", RUNS)
 def test_predicted_is_measured(name: str, held: Held, folder: Path) -> None:
     compare(asked(RUNS[name]), folder, held[name])
+
+
+@pytest.fixture(scope="module")
+def held_of_base(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Held:
+    """In a group of its own, which ends sooner than one group of all."""
+    return measured(
+        {name: (asked(fields), folder) for name, fields in OF_BASE.items()}, tmp_path_factory.mktemp("base")
+    )
+
+
+@pytest.mark.parametrize("name", OF_BASE)
+def test_what_a_base_that_trains_holds_is_measured(name: str, held_of_base: Held, folder: Path) -> None:
+    compare(asked(OF_BASE[name]), folder, held_of_base[name])
 
 
 def test_gradients_kept_from_one_micro_batch_to_the_next_are_predicted(held: Held, folder: Path) -> None:
