@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from benchmarks.full import NUM_VALIDATION_ROWS
@@ -17,6 +18,7 @@ from benchmarks.player import Player, play
 from benchmarks.raylora_side import CPU, run_spec
 from benchmarks.workload import Workload
 from raylora.data.batches import Batches
+from raylora.data.collate import collate
 from raylora.data.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
@@ -33,7 +35,7 @@ def main(player: Player) -> None:
     torch.set_num_threads(work.num_threads)
     spec, table = run_spec(work), work.table()
     num_rows = min(NUM_VALIDATION_ROWS, len(table) // 4)
-    rows = Batches(spec, TokenisedRows.of((), [table.slice(num_rows)]), 0)
+    rows = TokenisedRows.of((), [table.slice(num_rows)])
     held_out = {0: Batches(spec, TokenisedRows.of((), [table.slice(0, num_rows)]), 0)}
     with PeakMemory(CPU) as memory:
         trainee = build(spec, Path(work.base), ("base", None), CPU)
@@ -55,13 +57,16 @@ def main(player: Player) -> None:
     player.wait()  # until the stage is over
 
 
-def _train(trainee: Trainee, spec: RunSpec, rows: Batches) -> list[float]:
-    """Train to the end; seconds of each step."""
-    num_steps, steps_s = spec.max_steps or 0, []
+def _train(trainee: Trainee, spec: RunSpec, rows: TokenisedRows) -> list[float]:
+    """Train to the end, on rows in an order of the seed's; seconds of each step."""
+    order = np.random.default_rng(spec.seed).permutation(len(rows))
+    num_steps, steps_s = spec.max_steps or 0, list[float]()
     for step in range(num_steps):
         start = perf_counter()
+        picked = np.take(order, range(step * spec.micro_batch_size, (step + 1) * spec.micro_batch_size), mode="wrap")
+        batch = collate([(int(row),) for row in picked], rows, 0)
         rate = learning_rate(spec, step, num_steps)
-        result = train_step(trainee, [Share(0, step, rate, rows.step(step, 0, 1), spec.seed)])[0]
+        result = train_step(trainee, [Share(0, step, rate, [batch], spec.seed)])[0]
         assert isinstance(result, StepResult)
         steps_s.append(perf_counter() - start)
     return steps_s
