@@ -180,16 +180,13 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
 def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:
     """Values that a run's adapter trains on one linear layer: both matrices, and DoRA's magnitude for each output.
 
-    Of VeRA they are one for each rank and each output; AdaLoRA has one for each rank beside the matrices. A base that
-    trains itself has those of the weight, its bias not among them.
+    Of VeRA they are one for each rank and each output; AdaLoRA has one for each rank beside the matrices.
 
     Args:
         spec: `adapter`, `lora_r` and `use_dora` count.
         num_outputs: Output features of the layer.
         num_inputs: Its input features.
     """
-    if spec.adapter == "full":
-        return num_outputs * num_inputs
     if spec.adapter == "vera":
         return spec.lora_r + num_outputs
     if spec.adapter == "adalora":

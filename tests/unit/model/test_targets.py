@@ -97,6 +97,17 @@ def test_inspect_shows_every_linear_layer_and_counts_what_trains(llama: PreTrain
     assert len(rows) == 8 and seen.problems == ()
 
 
+@pytest.mark.parametrize("is_tied", [False, True], ids=["own-head", "tied-head"])
+def test_inspect_of_a_base_that_trains_counts_each_weight_once(is_tied: bool) -> None:
+    model = meta_model(tiny_config(tie_word_embeddings=is_tied), torch.float32)
+    seen = inspect_targets(model, spec_of("base", adapter="full"))
+    rows = {row.pattern: row for row in seen.rows}
+    assert (rows[QUERY.format("*")].num_adapted, rows["lm_head"].num_adapted) == (2, 0 if is_tied else 1)
+    assert seen.trainable_parameters == sum(parameter.numel() for parameter in model.parameters())
+    beside = [name for name, _ in model.named_parameters() if "norm" in name or "embed" in name]
+    assert seen.num_beside == sum(model.get_parameter(name).numel() for name in beside)
+
+
 def test_inspect_of_a_wrong_pattern_still_shows_the_layers(llama: PreTrainedModel) -> None:
     seen = inspect_targets(llama, spec_of("base", lora_target_modules=["q_prj"]))
     assert len(seen.rows) == 8 and "nearest: q_proj" in seen.problems[0]
