@@ -19,7 +19,6 @@ from ray.actor import ActorHandle
 
 from raylora.errors import RayloraError, StoreError
 from raylora.log import get_logger
-from raylora.model.export import publish_adapter
 from raylora.runtime.desk_messages import (
     BEFORE_ANY_STEP,
     Admit,
@@ -34,18 +33,15 @@ from raylora.runtime.desk_messages import (
 )
 from raylora.runtime.evening import due_move
 from raylora.runtime.hooks import PackHooks
-from raylora.runtime.inputs import Inputs
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
 from raylora.runtime.own_store import open_own
 from raylora.runtime.pack_lease import PackLease
 from raylora.runtime.pack_width import pack_width
-from raylora.runtime.published import publish_base
+from raylora.runtime.published import ToPublish, publish_all
 from raylora.runtime.same_checkpoint import checkpoint_of, load_alike
-from raylora.runtime.side_by_side import write_side_by_side
 from raylora.runtime.timed_saves import timed_saves
 from raylora.store.checkpoint import Checkpoint
-from raylora.store.contract import Store
 from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
 from raylora.train.member import Member, Outcome
@@ -235,7 +231,7 @@ class Pack:
         whole = [member for member in mine.values() if member.slot not in failures]
         failures |= validate_all(self._trainee, whole)
         through = {name: member for name, member in mine.items() if member.ending and member.slot not in failures}
-        published = self._published(through)
+        published = publish_all(self._trainee, {name: self._to_publish(name, each) for name, each in through.items()})
         for name, member in mine.items():
             if member.slot in failures:
                 self._report(member, name, "failed", {"error": str(failures[member.slot])})
@@ -257,32 +253,11 @@ class Pack:
             if is_awaited:
                 self._report(member, name, "saved", {"uri": member.settle()})
 
-    def _published(self, through: Mapping[str, Member]) -> Mapping[str, str | RayloraError]:
-        """Write what runs that are through have trained; by run where, or why not."""
-        if not self._trainee.spec.trains_base:
-            writes = {name: partial(self._publish, name, member) for name, member in through.items()}
-            return write_side_by_side(self._trainee.slot_ranks, writes)
-        return {name: self._publish_base(name, member) for name, member in through.items()}
-
-    def _publish(self, name: str, member: Member) -> str:
-        """Write an adapter."""
-        store, about, _ = self._place(name, member)
-        return publish_adapter(store, self._trainee.export(member.slot), about)
-
-    def _publish_base(self, name: str, member: Member) -> str | RayloraError:
-        """Write the base that trained; a collective call."""
-        store, about, inputs = self._place(name, member)
-        try:
-            return publish_base(self._trainee, inputs, store, about)
-        except RayloraError as error:
-            return error
-
-    def _place(self, name: str, member: Member) -> tuple[Store, dict[str, object], Inputs]:
-        """Where a run keeps what it has trained, what is said of that, and what it was trained on."""
+    def _to_publish(self, name: str, member: Member) -> ToPublish:
         admit = self._leases[name].admit
         inputs = self._inputs.of(admit.spec)
         about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
-        return run_store(self._stores, admit.run_id), about, inputs
+        return ToPublish(member.slot, inputs, run_store(self._stores, admit.run_id), about)
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
         if isinstance(published, RayloraError):

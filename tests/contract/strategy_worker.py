@@ -6,12 +6,11 @@ there: one JSON file for each case with what was seen, or the error. Started by 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from raylora.data.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
@@ -33,6 +31,7 @@ from raylora.train.sample import answer
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all
+from tests.contract.strategy_digest import base_digest, digest
 from tests.contract.strategy_memory import gathered_memory, load_memory
 from tests.unit.train.pack_run import Silent, losses_of
 from tests.unit.train.tiny_heads import head_spec
@@ -205,20 +204,6 @@ def save(trainee: Trainee, checkpoints: Path) -> None:
     checkpoint = take(trainee, 0, Progress(step=len(HALF)), {})
     if trainee.ranks.rank == 0:
         save_checkpoint(open_store(str(checkpoints)), checkpoint, keep=1)
-
-
-def base_digest(trainee: Trainee) -> str:
-    """Of the whole base, gathered parameter by parameter."""
-    named = list(trainee.model.named_parameters())
-    return digest((name, trainee.strategy.full(parameter)) for name, parameter in named)
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    whole = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        whole.update(name.encode())
-        whole.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
 
 
 def keep(folder: Path, name: str, see: Callable[[], Any]) -> None:
