@@ -19,7 +19,7 @@ from raylora.model.export import adapter_files
 from raylora.model.load import quant_format
 from raylora.model.route import Span
 from raylora.spec.run import RunSpec
-from raylora.train.forward import Piece, losses_of, not_training
+from raylora.train.forward import Piece, not_training, scores_of
 from raylora.train.trainee import Trainee
 from tests.unit.train.tiny_heads import FAMILIES, head_spec, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
@@ -118,14 +118,14 @@ def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
         (tmp_path / name).write_bytes(content)
     loaded = PeftModel.from_pretrained(base_of(spec, list(start.layers)), tmp_path)
     batch = rows.step(11, 0, 1)[0]
-    theirs = scores_of(loaded.eval(), spec, batch)
+    theirs = logits_of(loaded.eval(), spec, batch)
     with not_training(trainee):
-        (found,) = losses_of(trainee, [Piece(Span(0), batch)])
-    torch.testing.assert_close(found[:, 1:], theirs, rtol=0, atol=2e-5)
+        (found,) = scores_of(trainee, [Piece(Span(0), batch)])
+    torch.testing.assert_close(found.logits_NL, theirs, rtol=0, atol=2e-5)
 
 
 @torch.no_grad()
-def scores_of(model: nn.Module, spec: RunSpec, batch: Batch) -> torch.Tensor:
+def logits_of(model: nn.Module, spec: RunSpec, batch: Batch) -> torch.Tensor:
     logits = model(**as_transformers_takes_it(spec, batch)).logits
     return logits if spec.task_type == "seq_cls" else logits[batch.labels_BT != -100]
 
@@ -143,7 +143,7 @@ def test_a_reward_is_what_pefts_loader_gives(home: Path, family: str, tmp_path: 
     loaded = PeftModel.from_pretrained(base_of(spec, ()), tmp_path).eval()
     (batch,) = rows.step(4, 0, 1)
     with not_training(trainee):
-        (found,) = losses_of(trainee, [Piece(Span(0), batch)])
+        (found,) = scores_of(trainee, [Piece(Span(0), batch)])
     texts = [
         ids[segments == segment][None]
         for ids, segments in zip(batch.input_ids_BT, batch.segment_ids_BT, strict=True)
@@ -151,7 +151,7 @@ def test_a_reward_is_what_pefts_loader_gives(home: Path, family: str, tmp_path: 
     ]
     with torch.no_grad():
         theirs = torch.cat([loaded(input_ids=text).logits for text in texts])
-    torch.testing.assert_close(found[:, 1:], theirs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.logits_NL, theirs, rtol=0, atol=2e-5)
 
 
 def test_a_bases_own_head_is_started_from_where_it_fits(home: Path, tmp_path: Path):

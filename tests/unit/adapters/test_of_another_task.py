@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raylora.adapters.delta import deltas
+from raylora.adapters.layers import deltas
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 
