@@ -47,7 +47,7 @@ def _numbers(result: dict[str, Any]) -> Table:
     before, after = result["eval_loss_before"], result["eval_loss"]
     if before is not None:
         table.add_row("validation loss", f"{before:.4f} before, {after:.4f} after ({after / before - 1:+.1%})")
-    for name, value in result["eval_metrics"].items():
+    for name, value in result.get("eval_metrics", {}).items():
         table.add_row(f"validation {name.removeprefix('eval_').replace('_', ' ')}", f"{value:.4g}")
     table.add_row("training loss", f"{result['train_loss']:.4f} at step {result['steps']}")
     table.add_row("throughput", f"{result['tokens_per_s']:,.0f} tokens/s, {result['tokens']:,} tokens trained on")

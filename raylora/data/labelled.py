@@ -51,7 +51,7 @@ class Words(Encoded):
 
 
 @dataclass(frozen=True)
-class Texts(Encoded):
+class ClassedTexts(Encoded):
     """A text with a class, or a pair of texts, each of which has one.
 
     Args:
@@ -65,7 +65,7 @@ class Texts(Encoded):
     @classmethod
     def of(
         cls, ids: Sequence[int], classes: tuple[int, ...], pad_id: int | None, split_at: int = 0, num_last: int = 0
-    ) -> Texts:
+    ) -> ClassedTexts:
         """Label the end of each text.
 
         Args:
@@ -92,13 +92,13 @@ class Texts(Encoded):
         return bool(self.input_ids)
 
     @override
-    def cut(self, num_tokens: int) -> Texts:
+    def cut(self, num_tokens: int) -> ClassedTexts:
         if self.split_at:
             kept = super().cut(num_tokens)
-            return Texts.of(kept.input_ids, self.classes, self.pad_id, kept.split_at)
+            return ClassedTexts.of(kept.input_ids, self.classes, self.pad_id, kept.split_at)
         first, last = max(0, num_tokens - self.num_last), len(self.input_ids) - self.num_last
         ids = [*self.input_ids[:first], *self.input_ids[last:]][:num_tokens]
-        return Texts.of(ids, self.classes, self.pad_id, num_last=self.num_last)
+        return ClassedTexts.of(ids, self.classes, self.pad_id, num_last=self.num_last)
 
 
 class LabelEncoder:
@@ -124,12 +124,12 @@ class LabelEncoder:
         """
         if isinstance(example, Classified):
             ids, num_last, _ = self._tokens(example.text)
-            return Texts.of(ids, (self._class(example.label, "label"),), self._pad_id, num_last=num_last)
+            return ClassedTexts.of(ids, (self._class(example.label, "label"),), self._pad_id, num_last=num_last)
         if isinstance(example, Tagged):
             return self._words(example)
         assert isinstance(example, Pair)
         first, second = (self._rewarded(each) for each in (example.chosen, example.rejected))
-        return Texts.of([*first, *second], (0, 0), self._pad_id, len(first))
+        return ClassedTexts.of([*first, *second], (0, 0), self._pad_id, len(first))
 
     @property
     def _pad_id(self) -> int | None:

@@ -163,7 +163,8 @@ class _Tokenisation:
         tokeniser = RowTokeniser(self.encoder, source, self.spec.sequence_len, truncates)
         tokenise.tokenise(tokeniser, folder, self.spec.dataset_num_proc)
         found = TokenisedRows.of([source], [tokens_table(folder)])
-        _refuse(found, Fate.NO_LABELS, "have no token to learn from: no text of the assistant (or completion) in them")
+        learned = "word with a class" if self.spec.has_head else "text of the assistant (or completion)"
+        _refuse(found, Fate.NO_LABELS, f"have no token to learn from: no {learned} in them")
         if self.spec.excess_length_strategy == "raise":
             _refuse(found, Fate.TOO_LONG, f"are longer than sequence_len = {self.spec.sequence_len:,} tokens")
 
@@ -176,7 +177,7 @@ def _refuse(found: TokenisedRows, fate: Fate, what: str) -> None:
     named = "; ".join(found.place(int(row)) for row in wrong[:_NUM_NAMED_ROWS])
     more = f" and {len(wrong) - _NUM_NAMED_ROWS:,} more" if len(wrong) > _NUM_NAMED_ROWS else ""
     advice = {
-        Fate.NO_LABELS: "remove them, map the right columns, or set train_on_inputs",
+        Fate.NO_LABELS: "remove them, map the right columns, or, for conversations, set train_on_inputs",
         Fate.TOO_LONG: "raise sequence_len, or set excess_length_strategy to truncate or drop",
     }
     raise DataError(f"{len(wrong):,} of {len(found):,} rows {what}: {named}{more}; {advice[fate]}")

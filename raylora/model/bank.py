@@ -50,7 +50,10 @@ class AdapterBank(Protocol):
         """Equal for slots whose adapters are computed in common where their tokens lie side by side."""
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
-        """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector``."""
+        """What trains in a slot, by names that hold PEFT's: ``lora_A``, ``lora_B``, ``lora_magnitude_vector`` ...
+
+        A head's begin with ``modules_to_save.``; where the base itself trains, names are the model's own.
+        """
 
     def frozen(self, slot: int) -> list[Tensor]:
         """What a slot holds beside what trains."""

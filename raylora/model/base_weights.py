@@ -61,7 +61,7 @@ class BaseWeights:
         """
         if self._folder is None or name not in self._files:
             return None
-        return self._files.read(name)
+        return self.tensor(name)
 
     def original(self, name: str) -> Tensor:
         """A layer's weight as the files have it.

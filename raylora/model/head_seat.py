@@ -106,6 +106,12 @@ def seat_of(model: nn.Module) -> HeadSeat | None:
     return next((child for child in model.children() if isinstance(child, HeadSeat)), None)
 
 
+def head_values(model: nn.Module) -> int:
+    """Values of one slot's head; 0 where the base has its own."""
+    seat = seat_of(model)
+    return 0 if seat is None else sum(parameter.numel() for parameter in seat.head.parameters())
+
+
 def output_head(model: PreTrainedModel) -> nn.Module:
     """What makes the model's output: its head, or the seat of one."""
     head: nn.Module = seat_of(model) or model.get_output_embeddings()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,13 @@ from raylora.model.slot import Slot
 
 SAVED = "modules_to_save."
 """What the names of a head's parameters begin with."""
+
+Parameter = TypeVar("Parameter", bound=Tensor)
+
+
+def without_head(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """What of a slot's parameters is of its adapter."""
+    return {name: each for name, each in parameters.items() if not name.startswith(SAVED)}
 
 
 class Heads:

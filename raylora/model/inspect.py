@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.head_seat import head_values
 from raylora.model.targets import find_targets, layer_values, linear_layers, refuse
 from raylora.spec.adapter import AdapterFields
 
@@ -80,7 +81,7 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
     for (pattern, shape), members in groups.items():
         adapted = [by_layer.pop(name) for name in members if name in by_layer]
         rows.append(TargetRow(pattern, shape, len(members), len(adapted), sum(adapted)))
-    return Inspection(tuple(rows), tuple(problems), sum(by_layer.values()))
+    return Inspection(tuple(rows), tuple(problems), sum(by_layer.values()) + head_values(model))
 
 
 def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int], list[str]]:

@@ -173,7 +173,7 @@ def load_in_turn(
     Raises:
         ModelError: The folder lacks tensors that the model has.
     """
-    weights, parts = Weights(folder), Parts()
+    weights, parts = Weights(folder, model.base_model_prefix), Parts()
     _check_names(model, weights, folder)
     of_blocks = blocks(model)
     for name, block in of_blocks.items():

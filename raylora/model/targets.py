@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from raylora.errors import ModelError
-from raylora.model.head_seat import HeadSeat
+from raylora.model.head_seat import HeadSeat, head_values
 from raylora.spec.adapter import AdapterFields
 from raylora.spec.pattern import matching
 
@@ -174,7 +174,8 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
     if spec.adapter == "full":
         return sum(parameter.numel() for parameter in model.parameters())
     layers = [cast(nn.Linear, model.get_submodule(name)) for name in match_targets(model, spec)]
-    return sum(layer_values(spec, layer.out_features, layer.in_features) for layer in layers)
+    of_layers = sum(layer_values(spec, layer.out_features, layer.in_features) for layer in layers)
+    return of_layers + head_values(model)
 
 
 def layer_values(spec: AdapterFields, num_outputs: int, num_inputs: int) -> int:

@@ -7,7 +7,7 @@ by a pack after every exchange with the desk, on every rank with the same answer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -24,16 +24,18 @@ class Move:
     to: int
 
 
-def due_move(owners: Mapping[str, int], num_ranks: int) -> Move | None:
+def due_move(owners: Mapping[str, int], num_ranks: int, unmoved: Collection[str] = ()) -> Move | None:
     """Choose a move; ``None`` where every rank has a run, or none has one to spare.
 
     Args:
         owners: The rank of each lease, in the order in which they came.
         num_ranks: Of the pack.
+        unmoved: Leases that could not be taken in elsewhere; they stay where they are.
     """
     held = Counter(owners.values())
     idle = next((rank for rank in range(num_ranks) if not held[rank]), None)
     fullest = max(range(num_ranks), key=lambda rank: (held[rank], -rank))
     if idle is None or held[fullest] < 2:
         return None
-    return Move(next(lease for lease in reversed(list(owners)) if owners[lease] == fullest), idle)
+    lease = next((each for each in reversed(list(owners)) if owners[each] == fullest and each not in unmoved), None)
+    return None if lease is None else Move(lease, idle)

@@ -197,8 +197,8 @@ class Pack:
         """Let a rank that has nothing to train take a run over, where each trains its own."""
         ranks = self._trainee.ranks
         owners = {name: lease.owner for name, lease in self._leases.items() if lease.owner is not None}
-        move = due_move(owners, ranks.world_size)
-        if move is None or move.lease in self._unmoved:
+        move = due_move(owners, ranks.world_size, self._unmoved)
+        if move is None:
             return
         lease, here = self._leases[move.lease], ranks.rank == move.to
         moment = ranks.gather(lease.member.hand_over() if lease.member else None)[owners[move.lease]]

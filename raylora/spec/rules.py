@@ -200,7 +200,7 @@ def _rates_under_zero12(run: RunFields) -> str | None:
 
 @rule("rl", "datasets", "test_datasets", "train_on_inputs", "adapter")
 def _pairs(run: RunFields) -> str | None:
-    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`, and but for `orpo` without `adapter: full`."""
+    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`, and `dpo`, `ipo` and `kto` without `adapter: full`."""
     types = {dataset.type for dataset in (*run.datasets, *run.test_datasets)}
     if run.rl is None and (learned := sorted(types & HOLDING.keys())):
         return f"datasets of type {learned[0]} {HOLDING[learned[0]]}, or another type"
@@ -211,7 +211,7 @@ def _pairs(run: RunFields) -> str | None:
         return f"got {run.rl}, which learns from datasets of type {wanted}; got type {others}: set it, or remove rl"
     if run.train_on_inputs:
         return f"got {run.rl} with train_on_inputs: true, but answers are compared without their prompts; remove it"
-    if run.rl != "orpo" and run.trains_base:
+    if run.rl in ("dpo", "ipo", "kto") and run.trains_base:
         return (
             f"got {run.rl} with adapter: full; its reference is the base without the adapter, and here the base itself "
             "trains: use orpo, which has no reference, or adapter: lora"

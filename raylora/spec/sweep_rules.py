@@ -121,7 +121,7 @@ def _metric_is_told(sweep: SweepFields) -> str | None:
 
 @rule("mode", "metric")
 def _better_is_best(sweep: SweepFields) -> str | None:
-    """`mode: max` goes with a `metric` that is an accuracy or a margin."""
+    """A `metric` that is an accuracy or a margin goes with `mode: max`."""
     if sweep.mode == "min" and sweep.metric in GREATER_IS_BETTER:
         return f"got min with metric: {sweep.metric}, of which the least is worst; write mode: max"
     return None

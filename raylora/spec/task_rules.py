@@ -26,9 +26,19 @@ def _classes(run: RunFields) -> str | None:
     return None
 
 
-@rule("task_type", "rl", "datasets", "test_datasets", "adapter", "adapter_bank", "sample_prompts", "train_on_inputs")
+@rule(
+    "task_type",
+    "rl",
+    "datasets",
+    "test_datasets",
+    "adapter",
+    "adapter_bank",
+    "peft",
+    "sample_prompts",
+    "train_on_inputs",
+)
 def _task(run: RunFields) -> str | None:
-    """`seq_cls` learns from datasets of type `classification`, or under `rl: reward` from `preference`, and `token_cls` from `tags`, without `sample_prompts`, `train_on_inputs` and `adapter: full` and with `adapter_bank: packed`; `causal_lm` takes no `rl: reward` and no such types."""
+    """`seq_cls` learns from datasets of type `classification`, or under `rl: reward` from `preference`, and `token_cls` from `tags`, without `sample_prompts`, `train_on_inputs` and `adapter: full` and with `adapter_bank: packed` and no `peft` block; `causal_lm` takes no `rl: reward` and no such types."""
     return _no_head(run) if not run.has_head else _rows(run) or _beside(run)
 
 
@@ -58,7 +68,8 @@ def _rows(run: RunFields) -> str | None:
 def _beside(run: RunFields) -> str | None:
     """What a head does not go with."""
     is_set = {
-        "adapter_bank: peft (it holds an adapter and no head)": run.bank == "peft",
+        "adapter_bank: peft (it holds an adapter and no head)": run.adapter_bank == "peft",
+        "a peft: block (its bank holds an adapter and no head)": run.peft is not None,
         "adapter: full (it trains no head beside the base)": run.trains_base,
         "sample_prompts (nothing answers them)": bool(run.sample_prompts),
         "train_on_inputs: true (the loss is of classes alone)": run.train_on_inputs,

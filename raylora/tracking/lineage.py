@@ -57,6 +57,9 @@ def lineage(
 
 
 def _adapter(spec: RunSpec) -> dict[str, Any]:
+    """What trained, without the settings of what did not."""
+    if spec.trains_base:
+        return {"adapter": spec.adapter, "optimizer": spec.optimizer}
     if spec.peft is not None:
         return {"adapter": "peft", "peft": json.dumps(spec.peft, sort_keys=True)}
     return {

@@ -97,7 +97,7 @@ def place_base(
         # Now: a strategy that shards gives modules classes of its own.
         unbinned = why_not_binned(model, spec.sequence_len)
         why_padded = attend_by_rows(model, spec.sequence_len)
-        unreached = warning_of_unreached(model)
+        unreached = None if spec.trains_base else warning_of_unreached(model)
         if ranks.rank == 0 and unreached:
             log.warning("%s", unreached)
         strategy = choose_strategy(spec, device)

@@ -22,6 +22,7 @@ from raylora.data.flat import FlatBatch
 from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
 from raylora.model.head_seat import output_head
+from raylora.model.heads import without_head
 from raylora.model.route import Span
 from raylora.model.row_attention import attend_by_rows
 from raylora.model.task_class import sees_both_sides
@@ -105,7 +106,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
 def _penalise(bank: AdapterBank, specs: Sequence[RunSpec]) -> None:
     """As the step does: of all slots at once."""
     weights = [of_slot.orth_reg_weight if of_slot.adapter == "adalora" else 0.0 for of_slot in specs]
-    penalties = [penalty_of(bank.parameters(slot), weight) for slot, weight in enumerate(weights)]
+    penalties = [penalty_of(without_head(bank.parameters(slot)), weight) for slot, weight in enumerate(weights)]
     if found := [penalty for penalty in penalties if penalty is not None]:
         torch.stack(found).sum().backward()
 
@@ -123,7 +124,9 @@ def _num_labels(spec: RunSpec) -> int:
 def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> tuple[dict[str, Any], Tensor]:
     """Inputs and labels of full lines, as the step would hand them to the model."""
     spec = specs[0]
-    shape = (sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)
+    # Of a pair, an encoder has each text on a line of its own, at worst with next to nothing in the other.
+    texts_a_line = 2 if spec.rl == "reward" and sees_both_sides(model.config) else 1
+    shape = (texts_a_line * sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)
     ids_BT, labels_BT, positions_BT, segments_BT = (
         torch.empty(shape, dtype=torch.int64, device=META) for _ in range(4)
     )
@@ -131,7 +134,7 @@ def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool)
         line = FlatBatch(ids_BT.view(1, -1), labels_BT.view(1, -1), positions_BT.view(1, -1), (shape[1],) * shape[0])
         return line.inputs, line.labels_1N
     rows = (0, 1) if spec.joins_texts else (0,)  # two texts on a line need a mask
-    batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * spec.micro_batch_size)
+    batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * shape[0])
     both_sides = sees_both_sides(model.config)
     return encoder_inputs(batch) if both_sides else padded_inputs(batch, model.dtype), batch.labels_BT
 

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from raylora.log import get_logger
 from raylora.model.dtype import compute_dtype
+from raylora.model.heads import without_head
 from raylora.model.load import base_on_meta
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
@@ -144,7 +145,7 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     dtype, kind = dtype_on(spec, device), strategy_kind(place)
     with torch.random.fork_rng(devices=[]):
         model = base_on_meta(config, spec, dtype)
-        unreached = warning_of_unreached(model)
+        unreached = None if spec.trains_base else warning_of_unreached(model)
         if unreached:
             log.warning("%s", unreached)
         frozen = list(frozen_parameters(model))
@@ -157,7 +158,9 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     slots = range(len(specs))
     num_values = [sum(parameter.numel() for parameter in bank.parameters(slot).values()) for slot in slots]
     beside_bytes = sum({id(tensor): tensor.nbytes for slot in slots for tensor in bank.frozen(slot)}.values())  # shared
-    num_judged = [number for of_slot, number in zip(specs, num_values, strict=True) if of_slot.adapter == "adalora"]
+    adapters = [without_head(bank.parameters(slot)) for slot in slots]
+    of_adapters = [sum(parameter.numel() for parameter in each.values()) for each in adapters]
+    num_judged = [number for of_slot, number in zip(specs, of_adapters, strict=True) if of_slot.adapter == "adalora"]
     beside_bytes += 8 * sum(num_judged)  # two means of each value's importance
     starts = [_start_bytes(bank.parameters(slot), of_slot) for slot, of_slot in enumerate(specs)]
     if spec.trains_base:

@@ -81,7 +81,7 @@ def idle_losses(trainee: Trainee) -> Tensor:
     """Losses of no token, out of a pass with tokens of nobody: other ranks need this one's part of the base.
 
     Shapes:
-        Returns (0,), or (0, C) where a head is asked.
+        Returns (0,).
     """
     return scores_of(trainee, [Piece(Span(NOBODY), filler_batch(0))])[0].losses_N
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.bank import Adapter, AdapterBank
-from raylora.model.heads import SAVED
+from raylora.model.heads import without_head
 from raylora.model.own_dropout import own_dropout
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
@@ -106,8 +106,7 @@ class Trainee:
             InputError: The adapter's kind needs other steps.
         """
         if spec.adapter == "adalora":
-            of_adapter = {k: v for k, v in self.bank.parameters(slot).items() if not k.startswith(SAVED)}
-            self.allocations[slot] = Allocation(spec, of_adapter, num_steps)
+            self.allocations[slot] = Allocation(spec, without_head(self.bank.parameters(slot)), num_steps)
 
     def export(self, slot: int) -> Adapter:
         """A slot's adapter as it is published."""

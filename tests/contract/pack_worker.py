@@ -56,8 +56,9 @@ VISITED = (("ddp", "nf4"), ("fsdp", "nf4"))
 """Where some members come and go while others train."""
 CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"], "gradient_checkpointing": True}}
 ON_NF4 = (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
-RECOMPUTED = [number for number, member in enumerate(ON_NF4) if member.keys() & {"lora_dropout", "use_dora", "adapter"}]
-"""Of those on an NF4 base, members that differ inside of a block, which is what is computed again."""
+INSIDE = {"lora_dropout", "use_dora", "adapter", "init_lora_weights", "gradient_accumulation_steps"}
+RECOMPUTED = [number for number, member in enumerate(ON_NF4) if not number or member.keys() & INSIDE]
+"""Of those on an NF4 base a plain one, and members that differ inside of a block, which is what is computed again."""
 
 
 def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:

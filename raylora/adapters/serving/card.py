@@ -31,6 +31,10 @@ LINEAGE = {
 """What of a manifest is told, and what a person calls it."""
 
 
+AUTO_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification"}
+"""Of transformers by PEFT's word for a task with a head."""
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a card tells.
@@ -45,6 +49,8 @@ class CardFacts:
         about: The manifest's lineage.
         rank_error: Mean and largest relative error of a smaller rank, ``None`` where the rank was left alone.
         has_own_template: Whether it was trained with a chat template that is not the base's.
+        task_type: PEFT's word for what it was trained for, where its config says one.
+        num_labels: Outputs of its head, where it has one.
     """
 
     word: str
@@ -56,6 +62,8 @@ class CardFacts:
     about: Mapping[str, Any]
     rank_error: Mapping[str, float] | None = None
     has_own_template: bool = False
+    task_type: str | None = None
+    num_labels: int | None = None
 
 
 def card(facts: CardFacts) -> str:
@@ -127,10 +135,17 @@ def _commands(facts: CardFacts) -> tuple[str, str]:
             return "bash", _ray_serve(name, facts.base_name, largest)
         case "gguf":
             return "bash", f"llama-server --model BASE.gguf --lora {place}  # BASE.gguf: {base} as GGUF"
+    return "python", _peft(facts)
+
+
+def _peft(facts: CardFacts) -> str:
     called = repr(facts.base_name) + (f", revision={facts.base_revision!r}" if facts.base_revision else "")
-    return "python", (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({called}), {f'./{name}'!r})"
+    if facts.num_labels is not None:
+        called += f", num_labels={facts.num_labels}"
+    auto = AUTO_CLASSES.get(facts.task_type or "", "AutoModelForCausalLM")
+    return (
+        f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
+        f"model = PeftModel.from_pretrained({auto}.from_pretrained({called}), {f'./{facts.name}'!r})"
     )
 
 

@@ -118,6 +118,14 @@ def _content(
     return Content(found, lost, evened(updates), layout)
 
 
+def _num_labels(adapter: StoredAdapter) -> int | None:
+    """Outputs of the head beside an adapter: rows of its last matrix."""
+    saved = tuple(adapter.config.get("modules_to_save") or ())
+    heads = [tensor for name, tensor in adapter.tensors.items() if f".{saved[0]}." in name] if saved else []
+    matrices = [tensor for tensor in heads if tensor.ndim == 2]
+    return min((matrix.shape[0] for matrix in matrices), default=None)
+
+
 def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName, content: Content) -> Exported:
     out = free_place(asked.out)
     is_one_of_many = asked.word == "ray-serve"  # it is told of a folder of folders, each an adapter's
@@ -134,6 +142,8 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
         about=adapter.about,
         rank_error=content.rank_error,
         has_own_template=asked.has_own_template,
+        task_type=adapter.config.get("task_type"),
+        num_labels=_num_labels(adapter),
     )
     with new_folder(out) as partial, writing(out):
         home = partial / name if is_one_of_many else partial

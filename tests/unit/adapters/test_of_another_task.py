@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from raylora.adapters.layers import deltas
+from raylora.adapters.serving.asked import Asked
+from raylora.adapters.serving.served_folder import export_adapter
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 
@@ -16,3 +20,19 @@ def test_an_adapter_with_a_head_is_refused_by_its_task(task: str):
     config = {"peft_type": "LORA", "task_type": task, "modules_to_save": ["score"], "r": 2, "lora_alpha": 4}
     with pytest.raises(ModelError, match=f"was trained for {task}, with a head beside it. Allowed here: CAUSAL_LM"):
         deltas(StoredAdapter("somewhere", tensors, config, {}))
+
+
+def test_its_card_names_the_class_for_its_task(tmp_path: Path):
+    tensors = {
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 4),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.ones(4, 2),
+        "base_model.model.classifier.dense.weight": torch.ones(4, 4),
+        "base_model.model.classifier.out_proj.weight": torch.ones(3, 4),
+    }
+    config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "modules_to_save": ["classifier"], "r": 2, "lora_alpha": 4}
+    config["base_model_name_or_path"] = "tiny/roberta"
+    export_adapter(
+        StoredAdapter("somewhere", tensors, config, {"base_model": "tiny/roberta"}), Asked("peft", tmp_path / "out")
+    )
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification.from_pretrained('tiny/roberta', num_labels=3)" in told

@@ -6,6 +6,7 @@ third moved to the idle rank, where nothing moves, and where it cannot be taken 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ MOVED = "lease2"
 SAVED_STEP = 5
 
 
-def specs_of(folder: Path, case: str) -> list[RunSpec]:
+def specs_of(folder: Path) -> list[RunSpec]:
     shared = {
         "distributed": {"num_workers": 2},
         "val_set_size": 6,
@@ -45,7 +46,7 @@ def specs_of(folder: Path, case: str) -> list[RunSpec]:
 
 def train(folder: Path, case: str) -> dict[str, Any]:
     """Train all three to their ends; what became of them, the same on both ranks."""
-    specs, post = specs_of(folder, case), Post()
+    specs, post = specs_of(folder), Post()
     pack = open_pack(specs[0], post, folder / case, num_slots=3, slots_stay_on_ranks=True)
     ranks = pack._trainee.ranks
     for number, spec in enumerate(specs):
@@ -69,10 +70,10 @@ def train(folder: Path, case: str) -> dict[str, Any]:
     return {
         "ranks": [owners[name] for name in names],
         "steps": [ends[name].step for name in names],
-        "adapters": [adapter(str(ends[name].values["adapter_uri"])) for name in names],
+        "adapters": [digest(str(ends[name].values["adapter_uri"])) for name in names],
         "losses": [[event.values for event in of(events, run, "eval")] for run in runs],
         "begun": [len(of(events, run, "start")) for run in runs],
-        "saved": [report.step for report in told if report.kind == "saved"],
+        "saved": [digest(str(report.values["uri"])) for report in told if report.kind == "saved"],
     }
 
 
@@ -82,8 +83,12 @@ def of(events: list[Any], run: str, kind: str) -> list[Any]:
     )
 
 
-def adapter(uri: str) -> str:
-    return Path(uri, "adapter_model.safetensors").read_bytes().hex()[-4000:]
+def digest(uri: str) -> str:
+    """Of the tensors in a folder."""
+    whole = hashlib.sha256()
+    for file in sorted(Path(uri).glob("*.safetensors")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
 
 
 def refusing(asked: list[str]) -> Callable[..., None]:
@@ -103,7 +108,7 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     found = {"moved": train(folder, "moved")}
     due, admit = pack_module.due_move, Trainee.admit
-    pack_module.due_move = lambda owners, num_ranks: None
+    pack_module.due_move = lambda owners, num_ranks, unmoved: None
     found["stayed"] = train(folder, "stayed")
     pack_module.due_move, asked = due, list[str]()
     Trainee.admit = refusing(asked)

@@ -63,6 +63,15 @@ def test_pairs_of_answers_are_learned_from_rows_made_before():
     assert [(one.path, one.type) for one in spec.datasets] == [("examples/data/pairs.jsonl", "preference")]
 
 
+def test_sentences_are_classified_from_rows_made_before():
+    loaded = load_spec(REPOSITORY / "examples" / "classification.yaml")
+    spec = loaded.spec
+    assert loaded.notes == ()
+    assert (spec.task_type, spec.validates) == ("seq_cls", True)
+    assert {one.type for one in spec.datasets} == {"classification"}
+    assert len(spec.labels) > 1
+
+
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 

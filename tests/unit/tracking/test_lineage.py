@@ -33,3 +33,10 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
     assert tags["raylora.eval_loss"] == "1.25"
     assert tags["raylora.raylora"] == raylora.__version__
     assert "raylora.base_revision" not in tags
+
+
+def test_a_base_that_trained_has_no_settings_of_an_adapter():
+    digests = {"base_digest": "b" * 64, "data_digest": "d" * 64, "tokenizer_digest": "t" * 64}
+    record = lineage(spec(adapter="full"), run_id="r1", base_name="org/model", base_revision=None, **digests)
+    assert (record["adapter"], record["optimizer"]) == ("full", "adamw_torch")
+    assert not [name for name in record if name.startswith(("lora", "init_lora"))]

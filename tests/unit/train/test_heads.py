@@ -10,7 +10,10 @@ import torch
 
 from raylora.errors import ModelError
 from raylora.model.heads import SAVED
+from raylora.model.inspect import inspect_targets
+from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
+from raylora.model.targets import adapter_values
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import estimate
 from raylora.train.member import Member
@@ -109,6 +112,23 @@ def test_what_is_predicted_to_train_trains(home: Path, family: str, task: str):
     assert of_head
     assert all(each.dtype == torch.float32 and each.requires_grad for each in of_head.values())
     assert not any(parameter.requires_grad for parameter in trainee.model.parameters())
+
+
+@pytest.mark.parametrize("task", ["seq_cls", "reward"])
+def test_ranks_of_adalora_are_predicted_without_the_head(home: Path, task: str):
+    spec = head_spec(home, "llama", task, adapter="adalora", lora_r=4, target_r=2, tinit=1, tfinal=2)
+    trainee = build_tiny(spec)
+    of_head = sum(each.numel() for name, each in trainee.bank.parameters(0).items() if name.startswith(SAVED))
+    num_values = trainee.num_trainable(0)
+    (predicted,) = estimate(spec, read_config(home / "llama"), "cpu").ranks
+    assert predicted.adapters_bytes == 4 * num_values + 8 * (num_values - of_head), "with both means of the ranks"
+
+
+def test_inspect_and_the_plan_count_the_head(home: Path):
+    spec = head_spec(home, "roberta", "seq_cls")
+    model = base_on_meta(read_config(home / "roberta"), spec, torch.float32)
+    num_values = build_tiny(spec).num_trainable(0)
+    assert inspect_targets(model, spec).trainable_parameters == adapter_values(model, spec) == num_values
 
 
 def test_an_encoder_takes_one_adapter_at_a_time(home: Path):
