@@ -54,11 +54,11 @@ ip:
 # One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
-test: setup ip ## All tests but those of faults: 20 to 30 minutes on 2 cores
+test: setup ip ## All tests but those of faults: 30 to 50 minutes on 2 cores
 	python -m pytest -m 'not faults' $(TWO_LANES)
 
 # One after another: each waits for others to notice what it does to them.
-test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: 25 minutes
+test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: 35 minutes
 	python -m pytest -m faults
 
 soak: setup ip ## Runs that random faults strike, against one left alone: 20 minutes (MINUTES=, SEED=)

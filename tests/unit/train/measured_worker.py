@@ -83,7 +83,8 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     if spec.init_lora_weights == "eva":
         first = replace(first, start_rows=first.batches)
     first_peak_bytes = step_peak(trainee, [first])  # makes the optimizer's state
-    if trainee.strategy.name == "zero3":  # its second step is the first that gathers ahead
+    # ZeRO-3's second step is the first that gathers ahead; AdaLoRA's the first that judges ranks.
+    if trainee.strategy.name == "zero3" or spec.adapter == "adalora":
         train_step(trainee, [share(trainee, 1)])
     peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
     adapters = [] if spec.trains_base else [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
