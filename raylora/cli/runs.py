@@ -57,7 +57,7 @@ def runs(
         say(f"no runs in {opened.uri}; start one with: raylora train FILE")
     _print([_run(record, status) for record, status in found])
     if found:
-        say(f"adapters: {opened.uri_of(FOLDER)}/RUN/adapter; models of adapter: full: RUN/model beside it")
+        say(f"adapters: {opened.uri_of(FOLDER)}/RUN/adapter")
     _print([_sweep(record, result) for (record, _), result in zip(swept, results, strict=True)])
     for result in results:
         if result["best_adapter_uri"]:
