@@ -37,7 +37,7 @@ class ToRead(nn.Parameter):
     @property
     def data(self) -> Tensor:
         """The values."""
-        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined, no-any-return]
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined, no-any-return]  # typed as a Tensor
 
     @data.setter
     def data(self, value: Tensor) -> None:

@@ -128,10 +128,10 @@ def _lora(settings: Slot, targets: Sequence[str]) -> LoraConfig:
     """PEFT's config of a LoRA that was asked for in raylora's own fields."""
     return LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT says int, and takes any number
         lora_dropout=settings.dropout,
         target_modules=list(targets),
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
-        init_lora_weights=settings.init_lora_weights,  # type: ignore[arg-type]
+        init_lora_weights=settings.init_lora_weights,  # type: ignore[arg-type]  # the spec's rules leave it a word of PEFT's
     )

@@ -6,17 +6,14 @@ Used by every strategy that leaves the optimizer alone (ddp, fsdp, zero3).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raylora.strategy.clipped_update import RATE, clipped_update
 from raylora.strategy.contract import OptimizerFactory, Stepper
-
-RATE = "rate"
-"""Of a parameter group: the multiple of the step's learning rate."""
 
 
 class FlatStepper:
@@ -70,14 +67,7 @@ class FlatStepper:
         """
         # By parameter: one float32 sum of squares over millions of values is off by a 1e-4th part.
         norm = float(nn.utils.get_total_norm(self._gradients))
-        if self._max_grad_norm and norm > self._max_grad_norm:
-            self._grad.mul_(self._max_grad_norm / (norm + 1e-6))  # torch.nn.utils.clip_grad_norm_'s epsilon
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate * group[RATE]
-        if math.isfinite(norm):
-            self._optimizer.step()
-            if updated is not None:
-                updated()
+        clipped_update(self._optimizer, [self._grad], norm, self._max_grad_norm, learning_rate, updated)
         self.forget()
         return norm
 

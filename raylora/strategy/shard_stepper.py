@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from raylora.strategy.clipped_update import clipped_update
 from raylora.strategy.contract import OptimizerFactory
 from raylora.strategy.shares import piece
 
@@ -55,14 +56,7 @@ class ShardStepper:
         """
         gradients = self._take_gradients()
         norm = self._norm(gradients)
-        if self._max_grad_norm and norm > self._max_grad_norm:
-            torch._foreach_mul_(gradients, self._max_grad_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        if math.isfinite(norm):
-            self._optimizer.step()
-            if updated is not None:
-                updated()
+        clipped_update(self._optimizer, gradients, norm, self._max_grad_norm, learning_rate, updated)
         self.forget()
         return norm
 

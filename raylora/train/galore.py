@@ -8,7 +8,6 @@ Source: GaLore, https://arxiv.org/abs/2403.03507, algorithm 2.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from galore_torch.galore_projector import GaLoreProjector
 from torch import Tensor, nn
 
 from raylora.spec.train import TrainFields
+from raylora.strategy.clipped_update import clipped_update
 
 MOMENTS, PROJECTION = ("exp_avg", "exp_avg_sq"), "projection"
 
@@ -74,14 +74,7 @@ class GaloreStepper:
             updated: As of `Stepper`.
         """
         norm = float(nn.utils.get_total_norm(self._gradients))
-        if self._max_grad_norm and norm > self._max_grad_norm:
-            self._grad.mul_(self._max_grad_norm / (norm + 1e-6))  # torch.nn.utils.clip_grad_norm_'s epsilon
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        if math.isfinite(norm):
-            self._optimizer.step()
-            if updated is not None:
-                updated()
+        clipped_update(self._optimizer, [self._grad], norm, self._max_grad_norm, learning_rate, updated)
         self.forget()
         return norm
 
@@ -116,7 +109,7 @@ class GaloreStepper:
             self._optimizer.state[parameter] = held
 
 
-class _Projector(GaLoreProjector):  # type: ignore[misc]
+class _Projector(GaLoreProjector):  # type: ignore[misc]  # galore-torch ships no types
     """The library's, but that all ranks have that of rank 0, and nothing holds the rest of a decomposition."""
 
     def get_orthogonal_matrix(self, weights: Tensor, rank: int, type: str) -> Tensor:

@@ -19,7 +19,9 @@ from raylora.adapters.merging.plan import MergeSettings, plan_merge
 from raylora.adapters.stored import read_adapter
 from raylora.model.bank import Adapter
 from raylora.model.export import publish_adapter
-from raylora.store.blob import Store
+from raylora.model.route import Span
+from raylora.store.blob import Store, open_store
+from raylora.train.trainee import Trainee
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
@@ -90,3 +92,16 @@ def assert_merged(out: Path, base: Path, adapter: str | Path) -> None:
         torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
     changed = {name for name in found if not torch.equal(found[name], before[name])}
     assert changed == adapted(found).keys()
+
+
+def assert_answers_as_trained(trainee: Trainee, base: Path, folder: Path) -> None:
+    """What slot 0 trained, published and merged into its base, has PEFT's tensors and the slot's own logits."""
+    uri = publish_adapter(open_store(str(folder / "store")), trainee.bank.export(0), {})
+    merge(uri, base, folder / "out")
+    assert_merged(folder / "out", base, uri)
+    trainee.train_mode(False)
+    trainee.bank.route([Span(0)])
+    with torch.no_grad():
+        found, wanted = load_model(folder / "out")(IDS).logits, trainee.model(IDS).logits
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+        assert not torch.allclose(found, load_model(base)(IDS).logits, atol=1e-2)

@@ -19,17 +19,16 @@ from raylora.adapters.merging.plan import MergeSettings, plan_merge
 from raylora.adapters.merging.rounding import format_of, rounded
 from raylora.adapters.stored import read_adapter
 from raylora.errors import ModelError, RunFailedError
-from raylora.model.export import publish_adapter
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import read_config
-from raylora.model.route import Span
 from raylora.spec.holding import FIELDS, PLAIN
 from raylora.store.blob import open_store
 from tests.unit.adapters.made_adapters import (
     IDS,
     TARGETS,
     adapted,
+    assert_answers_as_trained,
     assert_merged,
     load_model,
     merge,
@@ -79,15 +78,7 @@ def test_an_adapter_that_started_from_the_base_is_merged_into_the_base_as_it_is(
     rows, _ = open_rows(spec, home / "cache")
     trainee = build_tiny(spec)
     run_steps(trainee, rows, range(3), rate=1e-3)
-    uri = publish_adapter(open_store(str(tmp_path / "store")), trainee.bank.export(0), {})
-    merge(uri, home / "base", tmp_path / "out")
-    assert_merged(tmp_path / "out", home / "base", uri)
-    trainee.train_mode(False)
-    trainee.bank.route([Span(0)])
-    with torch.no_grad():
-        found, wanted = load_model(tmp_path / "out")(IDS).logits, trainee.model(IDS).logits
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-        assert not torch.allclose(found, load_model(home / "base")(IDS).logits, atol=1e-2)
+    assert_answers_as_trained(trainee, home / "base", tmp_path)
 
 
 def test_tied_embeddings_stay_one_tensor(tmp_path: Path):

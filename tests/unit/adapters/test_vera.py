@@ -25,10 +25,15 @@ from raylora.adapters.stored import read_adapter
 from raylora.adapters.talking.opening import open_session
 from raylora.adapters.talking.session import Options
 from raylora.errors import ModelError
-from raylora.model.export import publish_adapter
-from raylora.model.route import Span
-from raylora.store.blob import open_store
-from tests.unit.adapters.made_adapters import IDS, TARGETS, assert_merged, load_model, merge, save_adapter
+from tests.unit.adapters.made_adapters import (
+    IDS,
+    TARGETS,
+    assert_answers_as_trained,
+    assert_merged,
+    load_model,
+    merge,
+    save_adapter,
+)
 from tests.unit.adapters.peft_saved import said_by_peft
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_base, save_materials, tiny_spec
 
@@ -86,15 +91,7 @@ def test_a_run_of_our_own_is_merged(tmp_path: Path):
     trainee = build_tiny(tiny_spec(home / "base", home / "rows.jsonl", **fields))
     rows, _ = open_rows(trainee.spec, home / "cache")
     run_steps(trainee, rows, range(3), rate=0.1)
-    uri = publish_adapter(open_store(str(tmp_path / "store")), trainee.bank.export(0), {})
-    merge(uri, home / "base", tmp_path / "out")
-    assert_merged(tmp_path / "out", home / "base", uri)
-    trainee.train_mode(False)
-    trainee.bank.route([Span(0)])
-    with torch.no_grad():
-        found, wanted = load_model(tmp_path / "out")(IDS).logits, trainee.model(IDS).logits
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-        assert not torch.allclose(found, load_model(home / "base")(IDS).logits, atol=1e-2)
+    assert_answers_as_trained(trainee, home / "base", tmp_path)
 
 
 def test_it_answers_as_with_peft(home: Path, folder: Path):

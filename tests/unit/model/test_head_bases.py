@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,10 +92,7 @@ def test_a_base_published_without_any_head_is_the_same_base(home: Path, family: 
 
 
 def test_the_first_berts_names_of_norms_are_read(home: Path):
-    old = home / "old"
-    old.mkdir()
-    for file in (home / "bert").iterdir():
-        (old / file.name).write_bytes(file.read_bytes())
+    old = shutil.copytree(home / "bert", home / "old")
     tensors = load_file(old / "model.safetensors")
     for before, now in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
         tensors = {name.replace(before, now): tensor for name, tensor in tensors.items()}
@@ -107,10 +105,7 @@ def test_the_first_berts_names_of_norms_are_read(home: Path):
 
 def test_a_base_without_the_pooler_that_its_classifier_needs_is_refused(home: Path):
     """transformers would draw one at random, which stays as it is."""
-    bare = home / "no-pooler"
-    bare.mkdir()
-    for file in (home / "bert").iterdir():
-        (bare / file.name).write_bytes(file.read_bytes())
+    bare = shutil.copytree(home / "bert", home / "no-pooler")
     tensors = load_file(bare / "model.safetensors")
     save_file({name: each for name, each in tensors.items() if "pooler" not in name}, bare / "model.safetensors")
     with pytest.raises(ModelError, match=r"lacks 2 of the tensors of BertForSequenceClassification, first .*pooler"):
