@@ -17,6 +17,10 @@ ParameterGroup = dict[str, Any]
 """Of an optimizer: ``params``, and what the stepper wants to find again in `param_groups`."""
 OptimizerFactory = Callable[[list[ParameterGroup]], torch.optim.Optimizer]
 """Makes the optimizer of the given parameters; the learning rate is set before each step."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Torch's names for AdamW's moments."""
+MASTER = "master"
+"""Of weights in 16 bits the float32 values that an engine steps in their place, kept as ``master.<parameter>``."""
 
 
 class Stepper(Protocol):
@@ -41,7 +45,7 @@ class Stepper(Protocol):
         """Clear the gradient without an update."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's moments, whole, by ``<moment>.<parameter>``; a collective call."""
+        """What the optimizer keeps, whole, by ``<moment>.<parameter>``; a collective call."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` returned under any strategy and world size."""

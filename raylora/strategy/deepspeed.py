@@ -19,16 +19,16 @@ if not torch.cuda.is_available():  # must be set before deepspeed is imported, w
 import deepspeed
 from deepspeed.utils import (
     lazy_init_hp_params_optimizer_state,
+    safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
 
-from raylora.strategy.contract import OptimizerFactory, Stepper
+from raylora.strategy.contract import MASTER, MOMENTS, OptimizerFactory, Stepper
 from raylora.strategy.ddp import Ddp
 from raylora.strategy.flat import StepsFlat
 from raylora.strategy.shares import LIVE_BLOCKS, piece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _connect() -> None:
@@ -215,17 +215,19 @@ class EngineStepper:
         self._engine.step()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, gathered, and the optimizer's count of steps; empty before the first step."""
+        """The moments, and of 16-bit weights the float32 ones, gathered; the count of steps. Empty before the first."""
         if not self._optimizer.state.get(self._row):
             return {}
         state = {"step": self._optimizer.state[self._row]["step"].clone()}
-        for moment in MOMENTS:
-            for name, parameter in self._adapters.items():
+        for name, parameter in self._adapters.items():
+            for moment in MOMENTS:
                 state[f"{moment}.{name}"] = safe_get_full_optimizer_state(parameter, moment)
+            if parameter.dtype is not torch.float32:
+                state[f"{MASTER}.{name}"] = safe_get_full_fp32_param(parameter)
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Scatter saved moments, and take the adapters as they are now: the engine steps a copy of its own."""
+        """Scatter what was saved; of what no float32 values were, the engine copies the parameters as they are now."""
         self._zero_optimizer.refresh_fp32_params()
         if not state:
             self._optimizer.state.clear()
@@ -233,6 +235,8 @@ class EngineStepper:
         moments = {moment: torch.zeros_like(self._row) for moment in MOMENTS}
         self._optimizer.state[self._row] = {"step": state["step"].to(self._row.device, copy=True), **moments}
         lazy_init_hp_params_optimizer_state(self._adapters.values(), self._row, self._optimizer.state)
-        for moment in MOMENTS:
-            for name, parameter in self._adapters.items():
+        for name, parameter in self._adapters.items():
+            for moment in MOMENTS:
                 safe_set_full_optimizer_state(parameter, state[f"{moment}.{name}"].to(self._row.device), moment)
+            if (master := state.get(f"{MASTER}.{name}")) is not None:
+                safe_set_full_fp32_param(parameter, master.to(self._row.device))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.strategy.clipped_update import RATE, clipped_update
-from raylora.strategy.contract import OptimizerFactory, Stepper
+from raylora.strategy.contract import MASTER, MOMENTS, OptimizerFactory, Stepper
 
 
 class FlatStepper:
@@ -128,9 +128,13 @@ class _Stretch:
         moments, parts = dict[str, Any](), dict[str, dict[str, Tensor]]()
         for key, value in state.items():
             moment, _, name = key.partition(".")
+            if moment == MASTER:
+                continue  # the row is what is stepped
             if name in self._shapes:
                 if moment not in parts:  # once: each makes a view of every parameter
-                    moments[moment] = torch.zeros_like(self.row, dtype=value.dtype)
+                    # Torch's moments are of the row's dtype, an engine's in float32; bitsandbytes' are its own affair.
+                    dtype = self.row.dtype if moment in MOMENTS else value.dtype
+                    moments[moment] = torch.zeros_like(self.row, dtype=dtype)
                     parts[moment] = self.parts(moments[moment])
                 parts[moment][name].copy_(value)
             elif not name and int((moment.partition("@")[2]) or 0) == number:

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from raylora.strategy.clipped_update import clipped_update
-from raylora.strategy.contract import OptimizerFactory
+from raylora.strategy.contract import MOMENTS, OptimizerFactory
 from raylora.strategy.shares import piece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardStepper:
@@ -92,7 +90,7 @@ class ShardStepper:
             moments: dict[str, Any] = {"step": state["step"].clone()}
             for moment in MOMENTS:
                 part = my_part(state[f"{moment}.{name}"], self._sharded[name])
-                moments[moment] = part.to(shard.device, copy=True)
+                moments[moment] = part.to(shard, copy=True)  # an engine's moments are in float32
             self._optimizer.state[shard] = moments
 
     def _take_gradients(self) -> list[Tensor]:

@@ -1,20 +1,43 @@
-"""Two workers on loopback, bounded in time and stopped by process id."""
+"""Two workers on loopback, bounded in time and stopped by process id; what they wrote down."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers.process import free_ports
 
 LIMIT_S = 400
 LATE = ("raylora.strategy.fsdp", "raylora.strategy.deepspeed", "transformers.models.llama.modeling_llama", "peft")
 """What a run imports when it is built; some of it takes seconds."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a single process and a group wrote down.
+
+    Args:
+        folder: With a JSON file for each case.
+        last_words: What `run_group` returned.
+    """
+
+    folder: Path
+    last_words: list[str]
+
+    def __getitem__(self, case: str) -> Any:
+        file = self.folder / f"{case}.json"
+        assert file.exists(), f"the group never came to {case}; its workers said:\n" + "\n---\n".join(self.last_words)
+        seen = json.loads(file.read_text())
+        assert "error" not in seen, seen["error"]
+        return seen
 
 
 def run_group(

@@ -9,9 +9,8 @@ import torch
 
 from raylora.model.load import Weights
 from tests.contract.full_worker import BACK_ALONE, MOVES, NORM, UNDER, go_on_alone, see_alone
-from tests.contract.strategy_group import run_group
+from tests.contract.strategy_group import Seen, run_group
 from tests.contract.strategy_worker import STRATEGIES
-from tests.contract.test_strategy import Seen
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.peft_worker import CASES, see_alone
-from tests.contract.strategy_group import run_group
-from tests.contract.test_strategy import Seen
+from tests.contract.strategy_group import Seen, run_group
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

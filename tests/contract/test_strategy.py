@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.contract.strategy_group import LATE, run_group
+from tests.contract.strategy_group import LATE, Seen, run_group
 from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
@@ -33,21 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12}
 WIDE_BLOCK_BYTES = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
 """One block of the wide base before it is packed: queries and output, keys and values, three of the MLP."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the single process and the group wrote down."""
-
-    folder: Path
-    last_words: list[str]
-
-    def __getitem__(self, case: str) -> Any:
-        file = self.folder / f"{case}.json"
-        assert file.exists(), f"the group never came to {case}; its workers said:\n" + "\n---\n".join(self.last_words)
-        seen = json.loads(file.read_text())
-        assert "error" not in seen, seen["error"]
-        return seen
 
 
 @pytest.fixture(scope="module")

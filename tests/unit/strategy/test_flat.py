@@ -117,6 +117,15 @@ def test_state_is_a_copy_by_parameter_and_empty_before_the_first_step():
     assert state["step"] == 2
 
 
+def test_float32_weights_that_an_engine_kept_beside_its_moments_are_not_taken_up():
+    named = parameters()
+    stepper = FlatStepper(named, ADAMW, 0.0, ONE_RATE)
+    run(stepper, named, range(2))
+    state = stepper.state()
+    stepper.load_state(state | {f"master.{name}": parameter.detach().clone() for name, parameter in named.items()})
+    assert set(stepper.state()) == set(state)
+
+
 def test_a_gradient_that_is_not_finite_updates_nothing_and_is_forgotten():
     named = parameters()
     stepper = FlatStepper(named, ADAMW, 1.0, ONE_RATE)
