@@ -80,8 +80,9 @@ class _TrainedLinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         grad_losses_N, _ = grads
         hidden_NH, weight_VH, bias_V, targets_N, log_sums_N = ctx.saved_tensors
-        grad_NH, grad_VH = torch.empty_like(hidden_NH), torch.zeros_like(weight_VH)
-        grad_V = None if bias_V is None else torch.zeros_like(bias_V)
+        # Chunks are many, and in 16 bits a sum soon loses what each of them adds.
+        grad_NH, grad_VH = torch.empty_like(hidden_NH), torch.zeros_like(weight_VH, dtype=torch.float32)
+        grad_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
         minus_one = log_sums_N.new_full((1, 1), -1.0)
         for rows in _chunks(len(hidden_NH), len(weight_VH)):
             logits = _logits(hidden_NH[rows], weight_VH, bias_V, ctx.scale)
@@ -89,10 +90,14 @@ class _TrainedLinearCrossEntropy(torch.autograd.Function):
             logits.scatter_add_(1, targets_N[rows, None], minus_one.expand(len(logits), 1))
             grad_logits = logits.mul_(ctx.scale * grad_losses_N[rows, None]).to(weight_VH.dtype)
             grad_NH[rows] = frozen_product(grad_logits, weight_VH.t())
-            grad_VH.addmm_(grad_logits.t(), hidden_NH[rows])
+            if grad_logits.dtype is grad_VH.dtype:
+                grad_VH.addmm_(grad_logits.t(), hidden_NH[rows])
+            else:
+                grad_VH.add_(grad_logits.t() @ hidden_NH[rows])
             if grad_V is not None:
-                grad_V.add_(grad_logits.sum(0))
-        return grad_NH, grad_VH, grad_V, None, None
+                grad_V.add_(grad_logits.sum(0, dtype=torch.float32))
+        of_bias_V = None if bias_V is None or grad_V is None else grad_V.to(bias_V.dtype)
+        return grad_NH, grad_VH.to(weight_VH.dtype), of_bias_V, None, None
 
 
 def linear_cross_entropy(

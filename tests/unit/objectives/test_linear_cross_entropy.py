@@ -54,6 +54,23 @@ def test_a_head_that_trains_gets_torchs_gradients(
     assert torch.equal(hits, F.linear(hidden, weight, bias).argmax(-1) == targets) and not hits.requires_grad
 
 
+def test_a_head_in_bfloat16_loses_nothing_over_many_chunks(monkeypatch: pytest.MonkeyPatch):
+    """Each adds less than a 256th of what has come together."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * VOCAB)
+    torch.manual_seed(0)
+    hidden, weight = 0.5 + torch.rand(1500, HIDDEN).bfloat16(), 0.1 * torch.randn(VOCAB, HIDDEN).bfloat16()
+    targets, bias = torch.randint(4, (1500,)), torch.zeros(VOCAB).bfloat16()
+
+    losses, _ = linear_cross_entropy(hidden, weight.requires_grad_(), bias.requires_grad_(), targets)
+    grads = torch.autograd.grad(losses.sum(), [weight, bias])
+
+    whole, whole_bias = weight.detach().float().requires_grad_(), bias.detach().float().requires_grad_()
+    expected = F.cross_entropy(F.linear(hidden.float(), whole, whole_bias), targets, reduction="sum")
+    for grad, wanted in zip(grads, torch.autograd.grad(expected, [whole, whole_bias]), strict=True):
+        assert grad.dtype is torch.bfloat16
+        assert float((grad.float() - wanted).norm() / wanted.norm()) < 0.01
+
+
 def test_large_logits_stay_finite():
     hidden = torch.full((2, 4), 300.0, requires_grad=True)
     weight = torch.tensor([[1.0] * 4, [-1.0] * 4, [0.0] * 4])
