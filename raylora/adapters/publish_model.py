@@ -44,7 +44,8 @@ def publish_model(
         The URI of the model's folder, on every rank.
 
     Raises:
-        StoreError: A weight is not finite, or a disk or the store took no more; on every rank.
+        RunFailedError: A weight is not finite; on every rank.
+        StoreError: A disk or the store took no more; on every rank.
     """
     held = _held(trainee.model)
     gathered = (_whole(trainee, tensor) for tensor in held.values())

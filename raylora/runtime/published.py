@@ -79,7 +79,7 @@ def publish(trainee: Trainee, inputs: Inputs, store: Store, about: Mapping[str, 
         The URI of its folder, on rank 0.
 
     Raises:
-        RunFailedError: The adapter is broken.
+        RunFailedError: The adapter is broken, or a weight of the model is.
         StoreError: It could not be kept.
     """
     if trainee.spec.trains_base:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from raylora.errors import RayloraError, StoreError
+from raylora.errors import RayloraError, RunFailedError, StoreError
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,17 @@ class Ranks:
             write: Writes, and returns where.
 
         Raises:
+            RunFailedError: What was to be written is broken; on every rank.
             StoreError: It could not be written; on every rank.
         """
-        written: tuple[str, str | None] = ("", None)
+        written: str | RayloraError = ""
         if self.rank == 0:
             try:
-                written = write(), None
+                written = write()
             except RayloraError as failure:
-                written = "", str(failure)
+                kind = RunFailedError if isinstance(failure, RunFailedError) else StoreError
+                written = kind(str(failure))
         written = self.gather(written)[0]
-        uri, error = written
-        if error is not None:
-            raise StoreError(error)
-        return uri
+        if isinstance(written, RayloraError):
+            raise written
+        return written

@@ -11,7 +11,7 @@ import torch
 
 from raylora.adapters import publish_model as publishing
 from raylora.adapters.publish_model import publish_model
-from raylora.errors import InputError, ModelError, StoreError
+from raylora.errors import InputError, ModelError, RunFailedError
 from raylora.model.load import Weights
 from raylora.model.meta import read_config
 from raylora.store.blob import open_store
@@ -109,7 +109,7 @@ def test_a_weight_that_is_not_finite_is_not_kept(home: Path, tmp_path: Path):
     trainee = build_tiny(spec_of(home, **FULL))
     with torch.no_grad():
         trainee.bank.parameters(0)["model.norm.weight"][0] = torch.nan
-    with pytest.raises(StoreError, match=r"model.norm.weight has values that are not finite; it was not kept"):
+    with pytest.raises(RunFailedError, match=r"model.norm.weight has values that are not finite; it was not kept"):
         publish_model(open_store(str(tmp_path)), trainee, home / "base", {})
     assert not list(tmp_path.rglob("manifest.json"))
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.errors import RunFailedError, StoreError
+from raylora.errors import InputError, RunFailedError, StoreError
 from raylora.train.ranks import Ranks
 
 
-def test_what_keeps_rank_0_from_writing_is_told_as_an_error_of_the_store():
+def test_what_is_broken_is_told_as_such_whoever_writes_it():
     def write() -> str:
-        raise RunFailedError("the disk is full")
+        raise RunFailedError("model.norm.weight has values that are not finite")
+
+    with pytest.raises(RunFailedError, match="not finite"):
+        Ranks().store(write)
+
+
+def test_what_else_keeps_rank_0_from_writing_is_told_as_an_error_of_the_store():
+    def write() -> str:
+        raise InputError("the disk is full")
 
     assert Ranks().store(lambda: "s3://bucket/run") == "s3://bucket/run"
     with pytest.raises(StoreError, match="the disk is full"):
