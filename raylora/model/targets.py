@@ -27,7 +27,7 @@ REGEX_TIMEOUT_S = 2.0
 
 
 def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
-    """Name the linear layers that get an adapter; all but the output head where the base itself trains.
+    """Name the linear layers that get an adapter; where the base itself trains all but the head, GPT-2's Conv1D too.
 
     Args:
         model: The base; its parameters may be on the meta device, its linear layers quantized.
@@ -58,8 +58,7 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     if spec.peft is not None:
         return [], []
     if spec.adapter == "full":
-        head = model.get_output_embeddings()
-        return [name for name, layer in linear_layers(model).items() if layer is not head], []
+        return _all_linear(model), []
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
     modules = {name: module for name, module in model.named_modules() if name}
@@ -100,11 +99,16 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def _found(entry: str, model: PreTrainedModel, modules: Mapping[str, nn.Module], is_regex: bool) -> list[str]:
     """Names that one entry means; Source: PEFT's `check_target_module_exists`."""
     if is_regex and entry == ALL_LINEAR:
-        head = model.get_output_embeddings()
-        return [name for name, m in modules.items() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
+        return _all_linear(model)
     if is_regex:
         return matching(entry, modules, REGEX_TIMEOUT_S)
     return [name for name in modules if name == entry or name.endswith(f".{entry}")]
+
+
+def _all_linear(model: PreTrainedModel) -> list[str]:
+    """All linear layers, also those stored transposed, but the output head."""
+    head = model.get_output_embeddings()
+    return [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
 
 
 def _unadaptable(entry: str, found: Mapping[str, nn.Module], model: PreTrainedModel) -> str | None:

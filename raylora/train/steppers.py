@@ -48,7 +48,7 @@ def stepper_of(
 
 
 def projected_names(model: PreTrainedModel, spec: RunSpec) -> list[str]:
-    """Weights whose gradients GaLore projects: those of all linear layers but the output head.
+    """Weights whose gradients GaLore projects: those of all linear layers but the output head, stored either way round.
 
     Args:
         model: The base.

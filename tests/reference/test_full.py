@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from raylora.adapters.publish_model import publish_model
 from raylora.adapters.stored import read_adapter
@@ -21,7 +22,7 @@ from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import Optimizer, train_plainly
-from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, save_materials, solo_step, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, save_gpt2, save_materials, solo_step, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
 SETTINGS = {"adapter": "full", "gradient_accumulation_steps": 2, "max_grad_norm": 4.0, "weight_decay": 0.05}
@@ -34,6 +35,7 @@ needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = save_materials(tmp_path_factory.mktemp("full"), 60)
     save_base(home / "tied", tie_word_embeddings=True)
+    save_gpt2(home / "gpt2")
     return home
 
 
@@ -53,21 +55,21 @@ def ours(spec: RunSpec, home: Path) -> tuple[list[float], list[float], Trainee]:
 def plainly(
     spec: RunSpec,
     home: Path,
-    make: Callable[[LlamaForCausalLM], Optimizer],
-) -> tuple[list[float], list[float], LlamaForCausalLM]:
+    make: Callable[[PreTrainedModel], Optimizer],
+) -> tuple[list[float], list[float], PreTrainedModel]:
     """The same of transformers' model."""
     rows, _ = open_rows(spec, home / "cache")
-    model = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
     steps = [rows.step(step, 0, 1) for step in range(len(RATES))]
     losses, norms = train_plainly(model, steps, RATES, make(model), spec.max_grad_norm)
     return losses, norms, model
 
 
-def galore(model: LlamaForCausalLM) -> Optimizer:
+def galore(model: PreTrainedModel) -> Optimizer:
     """The library's optimizer as transformers' trainer makes it, over the linear layers of the blocks."""
     from galore_torch import GaLoreAdamW
 
-    layers = [module.weight for module in model.model.modules() if isinstance(module, nn.Linear)]
+    layers = [module.weight for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D))]
     of_layers = {id(weight) for weight in layers}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in of_layers]
     projection = {"rank": 8, "update_proj_gap": 4, "scale": 0.5, "proj_type": "std"}
@@ -88,8 +90,9 @@ def test_ten_steps_are_those_of_torch(home: Path, base: str):
 
 
 @needs_galore
-def test_ten_steps_by_galore_are_those_of_its_library(home: Path):
-    spec = spec_of(home, **GALORE)
+@pytest.mark.parametrize("base", ["base", "gpt2"])
+def test_ten_steps_by_galore_are_those_of_its_library(home: Path, base: str):
+    spec = spec_of(home, base, **GALORE)
     losses, norms, trainee = ours(spec, home)
     expected, expected_norms, model = plainly(spec, home, galore)
     assert losses[:9] == pytest.approx(expected[:9], abs=1e-5)
@@ -99,7 +102,7 @@ def test_ten_steps_by_galore_are_those_of_its_library(home: Path):
     assert_trained_alike(trainee, model, apart=0.2)
 
 
-def assert_trained_alike(trainee: Trainee, model: LlamaForCausalLM, apart: float = 0.02) -> None:
+def assert_trained_alike(trainee: Trainee, model: PreTrainedModel, apart: float = 0.02) -> None:
     """Weights have moved, and lie together; AdamW makes a whole step of a gradient of nothing, whatever its sign."""
     before = Weights(Path(trainee.spec.base_model))
     for name, weight in model.named_parameters():

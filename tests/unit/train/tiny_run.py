@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from raylora.data.batches import Batches, open_batches
 from raylora.data.collate import Batch
@@ -45,6 +45,16 @@ def save_opt(folder: Path) -> Path:
     vocab_size = len(small_tokenizer())
     shape = {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "dropout": 0.2}
     OPTForCausalLM(OPTConfig(vocab_size=vocab_size, num_attention_heads=2, **shape)).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_gpt2(folder: Path) -> Path:
+    """Save a base whose linear layers are stored transposed."""
+    torch.manual_seed(0)
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "vocab_size": len(small_tokenizer())}
+    GPT2LMHeadModel(GPT2Config(**shape, **dropout, initializer_range=0.1)).save_pretrained(folder)
     small_tokenizer().save_pretrained(folder)
     return folder
 
