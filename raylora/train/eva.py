@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.data.collate import Batch
+from raylora.data.flat import one_text_a_line
 from raylora.model.route import NOBODY, Span
 from raylora.model.seed import stable_seed
 from raylora.train.forward import Piece, idle_losses, not_training, scores_of
@@ -94,6 +95,8 @@ def _start(trainee: Trainee, slot: int, batches: Sequence[Batch]) -> None:
 
 def _look(trainee: Trainee, sketches: Mapping[str, _Sketch], batch: Batch) -> None:
     """One pass in which each sketch takes in its layer's inputs; padding does not count."""
+    if trainee.sees_both_sides:
+        batch = one_text_a_line(batch)  # as the pass has it
     is_token_N = None if trainee.why_padded is None else (batch.segment_ids_BT > 0).flatten().to(trainee.device)
     with ExitStack() as hooks:
         for name, sketch in sketches.items() if batch.num_tokens else ():

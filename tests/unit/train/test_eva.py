@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from raylora.data.collate import Batch
+from raylora.data.flat import flatten
 from raylora.spec.run import RunSpec
-from raylora.train.eva import NUM_STEPS, _Sketch
+from raylora.train.eva import NUM_STEPS, _Sketch, start_from_inputs
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import (
     admit,
@@ -21,7 +23,8 @@ from tests.unit.train.pack_run import (
     train_all,
     turn,
 )
-from tests.unit.train.tiny_run import save_materials
+from tests.unit.train.tiny_heads import head_spec, save_home
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_materials
 
 EVA = {"lora_r": 4, "seed": 3, "init_lora_weights": "eva", "lora_dropout": 0.3}
 PLAIN = {"lora_r": 4, "seed": 5, "lora_dropout": 0.2}
@@ -99,6 +102,32 @@ def test_a_run_saved_before_its_first_step_starts_alike_elsewhere(home: Path, tm
     train_all(other, [second])
     assert losses_of(second) == losses_of(first)
     assert_same_bits(state_of(other, second), state_of(trainee, first))
+
+
+def test_padding_of_an_encoders_pairs_is_no_input(tmp_path: Path):
+    """Pairs of a batch start an adapter as their texts do that come one by one, without any padding."""
+    home = save_home(tmp_path, ["roberta"])
+    spec = head_spec(home, "roberta", "reward", **EVA, lora_target_modules=["query", "dense"])
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    batches = [batch for step in range(2) for batch in rows.step(step, 0, 1)]
+    found = []
+    for looked_at in (batches, [text for batch in batches for text in texts_alone(batch)]):
+        trainee = build_tiny(spec)
+        start_from_inputs(trainee, {0: looked_at}, len(looked_at))
+        found.append(starts(trainee, "lora_A"))
+    together, alone = found
+    for name, a_RI in together.items():
+        torch.testing.assert_close(a_RI, alone[name], rtol=0, atol=1e-3)
+
+
+def texts_alone(batch: Batch) -> list[Batch]:
+    """Each text of a batch in one of its own."""
+    line = flatten(batch)
+    of_texts = (of[0].split(line.row_lengths) for of in (line.input_ids_1N, line.labels_1N, line.position_ids_1N))
+    return [
+        Batch(ids_T[None], labels_T[None], positions_T[None], torch.ones_like(ids_T)[None], ((0,),))
+        for ids_T, labels_T, positions_T in zip(*of_texts, strict=True)
+    ]
 
 
 def directions(x_NI: Tensor, rank: int) -> Tensor:
