@@ -2,9 +2,9 @@
 
 A base and the longest bin or row enter; a refusal or a reason leaves. There are two ways, and both need positions that
 start again with each row: a mask over pairs of tokens, which takes the place of a layer's own window, and attention
-row by row. Layers that carry a state along the line look at neither. Called by the preflight, `check_bins`, by the
-builder of a run for those that a pack admits later, `why_not_binned`, and by `row_attention` and those who choose the
-way, `why_not_by_rows`.
+row by row. Layers that carry a state along the line look at neither, and an encoder has each text on a line of its own.
+Called by the preflight, `check_bins`, by the builder of a run for those that a pack admits later, `why_not_binned`, and
+by `row_attention` and those who choose the way, `why_not_by_rows`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.task_class import sees_both_sides
+from raylora.spec.run_fields import RunFields
 
 # Kinds of layers that obey a mask over pairs of tokens, and the config field of their window.
 _WINDOW_FIELDS = {
@@ -23,6 +24,16 @@ _WINDOW_FIELDS = {
     "sliding_attention": "sliding_window",
     "chunked_attention": "attention_chunk_size",
 }
+
+
+def joins_texts(model: PreTrainedModel, spec: RunFields) -> bool:
+    """Whether lines of a run's batches have several texts: those of bins, and of pairs but on an encoder.
+
+    Args:
+        model: The base; its parameters may be on the meta device.
+        spec: The run.
+    """
+    return spec.sample_packing or (spec.joins_texts and not sees_both_sides(model.config))
 
 
 def check_bins(model: PreTrainedModel, sequence_len: int) -> None:
@@ -34,7 +45,7 @@ def check_bins(model: PreTrainedModel, sequence_len: int) -> None:
 
     Raises:
         ModelError: A layer carries a state, chooses what it sees, or has a window shorter than `sequence_len`; or the
-            model takes no mask over pairs of tokens, or no positions.
+            model takes no mask over pairs of tokens, or no positions, or is an encoder.
     """
     if (why := why_not_binned(model, sequence_len)) is not None:
         raise ModelError(why)
@@ -48,7 +59,11 @@ def why_not_binned(model: PreTrainedModel, sequence_len: int) -> str | None:
         sequence_len: Tokens of the longest bin, at least 1.
     """
     if sees_both_sides(model.config):
-        return None  # each text has a line of its own there
+        # Lines as many as its texts and as long as the longest: of a full bin, up to a fourth of its length squared.
+        return (
+            f"sample_packing: {type(model).__name__} lets tokens see those after them, so each text has a line of its "
+            "own, and a bin would be lines of any number, padded. Set sample_packing: false"
+        )
     found = _no_attention(model) or _window(model, sequence_len) or _no_mask(model)
     if found is None:
         return None

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from raylora.data.prepare import Prepared, open_sources, prepare
 from raylora.errors import together
-from raylora.model.bins import check_bins
+from raylora.model.bins import check_bins, joins_texts
 from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
 from raylora.model.source import BaseFolder, resolve_base
@@ -78,7 +78,7 @@ def _writable_store(spec: RunSpec) -> Store:
 def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
     model = base_on_meta(read_config(base.path), spec, torch.float32)
     targets = _peft_layers(model, spec.peft) if spec.peft is not None else match_targets(model, spec)
-    if spec.joins_texts:
+    if joins_texts(model, spec):
         check_bins(model, spec.sequence_len)
     return targets
 

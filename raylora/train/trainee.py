@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.bank import Adapter, AdapterBank
+from raylora.model.bins import joins_texts
 from raylora.model.heads import without_head
 from raylora.model.own_dropout import own_dropout
 from raylora.model.slot import slot_of
@@ -79,7 +80,7 @@ class Trainee:
                 adapter already and no second can train beside it.
             RunFailedError: There is no memory for it.
         """
-        if spec.joins_texts and self.why_not_binned is not None:
+        if joins_texts(self.model, spec) and self.why_not_binned is not None:
             raise ModelError(self.why_not_binned)
         if self.steppers and (why := self.why_one_slot):
             raise ModelError(

@@ -140,20 +140,17 @@ def test_an_encoder_takes_one_adapter_at_a_time(home: Path):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_bins_of_an_encoder_are_lines_of_their_rows(home: Path, family: str):
-    """Rows of a bin are what they are alone, in loss and in answers."""
-    alone, binned = (head_spec(home, family, "seq_cls", micro_batch_size=1, sample_packing=on) for on in (False, True))
-    trainee = build_tiny(binned)
-    batch = open_rows(binned, home / "cache")[0].step(0, 0, 1)[0]
-    assert len(batch.row_ids[0]) > 2
-    found = solo_step(trainee, [batch], 0, 0.0)
-    by_row = {}
-    rows, _ = open_rows(alone, home / "cache")
-    for step in range(48):
-        (one,) = rows.step(step, 0, 1)
-        by_row[one.row_ids[0][0]] = one
-    losses = [solo_step(build_tiny(alone), [by_row[row]], 0, 0.0).loss for row in batch.row_ids[0]]
-    assert found.loss == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+def test_an_encoder_is_refused_bins_and_takes_pairs(home: Path, family: str):
+    """A bin of an encoder is no more than its texts, on as many lines as they are."""
+    plain = head_spec(home, family, "seq_cls")
+    trainee = place_tiny(plain)
+    with pytest.raises(ModelError, match=r"^sample_packing: .*line of its own.*Set sample_packing: false$"):
+        trainee.admit(0, plain.model_copy(update={"sample_packing": True}))
+    assert not trainee.steppers
+    trainee.admit(0, plain)
+    if family == "roberta":
+        of_pairs = head_spec(home, family, "reward")
+        place_tiny(of_pairs).admit(0, of_pairs)
 
 
 def test_padding_of_an_encoder_is_not_seen(home: Path):
