@@ -15,7 +15,6 @@ import torch
 from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from raylora.errors import ModelError
 from raylora.model.head_seat import take_head
@@ -35,7 +34,8 @@ def read_config(folder: Path) -> PretrainedConfig:
         folder: Local folder with config.json.
 
     Raises:
-        ModelError: No config.json, not JSON, an unknown architecture, or one that needs its own Python code.
+        ModelError: No config.json, not JSON, an unknown architecture, or one that needs its own Python code, since
+            transformers has no class that runs it for any task.
     """
     fields = _read_json(folder)
     remote_code = "auto_map" in fields
@@ -50,7 +50,7 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"({_first_line(error)}). "
             "Allowed: an architecture that transformers contains. Correct config.json or upgrade transformers."
         ) from error
-    if remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if remote_code and not any(type(config) in classes for _, classes in AUTO.values()):
         raise ModelError(_remote_code(folder, config.model_type, fields["auto_map"]))
     return config
 

@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     CpmAntConfig,
+    DebertaV2Config,
+    DebertaV2ForTokenClassification,
     GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
@@ -23,6 +25,7 @@ from transformers import (
 
 from raylora.errors import ModelError
 from raylora.model.meta import meta_model, read_config
+from raylora.spec.task import TaskFields
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "intermediate_size": 96}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -116,7 +119,7 @@ def test_what_sees_later_tokens_is_refused_and_nothing_else(config: PretrainedCo
         ("[]", "not an object"),
         (json.dumps({"model_type": "nonesuch"}), "model_type 'nonesuch'"),
         (json.dumps({"model_type": "nonesuch", "auto_map": {"AutoConfig": "a.B"}}), "needs Python code"),
-        (json.dumps({"model_type": "clip", "auto_map": {"AutoModelForCausalLM": "a.B"}}), "needs Python code"),
+        (json.dumps({"model_type": "encodec", "auto_map": {"AutoModelForCausalLM": "a.B"}}), "needs Python code"),
         (json.dumps({"model_type": "llama", "hidden_size": "wide"}), "cannot read .*hidden_size"),
     ],
 )
@@ -125,6 +128,14 @@ def test_a_config_that_cannot_be_read_is_refused(text: str | None, words: str, t
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=words):
         read_config(tmp_path)
+
+
+def test_an_encoder_with_auto_map_runs_as_the_native_class(tmp_path: Path) -> None:
+    """One of which transformers has classifiers, and no causal language model."""
+    fields = DebertaV2Config(**TINY, vocab_size=64).to_dict() | {"auto_map": {"AutoModel": "evil.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    task = TaskFields(task_type="token_cls", labels=("a", "b"))
+    assert type(meta_model(read_config(tmp_path), torch.float32, task)) is DebertaV2ForTokenClassification
 
 
 def test_auto_map_beside_a_native_class_runs_the_native_class(tmp_path: Path) -> None:
