@@ -39,7 +39,8 @@ Report = Callable[[str, float], None]
 
 LOW_PRECISION = (
     "adapter: full keeps weights and moments in %s alone: an update below a 256th of a weight is rounded off. Set "
-    "dtype: float32 where memory allows, or train an adapter, which is always in float32"
+    "dtype: float32 where memory allows, or distributed.strategy: deepspeed with zero_stage 1 or 2, which steps a copy "
+    "in float32; or train an adapter, which is always in float32"
 )
 
 
@@ -90,7 +91,7 @@ def place_base(
     dtype = compute_dtype(spec, device.type)
     if ranks.rank == 0 and spec.dtype == "auto" and dtype is torch.float32:
         log.info("dtype: float32, because this %s has no bfloat16 units", device.type)
-    if ranks.rank == 0 and spec.trains_base and dtype is not torch.float32:
+    if ranks.rank == 0 and steps_in_low_precision(spec, dtype):
         log.warning(LOW_PRECISION, dtype)
     with _timed("describe", report):
         model = base_on_meta(read_config(folder), spec, dtype)
@@ -114,6 +115,16 @@ def place_base(
     trainee = Trainee(spec, model, bank, strategy, readout, device, ranks, slot_ranks, why_padded, unbinned)
     _check_share(trainee)
     return trainee
+
+
+def steps_in_low_precision(spec: RunSpec, dtype: torch.dtype) -> bool:
+    """Whether a run's updates are rounded to 16 bits one by one: DeepSpeed's engine steps a copy in float32.
+
+    Args:
+        spec: The run.
+        dtype: In which it computes.
+    """
+    return spec.trains_base and dtype is not torch.float32 and spec.distributed.strategy != "deepspeed"
 
 
 def recompute_activations(model: PreTrainedModel, spec: RunSpec) -> None:

@@ -17,9 +17,11 @@ from raylora.model.meta import read_config
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.train import steppers
+from raylora.train.build import steps_in_low_precision
 from raylora.train.estimate import estimate
 from raylora.train.forecast import forecast
 from raylora.train.integrity import checksum
+from tests.contract.strategy_worker import STRATEGIES
 from tests.unit.train.solo_run import spec_of, start
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials
 
@@ -103,6 +105,15 @@ def test_low_precision_is_warned_of(home: Path, caplog: pytest.LogCaptureFixture
     caplog.clear()
     build_tiny(spec_of(home, **FULL))
     assert "bfloat16" not in caplog.text
+
+
+def test_an_engine_that_steps_a_float32_copy_is_not_warned_of(home: Path):
+    by_strategy = {
+        name: steps_in_low_precision(spec_of(home, **FULL, distributed=place), torch.bfloat16)
+        for name, place in STRATEGIES.items()
+        if name != "zero3"
+    }
+    assert by_strategy == {"ddp": True, "fsdp": True, "zero1": False, "zero2": False}
 
 
 def test_a_weight_that_is_not_finite_is_not_kept(home: Path, tmp_path: Path):
