@@ -35,6 +35,7 @@ from raylora.spec.run import RunSpec
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import soon_started
 from raylora.train.allocation import Allocation
+from raylora.train.build import steps_in_low_precision
 from raylora.train.optim import AdamWFactory, rates_of
 
 MIN_S, MIN_RUNS = 0.15, 2
@@ -231,7 +232,8 @@ def _time_head(model: PreTrainedModel, num_tokens: int, device: torch.device, tr
 def _time_update(model: PreTrainedModel, spec: RunSpec, num_slots: int, device: torch.device) -> float:
     """Seconds of the updates of all slots."""
     num_values = adapter_values(model, spec)
-    row = {"row": nn.Parameter(torch.zeros(min(num_values, MOST_VALUES), device=device))}
+    dtype = model.dtype if steps_in_low_precision(spec, model.dtype) else torch.float32
+    row = {"row": nn.Parameter(torch.zeros(min(num_values, MOST_VALUES), dtype=dtype, device=device))}
     plain = spec.model_copy(update={"optimizer": "adamw_torch"})  # GaLore decomposes gradients, but seldom
     make = AdamWFactory(plain if spec.optimizer == "galore_adamw" else spec, device)
     stepper = FlatStepper(row, make, spec.max_grad_norm, rates_of(spec, row))
