@@ -1,1 +1,1 @@
-"""How the frozen base is placed on ranks: one contract, three backends."""
+"""How a base is placed on ranks: one contract, three backends."""

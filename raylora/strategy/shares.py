@@ -1,4 +1,4 @@
-"""What each rank will hold and gather of a frozen base: arithmetic on shapes, before anything is placed.
+"""What each rank will hold and gather of a base: arithmetic on shapes, before anything is placed.
 
 Called by `train.estimate`; tests hold it against placed models.
 """

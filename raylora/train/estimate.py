@@ -24,10 +24,10 @@ from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
+from raylora.train.base_bytes import StoredParameter, by_block, stored_parameters
 from raylora.train.build import make_bank
 from raylora.train.dry_run import META, StepBytes, dry_run
 from raylora.train.eva import A, start_bytes
-from raylora.train.frozen_bytes import Frozen, by_block, frozen_parameters
 from raylora.train.steppers import projected_names
 from raylora.train.trained_bytes import Trained, trained_adapters, trained_base
 
@@ -148,11 +148,11 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
         unreached = None if spec.trains_base else warning_of_unreached(model)
         if unreached:
             log.warning("%s", unreached)
-        frozen = list(frozen_parameters(model))
+        stored = list(stored_parameters(model))
         bank = make_bank(model, spec, ("", None), META)
         for slot, of_slot in enumerate(specs):
             bank.admit(slot, slot_of(of_slot), match_targets(model, of_slot))
-    parts = by_block(model, frozen)
+    parts = by_block(model, stored)
     whole = gathered(kind, world_size, parts[0], sum(parts[1]), max(parts[1], default=0))
     projected = projected_names(model, spec) if spec.optimizer == "galore_adamw" else []
     slots = range(len(specs))
@@ -164,16 +164,16 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     beside_bytes += 8 * sum(num_judged)  # two means of each value's importance
     starts = [_start_bytes(bank.parameters(slot), of_slot) for slot, of_slot in enumerate(specs)]
     if spec.trains_base:
-        trained = [trained_base(spec, kind, device, rank, frozen, parts, projected) for rank in range(world_size)]
+        trained = [trained_base(spec, kind, device, rank, stored, parts, projected) for rank in range(world_size)]
     else:
         trained = [trained_adapters(specs, kind, device, num_values, beside_bytes)] * world_size
     step = dry_run(model, bank, specs)
     looking = max(step.forward_bytes, step.loss_bytes) - step.saved_bytes  # a pass that keeps nothing
     between = max(step.penalty_bytes, 4 * max(num_judged, default=0), max(starts) and max(starts) + looking)
     ranks = tuple(
-        _rank(spec, device, kind, rank, frozen, trained[rank], whole, step, between) for rank in range(world_size)
+        _rank(spec, device, kind, rank, stored, trained[rank], whole, step, between) for rank in range(world_size)
     )
-    base_parameters = sum(parameter.num_parameters for parameter in frozen)
+    base_parameters = sum(parameter.num_parameters for parameter in stored)
     name = str(dtype).removeprefix("torch.")
     return Estimate(kind, device, name, sum(num_values), base_parameters, ranks)
 
@@ -197,14 +197,14 @@ def _rank(
     device: str,
     kind: StrategyKind,
     rank: int,
-    frozen: list[Frozen],
+    stored: list[StoredParameter],
     trained: Trained,
     whole: Gathered,
     step: StepBytes,
     between: int,
 ) -> RankBytes:
     base_bytes = scales_bytes = 0
-    for parameter in frozen:
+    for parameter in stored:
         part = piece(kind, parameter.shape, rank, spec.distributed.num_workers)
         base_bytes += part.num_stored * parameter.itemsize
         scales_start = max(part.start * parameter.itemsize, parameter.scales_start)

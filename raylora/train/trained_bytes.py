@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gradients, StrategyKind, gradients, piece
-from raylora.train.frozen_bytes import Frozen
+from raylora.train.base_bytes import StoredParameter
 from raylora.train.optim import projected_bytes, state_bytes
 
 ALIGNMENT = 2
@@ -60,7 +60,7 @@ def trained_base(
     kind: StrategyKind,
     device: str,
     rank: int,
-    parameters: Sequence[Frozen],
+    parameters: Sequence[StoredParameter],
     parts: tuple[Sequence[int], Sequence[int]],
     projected: Collection[str],
 ) -> Trained:
@@ -105,7 +105,12 @@ def _scattered(spec: RunSpec, blocks: Sequence[int], root: Sequence[int]) -> Gra
 
 
 def _state_bytes(
-    spec: RunSpec, kind: StrategyKind, device: str, rank: int, parameters: Sequence[Frozen], projected: Collection[str]
+    spec: RunSpec,
+    kind: StrategyKind,
+    device: str,
+    rank: int,
+    parameters: Sequence[StoredParameter],
+    projected: Collection[str],
 ) -> int:
     if spec.optimizer == "galore_adamw":
         of_rank = [each for each in parameters if each.name in projected]

@@ -17,7 +17,7 @@ from raylora.model.load import blocks
 
 
 @dataclass(frozen=True)
-class Frozen:
+class StoredParameter:
     """One parameter of the base as it is stored.
 
     Args:
@@ -40,7 +40,7 @@ class Frozen:
         return math.prod(self.shape) * self.itemsize
 
 
-def frozen_parameters(model: PreTrainedModel) -> Iterator[Frozen]:
+def stored_parameters(model: PreTrainedModel) -> Iterator[StoredParameter]:
     """Parameters of a base, each once.
 
     Args:
@@ -56,21 +56,21 @@ def frozen_parameters(model: PreTrainedModel) -> Iterator[Frozen]:
             if isinstance(module, QuantLinear) and leaf == "packed":
                 num_parameters = math.prod(module.shape)
                 scales_start = module.format.segments(module.shape)["values"]
-            yield Frozen(
+            yield StoredParameter(
                 f"{path}.{leaf}", tuple(parameter.shape), parameter.element_size(), num_parameters, scales_start
             )
 
 
-def by_block(model: PreTrainedModel, frozen: list[Frozen]) -> tuple[list[int], list[int]]:
+def by_block(model: PreTrainedModel, stored: list[StoredParameter]) -> tuple[list[int], list[int]]:
     """Whole bytes of each block, and of each parameter that no block holds.
 
     Args:
         model: The base.
-        frozen: Its parameters.
+        stored: Its parameters.
     """
     of_blocks = dict.fromkeys(blocks(model), 0)
     root: list[int] = []
-    for parameter in frozen:
+    for parameter in stored:
         block = next((name for name in of_blocks if parameter.name.startswith(f"{name}.")), None)
         if block is None:
             root.append(parameter.num_bytes)
