@@ -90,7 +90,10 @@ class FullBank:
         """Nothing to do: dropout is the model's own."""
 
     def export(self, slot: int) -> Adapter:
-        """Whole weights by name, and no config; on ranks that keep nothing none of them. A collective call."""
+        """Whole weights by name, and no config; on ranks that keep nothing none of them. A collective call.
+
+        Those that a CPU holds whole are the live ones: a copy of all weights is for whoever keeps them past a step.
+        """
         gathered = ((name, self.whole(parameter)) for name, parameter in self.parameters(slot).items())
         return Adapter({name: whole for name, whole in gathered if whole is not None}, {})
 

@@ -16,10 +16,11 @@ from raylora.store.manifest import read_manifest
 from raylora.train import writing
 from raylora.train.member import Member
 from raylora.train.ranks import Ranks
+from raylora.train.snapshot import Progress, take
 from raylora.train.writing import Writing
 from tests.unit.train.pack_run import admit, assert_same_bits, member_specs, place_tiny, state_of, turn
 from tests.unit.train.solo_run import Recorder, spec_of, start
-from tests.unit.train.tiny_run import save_materials
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, save_materials
 
 PATIENCE_S = 60.0
 
@@ -55,6 +56,24 @@ def beside(action: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=action)
     thread.start()
     return thread
+
+
+def test_what_is_written_of_a_base_that_trains_is_of_the_moment_and_not_of_later_steps(home: Path, tmp_path: Path):
+    """Its weights are not copied for a checkpoint before there is one to write."""
+    spec = spec_of(home, adapter="full")
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    trainee, store = build_tiny(spec), SlowStore()
+    run_steps(trainee, rows, range(2))
+    of_moment = {name: weight.detach().clone() for name, weight in trainee.bank.parameters(0).items()}
+    writing = Writing(Ranks(), store.write)
+    writing.begin(take(trainee, 0, Progress(step=2), {}))
+    assert store.begun.wait(PATIENCE_S)
+    run_steps(trainee, rows, range(2, 4))
+    store.go.set()
+    writing.settle()
+    for name, weight in of_moment.items():
+        assert torch.equal(store.taken[0].tensors[f"adapter/{name}"], weight), name
+        assert not torch.equal(trainee.bank.parameters(0)[name], weight), name
 
 
 def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
