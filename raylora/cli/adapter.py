@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raylora.cli.published import what_comes_of
 from raylora.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -93,14 +94,14 @@ def _found(store: Store, word: str) -> AdapterPlace:
     name, _, trial_id = word.partition("/")
     if not trial_id and has_run(store, name):
         record = read_run(store, name)
-        uri = _uri_of(word, (record.result or {}).get("adapter_uri"))
+        uri = _uri_of(word, (record.result or {}).get("adapter_uri"), record.spec)
         return AdapterPlace(uri, _base_of(record.spec), record.spec)
     if has_sweep(store, name):
         swept = read_sweep(store, name)
         trial = _trial(swept, trial_id)
-        uri = _uri_of(word, trial.adapter_uri if trial else None)
         spec = _spec_of(swept, trial) if trial else None
-        return AdapterPlace(uri, _base_of(spec or swept.spec.get("run", {})), spec)
+        asked = spec or swept.spec.get("run", {})
+        return AdapterPlace(_uri_of(word, trial.adapter_uri if trial else None, asked), _base_of(asked), spec)
     return AdapterPlace(word, None)
 
 
@@ -134,7 +135,7 @@ def _base_of(spec: Mapping[str, Any]) -> BasePlace | None:
     return BasePlace(spec["base_model"], spec.get("base_model_revision")) if spec else None
 
 
-def _uri_of(word: str, uri: str | None) -> str:
+def _uri_of(word: str, uri: str | None, spec: Mapping[str, Any]) -> str:
     if uri is None:
-        raise InputError(f"{word} has no adapter (yet); run `raylora runs` to see how it stands")
+        raise InputError(f"{word} has no {what_comes_of(spec)} (yet); run `raylora runs` to see how it stands")
     return uri

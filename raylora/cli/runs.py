@@ -1,4 +1,4 @@
-"""The command ``runs``: what ran in a store, runs and sweeps, how it stands and where the adapters are.
+"""The command ``runs``: what ran in a store, runs and sweeps, how it stands and where adapters and models are.
 
 On a narrow terminal there are fewer columns and no broken lines: what people copy from, the names, is never cut.
 """
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raylora.cli.output import Json, out, print_json, say
+from raylora.cli.published import what_comes_of, what_lies_at
 
 if TYPE_CHECKING:
     from raylora.store.runs import RunRecord
@@ -57,11 +58,12 @@ def runs(
         say(f"no runs in {opened.uri}; start one with: raylora train FILE")
     _print([_run(record, status) for record, status in found])
     if found:
-        say(f"adapters: {opened.uri_of(FOLDER)}/RUN/adapter")
+        for what in sorted({what_comes_of(record.spec) for record, _ in found}):
+            say(f"{what}s: {opened.uri_of(FOLDER)}/RUN/{what}")
     _print([_sweep(record, result) for (record, _), result in zip(swept, results, strict=True)])
     for result in results:
-        if result["best_adapter_uri"]:
-            say(f"adapter of {result['sweep_id']} {result['best_trial']}: {result['best_adapter_uri']}")
+        if uri := result["best_adapter_uri"]:
+            say(f"{what_lies_at(uri)} of {result['sweep_id']} {result['best_trial']}: {uri}")
     if "lost" in [status for _, status in (*found, *swept)]:
         where = f" --store {store}" if store else ""
         say(f"lost: the command that ran it is gone; go on with: raylora resume NAME{where}")
@@ -69,14 +71,14 @@ def runs(
 
 def _run(record: RunRecord, status: str) -> dict[str, str]:
     result = record.result or {}
-    loss = result.get("eval_loss")
+    loss, uri = result.get("eval_loss"), result.get("adapter_uri")
     return {
         "run": record.run_id,
         "status": status,
         "created": f"{record.created:{TIME}}",
         "base": _last_part(record.spec),
         "eval_loss": f"{loss:.4f}" if loss is not None else "",
-        "adapter": "yes" if result.get("adapter_uri") else "",
+        "published": what_lies_at(uri) if uri else "",
     }
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylora.cli.output import out, say
+from raylora.cli.published import what_lies_at
 
 
 def print_summary(result: dict[str, Any]) -> None:
@@ -61,9 +62,8 @@ def _numbers(result: dict[str, Any]) -> Table:
 def _places(result: dict[str, Any]) -> dict[str, str]:
     last, best = result["checkpoint_uri"], result.get("best_checkpoint_uri")
     trained: str = result["adapter_uri"]
-    what = "model" if trained.endswith("/model") else "adapter"
     return {
-        what: trained,
+        what_lies_at(trained): trained,
         "checkpoint": last,
         **({"the best one": best} if best not in (None, last) else {}),
         "MLflow run": result["mlflow_run_id"],

@@ -10,6 +10,7 @@ import typer
 
 from raylora.cli.config import tell_notes
 from raylora.cli.output import Json, Overrides, out, print_json, say
+from raylora.cli.published import what_lies_at
 from raylora.errors import InterruptedRunError, RunFailedError
 from raylora.runtime.first_look import first_look
 from raylora.spec.axolotl_grid import grid_sweep
@@ -107,7 +108,7 @@ def print_result(record: SweepRecord, result: dict[str, Any]) -> None:
     out.print("where it is", style="italic")
     places = {
         "winner": result["best_config"] and f"{result['best_trial']}  {config_text(result['best_config'])}",
-        "adapter": result["best_adapter_uri"],
+        what_lies_at(result["best_adapter_uri"] or ""): result["best_adapter_uri"],
         "MLflow run": result["mlflow_run_id"],
         "open it with": result["mlflow_command"],
         "report": f"raylora report {record.sweep_id}",

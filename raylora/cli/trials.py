@@ -1,7 +1,7 @@
 """The trials of a sweep as a table on a terminal, while they run and when they are over.
 
 Records enter, something to print leaves; `raylora report` and the live display of `raylora sweep` show it. What people
-copy, names of trials and places of adapters, is never cut or broken into lines.
+copy, names of trials and places of adapters or models, is never cut or broken into lines.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylora.cli.output import out
+from raylora.cli.published import what_lies_at
 from raylora.store.sweeps import SweepRecord, TrialRecord
 from raylora.sweep.effects import knobs_of
 from raylora.sweep.summary import Summary, summarise
@@ -31,7 +32,7 @@ STYLES = {
 
 
 def print_trials(record: SweepRecord, console: Console = out) -> None:
-    """Print all trials with their adapters and errors; lines longer than the terminal stay whole.
+    """Print all trials with what they published and their errors; lines longer than the terminal stay whole.
 
     Args:
         record: The sweep.
@@ -46,7 +47,7 @@ class TrialsTable:
     Args:
         record: The sweep, over or not.
         max_rows: Trials to show at most, for a display that must fit a screen: those that run come first, then the
-            best, and what is left out is counted. None shows all, in order, with their adapters and errors.
+            best, and what is left out is counted. None shows all, in order, with what they published and errors.
     """
 
     def __init__(self, record: SweepRecord, max_rows: int | None = None) -> None:
@@ -62,8 +63,8 @@ class TrialsTable:
             if len(shown) < len(trials):
                 yield Text(_left_out([trial for trial in trials if trial not in shown]), style="dim")
             return
-        # A table narrower than what is in it would break the adapters into pieces: then they follow below it.
-        whole = self._table(trials, adapters=True)
+        # A table narrower than what is in it would break places into pieces: then they follow below it.
+        whole = self._table(trials, places=True)
         if _fits(whole, console, options):
             yield whole
         else:
@@ -80,9 +81,9 @@ class TrialsTable:
         wide = self._table(trials)
         return wide if _fits(wide, console, options) else self._table(trials, narrow=True)
 
-    def _table(self, trials: Sequence[TrialRecord], adapters: bool = False, narrow: bool = False) -> Table:
+    def _table(self, trials: Sequence[TrialRecord], places: bool = False, narrow: bool = False) -> Table:
         knobs = knobs_of(self._record.trials)
-        adapters = adapters and any(trial.adapter_uri for trial in trials)
+        published = {what_lies_at(trial.adapter_uri) for trial in trials if trial.adapter_uri} if places else set()
         table = Table(box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD)
         # A width below which rich does not cut, however narrow the terminal.
         table.add_column("trial", no_wrap=True, min_width=max((len(trial.trial_id) for trial in trials), default=0))
@@ -91,8 +92,8 @@ class TrialsTable:
         table.add_column("steps", justify="right", no_wrap=True)
         table.add_column(escape(self._summary.aim.metric), justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True, min_width=max((len(trial.status) for trial in trials), default=0))
-        if adapters:
-            table.add_column("adapter", no_wrap=True)
+        if published:
+            table.add_column(" or ".join(sorted(published)), no_wrap=True)
         if narrow:
             table.add_column("configuration", overflow="fold")
         winners = self._summary.winner.counted if self._summary.winner else ()
@@ -101,7 +102,7 @@ class TrialsTable:
             values = [] if narrow else [value_text(config[knob]) if knob in config else "" for knob in knobs]
             cells = [trial.trial_id, *values, str(trial.steps), "" if trial.metric is None else number(trial.metric)]
             row: list[Text] = [*map(Text, cells), Text(trial.status, style=STYLES[trial.status])]
-            row += [Text(trial.adapter_uri or "")] if adapters else []
+            row += [Text(trial.adapter_uri or "")] if published else []
             # In a live display a trial is one line; the whole of it is printed at the end.
             row += [_live(config_text(config)) if self._max_rows else Text(config_text(config))] if narrow else []
             table.add_row(*row, style="bold" if trial in winners else None)

@@ -112,8 +112,8 @@ def verdict(summary: Summary) -> list[str]:
     sentences = [f"{found}."]
     if not first.is_whole:
         sentences.append(
-            "No configuration has trained to its end: they are compared as they stand, and only at its end does one "
-            "leave an adapter."
+            "No configuration has trained to its end: they are compared as they stand, and only at its end is "
+            "something of one published."
         )
     return [*sentences, *_twins(summary), *_lead(summary), *_luckier(summary, first)]
 

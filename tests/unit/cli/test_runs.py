@@ -6,6 +6,8 @@ from contextlib import closing
 
 import pytest
 
+from raylora.cli.adapter import find_adapter
+from raylora.errors import InputError
 from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
 from raylora.store.home import default_store_uri
@@ -37,10 +39,24 @@ def test_the_runs(raylora: Raylora, store: Store):
         told = raylora("runs").out
     rows = {row[0]: row[1:] for row in cells(told) if row}
     base = "smollm2-135m-instruct-q8_0.gguf"
-    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", base, "1.2500", "yes"]
+    assert rows[done.run_id] == ["finished", f"{done.created:%Y-%m-%d %H:%M}", base, "1.2500", "adapter"]
     assert rows[other.run_id] == ["running", f"{other.created:%Y-%m-%d %H:%M}", base]
     assert f"adapters: {store.uri}/runs/RUN/adapter" in rows
     assert "lost" not in told
+
+
+def test_a_run_of_all_weights_leaves_a_model(raylora: Raylora, store: Store):
+    full = write_run(store, new_run(RunSpec(base_model=BASE, datasets=[{"path": "rows"}], adapter="full")))
+    with pytest.raises(InputError, match=f"{full.run_id} has no model"):
+        find_adapter(full.run_id, store.uri)
+    update_run(store, full.run_id, status="finished", result={"adapter_uri": "/there/model"})
+    record = write_sweep(store, sweep([trial(0, 1.5, adapter_uri="/there-000/model")]))
+    told = raylora("runs").out
+    rows = {row[0]: row[1:] for row in cells(told) if row}
+    assert rows[full.run_id][-1] == "model"
+    assert f"models: {store.uri}/runs/RUN/model" in rows
+    assert f"model of {record.sweep_id} t000: /there-000/model" in rows
+    assert "adapter" not in told
 
 
 def test_a_run_without_a_driver_is_lost_and_says_how_it_goes_on(raylora: Raylora, store: Store):
@@ -87,10 +103,10 @@ def test_a_row_is_one_line_with_the_whole_name(
     record = write_sweep(store, sweep([trial(0, 2.0), trial(1, 1.5)]))
     monkeypatch.setattr("raylora.cli.output.out._width", width)
     lines = raylora("runs").out.splitlines()
-    for name, words in ((run_id, "interrupted 1.2500 yes"), (record.sweep_id, "finished 2 t001 eval_loss 1.5000")):
+    for name, words in ((run_id, "interrupted 1.2500 adapter"), (record.sweep_id, "finished 2 t001 eval_loss 1.5000")):
         (line,) = [line for line in lines if name in line]
         assert set(words.split()) <= set(line.split())
-    for header in ("status", "eval_loss", "adapter", "trials over"):
+    for header in ("status", "eval_loss", "published", "trials over"):
         assert any(header in line for line in lines)
     if width >= 80:
         assert max(len(line.rstrip()) for line in lines if not line.startswith("adapter")) <= width

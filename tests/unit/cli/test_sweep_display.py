@@ -162,6 +162,16 @@ def test_a_sweep_that_ends_without_a_result_shows_its_trials(
     assert ("1.5000" in said and "t001" in said and "cancelled" in said) == (error is not InputError and not json_)
 
 
+def test_a_sweep_of_all_weights_leaves_models(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("raylora.cli.output.out._width", 200)
+    record = sweep([trial(0, 2.0), trial(1, 1.5, adapter_uri="s3://bucket/runs/x-001/model")])
+    print_result(record, sweep_result(record) | {"wall_s": 61.0, "mlflow_command": "mlflow ui", "mlflow_run_id": "abc"})
+    said = capsys.readouterr().out
+    assert "model         s3://bucket/runs/x-001/model" in said.splitlines()
+    assert "model" in said.splitlines()[1]
+    assert "adapter" not in said
+
+
 def test_the_end_says_where_everything_is(capsys: pytest.CaptureFixture[str]):
     record = sweep([trial(0, 2.0), trial(1, 1.5, config={"lora_r": 16}, adapter_uri="s3://bucket/runs/x-001/adapter")])
     print_result(record, sweep_result(record) | {"wall_s": 61.0, "mlflow_command": "mlflow ui", "mlflow_run_id": "abc"})
