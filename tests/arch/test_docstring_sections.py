@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raylora import errors
+from tests.arch.definitions import overrides, public_definitions
 from tests.arch.planted import plant
 from tests.arch.source_tree import PACKAGE, module_paths
-from tests.arch.test_docstrings import overrides, public_definitions
 
 
 def without_args(package: Path) -> list[str]:

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
+from tests.arch.definitions import overrides, public_definitions
 from tests.arch.planted import plant
 from tests.arch.source_tree import PACKAGE, module_paths
-
-Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def public_definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, Definition]]:
-    for node in body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
-            yield f"{prefix}.{node.name}", node
-            if isinstance(node, ast.ClassDef):
-                yield from public_definitions(node.body, f"{prefix}.{node.name}")
 
 
 def undocumented(package: Path) -> list[str]:
@@ -30,10 +20,6 @@ def undocumented(package: Path) -> list[str]:
             if not ast.get_docstring(node) and not overrides(node):
                 names.append(name)
     return names
-
-
-def overrides(node: Definition) -> bool:
-    return any(isinstance(decorator, ast.Name) and decorator.id == "override" for decorator in node.decorator_list)
 
 
 def test_public_things_have_docstrings():

@@ -9,7 +9,7 @@ import yaml
 
 from tests.cluster.command import Command
 from tests.cluster.conftest import GRID
-from tests.cluster.test_train_bad_input import SOON_S, refused
+from tests.cluster.refused import SOON_S, refused
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

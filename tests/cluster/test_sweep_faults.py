@@ -14,8 +14,7 @@ import pytest
 from raylora.store.blob import open_store
 from tests.cluster.command import Command, Ended, Running, overrides, wait_until
 from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, whole
-from tests.cluster.test_sweep_leaves_nothing import check_as_before
-from tests.cluster.test_sweep_stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY
+from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY, check_as_before
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server

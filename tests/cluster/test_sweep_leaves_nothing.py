@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.cluster.command import Command, Ended, Running, wait_until
+from tests.cluster.command import Command, Running, wait_until
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import the_record, whole, write
-from tests.cluster.test_sweep_stopped import NOTHING, UNDER_WAY, kill_the_worker
+from tests.cluster.stopped import UNDER_WAY, check_as_before, kill_the_worker
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -44,15 +43,6 @@ def next_workers(ray_head: RayHead, but: set[int]) -> dict[str, int]:
 
     wait_until(lambda: len(found()) == 2, 120)
     return found()
-
-
-def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> None:
-    """Nobody of the command is there any more, on the cluster or beside it."""
-    assert ended.left_behind == ()
-    with suppress(TimeoutError):
-        wait_until(lambda: ray_head.in_use() == before and ray_head.census() == NOTHING, 60)
-    assert ray_head.in_use() == before
-    assert ray_head.census() == NOTHING
 
 
 def wait_for_stops(running: Running, number: int) -> None:

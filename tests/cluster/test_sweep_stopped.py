@@ -11,21 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from raylora.store.blob import open_store
 from tests.cluster.command import Command, Ended, wait_until
 from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, whole
+from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY, kill_the_worker, workers
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-NOTHING = {"actors": [], "groups": []}
-UNDER_WAY = "t001 failed"
-"""Said at the second step, when the others have many to go."""
-AGAIN_FROM_THE_BEGINNING = "and goes on from step 0"
-"""Said of a trial that had come farther."""
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +92,6 @@ def test_it_went_on_from_its_saves_and_kept_its_runs(
 ):
     each_step_told_once(command, finished)
     assert AGAIN_FROM_THE_BEGINNING not in killed.err + last.err
-
-
-def workers(ray_head: RayHead) -> list[int]:
-    """Those that have begun to train, by process id."""
-    return [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
-
-
-def kill_the_worker(ray_head: RayHead) -> None:
-    (pid,) = workers(ray_head)
-    assert psutil.Process(pid).is_running()
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(

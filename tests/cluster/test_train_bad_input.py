@@ -8,25 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.command import Command, Ended, wait_until
+from tests.cluster.command import Command, wait_until
+from tests.cluster.refused import SOON_S, refused
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ONE_WORKER = ("--set", "distributed.num_workers=1")
-SOON_S = 240.0
-"""Bounds a hang; such runs end in seconds where nothing else goes on."""
-
-
-def refused(command: Command, ended: Ended) -> str:
-    """The message of a refusal that left nothing."""
-    assert ended.code == 2, ended.err
-    assert "Traceback" not in ended.err
-    assert ended.left_behind == ()
-    left = {path.name for path in command.home.iterdir()} if command.home.exists() else set()
-    assert left <= {"cache"}, "no run, no MLflow run"
-    return ended.error
 
 
 def test_more_workers_than_the_cluster_can_hold(newcomer: Command):

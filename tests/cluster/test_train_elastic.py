@@ -19,11 +19,12 @@ from raylora.spec.load import load_spec
 from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
 from tests.cluster.made_sweeps import in_workplace
+from tests.cluster.two_hosts import MISSED_SOON, NODES, second_node
 from tests.cluster.undisturbed import client
 from tests.conftest import served
-from tests.servers.host import Host, two_hosts
+from tests.servers.host import Host
 from tests.servers.process import Server
-from tests.servers.ray import TOKEN, RayHead, asked, ray_start
+from tests.servers.ray import TOKEN, RayHead, asked
 
 __all__ = ["in_workplace"]
 
@@ -36,34 +37,11 @@ SETTINGS = (
     *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
 )
-MISSED_SOON = {
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-}
-"""Ray itself gives a node that does not answer up after a minute."""
-NODES = """
-print(json.dumps({node["NodeManagerAddress"]: node["NodeID"] for node in state.node_table() if node["Alive"]}))
-"""
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with two_hosts() as both:
-        yield both
 
 
 @pytest.fixture(scope="module")
 def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0], env=MISSED_SOON))
-
-
-def second_node(host: Host, head: RayHead, log: Path, num_cpus: int = 1) -> Server:
-    words = ray_start(f"--address={head.address}", f"--node-ip-address={host.address}", f"--num-cpus={num_cpus}")
-    command = [*host.door, *words]
-    server = Server(command, log, lambda: "Ray runtime started" in log.read_text(), env=head.server_env)
-    server.start()
-    return server
 
 
 def announce(hosts: tuple[Host, Host], head: RayHead) -> float:

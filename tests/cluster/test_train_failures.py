@@ -11,6 +11,7 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.runs import RunRecord, list_runs, run_store
 from tests.cluster.command import Command, Ended, Running, overrides
+from tests.cluster.refused import said_in_one_line
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like, client
 from tests.servers.ray import RayHead
 from tests.unit.store.disks import fill, mounted
@@ -35,14 +36,6 @@ def kill_worker(ray_head: RayHead) -> Kill:
 def the_record(store: Path) -> RunRecord:
     (record,) = list_runs(open_store(str(store)))
     return record
-
-
-def said_in_one_line(ended: Ended) -> str:
-    """The error, which stands once on standard error, in one line and without a traceback."""
-    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert lines == [f"error: {ended.error}"]
-    assert "Traceback" not in ended.err
-    return ended.error
 
 
 @pytest.mark.faults

@@ -21,8 +21,8 @@ from raylora.store.signature import SEAL
 from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import GRID, RUN
 from tests.cluster.made_sweeps import whole, write
+from tests.cluster.refused import said_in_one_line
 from tests.cluster.secrets_found import files_with, holds, keys_with
-from tests.cluster.test_train_failures import said_in_one_line
 from tests.cluster.undisturbed import client
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server

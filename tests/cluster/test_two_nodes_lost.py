@@ -30,9 +30,8 @@ from tests.cluster.made_sweeps import (
     whole,
     write,
 )
-from tests.cluster.test_sweep_leaves_nothing import check_as_before
-from tests.cluster.test_sweep_stopped import AGAIN_FROM_THE_BEGINNING
-from tests.cluster.test_train_elastic import MISSED_SOON, NODES, hosts, second_node
+from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, check_as_before
+from tests.cluster.two_hosts import MISSED_SOON, NODES, hosts, second_node
 from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host

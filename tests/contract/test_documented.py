@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from tests.contract.documented import ENDS, tables
 from tests.contract.strategy_worker import BACK_ALONE, CASES, MOVES, PEFT_UNDER, RECOMPUTED_UNDER, STRATEGIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
@@ -16,20 +16,6 @@ UNDER = {
     "PEFT bank": set(PEFT_UNDER),
     "gradient checkpointing": set(RECOMPUTED_UNDER),
 }
-ENDS = {
-    **{"`ddp`": "ddp", "`fsdp`": "fsdp", "ZeRO-1": "zero1", "ZeRO-2": "zero2", "ZeRO-3": "zero3"},
-    "one process": "alone",
-}
-
-
-def tables(text: str) -> dict[str, dict[tuple[str, str], str]]:
-    """Cells of each table by the names of line and column; the tables by the first cell of their heads."""
-    found = {}
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        head, _, *lines = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
-        cells = {(line[0], name): cell for line in lines for name, cell in zip(head[1:], line[1:], strict=True)}
-        found[head[0]] = cells
-    return found
 
 
 def said_to_be_tested(cells: dict[tuple[str, str], str]) -> set[tuple[str, str]]:

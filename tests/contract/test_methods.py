@@ -22,16 +22,15 @@ from raylora.model.load import base_on_meta
 from raylora.model.peft_trial import peft_trial
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
+from tests.contract.documented import ENDS, tables
 from tests.contract.full_worker import WAYS
 from tests.contract.pack_worker import MEMBERS
 from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
-from tests.contract.test_documented import ENDS, tables
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
-from tests.unit.train.pack_run import EVERY, QUANTIZED
-from tests.unit.train.test_heads import MEMBERS as WITH_HEADS
-from tests.unit.train.test_preference import MEMBERS as OF_PAIRS
+from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
+from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from raylora.train.build import build
 from raylora.train.step import StepResult
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import base_of
-from tests.reference.test_lora import ADAMW, NF4, spec_of
+from tests.reference.tiny_lora import ADAMW, NF4, spec_of
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step
 
 pytestmark = pytest.mark.slow

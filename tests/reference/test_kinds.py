@@ -22,8 +22,8 @@ from raylora.model.route import Span
 from raylora.model.slot import Slot
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
-from tests.reference.naive_lora import Optimizer, train_plainly
-from tests.reference.test_lora import ADAMW, INT8, NF4, RATES, base_of, ours, spec_of, steps_of
+from tests.reference.naive_lora import Optimizer, base_of, train_plainly
+from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of
 from tests.unit.model.tiny import Kept
 from tests.unit.train.tiny_run import CPU, save_materials
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,51 +9,20 @@ import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import QuantLinear
-from raylora.spec.run import RunSpec
 from raylora.train.build import build
-from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import add_naive_lora, base_of, train_plainly
-from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step, tiny_spec
+from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of
+from tests.unit.train.tiny_run import BASE_NAME, CPU, save_materials
 
-RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
-NF4 = {"load_in_4bit": True}
-INT8 = {"load_in_8bit": True}
-SETTINGS = {"gradient_accumulation_steps": 2, "max_grad_norm": 1.4, "weight_decay": 0.05}
 SGD_TIMES = 50
 """Plain gradients are small; at this multiple of the rates the adapter moves as far."""
-ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.05)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("lora"), 60, num_hidden_layers=2)
-
-
-def spec_of(home: Path, **fields: object) -> RunSpec:
-    return tiny_spec(home / "base", home / "rows.jsonl", **{**SETTINGS, **fields})
-
-
-def ours(
-    spec: RunSpec, home: Path, optimizer: object = None, times: float = 1, rates: Sequence[float] = RATES
-) -> tuple[Adapter, list[float], list[float], Trainee]:
-    """The adapter at the start, and losses and norms of a run."""
-    rows, _ = open_rows(spec, home / "cache")
-    trainee = build(spec, home / "base", BASE_NAME, CPU)
-    if optimizer is not None:
-        parameters = trainee.bank.parameters(0)
-        one_rate = dict.fromkeys(parameters, 1.0)
-        trainee.steppers[0] = trainee.strategy.stepper(parameters, optimizer, spec.max_grad_norm, one_rate)
-    start = trainee.bank.export(0)
-    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(rates)]
-    return start, [r.loss for r in results], [r.grad_norm for r in results], trainee
-
-
-def steps_of(spec: RunSpec, home: Path) -> list[list]:
-    rows, _ = open_rows(spec, home / "cache")
-    return [rows.step(step, 0, 1) for step in range(len(RATES))]
 
 
 @pytest.mark.parametrize("optimizer", [None, torch.optim.SGD], ids=["adamw", "sgd"])

@@ -18,9 +18,9 @@ from raylora.model.meta import read_config
 from raylora.model.peft_trial import peft_trial
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
-from tests.reference.naive_lora import train_plainly
+from tests.reference.naive_lora import base_of, train_plainly
 from tests.reference.peft_types import ALL, TYPES, block_of
-from tests.reference.test_lora import ADAMW, INT8, NF4, RATES, base_of, ours, spec_of, steps_of
+from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of
 from tests.unit.train.tiny_run import save_materials
 
 BASES: dict[str, dict[str, object]] = {"plain": {}, "nf4": NF4, "int8": INT8}

@@ -25,8 +25,8 @@ from raylora.train.build import build
 from raylora.train.eva import start_from_inputs
 from raylora.train.member import Member
 from raylora.train.trainee import Trainee
-from tests.reference.naive_lora import train_plainly
-from tests.reference.test_lora import ADAMW, NF4, RATES, base_of, spec_of, steps_of
+from tests.reference.naive_lora import base_of, train_plainly
+from tests.reference.tiny_lora import ADAMW, NF4, RATES, spec_of, steps_of
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import Silent
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step

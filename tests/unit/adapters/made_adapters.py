@@ -25,6 +25,10 @@ from raylora.train.trainee import Trainee
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
+PATTERNS: dict[str, Any] = {
+    "rank_pattern": {"q_proj": 6, r"model\.layers\.1\.mlp\.down_proj": 2},
+    "alpha_pattern": {"v_proj": 3},
+}
 
 
 def load_model(folder: Path) -> PreTrainedModel:

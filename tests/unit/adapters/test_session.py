@@ -22,8 +22,8 @@ from raylora.model.source import BaseFolder
 from raylora.spec.holding import FIELDS
 from raylora.store.blob import open_store
 from raylora.train.integrity import check_unchanged, checksum
+from tests.unit.adapters.made_adapters import PATTERNS
 from tests.unit.adapters.peft_saved import said_by_peft, save_peft
-from tests.unit.adapters.test_slots import PATTERNS
 from tests.unit.data.small_tokenizer import PLAIN, small_tokenizer
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
 

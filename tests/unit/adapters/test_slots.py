@@ -16,13 +16,9 @@ from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.errors import ModelError
 from raylora.model.meta import meta_model, read_config
 from raylora.model.peft_format import MAGNITUDE, tensor_name
+from tests.unit.adapters.made_adapters import PATTERNS
 from tests.unit.adapters.peft_saved import save_peft
 from tests.unit.train.tiny_run import save_base
-
-PATTERNS: dict[str, Any] = {
-    "rank_pattern": {"q_proj": 6, r"model\.layers\.1\.mlp\.down_proj": 2},
-    "alpha_pattern": {"v_proj": 3},
-}
 
 
 @pytest.fixture(scope="module")

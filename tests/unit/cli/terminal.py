@@ -50,3 +50,9 @@ def seen(written: str) -> list[str]:
             lines[row] = lines[row][:column].ljust(column) + char + lines[row][column + 1 :]
             column += 1
     return lines
+
+
+def cells(text: str) -> list[list[str]]:
+    """What the rows of a table say, without their frame."""
+    lines = [re.split(r"\s*[│┃]\s*|\s{2,}", line.strip(" │┃")) for line in text.splitlines()]
+    return [[cell for cell in line if cell] for line in lines]

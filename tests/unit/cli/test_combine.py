@@ -29,7 +29,7 @@ from raylora.store.sweeps import new_sweep, write_sweep
 from raylora.train.evaluate import evaluate
 from tests.cluster.alone import in_one_process, loss_alone
 from tests.unit.cli.conftest import Raylora
-from tests.unit.cli.test_tables import cells
+from tests.unit.cli.terminal import cells
 from tests.unit.sweep.made_sweeps import sweep, trial
 from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec, write_pairs
 

@@ -21,7 +21,7 @@ from raylora.store.home import default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run
 from tests.unit.adapters.peft_saved import save_peft
 from tests.unit.cli.conftest import Raylora
-from tests.unit.cli.test_tables import cells
+from tests.unit.cli.terminal import cells
 from tests.unit.data.small_tokenizer import PLAIN
 from tests.unit.train.tiny_run import save_base
 

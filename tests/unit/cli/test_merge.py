@@ -28,7 +28,7 @@ from tests.unit.adapters.made_adapters import (
     tensors_of,
 )
 from tests.unit.cli.conftest import Raylora
-from tests.unit.cli.test_tables import cells
+from tests.unit.cli.terminal import cells
 from tests.unit.data.small_tokenizer import PLAIN
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
 

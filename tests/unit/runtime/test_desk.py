@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Admit, Close, Command, Go, Report, Save
-from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics
+from raylora.runtime.desk_messages import Admit, Close, Go, Report, Save
+from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
 
 
 @pytest.fixture
@@ -18,23 +18,6 @@ def steering() -> Iterator[Steering]:
     steering.desk.free([f"lease{trial}-{repeat}" for trial in range(9) for repeat in range(3)])
     steering.desk.close()  # no pack waits any longer
     steering.pool.shutdown(wait=True, cancel_futures=True)
-
-
-def told(commands: list[Command]) -> list[str]:
-    return [f"{type(command).__name__} {getattr(command, 'lease', '')}".strip() for command in commands]
-
-
-def started(steering: Steering, num_trials: int, num_slots: int = 8) -> list:
-    """Trials at work in pack 0, and the future of each one's report."""
-    steering.desk.open_pack(0, "all", num_slots)
-    futures = []
-    for trial in range(num_trials):
-        steering.lease(claim(trial))
-        futures.append(steering.go(f"lease{trial}-0"))
-    steering.settle()
-    commands = steering.exchange(0, wait=True).result(PATIENCE_S)
-    assert told(commands) == [f"{word} lease{trial}-0" for word in ("Admit", "Go") for trial in range(num_trials)]
-    return futures
 
 
 def test_reports_are_passed_on_in_trial_order_one_at_a_time(steering: Steering):

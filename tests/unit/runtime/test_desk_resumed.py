@@ -10,8 +10,7 @@ import pytest
 
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Go, Report
-from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics
-from tests.unit.runtime.test_desk import started, told
+from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
 
 
 @pytest.fixture

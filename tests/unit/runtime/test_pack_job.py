@@ -4,41 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
-from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack import Pack
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
-from raylora.store.fence import Fence
 from raylora.store.kept import complete_steps
-from raylora.train.events import Event
-from tests.unit.train.pack_run import place_tiny
+from tests.unit.runtime.opened_pack import Post, open_pack
 from tests.unit.train.tiny_run import save_materials, tiny_spec
-
-
-class Post:
-    """A mailbox that nobody empties."""
-
-    def __init__(self) -> None:
-        self.put, self.events = self, list[Event]()
-
-    def remote(self, event: Event) -> None:
-        self.events.append(event)
-
-
-def open_pack(spec: RunSpec, post: Post, folder: Path, num_slots: int = 1, slots_stay_on_ranks: bool = False) -> Pack:
-    desk = cast("Any", None)  # it is not asked
-    job = PackJob(
-        *(0, "key", num_slots, spec, str(folder / "store"), Fence(str(folder / "store"), 1, "s1"), desk, 1),
-        slots_stay_on_ranks=slots_stay_on_ranks,
-        calibrates=False,
-    )
-    return Pack(job, cast("Any", post), place_tiny(spec, slots_stay_on_ranks))
 
 
 def turn_without_a_place_for_the_second(pack: Pack, specs: Sequence[RunSpec], folder: Path) -> Path:

@@ -13,8 +13,8 @@ from raylora.spec.run_fields import RunFields
 from raylora.spec.schema import json_schema, sweep_json_schema
 from raylora.spec.template import commented_config
 from raylora.spec.yaml_text import read_yaml
+from tests.unit.spec.foreign_files import LLAMA_FACTORY
 from tests.unit.spec.specs import LEAST, runs
-from tests.unit.spec.test_aliases import LLAMA_FACTORY
 
 SCHEMA = Draft202012Validator(json_schema())
 

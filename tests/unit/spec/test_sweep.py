@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.load_sweep import LoadedSweep, load_sweep
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.sweep_rules import SWEEP_RULES
 from tests.unit.spec.specs import LEAST
-
-RUN = "run: {base_model: org/model, datasets: [{path: rows.jsonl}], val_set_size: 0.1, max_steps: 50}\n"
-REST = "num_trials: 4\nspace:\n  lora_r: {choice: [4, 8]}\n"
-
-
-def load_text(folder: Path, text: str, overrides: Sequence[str] = ()) -> LoadedSweep:
-    path = folder / "sweep.yaml"
-    path.write_text(text, encoding="utf-8")
-    return load_sweep(path, overrides)
-
-
-def problems_of(folder: Path, text: str, overrides: Sequence[str] = ()) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        load_text(folder, text, overrides)
-    return [str(problem) for problem in caught.value.problems]
+from tests.unit.spec.sweep_texts import REST, RUN, load_text, problems_of
 
 
 def test_a_run_stands_in_the_file_or_in_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raylora.spec.knobs import Choice
-from tests.unit.spec.test_sweep import REST, RUN, load_text, problems_of
+from tests.unit.spec.sweep_texts import REST, RUN, load_text, problems_of
 
 
 @pytest.mark.parametrize(

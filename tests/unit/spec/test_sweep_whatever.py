@@ -12,7 +12,7 @@ from raylora.errors import SpecError
 from raylora.spec.knobs import KINDS
 from raylora.spec.sweep_fields import SweepFields
 from raylora.spec.yaml_text import write_yaml
-from tests.unit.spec.test_sweep import load_text
+from tests.unit.spec.sweep_texts import load_text
 
 keys = st.sampled_from(
     [*SweepFields.model_fields, *KINDS, "when", "of", "lora_r", "distributed", "datasets.0.path", ".", ""]

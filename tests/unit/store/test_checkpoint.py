@@ -14,7 +14,8 @@ from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.kept import best_checkpoint, fall_back, give_up_beyond
 from raylora.store.local import FolderStore
 from raylora.store.manifest import publish
-from tests.unit.store.test_manifest import FailingStore, PowerCut
+from tests.unit.store.failing import FailingStore, PowerCut
+from tests.unit.store.made_checkpoints import at_step, damage
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -24,16 +25,8 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "run"))
 
 
-def at_step(step: int) -> Checkpoint:
-    return Checkpoint(step, {"w": torch.full((4, 4), float(step))}, {"step": step, "nested": {"rows": [1, 2]}})
-
-
 def steps(store: Store) -> list[int]:
     return sorted({int(key.split("/")[1].removeprefix("step-")) for key in store.keys("checkpoints")})
-
-
-def damage(store: Store, step: int, name: str = "state.safetensors") -> None:
-    store.write(f"checkpoints/step-{step:08d}/{name}", b"damaged")
 
 
 def test_a_run_without_checkpoints_has_none(store: Store):

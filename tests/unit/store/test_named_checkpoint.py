@@ -9,7 +9,7 @@ import pytest
 from raylora.errors import InputError
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import load_checkpoint_or_next, save_checkpoint
-from tests.unit.store.test_checkpoint import at_step, damage
+from tests.unit.store.made_checkpoints import at_step, damage
 
 
 @pytest.fixture

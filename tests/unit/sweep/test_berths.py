@@ -6,36 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import LlamaConfig
 
 from raylora.errors import InputError
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.berths import Berth, Berths
-from raylora.sweep.offer import Node, Offer
-from raylora.sweep.plan import plan_sweep
 from raylora.sweep.trials import SweepTrials
-
-CONFIG = LlamaConfig(
-    hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-    vocab_size=256,
-)  # fmt: skip
-RUN = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}], "dtype": "float32"}
-SPACE = {"lora_r": {"choice": [2, 4, 8, 16]}}
-
-
-def planned(
-    num_workers: int, config: PretrainedConfig = CONFIG, num_cores: int | None = None, **fields: Any
-) -> tuple[SweepSpec, Berths]:
-    """A sweep, and its berths on as many cores as it has workers, where not said otherwise."""
-    place = {"strategy": "fsdp", "num_workers": num_workers, "gpus_per_worker": 0}
-    asked = {"run": RUN | {"distributed": place}, "space": SPACE, "searcher": "grid"}
-    asked |= {"metric": "train_loss", "budget": {"steps": 20}}
-    spec = SweepSpec.model_validate(asked | fields)
-    berths = Berths(spec, SweepTrials(spec, "sweep"), 128)
-    offer = Offer((Node({"CPU": num_cores or num_workers}, 32 * 10**9),))
-    berths.take(plan_sweep(spec, offer, lambda run: config, foretells=False))
-    return spec, berths
+from tests.unit.sweep.made_berths import CONFIG, RUN, SPACE, planned
 
 
 def berth_of(berths: Berths, run: RunSpec) -> Berth:

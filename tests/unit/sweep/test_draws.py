@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from raylora.sweep.search import search_of
-from tests.unit.sweep.test_berths import planned
-from tests.unit.sweep.test_plan import machine, only, plan, sweep
-from tests.unit.sweep.test_tune_space import drawn_by
+from tests.unit.sweep.drawn import drawn_by
+from tests.unit.sweep.made_berths import planned
+from tests.unit.sweep.planned_sweeps import machine, only, plan, sweep
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from raylora.spec.space import configurations
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.likely import NUM_DRAWN, first_run, likely_runs
 from raylora.sweep.trials import ALONE, SweepTrials
+from tests.unit.sweep.drawn import RANGES, SPACE, made
 from tests.unit.sweep.made_sweeps import trial
-from tests.unit.sweep.test_tune_space import RANGES, SPACE, made
 
 LENGTHS = {"sequence_len": {"choice": [64, 128]}}
 PEFT = {"adapter_bank": {"choice": ["peft"]}}

@@ -6,7 +6,7 @@ import pytest
 
 from raylora.spec.sweep import SweepSpec
 from raylora.train.estimate import estimate
-from tests.unit.sweep.test_plan import CONFIG, GRID_OF_8, grid, machine, only, place, plan, sweep
+from tests.unit.sweep.planned_sweeps import CONFIG, GRID_OF_8, grid, machine, only, place, plan, sweep
 
 VERA = {"adapter": "vera", "lora_r": 64}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raylora.errors import ModelError
-from tests.unit.sweep.test_plan import STEPS, grid, machine, only, plan
+from tests.unit.sweep.planned_sweeps import STEPS, grid, machine, only, plan
 
 
 def test_a_block_of_pefts_is_varied_field_by_field() -> None:

@@ -5,50 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ray.tune.experiment import Experiment
-from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
+from ray.tune.search import Searcher
 
 from raylora.spec.space import configurations, resolve
 from raylora.spec.sweep import SweepSpec
-from raylora.sweep.lease import Lease
 from raylora.sweep.trials import SweepTrials
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.arch.interpreter import loaded_after
 from tests.arch.source_tree import REPOSITORY
-
-SPACE: dict[str, Any] = {
-    "lora_r": {"choice": [4, 8]},
-    "lora_alpha": {"ratio": 2, "of": "lora_r"},
-    "lora_target_modules": {"choice": [["q_proj", "v_proj"], "all-linear"]},
-    "lora_dropout": {"choice": [0.0, 0.1], "when": {"lora_r": 8}},
-}
-RANGES: dict[str, Any] = {
-    "learning_rate": {"loguniform": [1e-5, 1e-3]},
-    "weight_decay": {"uniform": [0.0, 0.1]},
-    "warmup_steps": {"int": [0, 3]},
-}
-
-
-def made(space: dict[str, Any], **asked: Any) -> SweepSpec:
-    run = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1}
-    return SweepSpec.model_validate({"run": run, "space": space, "budget": {"steps": 20}} | asked)
+from tests.unit.sweep.drawn import RANGES, SPACE, drawn_by, made
 
 
 def drawn(sweep: SweepSpec, num_at_once: int = 100) -> list[dict[str, Any]]:
     return drawn_by(tune_searcher(sweep, num_at_once), sweep)
-
-
-def drawn_by(searcher: SearchAlgorithm | Searcher, sweep: SweepSpec) -> list[dict[str, Any]]:
-    """What Tune draws while nothing has been reported."""
-    algorithm = SearchGenerator(searcher) if isinstance(searcher, Searcher) else searcher
-    space = tune_space(sweep.space)
-    experiment = Experiment("drawn", Lease, config=space, num_samples=sweep.num_configurations)
-    algorithm.set_search_properties(sweep.metric, sweep.mode, space, **experiment.public_spec)
-    algorithm.add_configurations([experiment])
-    trials = []
-    while (trial := algorithm.next_trial()) is not None:
-        trials.append(dict(trial.config))
-    return trials
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna", "hyperopt", "bohb"])

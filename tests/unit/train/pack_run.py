@@ -76,6 +76,13 @@ TWINS: tuple[dict[str, Any], ...] = (
 EVERY = (*MIXED, *KINDS, *TWINS)
 FEW = (*MIXED[2:5], *MIXED[6:8], *KINDS[::2], TWINS[1])
 """What differs inside of a block: rows and bins, dropouts, kinds of update, twins. Schedules and budgets do not."""
+OF_PAIRS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
+    {"lora_r": 8, "seed": 2, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
+    {"lora_r": 3, "seed": 3, "use_dora": True, "gradient_accumulation_steps": 2, "max_steps": 4},
+    {"lora_r": 4, "seed": 4, "init_lora_weights": "pissa", "learning_rate": 1e-3},
+)
+"""That learn from pairs of answers."""
 
 
 class Silent:

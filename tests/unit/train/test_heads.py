@@ -19,18 +19,9 @@ from raylora.train.estimate import estimate
 from raylora.train.member import Member
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
-from tests.unit.train.tiny_heads import FAMILIES, TASKS, head_spec, save_family, save_home
+from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, TASKS, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
-MEMBERS: tuple[dict[str, Any], ...] = (
-    {"lora_r": 4, "seed": 1},
-    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2},
-    {"lora_r": 8, "seed": 3, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
-    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2, "loraplus_lr_ratio": 4},
-    {"lora_r": 40, "seed": 5, "adapter": "vera", "learning_rate": 2e-2},
-    {"lora_r": 4, "seed": 6, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
-    {"lora_r": 4, "seed": 7, "init_lora_weights": "eva"},
-)
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
 
 

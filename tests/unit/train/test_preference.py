@@ -13,15 +13,17 @@ from raylora.spec.run import RunSpec
 from raylora.train.member import Member
 from raylora.train.trainee import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
-from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
-from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs, write_rated
-
-MEMBERS: tuple[dict[str, Any], ...] = (
-    {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
-    {"lora_r": 8, "seed": 2, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
-    {"lora_r": 3, "seed": 3, "use_dora": True, "gradient_accumulation_steps": 2, "max_steps": 4},
-    {"lora_r": 4, "seed": 4, "init_lora_weights": "pissa", "learning_rate": 1e-3},
+from tests.unit.train.pack_run import (
+    OF_PAIRS,
+    admit,
+    assert_same_bits,
+    events_of,
+    losses_of,
+    place_tiny,
+    state_of,
+    train_all,
 )
+from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs, write_rated
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
     ids=["dpo", "ipo-nf4", "orpo-recomputed", "kto", "kto-nf4"],
 )
 def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
-    specs = [spec_of(home, **member, **fields) for member in MEMBERS]
+    specs = [spec_of(home, **member, **fields) for member in OF_PAIRS]
     trainee, members = trained(home, *specs)
     for member, spec in zip(members, specs, strict=True):
         alone, (only,) = trained(home, spec)

@@ -22,6 +22,15 @@ QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """Of encoders, which draw by chance in training unless they are told not to."""
 NO_DROPOUT = {"llama": {"classifier_dropout": 0.0}, "bert": QUIET, "roberta": QUIET}
 FAMILIES = tuple(NO_DROPOUT)
+MEMBERS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1},
+    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2},
+    {"lora_r": 8, "seed": 3, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
+    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2, "loraplus_lr_ratio": 4},
+    {"lora_r": 40, "seed": 5, "adapter": "vera", "learning_rate": 2e-2},
+    {"lora_r": 4, "seed": 6, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
+    {"lora_r": 4, "seed": 7, "init_lora_weights": "eva"},
+)
 
 
 def save_family(folder: Path, family: str, **fields: Any) -> Path:

@@ -1,0 +1,39 @@
+"""Sweeps that lose their worker, and what is told and left then."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from tests.cluster.command import Ended, wait_until
+from tests.servers.ray import RayHead
+
+NOTHING = {"actors": [], "groups": []}
+UNDER_WAY = "t001 failed"
+"""Said at the second step, when the others have many to go."""
+AGAIN_FROM_THE_BEGINNING = "and goes on from step 0"
+"""Said of a trial that had come farther."""
+
+
+def workers(ray_head: RayHead) -> list[int]:
+    """Those that have begun to train, by process id."""
+    return [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
+
+
+def kill_the_worker(ray_head: RayHead) -> None:
+    (pid,) = workers(ray_head)
+    assert psutil.Process(pid).is_running()
+    os.kill(pid, signal.SIGKILL)
+
+
+def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> None:
+    """Nobody of the command is there any more, on the cluster or beside it."""
+    assert ended.left_behind == ()
+    with suppress(TimeoutError):
+        wait_until(lambda: ray_head.in_use() == before and ray_head.census() == NOTHING, 60)
+    assert ray_head.in_use() == before
+    assert ray_head.census() == NOTHING
