@@ -7,14 +7,12 @@ store, and nested MLflow runs. Called by the sweep's driver, from one thread; th
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from raylora.errors import StoreError
 from raylora.log import get_logger
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
@@ -22,6 +20,7 @@ from raylora.store.contract import Store
 from raylora.store.runs import run_store
 from raylora.store.sweeps import SweepRecord, TrialRecord, write_sweep
 from raylora.sweep.asked import aim_of
+from raylora.sweep.record_writing import RecordWriting
 from raylora.sweep.report import write_report
 from raylora.sweep.summary import summarise
 from raylora.sweep.trial_book import TrialBook
@@ -30,12 +29,6 @@ from raylora.tracking.params import flat_params
 from raylora.tracking.run_log import RunLog
 from raylora.tracking.sweep_tracker import SweepTracker
 from raylora.train.events import Event
-
-WRITE_S = 1.0
-"""The record is written at most this often."""
-
-WRITE_SHARE = 0.05
-"""Nor does writing take more than this part of the driver's time."""
 
 REPORT = "report"
 """Folder of the report among the sweep's artifacts."""
@@ -83,7 +76,7 @@ class Books:
         for trial in record.trials:
             self._shelve(trial)
         self._left_open = set(self._shelves)
-        self._is_changed, self._due, self._is_failing = False, 0.0, False
+        self._writing = RecordWriting(lambda: write_sweep(self._store, self.record))
         write_sweep(store, self.record)
 
     @property
@@ -132,7 +125,7 @@ class Books:
                 about["spec_digest"] = spec.digest
                 shelf.mlflow.log_text(SPEC_FILE, spec_text(spec))
             shelf.mlflow.log_tags(_tags(about))
-        self._changed()
+        self._writing.changed()
 
     def take(self, event: Event, pack: int | None = None) -> None:
         """Note one event of a pack; those of one trial come in order, and may come after its end was told.
@@ -155,7 +148,7 @@ class Books:
             shelf.book.update(pack=pack)
         elif event.kind == "outcome":
             self._keep_adapter(shelf, event.run_id, event.values["adapter_uri"])
-        self._changed()
+        self._writing.changed()
 
     def report(self, run_id: str, step: int, values: Mapping[str, Any]) -> None:
         """Note what the steering side was told of a trial.
@@ -168,7 +161,7 @@ class Books:
         shelf = self._shelves[run_id]
         shelf.book.report(step, values)
         self._keep_adapter(shelf, run_id, values.get("adapter_uri"))
-        self._changed()
+        self._writing.changed()
 
     def knows(self, run_id: str) -> bool:
         """Whether a trial has begun, in this process or an earlier one.
@@ -181,7 +174,7 @@ class Books:
     def pause_trial(self, run_id: str) -> None:
         """Note that a trial gave its slot up and is to go on later."""
         self._shelves[run_id].book.update(status="paused")
-        self._changed()
+        self._writing.changed()
 
     def end_trial(self, run_id: str, status: EndStatus, error: str | None = None) -> None:
         """Note how a trial ended.
@@ -196,17 +189,15 @@ class Books:
         if error is not None:
             shelf.mlflow.log_tags(_tags({"error": error}))
         shelf.mlflow.log_status(MLFLOW_STATUS[status])
-        self._changed()
+        self._writing.changed()
 
     def write(self) -> None:
         """Write the record where something changed: what is kept next is not to know more of trials than it."""
-        if self._is_changed:
-            self._write()
+        self._writing.write()
 
     def write_if_due(self) -> None:
         """Write the record where something changed and the last time is long enough ago."""
-        if self._is_changed and time.monotonic() >= self._due:
-            self._write()
+        self._writing.write_if_due()
 
     def close(self, status: Literal["finished", "failed", "interrupted"], error: str | None = None) -> SweepRecord:
         """End the books: trials that are still open are cancelled, and MLflow gets the best and the report.
@@ -274,24 +265,6 @@ class Books:
                 log.warning("MLflow gets no report: %s; `raylora report` writes it again", error)
             else:
                 self._tracker.log_folder(Path(folder), REPORT)
-
-    def _changed(self) -> None:
-        self._is_changed = True
-        self.write_if_due()
-
-    def _write(self) -> None:
-        """Write the record; a store that is away for a while loses nothing, since all of it is written again."""
-        began = time.monotonic()
-        try:
-            write_sweep(self._store, self.record)
-        except StoreError as error:
-            if not self._is_failing:
-                log.warning("the sweep's record cannot be written: %s; it is tried again", error)
-            self._is_failing = True
-        else:
-            self._is_changed, self._is_failing = False, False
-        ended = time.monotonic()
-        self._due = ended + max(WRITE_S, (ended - began) / WRITE_SHARE)
 
 
 def _tags(about: Mapping[str, str]) -> dict[str, str]:

@@ -142,7 +142,7 @@ def test_a_driver_that_dies_leaves_a_record_and_no_second_run(client: MlflowClie
     asked = sweep_spec("died")
     first = Sweep(store, tmp_path / "spool", asked)
     first.begun(0, 4)
-    first.books._due = 0.0
+    first.books._writing._due = 0.0
     first.books.write_if_due()
     left = first.read()
     assert [(trial.status, trial.steps) for trial in left.trials] == [("running", 4)]
@@ -159,7 +159,7 @@ def test_a_driver_that_is_killed_has_told_no_metric_that_is_told_again(
     """It told MLflow more than it wrote down: of a trial the last steps, and that there is a run of it."""
     first = Sweep(store, tmp_path / "spool", sweep_spec("killed"))
     trial = first.begun(0, 1)
-    first.books._due = 0.0
+    first.books._writing._due = 0.0
     first.books.write_if_due()
     left = first.read()
     assert [(known.steps, known.mlflow_run_id) for known in left.trials] == [(1, None)]

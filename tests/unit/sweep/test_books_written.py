@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from raylora.errors import StoreError
 from raylora.store.local import FolderStore
-from raylora.sweep import books as books_module
+from raylora.sweep import record_writing
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import _Launch
 from tests.unit.sweep.planted_sweep import Sweep, open_books, sweep_spec
@@ -34,7 +34,7 @@ class CountingStore(FolderStore):
 def test_the_record_is_not_written_with_every_event(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(books_module, "WRITE_S", 1e6)
+    monkeypatch.setattr(record_writing, "WRITE_S", 1e6)
     store = CountingStore(tmp_path / "store")
     sweep = Sweep(store, tmp_path / "spool", sweep_spec("writes"))
     assert store.num_writes == 1
@@ -42,9 +42,9 @@ def test_the_record_is_not_written_with_every_event(
     assert store.num_writes == 2
     assert sweep.read().trials[0].steps == 0
     assert sweep.books.record.trials[0].steps == 100
-    sweep.books._due = 0.0
+    sweep.books._writing._due = 0.0
     sweep.books.write_if_due()
-    sweep.books._due = 0.0
+    sweep.books._writing._due = 0.0
     sweep.books.write_if_due()  # nothing is new
     assert store.num_writes == 3
     assert sweep.read().trials[0].steps == 100
@@ -56,8 +56,8 @@ def test_the_record_is_not_written_with_every_event(
 def test_a_store_that_is_away_for_a_while_ends_no_sweep(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(books_module, "WRITE_S", 0.0)
-    monkeypatch.setattr(books_module, "WRITE_SHARE", 1e9)
+    monkeypatch.setattr(record_writing, "WRITE_S", 0.0)
+    monkeypatch.setattr(record_writing, "WRITE_SHARE", 1e9)
     store = CountingStore(tmp_path / "store")
     sweep = Sweep(store, tmp_path / "spool", sweep_spec("away"))
     store.is_away = True
@@ -75,7 +75,7 @@ def test_a_store_that_is_away_for_a_while_ends_no_sweep(
 def test_the_record_is_written_when_asked_for_if_there_is_news(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(books_module, "WRITE_S", 1e6)
+    monkeypatch.setattr(record_writing, "WRITE_S", 1e6)
     store = CountingStore(tmp_path / "store")
     sweep = Sweep(store, tmp_path / "spool", sweep_spec("asked"))
     trial = sweep.begun(0, 4)
