@@ -19,14 +19,14 @@ from raylora.spec.load import load_spec
 from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
 from tests.cluster.made_sweeps import in_workplace
-from tests.cluster.two_hosts import MISSED_SOON, NODES, second_node
+from tests.cluster.two_hosts import MISSED_SOON, NODES, hosts, second_node
 from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host
 from tests.servers.process import Server
 from tests.servers.ray import TOKEN, RayHead, asked
 
-__all__ = ["in_workplace"]
+__all__ = ["hosts", "in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)]
 
