@@ -86,8 +86,9 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
         raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it with PEFT")
     problems = []
     if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
+        beside = ", with a head beside it" if config.get("modules_to_save") else ""
         problems.append(
-            f"was trained for {task}, with a head beside it. Allowed here: CAUSAL_LM. Load it with PEFT's PeftModel "
+            f"was trained for {task}{beside}. Allowed here: CAUSAL_LM. Load it with PEFT's PeftModel "
             "over the class of transformers for that task, on the same base"
         )
     if config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 import transformers
+from transformers import PreTrainedTokenizerFast
 
-from raylora.data import chat, conversation, encode, formats, json_array, labelled, rows, tokenise
+from raylora.data import chat, conversation, encode, formats, json_array, labelled, rows, source_target, tokenise
 from raylora.data.balance import why_unbalanced
 from raylora.data.encode import Encoder
 from raylora.data.labelled import LabelEncoder
@@ -24,6 +25,7 @@ from raylora.data.mix import check_weights
 from raylora.data.report import DataReport, SourceReport, report_source
 from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
+from raylora.data.source_target import TargetEncoder
 from raylora.data.split import split_rows
 from raylora.data.tokenise import Fate, RowEncoder, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
@@ -36,7 +38,7 @@ from raylora.store.once import build_once
 _log = get_logger(__name__)
 _NUM_NAMED_ROWS = 5
 # What the tokens of a row depend on. Their text is part of the cache's key, so no version number can be forgotten.
-_CODE = (chat, conversation, encode, formats, json_array, labelled, rows, tokenise)
+_CODE = (chat, conversation, encode, formats, json_array, labelled, rows, source_target, tokenise)
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,7 @@ class _Tokenisation:
             [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
             [spec.sequence_len, spec.excess_length_strategy, spec.train_on_inputs, spec.task_type, spec.labels],
         ]
-        encoder = LabelEncoder(tokenizer, spec.labels) if spec.has_head else Encoder(tokenizer, spec.train_on_inputs)
-        return cls(spec, encoder, json.dumps(about), cache)
+        return cls(spec, _encoder(spec, tokenizer), json.dumps(about), cache)
 
     def rows(self, sources: Sequence[Source]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
         """Tokenise some sources, and keep the rows that can be used."""
@@ -167,6 +168,12 @@ class _Tokenisation:
         _refuse(found, Fate.NO_LABELS, f"have no token to learn from: no {learned} in them")
         if self.spec.excess_length_strategy == "raise":
             _refuse(found, Fate.TOO_LONG, f"are longer than sequence_len = {self.spec.sequence_len:,} tokens")
+
+
+def _encoder(spec: RunSpec, tokenizer: PreTrainedTokenizerFast) -> RowEncoder:
+    if spec.has_two_sides:
+        return TargetEncoder(tokenizer)
+    return LabelEncoder(tokenizer, spec.labels) if spec.has_head else Encoder(tokenizer, spec.train_on_inputs)
 
 
 def _refuse(found: TokenisedRows, fate: Fate, what: str) -> None:

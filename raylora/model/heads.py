@@ -92,7 +92,7 @@ class Heads:
         """What ``adapter_config.json`` says of heads."""
         if self._seat is None:
             return {}
-        return {"task_type": self._seat.task_type.upper(), "modules_to_save": [self._seat.name]}
+        return {"modules_to_save": [self._seat.name]}
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The outputs of each slot's head for its rows, which lie slot by slot in the order of the route.

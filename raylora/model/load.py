@@ -66,6 +66,12 @@ class Weights:
         return tensor
 
 
+def trunk_of(model: nn.Module) -> str:
+    """What names of a model begin with, all but its head's; empty where encoder and decoder stand side by side."""
+    prefix: str = getattr(model, "base_model_prefix", "")
+    return prefix if hasattr(model, prefix) else ""
+
+
 def quant_format(spec: BaseFields, dtype: torch.dtype) -> QuantFormat | None:
     """How the spec asks for linear layers to be held; ``None`` where they stay plain.
 
@@ -143,7 +149,7 @@ def load_base(
     """
     parts = Parts()
     with parts.of("load"):
-        weights = Weights(folder, model.base_model_prefix)
+        weights = Weights(folder, trunk_of(model))
         _check_names(model, weights, folder)
     for name, block in blocks(model).items():
         _fill(block, f"{name}.", weights, device, parts)
@@ -173,7 +179,7 @@ def load_in_turn(
     Raises:
         ModelError: The folder lacks tensors that the model has.
     """
-    weights, parts = Weights(folder, model.base_model_prefix), Parts()
+    weights, parts = Weights(folder, trunk_of(model)), Parts()
     _check_names(model, weights, folder)
     of_blocks = blocks(model)
     for name, block in of_blocks.items():

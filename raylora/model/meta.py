@@ -18,7 +18,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.head_seat import take_head
-from raylora.model.task_class import AUTO, task_class
+from raylora.model.task_class import AUTO, has_own_head, task_class
 from raylora.spec.task import TaskFields
 
 NO_CONFIG = (
@@ -78,9 +78,20 @@ def meta_model(config: PretrainedConfig, dtype: torch.dtype, task: TaskFields | 
         )
     if task.has_head:
         take_head(model, task)
+    if has_own_head(config):
+        _untie_head(model)
     # Moving a parameter to the meta device made a new one, so what was tied in the constructor came apart.
     model.tie_weights()
     return model
+
+
+def _untie_head(model: PreTrainedModel) -> None:
+    """Leave the output head out of what `tie_weights` ties, now and when the base is loaded."""
+    tied: dict[str, str] = model._tied_weights_keys
+    head = model.get_output_embeddings()
+    model._tied_weights_keys = {
+        name: source for name, source in tied.items() if model.get_submodule(name.rpartition(".")[0]) is not head
+    }
 
 
 def _read_json(folder: Path) -> dict[str, object]:

@@ -20,6 +20,7 @@ from raylora.model.route import Route, Span
 from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.vera import Projections
+from raylora.spec.task import TaskType
 
 
 class PackedBank:
@@ -30,6 +31,7 @@ class PackedBank:
         base_name: Logical name and revision of the base, for the exported config.
         device: Where the parameters live.
         weights: Reads layers' weights for adapters that start from them; those in the layers where absent.
+        task: What the base is for, as the exported config says.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class PackedBank:
         base_name: tuple[str, str | None],
         device: torch.device,
         weights: BaseWeights | None = None,
+        task: TaskType = "causal_lm",
     ) -> None:
-        self._model, self._base_name, self._device = model, base_name, device
+        self._model, self._base_name, self._device, self._task = model, base_name, device, task
         self._weights = weights or BaseWeights(model)
         self._route, self._projections = Route(), Projections(device)
         self._heads = Heads(seat_of(model), self._route, device, self._weights)
@@ -128,4 +131,5 @@ class PackedBank:
 
     def _config(self, slot: int) -> dict[str, Any]:
         short = short_targets(self._model, self._targets[slot])
-        return adapter_config(self._settings[slot], short, self._base_name) | self._heads.config
+        of_task = {"task_type": self._task.upper()} | self._heads.config
+        return adapter_config(self._settings[slot], short, self._base_name) | of_task

@@ -18,6 +18,8 @@ class Span:
         num_tokens: How many; ``None`` for all tokens of the pass.
         step: Where the slot's training stands, from 0; with the rows it seeds dropout.
         rows: Number of each row of the data, and its tokens; they count as one row where absent.
+        target_rows: The same of what a decoder takes beside its encoder, which then takes `rows`; the tokens of both
+            differ in number, by which a layer tells them apart.
         num_labelled: How many of its tokens have labels, where a head is asked about those.
     """
 
@@ -25,6 +27,7 @@ class Span:
     num_tokens: int | None = None
     step: int = 0
     rows: tuple[tuple[int, int], ...] = ()
+    target_rows: tuple[tuple[int, int], ...] = ()
     num_labelled: int = 0
 
 

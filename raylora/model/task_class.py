@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -20,6 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
 )
@@ -29,6 +31,7 @@ from raylora.spec.task import TaskType
 
 AUTO: dict[TaskType, tuple[Any, Any]] = {
     "causal_lm": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    "seq_2_seq_lm": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
     "seq_cls": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
     "token_cls": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
 }
@@ -39,6 +42,9 @@ CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 CAUSAL_FLAGS = ("is_decoder", "causal")
 """Config fields that make one class an encoder or a decoder: BERT and its kin, XLM."""
+
+TWO_SIDES = ("t5", "mt5")
+"""Types whose encoder and decoder are trained together: T5, T5 v1.1, Flan-T5 and mT5."""
 
 SEES_BOTH_SIDES = ("cpmant", "xlnet")
 """Types that transformers lists as causal and whose tokens see those after them unless a special mask is given."""
@@ -52,10 +58,13 @@ def task_class(config: PretrainedConfig, task: TaskType) -> type[PreTrainedModel
         task: Which.
 
     Raises:
-        ModelError: There is none, or it reads two texts at once; for `causal_lm` as `causal_lm_class`.
+        ModelError: There is none, or it reads two texts at once; for `causal_lm` as `causal_lm_class`, for
+            `seq_2_seq_lm` as `two_sided_class`.
     """
     if task == "causal_lm":
         return causal_lm_class(config)
+    if task == "seq_2_seq_lm":
+        return two_sided_class(config)
     auto, classes = AUTO[task]
     if type(config) not in classes or config.is_encoder_decoder:
         why = "reads one text and writes another" if config.is_encoder_decoder else f"has no {auto.__name__}"
@@ -64,6 +73,39 @@ def task_class(config: PretrainedConfig, task: TaskType) -> type[PreTrainedModel
             "Allowed: a decoder (Llama, Qwen, Mistral, Gemma) or an encoder (BERT, RoBERTa). Choose such a base."
         )
     return cast(type[PreTrainedModel], classes[type(config)])
+
+
+def two_sided_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """Find the class of transformers that reads a source and writes a target.
+
+    Args:
+        config: A config from `read_config`.
+
+    Raises:
+        ModelError: It is none of `TWO_SIDES`, or does not say with which token its decoder starts.
+    """
+    if config.model_type not in TWO_SIDES:
+        raise ModelError(
+            f"base_model: task_type: seq_2_seq_lm cannot be learned by model_type {config.model_type!r}. Allowed: "
+            f"{', '.join(TWO_SIDES)} (T5, T5 v1.1, Flan-T5, mT5). Choose such a base, or another task_type."
+        )
+    if config.decoder_start_token_id is None:
+        raise ModelError(
+            "base_model: config.json has no decoder_start_token_id, so its decoder has no token to start with. Set the "
+            "one that the model was trained with; T5's is 0."
+        )
+    return cast(type[PreTrainedModel], MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)])
+
+
+def has_own_head(config: PretrainedConfig) -> bool:
+    """Whether a model of `TWO_SIDES` was published with an output head that is not its embedding.
+
+    Transformers says of all of them that they are tied, and unties those whose files have both.
+
+    Args:
+        config: Of the base. T5's says it by what scales the head's inputs; every mT5 has one.
+    """
+    return config.model_type in TWO_SIDES and not getattr(config, "scale_decoder_outputs", False)
 
 
 def causal_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -78,7 +120,8 @@ def causal_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """
     declared = list(config.architectures or ())
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise ModelError(_not_causal(config, "its architecture has no decoder-only language model"))
+        otherwise = ", or set task_type: seq_2_seq_lm" if config.model_type in TWO_SIDES else ""
+        raise ModelError(_not_causal(config, "its architecture has no decoder-only language model", otherwise))
     if declared and not any(name.endswith(CAUSAL_NAMES) for name in declared):
         raise ModelError(_not_causal(config, f"it was published as {', '.join(declared)}"))
     found = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])

@@ -11,7 +11,7 @@ class BaseFields(Part):
     """The frozen model that adapters are trained on."""
 
     base_model: Address
-    """Hub id, local folder, `.gguf` file, `package:<package>/<file>` inside an installed Python package, or `s3://` folder; the model is a decoder-only text model, or, for a `task_type` with a head, an encoder."""
+    """Hub id, local folder, `.gguf` file, `package:<package>/<file>` inside an installed Python package, or `s3://` folder; the model is a decoder-only text model, or, for a `task_type` with a head, an encoder, or, for `seq_2_seq_lm`, a T5."""
 
     base_model_revision: str | None = None
     """Commit, tag or branch of a hub id; pin a commit to make runs repeatable."""

@@ -30,8 +30,11 @@ _OF_PAIRS = ("eval_reward_accuracy", "eval_reward_margin")
 
 _OF_CLASSES = ("eval_accuracy", "eval_f1")
 
+_OF_TOKENS = ("eval_perplexity", "eval_token_accuracy")
+
 TOLD: Mapping[str, tuple[str, ...]] = {
-    "causal_lm": ("eval_perplexity", "eval_token_accuracy"),
+    "causal_lm": _OF_TOKENS,
+    "seq_2_seq_lm": _OF_TOKENS,
     "seq_cls": _OF_CLASSES,
     "token_cls": _OF_CLASSES,
     "reward": _OF_PAIRS,

@@ -1,4 +1,4 @@
-"""What a model is asked for: the next token, or a class of each text or word.
+"""What a model is asked for: the next token, a text to another, or a class of each text or word.
 
 A task chooses the class of transformers that runs the base (`model/meta.py`), how rows are labelled (`data/encode.py`),
 what is read out of a forward pass and what judges it (`objectives/choose.py`). To add one, add its word here and its
@@ -11,14 +11,17 @@ from typing import Literal
 
 from raylora.spec.fields import Part, Text
 
-TaskType = Literal["causal_lm", "seq_cls", "token_cls"]
+TaskType = Literal["causal_lm", "seq_2_seq_lm", "seq_cls", "token_cls"]
+
+WITH_HEAD = ("seq_cls", "token_cls")
+"""Tasks whose model has a head of its own."""
 
 
 class TaskFields(Part):
     """The task, and the classes of those that have some."""
 
     task_type: TaskType = "causal_lm"
-    """What the model is asked for: `causal_lm` for the next token, `seq_cls` for a class (or, under `rl: reward`, a number) of each text, `token_cls` for a class of each word. The last two train a head beside the adapter, and take encoders (BERT, RoBERTa) as bases too. PEFT's names, in lower case."""
+    """What the model is asked for: `causal_lm` for the next token, `seq_2_seq_lm` for the text that belongs to another (T5 and its kin), `seq_cls` for a class (or, under `rl: reward`, a number) of each text, `token_cls` for a class of each word. The last two train a head beside the adapter, and take encoders (BERT, RoBERTa) as bases too. PEFT's names, in lower case."""
 
     labels: tuple[Text, ...] = ()
     """Names of the classes of `seq_cls` and `token_cls`, in order, as text; rows say a class by its name or by its number from 0."""
@@ -26,7 +29,12 @@ class TaskFields(Part):
     @property
     def has_head(self) -> bool:
         """Whether a head of its own is trained in the place of the base's."""
-        return self.task_type != "causal_lm"
+        return self.task_type in WITH_HEAD
+
+    @property
+    def has_two_sides(self) -> bool:
+        """Whether the model reads a source with its encoder and writes a target with its decoder."""
+        return self.task_type == "seq_2_seq_lm"
 
     @property
     def num_labels(self) -> int:

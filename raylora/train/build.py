@@ -163,7 +163,7 @@ def make_bank(
     if spec.trains_base:
         return FullBank(model, weights, placed, keeps)
     if spec.bank == "packed":
-        return PackedBank(model, base_name, device, weights)
+        return PackedBank(model, base_name, device, weights, spec.task_type)
     from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
 
     return PeftBank(model, base_name, device, weights)

@@ -30,7 +30,7 @@ from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
 from raylora.train.allocation import penalty_of
 from raylora.train.build import recompute_activations
-from raylora.train.forward import encoder_inputs, padded_inputs
+from raylora.train.forward import encoder_inputs, padded_inputs, two_sided_inputs
 from raylora.train.live_bytes import LiveBytes
 
 META = torch.device("meta")
@@ -87,7 +87,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     spans = enumerate(zip(specs, counts, strict=True))
     bank.route([Span(slot, _num_tokens(of_slot), num_labelled=count) for slot, (of_slot, count) in spans])
     try:
-        with _attention_without_scores(), live, _Answers(sum(counts)):
+        with _attention_without_scores(), live, _Answers(sum(counts), is_padded=spec.has_two_sides):
             _penalise(bank, specs)
             penalty_bytes = live.lap()
             scores = readout(inputs, labels_BT)
@@ -135,6 +135,8 @@ def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool)
         return line.inputs, line.labels_1N
     rows = (0, 1) if spec.joins_texts else (0,)  # two texts on a line need a mask
     batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * shape[0])
+    if spec.has_two_sides:  # at worst one row is nearly all source, and another nearly all target
+        return two_sided_inputs(batch, batch, model.config.decoder_start_token_id), batch.labels_BT
     both_sides = sees_both_sides(model.config)
     return encoder_inputs(batch) if both_sides else padded_inputs(batch, model.dtype), batch.labels_BT
 
@@ -147,16 +149,19 @@ class _Answers(TorchDispatchMode):
 
     Args:
         num_labels: Tokens with labels.
+        is_padded: Whether lines have padding, which models then mask.
     """
 
-    def __init__(self, num_labels: int) -> None:
+    def __init__(self, num_labels: int, is_padded: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._num_labels = num_labels
+        self._num_labels, self._is_padded = num_labels, is_padded
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return not self._is_padded
+        if func is torch.ops.aten.equal.default:
             return True
         if func is torch.ops.aten.nonzero.default:
             (mask,) = args

@@ -78,9 +78,11 @@ def forecast(
         device: Where to time.
 
     Raises:
-        ModelError: The base is none, the targets match nothing, the base has no block that runs alone, or the adapter
-            is PEFT's own.
+        ModelError: The base is none, the targets match nothing, the base has no block that runs alone or two
+            sides, or the adapter is PEFT's own.
     """
+    if spec.has_two_sides:
+        raise ModelError("task_type: blocks of encoder and decoder take unlike times. Time a run with max_steps: 2")
     if spec.peft is not None:
         raise ModelError("peft: a block is timed with raylora's own adapters only. Time a run with max_steps: 2")
     before = torch.get_num_threads()

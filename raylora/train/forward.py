@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
-from raylora.data.flat import flatten, join, one_text_a_line
+from raylora.data.flat import flatten, join, one_text_a_line, sources_and_targets
 from raylora.model.route import NOBODY, Span
 from raylora.objectives.objective import Scores
 from raylora.train.trainee import Trainee
@@ -36,7 +36,10 @@ def scores_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Scores, ...]:
         trainee: The base and its slots.
         pieces: One a slot; a single one where the base does not attend by rows.
     """
-    run = _by_rows if trainee.why_padded is None else _padded
+    if trainee.spec.has_two_sides:
+        run = _two_sides
+    else:
+        run = _by_rows if trainee.why_padded is None else _padded
     # Slots that are alike share calls where they lie side by side.
     order = sorted(range(len(pieces)), key=lambda place: _kind(trainee, pieces[place]))
     counts = [pieces[place].batch.num_label_tokens for place in order]
@@ -119,6 +122,15 @@ def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     return trainee.readout(inputs, batch.labels_BT)
 
 
+def _two_sides(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
+    (piece,) = pieces
+    sources, targets = sources_and_targets(piece.batch)
+    trainee.bank.route([replace(piece.span, rows=sources.rows, target_rows=targets.rows)])
+    sources, targets = sources.to(trainee.device), targets.to(trainee.device)
+    inputs = two_sided_inputs(sources, targets, trainee.model.config.decoder_start_token_id)
+    return trainee.readout(inputs, targets.labels_BT)
+
+
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
     """The keyword arguments of a model that computes in ``dtype`` for a batch of padded lines.
 
@@ -140,3 +152,17 @@ def encoder_inputs(batch: Batch) -> dict[str, Tensor]:
     is_text_BT = batch.segment_ids_BT > 0
     mask_BT = is_text_BT | ~is_text_BT.any(1, keepdim=True)
     return {"input_ids": batch.input_ids_BT, "attention_mask": mask_BT.long()}
+
+
+def two_sided_inputs(sources: Batch, targets: Batch, start_id: int) -> dict[str, Tensor]:
+    """The keyword arguments of a model that reads sources and writes targets.
+
+    Padding behind a target needs no mask: no token of a decoder sees those after it.
+
+    Args:
+        sources: Lines of one text.
+        targets: Lines of one text each, in the same order.
+        start_id: Token that the decoder starts with, in the place of each target's first one.
+    """
+    ids_BT = torch.cat([torch.full_like(targets.input_ids_BT[:, :1], start_id), targets.input_ids_BT[:, 1:]], dim=1)
+    return encoder_inputs(sources) | {"decoder_input_ids": ids_BT}

@@ -31,8 +31,12 @@ LINEAGE = {
 """What of a manifest is told, and what a person calls it."""
 
 
-AUTO_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification"}
-"""Of transformers by PEFT's word for a task with a head."""
+AUTO_CLASSES = {
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+}
+"""Of transformers by PEFT's word for a task other than the next token."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""Ten steps from sources to targets against transformers' T5 with PEFT's adapter; the adapter in PEFT's own loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
+
+from raylora.data.batches import Batches
+from raylora.data.collate import Batch
+from raylora.model.bank import Adapter
+from raylora.model.export import adapter_files
+from raylora.model.load import quant_format
+from raylora.model.route import Span
+from raylora.spec.run import RunSpec
+from raylora.train.forward import Piece, not_training, scores_of
+from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
+from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq_home, seq2seq_spec, word_tokenizer
+
+RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
+SETTINGS = {"gradient_accumulation_steps": 2, "micro_batch_size": 3, "max_grad_norm": 1.4, "weight_decay": 0.05}
+BASES = {"plain": {}, "int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_seq2seq_home(tmp_path_factory.mktemp("seq2seq"))
+
+
+def base_of(spec: RunSpec, adapted: Sequence[str]) -> PreTrainedModel:
+    """The base as transformers loads it; where it is packed, with what packing leaves of weights."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(spec.base_model, dtype=torch.float32)
+    form = quant_format(spec, torch.float32)
+    for name in adapted if form is not None else ():
+        layer = model.get_submodule(name)
+        shape = (layer.out_features, layer.in_features)
+        layer.weight.data = form.unpack(form.pack(layer.weight.data), shape, torch.float32)
+    return model
+
+
+def in_peft(spec: RunSpec, start: Adapter) -> PeftModel:
+    """The run's model at its start."""
+    kept = {name: start.config[name] for name in ("r", "lora_alpha", "target_modules", "task_type")}
+    model = get_peft_model(base_of(spec, list(start.layers)), LoraConfig(**kept))
+    set_peft_model_state_dict(model, start.tensors)
+    return model.train()
+
+
+def as_transformers_collates(batch: Batch, model: PeftModel) -> dict[str, torch.Tensor]:
+    """Rows by transformers' own collator, which has the model shift the labels."""
+    tokenizer = word_tokenizer()
+    rows = []
+    for ids_T, segments_T in zip(batch.input_ids_BT, batch.segment_ids_BT, strict=True):
+        source, target = (ids_T[segments_T == side].tolist() for side in (1, 2))
+        rows.append({"input_ids": source, "labels": target[1:]})
+    padded = DataCollatorForSeq2Seq(tokenizer, model=model.base_model.model)([dict(row) for row in rows])
+    return dict(padded)
+
+
+def train_in_peft(spec: RunSpec, model: PeftModel, rows: Batches) -> tuple[list[float], list[float]]:
+    """Losses and norms of steps over transformers' own loss: a mean of a micro-batch, weighed by its labels."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=spec.weight_decay)
+    losses, norms = [], []
+    for step, rate in enumerate(RATES):
+        batches = rows.step(step, 0, 1)
+        num_labels = sum(batch.num_label_tokens for batch in batches)
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for batch in batches:
+            loss = model(**as_transformers_collates(batch, model)).loss * batch.num_label_tokens / num_labels
+            loss.backward()
+            losses[-1] += loss.item()
+        norms.append(float(nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)))
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return losses, norms
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
+    home: Path, family: str, base: str, tmp_path: Path
+):
+    spec = seq2seq_spec(home, family, **SETTINGS, **BASES[base])
+    rows, _ = open_rows(spec, home / "cache")
+    trainee = build_tiny(spec)
+    start = trainee.bank.export(0)
+    assert start.config["task_type"] == "SEQ_2_SEQ_LM"
+    model = in_peft(spec, start)
+    all_linear = get_peft_model(base_of(spec, ()), LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_2_SEQ_LM"))
+    adapted = {name.partition("base_model.model.")[2] for name, _ in all_linear.named_modules() if name.endswith(".lora_A")}
+    assert {f"{name}.lora_A" for name in start.layers} == adapted
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, rate) for step, rate in enumerate(RATES)]
+    expected, expected_norms = train_in_peft(spec, model, rows)
+    assert [result.loss for result in results] == pytest.approx(expected, abs=1e-5)
+    assert [result.grad_norm for result in results] == pytest.approx(expected_norms, rel=1e-4)
+    end = trainee.export(0).tensors
+    assert min(float((end[name] - tensor).abs().max()) for name, tensor in start.tensors.items()) > 1e-3
+    for name, content in adapter_files(trainee.export(0)).items():
+        (tmp_path / name).write_bytes(content)
+    loaded = PeftModel.from_pretrained(base_of(spec, list(start.layers)), tmp_path).eval()
+    batch = rows.step(11, 0, 1)[0]
+    theirs = losses_of(loaded, batch)
+    with not_training(trainee):
+        (found,) = scores_of(trainee, [Piece(Span(0), batch)])
+    torch.testing.assert_close(found.losses_N, theirs, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def losses_of(model: PeftModel, batch: Batch) -> torch.Tensor:
+    """Of each labelled token."""
+    padded = as_transformers_collates(batch, model)
+    logits_NV = model(**padded).logits[padded["labels"] != -100]
+    return nn.functional.cross_entropy(logits_NV, padded["labels"][padded["labels"] != -100], reduction="none")
