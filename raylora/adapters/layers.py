@@ -75,6 +75,21 @@ def deltas(adapter: StoredAdapter, place: BasePlace | None = None) -> dict[str, 
         ) from error
 
 
+def why_other_task(config: Mapping[str, Any]) -> str | None:
+    """Say what an adapter was trained for; ``None`` where that is the next token, or is not said.
+
+    Args:
+        config: Of the adapter.
+    """
+    if (task := config.get("task_type")) in (None, "CAUSAL_LM"):
+        return None
+    beside = ", with a head beside it" if config.get("modules_to_save") else ""
+    return (
+        f"was trained for {task}{beside}. Allowed here: CAUSAL_LM. Load it with PEFT's PeftModel over the class of "
+        "transformers for that task, on the same base"
+    )
+
+
 def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     """All tensors but those that layers share, float32, by layer.
 
@@ -85,12 +100,8 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     if kind not in KINDS:
         raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it with PEFT")
     problems = []
-    if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
-        beside = ", with a head beside it" if config.get("modules_to_save") else ""
-        problems.append(
-            f"was trained for {task}{beside}. Allowed here: CAUSAL_LM. Load it with PEFT's PeftModel "
-            "over the class of transformers for that task, on the same base"
-        )
+    if (other := why_other_task(config)) is not None:
+        problems.append(other)
     if config.get("bias", "none") != "none" or config.get("fan_in_fan_out"):
         problems.append(
             f"has bias {config.get('bias')!r} and fan_in_fan_out {config.get('fan_in_fan_out')!r}. Allowed: no biases, "

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raylora.adapters.base import BasePlace, base_of, check_base, find_base
+from raylora.adapters.layers import why_other_task
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError, together
 from raylora.model.source import BaseFolder
@@ -23,9 +24,13 @@ def open_one_base(adapters: Mapping[str, StoredAdapter], place: BasePlace | None
         cache: Folder for what is converted or downloaded.
 
     Raises:
-        ModelError: There is no such base, or some of the adapters, all of which are named, were trained on another.
+        ModelError: There is no such base, or some of the adapters, all of which are named, were trained on another or
+            for another task than the next token.
         StoreError: Storage cannot be read.
     """
+    others = {each.uri: why for each in adapters.values() if (why := why_other_task(each.config)) is not None}
+    if others:  # whose base need not be one that is found here
+        raise together([ModelError(f"adapter: {uri} {why}") for uri, why in others.items()])
     base = find_base(place, cache) if place is not None else base_of(next(iter(adapters.values())), None, cache)
     refusals = []
     for adapter in adapters.values():

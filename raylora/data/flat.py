@@ -1,7 +1,8 @@
 """A batch's rows one after the other on one line, without padding, for a model that attends row by row.
 
 A padded batch enters; what such a model takes leaves, with the labels in the same order. Lines of several slots are
-joined to one. Models that take padded lines are given one text a line, or sources and targets apart. Called by the step.
+joined to one. Models that take padded lines are given one text a line, or sources and targets apart. Called by the
+step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An example becomes the tokens of a source and of its target, for models that read one text and write another.
 
-Enters: a Passage. Leaves: Encoded, the target behind the source, split as a pair is. Called by tokenise, in the place of
-`encode`.
+Enters: a Passage. Leaves: Encoded, the target behind the source, split as a pair is. Called by tokenise, in the place
+of `encode`.
 """
 
 from __future__ import annotations

@@ -182,10 +182,11 @@ def _attention(
 ) -> Tensor:
     """Attention as devices run it: scores are never held, only inputs, output and one number a query.
 
-    CPU and CUDA kernels agree on that. With dropout a CPU has no such kernel, and the plain formula is right.
+    CPU and CUDA kernels agree on that. With dropout, or a mask that takes a gradient (T5's, where blocks run again), a
+    CPU has no such kernel, and the plain formula is right.
     """
     aten: Any = torch.ops.aten
-    if dropout_p:
+    if dropout_p or (attn_mask is not None and attn_mask.requires_grad):
         made = aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )

@@ -36,10 +36,9 @@ def scores_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Scores, ...]:
         trainee: The base and its slots.
         pieces: One a slot; a single one where the base does not attend by rows.
     """
+    run = _by_rows if trainee.why_padded is None else _padded
     if trainee.spec.has_two_sides:
         run = _two_sides
-    else:
-        run = _by_rows if trainee.why_padded is None else _padded
     # Slots that are alike share calls where they lie side by side.
     order = sorted(range(len(pieces)), key=lambda place: _kind(trainee, pieces[place]))
     counts = [pieces[place].batch.num_label_tokens for place in order]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.contract.seq2seq_worker import SHARDING, UNDER, WAYS, see_alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from raylora.model.load import quant_format
 from raylora.model.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.forward import Piece, not_training, scores_of
+from raylora.train.trainee import Trainee
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq_home, seq2seq_spec, word_tokenizer
 
@@ -93,8 +95,12 @@ def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
     start = trainee.bank.export(0)
     assert start.config["task_type"] == "SEQ_2_SEQ_LM"
     model = in_peft(spec, start)
-    all_linear = get_peft_model(base_of(spec, ()), LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_2_SEQ_LM"))
-    adapted = {name.partition("base_model.model.")[2] for name, _ in all_linear.named_modules() if name.endswith(".lora_A")}
+    all_linear = get_peft_model(
+        base_of(spec, ()), LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_2_SEQ_LM")
+    )
+    adapted = {
+        name.partition("base_model.model.")[2] for name, _ in all_linear.named_modules() if name.endswith(".lora_A")
+    }
     assert {f"{name}.lora_A" for name in start.layers} == adapted
     results = [solo_step(trainee, rows.step(step, 0, 1), step, rate) for step, rate in enumerate(RATES)]
     expected, expected_norms = train_in_peft(spec, model, rows)
@@ -102,19 +108,45 @@ def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
     assert [result.grad_norm for result in results] == pytest.approx(expected_norms, rel=1e-4)
     end = trainee.export(0).tensors
     assert min(float((end[name] - tensor).abs().max()) for name, tensor in start.tensors.items()) > 1e-3
+    check_in_pefts_loader(spec, trainee, rows.step(11, 0, 1)[0], tmp_path)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "vera": {"adapter": "vera", "lora_r": 40},
+    "adalora": {"adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_what_pefts_loader_gives(home: Path, kind: str, tmp_path: Path):
+    spec = seq2seq_spec(home, "t5", **SETTINGS, **KINDS[kind])
+    rows, _ = open_rows(spec, home / "cache")
+    trainee = build_tiny(spec)
+    trainee.begin(0, spec, num_steps=6)
+    for step in range(6):
+        solo_step(trainee, rows.step(step, 0, 1), step, 1e-2)
+    check_in_pefts_loader(spec, trainee, rows.step(11, 0, 1)[0], tmp_path)
+
+
+def check_in_pefts_loader(spec: RunSpec, trainee: Trainee, batch: Batch, folder: Path) -> None:
+    """What is published computes, over transformers' model, the losses that it was trained by."""
     for name, content in adapter_files(trainee.export(0)).items():
-        (tmp_path / name).write_bytes(content)
-    loaded = PeftModel.from_pretrained(base_of(spec, list(start.layers)), tmp_path).eval()
-    batch = rows.step(11, 0, 1)[0]
-    theirs = losses_of(loaded, batch)
+        (folder / name).write_bytes(content)
+    adapted = list(trainee.export(0).layers)
+    theirs = losses_of(PeftModel.from_pretrained(base_of(spec, adapted), folder).eval(), batch)
+    without = losses_of(get_peft_model(base_of(spec, adapted), LoraConfig(target_modules=["q"])).eval(), batch)
     with not_training(trainee):
         (found,) = scores_of(trainee, [Piece(Span(0), batch)])
     torch.testing.assert_close(found.losses_N, theirs, rtol=0, atol=2e-5)
+    assert float((theirs - without).abs().max()) > 1e-3
 
 
 @torch.no_grad()
 def losses_of(model: PeftModel, batch: Batch) -> torch.Tensor:
     """Of each labelled token."""
     padded = as_transformers_collates(batch, model)
-    logits_NV = model(**padded).logits[padded["labels"] != -100]
-    return nn.functional.cross_entropy(logits_NV, padded["labels"][padded["labels"] != -100], reduction="none")
+    labels_BT = padded.pop("labels")
+    is_label_BT = labels_BT != -100
+    return nn.functional.cross_entropy(model(**padded).logits[is_label_BT], labels_BT[is_label_BT], reduction="none")

@@ -117,7 +117,9 @@ def test_the_task_and_its_classes_change_the_digest():
     texts = {"datasets": [{"path": "c", "type": "classification"}], "task_type": "seq_cls"}
     words = {"datasets": [{"path": "c", "type": "tags"}], "task_type": "token_cls"}
     of = [digest(**task, labels=labels) for task in (texts, words) for labels in (["a", "b"], ["b", "a"])]
-    assert len(set(of)) == 4
+    sources = {"datasets": [{"path": "c", "type": "completion"}]}
+    of += [digest(**sources), digest(**sources, task_type="seq_2_seq_lm")]
+    assert len(set(of)) == 6
 
 
 def test_validation_rows_change_the_digest():

@@ -13,6 +13,8 @@ BASE = "base_model: org/model\n"
 TEXTS = BASE + "datasets: [{path: rows.jsonl, type: classification}]\n"
 WORDS = BASE + "datasets: [{path: rows.jsonl, type: tags}]\n"
 PAIRS = BASE + "datasets: [{path: rows.jsonl, type: preference}]\n"
+FROM = BASE + "datasets: [{path: rows.jsonl, type: completion}, {path: more.jsonl, type: alpaca}]\n"
+TO = "task_type: seq_2_seq_lm\n"
 SEQ = "task_type: seq_cls\nlabels: [a, b]\n"
 
 
@@ -22,6 +24,8 @@ SEQ = "task_type: seq_cls\nlabels: [a, b]\n"
         TEXTS + SEQ,
         WORDS + "task_type: token_cls\nlabels: [O, B-PER, I-PER]",
         PAIRS + "task_type: seq_cls\nrl: reward",
+        FROM + TO,
+        FROM + TO + "load_in_8bit: true\nuse_dora: true\ndistributed: {strategy: deepspeed, num_workers: 2}",
         TEXTS + SEQ + "adapter: adalora\nload_in_4bit: true\nsample_packing: true",
         TEXTS + SEQ + "loraplus_lr_ratio: 4\ndistributed: {strategy: fsdp, num_workers: 2}",
         TEXTS + SEQ + "test_datasets: [{path: more.jsonl, type: classification}]\ndistributed: {strategy: deepspeed}",
@@ -50,6 +54,19 @@ def test_what_goes_together_is_taken(tmp_path: Path, text: str):
         (TEXTS + SEQ + "adapter_bank: peft", "with adapter_bank: peft (it holds an adapter and no head); remove that"),
         (TEXTS + SEQ + "sample_prompts: [hi]", "with sample_prompts (nothing answers them); remove that"),
         (TEXTS + SEQ + "train_on_inputs: true", "with train_on_inputs: true (the loss is of classes alone)"),
+        (
+            BASE + "datasets: [{path: rows.jsonl}]\n" + TO,
+            "learns from datasets of type completion or alpaca; got type chat",
+        ),
+        (TEXTS + TO, "learns from datasets of type completion or alpaca; got type classification"),
+        (PAIRS + "rl: dpo\n" + TO, "got seq_2_seq_lm with rl: dpo, which needs task_type: causal_lm"),
+        (FROM + TO + "labels: [a, b]", "labels: got a, b with task_type: seq_2_seq_lm, which has no classes"),
+        (FROM + TO + "sample_packing: true", "with sample_packing: true (each text has a line of its own)"),
+        (FROM + TO + "adapter_bank: peft", "with adapter_bank: peft (it writes adapters of decoders)"),
+        (FROM + TO + "adapter: full", "with adapter: full (it publishes decoders)"),
+        (FROM + TO + "train_on_inputs: true", "with train_on_inputs: true (the loss is of the target alone)"),
+        (FROM + TO + "init_lora_weights: eva", "with init_lora_weights: eva (it would count padding among the inputs)"),
+        (FROM + TO + "sample_prompts: [hi]", "got seq_2_seq_lm with sample_prompts (nothing answers them)"),
     ],
 )
 def test_what_does_not_is_refused_with_the_way_out(tmp_path: Path, text: str, said: str):
@@ -66,6 +83,7 @@ def test_a_reward_is_learned_from_pairs(tmp_path: Path):
 def test_pefts_capitals_are_read(tmp_path: Path, task: str):
     text = BASE + f"datasets: [{{path: rows.jsonl}}]\ntask_type: {task}"
     assert load_text(tmp_path, text).spec.task_type == "causal_lm"
+    assert load_text(tmp_path, FROM + TO.replace("seq_2_seq_lm", "SEQ_2_SEQ_LM")).spec.has_two_sides
     assert load_text(tmp_path, TEXTS + SEQ.replace("seq_cls", "SEQ_CLS")).spec.task_type == "seq_cls"
 
 
@@ -76,5 +94,6 @@ def test_runs_of_other_tasks_or_classes_share_no_pack(tmp_path: Path):
         load_text(tmp_path, WORDS + SEQ.replace("seq_cls", "token_cls")).spec,
         load_text(tmp_path, PAIRS + "task_type: seq_cls\nrl: reward").spec,
         load_text(tmp_path, BASE + "datasets: [{path: rows.jsonl}]").spec,
+        load_text(tmp_path, FROM + TO).spec,
     ]
-    assert len({pack_key(spec) for spec in (texts, *others)}) == 5
+    assert len({pack_key(spec) for spec in (texts, *others)}) == 6

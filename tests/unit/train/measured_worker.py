@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from raylora.data.collate import Batch
+from raylora.spec.labels import IGNORED
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.step import Share, train_step
@@ -32,10 +33,21 @@ def full_batch(spec: RunSpec, step: int) -> Batch:
     positions_BT = torch.arange(spec.sequence_len).expand_as(ids_BT).contiguous()
     segments_BT = torch.ones_like(ids_BT)
     rows = tuple((line,) for line in range(spec.micro_batch_size))
+    if spec.has_two_sides:
+        return two_sides(ids_BT, rows)
     if spec.sample_packing:
         segments_BT[:, spec.sequence_len // 2 :] = 2
         rows = tuple((line, line + 1) for line in range(spec.micro_batch_size))
     return Batch(ids_BT, ids_BT, positions_BT, segments_BT, rows)
+
+
+def two_sides(ids_BT: Tensor, rows: tuple[tuple[int, ...], ...]) -> Batch:
+    """Sources and targets of `sequence_len` tokens each, as where one row is all source, another all target."""
+    both_BT, num_tokens = torch.cat([ids_BT, ids_BT], dim=1), ids_BT.shape[1]
+    segments_BT = torch.cat([torch.ones_like(ids_BT), torch.full_like(ids_BT, 2)], dim=1)
+    labels_BT = both_BT.masked_fill(segments_BT == 1, IGNORED)
+    positions_BT = torch.arange(num_tokens).repeat(2).expand_as(both_BT).contiguous()
+    return Batch(both_BT, labels_BT, positions_BT, segments_BT, tuple(row * 2 for row in rows))
 
 
 def share(trainee: Trainee, step: int, slot: int = 0) -> Share:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from raylora.model.meta import read_config
 from raylora.model.source import resolve_base
@@ -39,6 +39,15 @@ OF_BASE: dict[str, dict[str, Any]] = {
     "galore": {"distributed": {"strategy": "ddp"}, "adapter": "full", "optimizer": "galore_adamw", "galore_rank": 16},
 }
 """Runs that train the base itself."""
+TWO_SIDES: dict[str, Any] = {
+    "task_type": "seq_2_seq_lm",
+    "datasets": [{"path": "rows", "type": "completion"}],
+    "lora_target_modules": "all-linear",
+}
+OF_T5: dict[str, dict[str, Any]] = {
+    "t5-nf4": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "lora_dropout": 0.1, **TWO_SIDES},
+    "t5-checkpointing": {"distributed": {"strategy": "ddp"}, "gradient_checkpointing": True, **TWO_SIDES},
+}
 FEW_TOKENS: dict[str, Any] = {"distributed": {"strategy": "ddp"}, "sequence_len": 16, "micro_batch_size": 1}
 """What is not the pass itself is most of it."""
 BESIDE: dict[str, dict[str, Any]] = {
@@ -68,6 +77,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a head of its own, as Flan-T5 has."""
+    path = tmp_path_factory.mktemp("t5")
+    config = T5Config(
+        d_model=192, d_kv=32, d_ff=520, num_layers=4, num_heads=6, vocab_size=2047, tie_word_embeddings=False,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(2047, 192))
+    model.to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
 Run = tuple[RunSpec, Path]
 """With the folder of its base."""
 Held = dict[str, list[dict[str, int]]]
@@ -83,9 +106,10 @@ def demo(shared_cache: Path) -> Run | None:
 
 
 @pytest.fixture(scope="module")
-def held(folder: Path, demo: Run | None, tmp_path_factory: pytest.TempPathFactory) -> Held:
+def held(folder: Path, t5: Path, demo: Run | None, tmp_path_factory: pytest.TempPathFactory) -> Held:
     """What each rank held in each run, all in one process group."""
     runs: dict[str, Run] = {name: (asked(fields), folder) for name, fields in {**RUNS, **BESIDE}.items()}
+    runs |= {name: (asked(fields), t5) for name, fields in OF_T5.items()}
     runs |= {"accumulating": (asked(ACCUMULATING), folder)} | ({"demo": demo} if demo else {})
     return measured(runs, tmp_path_factory.mktemp("held"))
 
@@ -104,6 +128,11 @@ def measured(runs: dict[str, Run], place: Path) -> Held:
 @pytest.mark.parametrize("name", RUNS)
 def test_predicted_is_measured(name: str, held: Held, folder: Path) -> None:
     compare(asked(RUNS[name]), folder, held[name])
+
+
+@pytest.mark.parametrize("name", OF_T5)
+def test_what_encoder_and_decoder_hold_is_measured(name: str, held: Held, t5: Path) -> None:
+    compare(asked(OF_T5[name]), t5, held[name])
 
 
 @pytest.fixture(scope="module")
