@@ -31,6 +31,7 @@ from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
+from tests.unit.train.tiny_seq2seq import FAMILIES as TWO_SIDED
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -66,6 +67,7 @@ CELLS = {
     "answers": set(product(OBJECTIVES, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
     "answers by method": set(product(METHODS, OBJECTIVES)),
     "head": set(product(HEADS, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
+    "from source to target": set(product(TWO_SIDED, (*BASES, *PLACES, "in a pack", "PEFT's bank"))),
 }
 
 
@@ -169,6 +171,15 @@ def test_a_head_is_refused_where_the_rules_refuse_it(head: str):
     for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
         assert (refusal(asked, fields) != "") == (TABLES["head"][head, column] == "refused"), column
     assert (TABLES["head"][head, "in a pack"] == "alone") == (family != "llama"), "encoders see both sides"
+
+
+@pytest.mark.parametrize("family", TWO_SIDED)
+def test_a_run_from_source_to_target_is_refused_where_the_rules_refuse_it(family: str):
+    asked = {"task_type": "seq_2_seq_lm", "datasets": [{"path": "rows.jsonl", "type": "completion"}]}
+    cells = TABLES["from source to target"]
+    for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
+        assert (refusal(asked, fields) != "") == (cells[family, column] == "refused"), column
+    assert cells[family, "in a pack"] == "alone"
 
 
 def test_the_kinds_of_adapters_that_were_run_with_heads():
