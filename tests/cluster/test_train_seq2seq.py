@@ -83,5 +83,5 @@ def test_a_wrong_row_is_told_with_its_line_and_nothing_is_left(home: Path, on_he
     source = f"datasets=[{{path: {home / 'wrong.jsonl'}, type: completion}}]"
     ended = on_head.run("train", written(home, "wrong"), "--json", "--set", source)
     assert ended.code != 0
-    assert "wrong.jsonl, line 5: column 'completion' holds text, got 3" in ended.error
+    assert "wrong.jsonl, line 5: column 'completion' holds text, got int '3'" in ended.error
     assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
