@@ -24,15 +24,16 @@ from raylora.data.tokenised import Positions, TokenisedRows
 from raylora.spec.run import RunSpec
 
 
-def open_batches(spec: RunSpec, tokenizer: PreTrainedTokenizerFast, rows: TokenisedRows) -> Batches:
+def open_batches(spec: RunSpec, tokenizer: PreTrainedTokenizerFast | None, rows: TokenisedRows) -> Batches:
     """Open the batches of a run's training or validation rows.
 
     Args:
         spec: The run.
-        tokenizer: Gives the token that pads.
+        tokenizer: Gives the token that pads; none where rows are no texts, of which none is longer.
         rows: The rows.
     """
-    pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    ids = () if tokenizer is None else (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    pad_id = next((i for i in ids if i is not None), 0)
     return Batches(spec, rows, pad_id)
 
 

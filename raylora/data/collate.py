@@ -36,6 +36,8 @@ class Batch:
         segment_ids_BT: 1, 2, ... for the texts of a line; 0 for padding.
         row_ids: The row of each text of each line, none for a line of padding. A pair's two texts are of one row.
         is_desirable: Of each text, line by line, whether it is a desirable answer; false where rows are not rated.
+        values: What goes into the model where token ids do not, line by line: pixels (B, C, H, W),
+            or spectrograms (B, T, F).
     """
 
     input_ids_BT: torch.Tensor
@@ -44,6 +46,7 @@ class Batch:
     segment_ids_BT: torch.Tensor
     row_ids: tuple[tuple[int, ...], ...]
     is_desirable: tuple[bool, ...] = ()
+    values: torch.Tensor | None = None
 
     @property
     def num_label_tokens(self) -> int:
@@ -80,6 +83,7 @@ class Batch:
             labels_BT=self.labels_BT.to(device),
             position_ids_BT=self.position_ids_BT.to(device),
             segment_ids_BT=self.segment_ids_BT.to(device),
+            values=None if self.values is None else self.values.to(device),
         )
 
 
@@ -113,7 +117,13 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows | Mismatched, pad
         torch.from_numpy(segment_ids_BT),
         tuple(tuple(int(rows.row_ids[row]) for row, _, _ in line) for line in lines),
         tuple(bool(rows.is_desirable[row]) for line in lines for row, _, _ in line),
+        None if isinstance(rows, Mismatched) else _values(bins, rows),
     )
+
+
+def _values(bins: Sequence[Sequence[int]], rows: TokenisedRows) -> torch.Tensor | None:
+    found = [values for line in bins for row in line if (values := rows.values(row)) is not None]
+    return torch.from_numpy(np.stack(found)) if found else None
 
 
 def filler_batch(pad_id: int) -> Batch:

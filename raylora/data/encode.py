@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.chat import ChatTemplate, Span
@@ -27,6 +29,7 @@ class Encoded:
         split_at: Of a pair, where the second answer's text starts; 0 where there is one text.
         is_desirable: Of a rated answer, whether it is desirable.
         classes: Of each token with loss, where a class is to be learned and not the token itself.
+        values: What goes into the model where ids do not, such as an image's pixels; ids then only count.
     """
 
     input_ids: list[int]
@@ -34,6 +37,7 @@ class Encoded:
     split_at: int = 0
     is_desirable: bool = False
     classes: tuple[int, ...] = ()
+    values: NDArray[np.float32] | None = None
 
     @property
     def num_labels(self) -> int:

@@ -7,6 +7,7 @@ where a column type would merge them. Called by source.
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from collections.abc import Callable, Iterator
@@ -56,8 +57,12 @@ def place_of(name: str, ending: str, number: int) -> str:
 
 
 def to_json(row: Any) -> str:
-    """Write a row as JSON text; values JSON has no word for (dates) become their text."""
-    return json.dumps(row, ensure_ascii=False, default=str)
+    """Write a row as JSON text; values JSON has no word for (dates) become their text, and bytes base64."""
+    return json.dumps(row, ensure_ascii=False, default=_text_of)
+
+
+def _text_of(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def drop_nones(row: dict[str, Any]) -> dict[str, Any]:

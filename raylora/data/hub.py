@@ -48,6 +48,9 @@ class HubRows:
             rows = self.builder.as_dataset(split=self.spec.split)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{self.spec.path}, split {self.spec.split!r}: {error}") from error
+        for name, feature in rows.features.items():
+            if isinstance(feature, datasets.Image | datasets.Audio):
+                rows = rows.cast_column(name, type(feature)(decode=False))  # the bytes: JSON holds no pixels
         for number, row in enumerate(rows, start=1):
             yield number, to_json(drop_nones(row))
 

@@ -124,7 +124,8 @@ class LabelEncoder:
         """
         if isinstance(example, Classified):
             ids, num_last, _ = self._tokens(example.text)
-            return ClassedTexts.of(ids, (self._class(example.label, "label"),), self._pad_id, num_last=num_last)
+            classes = (class_number(example.label, self._labels, "label"),)
+            return ClassedTexts.of(ids, classes, self._pad_id, num_last=num_last)
         if isinstance(example, Tagged):
             return self._words(example)
         assert isinstance(example, Pair)
@@ -137,7 +138,7 @@ class LabelEncoder:
         return pad_id
 
     def _words(self, example: Tagged) -> Words:
-        classes = [self._class(tag, f"tags[{at}]") for at, tag in enumerate(example.tags)]
+        classes = [class_number(tag, self._labels, f"tags[{at}]") for at, tag in enumerate(example.tags)]
         text = " ".join(example.words)
         starts = [0, *accumulate(len(word) + 1 for word in example.words[:-1])]
         ids, num_last, offsets = self._tokens(text)
@@ -171,15 +172,22 @@ class LabelEncoder:
             text = answer.prompt + answer.text
         return self._tokens(text)[0]
 
-    def _class(self, value: str | int, at: str) -> int:
-        """The number of a class; a number that is itself a name is that name."""
-        if str(value) in self._labels:
-            return self._labels.index(str(value))
-        if str(value).isdecimal() and int(value) < len(self._labels):
-            return int(value)
-        close = difflib.get_close_matches(str(value), self._labels, n=1)
-        nearest = f"; nearest: {close[0]}" if close else ""
-        raise DataError(
-            f"{at}: got {value!r}; allowed by labels: {', '.join(self._labels)}, "
-            f"or 0 to {len(self._labels) - 1}{nearest}"
-        )
+
+def class_number(value: str | int, labels: Sequence[str], at: str) -> int:
+    """The number of a class; a number that is itself a name is that name.
+
+    Args:
+        value: Name or number, as a row has it.
+        labels: Names of the classes.
+        at: Where in the row, for people.
+
+    Raises:
+        DataError: It is none of the classes.
+    """
+    if str(value) in labels:
+        return labels.index(str(value))
+    if str(value).isdecimal() and int(value) < len(labels):
+        return int(value)
+    close = difflib.get_close_matches(str(value), labels, n=1)
+    nearest = f"; nearest: {close[0]}" if close else ""
+    raise DataError(f"{at}: got {value!r}; allowed by labels: {', '.join(labels)}, or 0 to {len(labels) - 1}{nearest}")

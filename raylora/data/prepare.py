@@ -17,11 +17,25 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from raylora.data import chat, conversation, encode, formats, json_array, labelled, rows, source_target, tokenise
+from raylora.data import (
+    audio,
+    chat,
+    conversation,
+    encode,
+    formats,
+    images,
+    json_array,
+    labelled,
+    rows,
+    source_target,
+    tokenise,
+    values,
+)
 from raylora.data.balance import why_unbalanced
 from raylora.data.encode import Encoder
 from raylora.data.labelled import LabelEncoder
 from raylora.data.mix import check_weights
+from raylora.data.processors import PROCESSORS
 from raylora.data.report import DataReport, SourceReport, report_source
 from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
@@ -30,6 +44,7 @@ from raylora.data.split import split_rows
 from raylora.data.tokenise import Fate, RowEncoder, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.data.values import ValueEncoder, with_files
 from raylora.errors import DataError, together
 from raylora.log import get_logger
 from raylora.spec.run import RunSpec
@@ -38,7 +53,20 @@ from raylora.store.once import build_once
 _log = get_logger(__name__)
 _NUM_NAMED_ROWS = 5
 # What the tokens of a row depend on. Their text is part of the cache's key, so no version number can be forgotten.
-_CODE = (chat, conversation, encode, formats, json_array, labelled, rows, source_target, tokenise)
+_CODE = (
+    audio,
+    chat,
+    conversation,
+    encode,
+    formats,
+    images,
+    json_array,
+    labelled,
+    rows,
+    source_target,
+    tokenise,
+    values,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +126,7 @@ def prepare(spec: RunSpec, tokenizer_dir: Path, cache: Path) -> Prepared:
 
 
 def open_sources(spec: RunSpec, cache: Path) -> list[Source]:
-    """Find the sources of a run, those of `datasets` before those of `test_datasets`; no row is read yet.
+    """Find the sources of a run, those of `datasets` before those of `test_datasets`; no text is read yet.
 
     Args:
         spec: The run.
@@ -112,7 +140,7 @@ def open_sources(spec: RunSpec, cache: Path) -> list[Source]:
     for dataset in (*spec.datasets, *spec.test_datasets):
         try:
             check_columns(dataset.type, dataset.columns)
-            sources.append(open_source(dataset, cache / "downloads"))
+            sources.append(with_files(open_source(dataset, cache / "downloads")))
         except DataError as error:
             errors.append(error)
     if errors:
@@ -131,14 +159,14 @@ class _Tokenisation:
 
     @classmethod
     def of(cls, spec: RunSpec, tokenizer_dir: Path, cache: Path) -> _Tokenisation:
-        tokenizer = load_tokenizer(tokenizer_dir, spec.chat_template)
+        encoder, reader_digest = _encoder(spec, tokenizer_dir)
         about = [
-            tokenizer_digest(tokenizer),
+            reader_digest,
             [transformers.__version__, tokenizers.__version__],
             [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
             [spec.sequence_len, spec.excess_length_strategy, spec.train_on_inputs, spec.task_type, spec.labels],
         ]
-        return cls(spec, _encoder(spec, tokenizer), json.dumps(about), cache)
+        return cls(spec, encoder, json.dumps(about), cache)
 
     def rows(self, sources: Sequence[Source]) -> tuple[TokenisedRows, tuple[SourceReport, ...]]:
         """Tokenise some sources, and keep the rows that can be used."""
@@ -170,7 +198,16 @@ class _Tokenisation:
             _refuse(found, Fate.TOO_LONG, f"are longer than sequence_len = {self.spec.sequence_len:,} tokens")
 
 
-def _encoder(spec: RunSpec, tokenizer: PreTrainedTokenizerFast) -> RowEncoder:
+def _encoder(spec: RunSpec, folder: Path) -> tuple[RowEncoder, str]:
+    """What encodes rows, and the digest of what it reads them with."""
+    if spec.reads_values:
+        processor = PROCESSORS[spec.task_type](folder)
+        return ValueEncoder(processor, spec.labels), processor.digest
+    tokenizer = load_tokenizer(folder, spec.chat_template)
+    return _text_encoder(spec, tokenizer), tokenizer_digest(tokenizer)
+
+
+def _text_encoder(spec: RunSpec, tokenizer: PreTrainedTokenizerFast) -> RowEncoder:
     if spec.has_two_sides:
         return TargetEncoder(tokenizer)
     return LabelEncoder(tokenizer, spec.labels) if spec.has_head else Encoder(tokenizer, spec.train_on_inputs)

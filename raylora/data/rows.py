@@ -1,17 +1,20 @@
 """A row of a file becomes a conversation, a passage, a pair of either, a rated one, or what has classes, by its type.
 
 Enters: one row as a dict, the dataset's type and its column names. Leaves: a Conversation (rendered by the chat
-template), a Passage (prompt and text), a Pair, a Rated, a Classified text or Tagged words. Called by tokenise. To add a
-type, add its function and its entry in TYPES.
+template), a Passage (prompt and text), a Pair, a Rated, a Classified text, Tagged words or a ClassifiedFile. Called by
+tokenise. To add a type, add its function and its entry in TYPES.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from raylora.data.conversation import Conversation, read_conversation, short
@@ -60,7 +63,16 @@ class Tagged:
     tags: tuple[str | int, ...]
 
 
-Example = Conversation | Passage | Pair | Rated | Classified | Tagged
+@dataclass(frozen=True)
+class ClassifiedFile:
+    """An image or a recording, by column: as the bytes of its file or as its path; and its class, by name or number."""
+
+    column: str
+    content: bytes | str
+    label: str | int
+
+
+Example = Conversation | Passage | Pair | Rated | Classified | Tagged | ClassifiedFile
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,22 @@ def _tags(row: Row) -> Tagged:
     return Tagged(tuple(words), tuple(_class(tag, f"tags[{at}]") for at, tag in enumerate(tags)))
 
 
+def _file(column: str, row: Row) -> ClassifiedFile:
+    """A path, or what columns of files are in `datasets`: bytes, or a path beside none."""
+    value, label = row[column], _class(row["label"], "label")
+    if isinstance(value, Mapping):
+        if isinstance(content := value.get("bytes"), str):
+            with suppress(binascii.Error, ValueError):
+                return ClassifiedFile(column, base64.b64decode(content, validate=True), label)
+        value = value.get("path")
+    if not isinstance(value, str) or not value:
+        raise DataError(
+            f"column {column!r} holds the path of a file, or {{bytes: ...}} with its content, which JSON has in "
+            f"base64; got {short(row[column])}"
+        )
+    return ClassifiedFile(column, value, label)
+
+
 def _list(row: Row, column: str) -> list[Any]:
     """A list, which CSV files hold as its JSON text."""
     value = row[column]
@@ -252,5 +280,7 @@ TYPES: dict[str, RowType] = {
     "unpaired_preference": RowType(("prompt", "completion", "label"), ("tools",), _unpaired_preference),
     "classification": RowType(("text", "label"), (), _classification),
     "tags": RowType(("tokens", "tags"), (), _tags),
+    "image": RowType(("image", "label"), (), partial(_file, "image")),
+    "audio": RowType(("audio", "label"), (), partial(_file, "audio")),
 }
 """Each row type of the specification."""

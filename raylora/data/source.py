@@ -58,6 +58,16 @@ class Source:
             return f"{self.spec.path}, split {self.spec.split!r}, row {number}"
         return place_of(self.files[file].name, self.files[file].ending, number)
 
+    def folder(self, file: int) -> Path | None:
+        """Where relative paths in the rows of a file start; ``None`` where its rows are not of this machine.
+
+        Args:
+            file: Index of the file, from 0.
+        """
+        if self.read_hub is not None or "://" in self.files[file].name:
+            return None
+        return self.files[file].local.parent
+
 
 def open_source(spec: DatasetSpec, downloads: Path) -> Source:
     """Find a dataset's rows: a bucket's, this machine's or the hub's.

@@ -29,6 +29,8 @@ DESIRABLE = "is_desirable"
 """Column of whether a row's answer is desirable; a table whose rows are not rated may be without."""
 CLASSES = "classes"
 """Column of the class of each token with loss; empty, or not there, where the tokens themselves are learned."""
+VALUES, SHAPE = "values", "shape"
+"""Columns of what goes into the model where token ids do not; empty, or not there, where ids do."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
@@ -126,6 +128,14 @@ class TokenisedRows:
             num_labels = int(is_label_T.sum())
             labels_T[is_label_T], classes = classes[:num_labels], classes[num_labels:]
             found.append((ids_T, labels_T))
+        return found
+
+    def values(self, position: int) -> NDArray[np.float32] | None:
+        """What goes into the model where token ids do not, such as an image's pixels; ``None`` where ids do."""
+        table, line = self._line(int(self.row_ids[position]))
+        if SHAPE not in table.column_names or not (shape := table.column(SHAPE)[line].as_py()):
+            return None
+        found: NDArray[np.float32] = table.column(VALUES)[line].values.to_numpy().reshape(shape)
         return found
 
     def place(self, row_id: int) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear, ToRead
-from raylora.model.load import Weights, trunk_of
+from raylora.model.load import Weights
 
 
 class BaseWeights:
@@ -109,7 +109,7 @@ class BaseWeights:
     @cached_property
     def _files(self) -> Weights:
         assert self._folder is not None
-        return Weights(self._folder, trunk_of(self._model))
+        return Weights(self._folder, self._model)
 
 
 @contextmanager

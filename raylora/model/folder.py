@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from raylora.errors import ModelError
 from raylora.model.meta import NO_CONFIG, read_config
 from raylora.model.task_class import task_class
-from raylora.spec.task import TaskType
+from raylora.spec.task import OF_VALUES, TaskType
 
 INDEX = "model.safetensors.index.json"
 
@@ -29,11 +29,12 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "preprocessor_config.json",
     "vocab.*",
     "merges.txt",
     "*.model",
 )
-"""Files of a remote folder that are fetched: weights, config and tokenizer, and never code or pickles."""
+"""Files of a remote folder that are fetched: weights, config, tokenizer and processor, and never code or pickles."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -41,15 +42,17 @@ LOGICAL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 """A hub id or a bare name; an absolute path or one that climbs is neither."""
 
 
-def check_listing(names: Collection[str], where: str) -> None:
+def check_listing(names: Collection[str], where: str, task: TaskType = "causal_lm") -> None:
     """Refuse a folder by the names of its files, before anything is downloaded or read.
 
     Args:
         names: File names directly in the folder.
         where: The folder as the user knows it.
+        task: What is to be learned.
 
     Raises:
-        ModelError: No config.json, pickle files only, no weights, or no tokenizer.
+        ModelError: No config.json, pickle files only, no weights, or no tokenizer, of a base that reads no texts
+            no processor.
     """
     if "config.json" not in names:
         raise ModelError(NO_CONFIG.format(where))
@@ -61,7 +64,13 @@ def check_listing(names: Collection[str], where: str) -> None:
             "Use a revision with safetensors, or convert it where you trust it: load it with transformers and "
             "save_pretrained it."
         )
-    if not any(name.startswith(("tokenizer", "vocab")) or name.endswith(".model") for name in names):
+    if task in OF_VALUES:
+        if "preprocessor_config.json" not in names:
+            raise ModelError(
+                f"base_model: {where} has no image processor or feature extractor (preprocessor_config.json). "
+                "Save that of this model into the same folder with its save_pretrained."
+            )
+    elif not any(name.startswith(("tokenizer", "vocab")) or name.endswith(".model") for name in names):
         raise ModelError(
             f"base_model: {where} has no tokenizer (tokenizer.json, tokenizer.model or vocab files). "
             "Save the tokenizer of this model into the same folder with its save_pretrained."
@@ -79,7 +88,7 @@ def check_folder(folder: Path, task: TaskType = "causal_lm") -> None:
         ModelError: As `check_listing`; a shard is missing; code comes with it; it is no model for the task; or it is
             quantized already.
     """
-    check_listing([path.name for path in folder.iterdir()], str(folder))
+    check_listing([path.name for path in folder.iterdir()], str(folder), task)
     weight_files(folder)
     check_config(read_config(folder), str(folder), task)
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.file_names import file_name, present_name_of
 from raylora.model.folder import weight_files
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
-from raylora.model.positions import check_positions
+from raylora.model.positions import check_positions, check_value_tokens
 from raylora.model.quant import QuantFormat
 from raylora.spec.base import BaseFields
 from raylora.spec.run import RunSpec
@@ -47,13 +48,17 @@ class Weights:
 
     Args:
         folder: Local folder.
-        trunk: What names of the model begin with, all but its head's: a base published without a head leaves it out.
+        model: Whose names they are to have: those that it was published with before, or without a head, are read as
+            its own.
     """
 
-    def __init__(self, folder: Path, trunk: str = "") -> None:
+    def __init__(self, folder: Path, model: nn.Module | None = None) -> None:
         opened = [safe_open(path, framework="pt") for path in weight_files(folder)]
-        self._files = {_present_name(key): (file, key) for file in opened for key in [*file.keys()]}
-        if trunk and not any(name.startswith(f"{trunk}.") for name in self._files):
+        name_of = present_name_of(model)
+        self._files = {name_of(key): (file, key) for file in opened for key in [*file.keys()]}
+        trunk = getattr(model, "base_model_prefix", "")
+        # Where encoder and decoder stand side by side, nothing is under that name.
+        if hasattr(model, trunk) and not any(name.startswith(f"{trunk}.") for name in self._files):
             self._files = {f"{trunk}.{name}": found for name, found in self._files.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -64,12 +69,6 @@ class Weights:
         file, key = self._files[name]
         tensor: Tensor = file.get_tensor(key)
         return tensor
-
-
-def trunk_of(model: nn.Module) -> str:
-    """What names of a model begin with, all but its head's; empty where encoder and decoder stand side by side."""
-    prefix: str = getattr(model, "base_model_prefix", "")
-    return prefix if hasattr(model, prefix) else ""
 
 
 def quant_format(spec: BaseFields, dtype: torch.dtype) -> QuantFormat | None:
@@ -117,7 +116,9 @@ def base_on_meta(config: PretrainedConfig, spec: RunSpec, dtype: torch.dtype) ->
         ModelError: It is no model for the task, or cannot do the gradient checkpointing that was asked for.
     """
     model = meta_model(config, dtype, spec)
-    if spec.has_head:
+    if spec.reads_values:
+        check_value_tokens(model, spec.task_type)
+    elif spec.has_head:
         check_positions(model, spec.sequence_len)
     if spec.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(
@@ -149,7 +150,7 @@ def load_base(
     """
     parts = Parts()
     with parts.of("load"):
-        weights = Weights(folder, trunk_of(model))
+        weights = Weights(folder, model)
         _check_names(model, weights, folder)
     for name, block in blocks(model).items():
         _fill(block, f"{name}.", weights, device, parts)
@@ -179,7 +180,7 @@ def load_in_turn(
     Raises:
         ModelError: The folder lacks tensors that the model has.
     """
-    weights, parts = Weights(folder, trunk_of(model)), Parts()
+    weights, parts = Weights(folder, model), Parts()
     _check_names(model, weights, folder)
     of_blocks = blocks(model)
     for name, block in of_blocks.items():
@@ -227,29 +228,16 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _file_name(name: str) -> str:
-    """The checkpoint's name of a parameter: a packed row stands for the layer's weight."""
-    return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
-
-
-def _present_name(key: str) -> str:
-    """A tensor's name in the model: the first BERTs were published with others for the values of a norm."""
-    for before, now in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
-        if key.endswith(before):
-            return key.removesuffix(before) + now
-    return key
-
-
 def _check_names(model: PreTrainedModel, weights: Weights, folder: Path) -> None:
     is_frozen = any(
         isinstance(module, FrozenLinear) for module in model.modules()
     )  # else what takes a gradient is its own
     held = [name for name, parameter in model.named_parameters() if not (is_frozen and parameter.requires_grad)]
-    missing = [name for name in held if _file_name(name) not in weights and not _is_tied(model, name)]
+    missing = [name for name in held if file_name(name) not in weights and not _is_tied(model, name)]
     if missing:
         raise ModelError(
             f"base_model: {folder.name} lacks {len(missing)} of the tensors of {type(model).__name__}, first "
-            f"{_file_name(missing[0])!r}; save it once with transformers' save_pretrained and use that folder"
+            f"{file_name(missing[0])!r}; save it once with transformers' save_pretrained and use that folder"
         )
 
 
@@ -270,12 +258,12 @@ def _fill(
 ) -> None:
     """Fill what is on the meta device, but for what has a name that starts with one of `but`."""
     for name, owner, leaf, parameter in _on_meta(module):
-        file_name = _file_name(prefix + name)
-        if name.startswith(but) or file_name not in weights:  # the head, tied to the embedding: tie_weights fills it
+        in_file = file_name(prefix + name)
+        if name.startswith(but) or in_file not in weights:  # the head, tied to the embedding: tie_weights fills it
             continue
         packer = owner if isinstance(owner, QuantLinear) and leaf == "packed" else None
         with parts.of("load"):
-            tensor = weights.read(file_name).to(device)
+            tensor = weights.read(in_file).to(device)
             value = tensor.to(parameter.dtype if packer is None else packer.compute_dtype)
         if packer is not None:
             with parts.of("quantize"):

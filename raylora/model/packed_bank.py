@@ -20,7 +20,7 @@ from raylora.model.route import Route, Span
 from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.vera import Projections
-from raylora.spec.task import TaskType
+from raylora.spec.task import OF_VALUES, TaskType
 
 
 class PackedBank:
@@ -131,5 +131,5 @@ class PackedBank:
 
     def _config(self, slot: int) -> dict[str, Any]:
         short = short_targets(self._model, self._targets[slot])
-        of_task = {"task_type": self._task.upper()} | self._heads.config
+        of_task = {"task_type": None if self._task in OF_VALUES else self._task.upper()} | self._heads.config
         return adapter_config(self._settings[slot], short, self._base_name) | of_task

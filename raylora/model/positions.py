@@ -1,4 +1,7 @@
-"""How long a row may be in a base that learned a vector for each position. Called where such a base is made."""
+"""How long a row may be in a base that learned a vector for each position, and how long what is no text is.
+
+Called where such a base is made.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.task_class import OF_FILES
+from raylora.spec.task import TaskType
+from raylora.spec.value_shape import value_shape
 
 
 def check_positions(model: PreTrainedModel, sequence_len: int) -> None:
@@ -26,3 +32,23 @@ def check_positions(model: PreTrainedModel, sequence_len: int) -> None:
                     f"sequence_len: got {sequence_len}, and {type(model).__name__} has "
                     f"{module.num_embeddings - before} positions. Lower sequence_len, or take another base"
                 )
+
+
+def check_value_tokens(model: PreTrainedModel, task: TaskType) -> None:
+    """Refuse a base that makes other tokens of an image or a recording than `value_shape` counts.
+
+    Args:
+        model: The base; its parameters may be on the meta device.
+        task: What it is for.
+
+    Raises:
+        ModelError: It does, or learned no position for each: who counts its tokens, and draws dropout for them, would
+            count wrongly.
+    """
+    shape = value_shape(task, model.config)
+    learned = [each for name, each in model.named_parameters() if name.endswith("position_embeddings")]
+    if shape is None or [each.shape[:-1] for each in learned] != [(1, shape.num_tokens)]:
+        raise ModelError(
+            f"base_model: {type(model).__name__} makes other tokens of a file than one for each patch and what it "
+            f"classifies before them. Allowed: {OF_FILES[task]}. Choose such a base"
+        )

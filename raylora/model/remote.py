@@ -25,6 +25,7 @@ from transformers import PretrainedConfig
 from raylora.errors import ModelError
 from raylora.model.folder import FILES, check_listing
 from raylora.model.meta import NO_CONFIG, read_config
+from raylora.spec.task import TaskType
 from raylora.store.blob import open_store
 from raylora.store.once import build_once
 
@@ -50,12 +51,13 @@ def hub_folder(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
         raise ModelError(f"base_model: {_what_failed(hub_id, revision, error)}") from error
 
 
-def bucket_folder(uri: str, cache: Path) -> Path:
+def bucket_folder(uri: str, cache: Path, task: TaskType = "causal_lm") -> Path:
     """Download a model's folder from object storage into the cache.
 
     Args:
         uri: ``s3://bucket/prefix`` of a folder with config.json, safetensors and tokenizer files.
         cache: Where it is kept, one folder for each version of what lies there.
+        task: What is to be learned.
 
     Raises:
         ModelError: What lies there is no usable base.
@@ -63,7 +65,7 @@ def bucket_folder(uri: str, cache: Path) -> Path:
     """
     store = open_store(uri)
     names = [key for key in store.keys("") if "/" not in key]
-    check_listing(names, uri)
+    check_listing(names, uri, task)
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in FILES)]
     versions = {name: store.version(name) for name in wanted}
     version = hashlib.sha256(json.dumps([store.uri, versions]).encode()).hexdigest()

@@ -48,8 +48,11 @@ def attend_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:
         longest_row: Tokens of the longest row that it will be given, at least 1.
 
     Returns:
-        ``None``, or why the model cannot, which is then as it was.
+        ``None``, or why the model cannot, which is then as it was. A model that takes no token ids stays as it is, too:
+        its rows are of one length, and those of any number of slots lie one below the other.
     """
+    if model.main_input_name != "input_ids":
+        return None
     reason = why_not_by_rows(model, longest_row)
     before = model.config._attn_implementation
     if reason or before == NAME:

@@ -50,7 +50,7 @@ def resolve_base(spec: RunSpec, cache: Path) -> BaseFolder:
         ModelError: Nothing is there, or what is there cannot be the base of a run.
         StoreError: Storage cannot be read, or the cache cannot be written.
     """
-    path, name, revision = _locate(spec.base_model, spec.base_model_revision, cache)
+    path, name, revision = _locate(spec, cache)
     check_folder(path, spec.task_type)
     return BaseFolder(path, name or logical_name(path, path.name), revision, base_digest(path, cache))
 
@@ -76,8 +76,9 @@ def base_config(spec: RunSpec) -> PretrainedConfig:
     return config
 
 
-def _locate(asked: str, revision: str | None, cache: Path) -> tuple[Path, str | None, str | None]:
+def _locate(spec: RunSpec, cache: Path) -> tuple[Path, str | None, str | None]:
     """Folder, name where the form itself tells it, commit where there is one."""
+    asked, revision = spec.base_model, spec.base_model_revision
     path = None if asked.startswith("s3://") else local_path(asked)
     if path is None and not asked.startswith("s3://"):
         snapshot = hub_folder(asked, revision, FILES)
@@ -88,7 +89,7 @@ def _locate(asked: str, revision: str | None, cache: Path) -> tuple[Path, str | 
             "Allowed: a commit, tag or branch of a hub id. Remove it."
         )
     if path is None:
-        folder = bucket_folder(asked, cache)
+        folder = bucket_folder(asked, cache, spec.task_type)
         return folder, logical_name(folder, asked.rstrip("/").rpartition("/")[2]), None
     if path.is_file():
         return gguf_folder(path, cache), None, None

@@ -12,7 +12,9 @@ import sys
 from typing import Any, cast
 
 from transformers import (
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -20,7 +22,9 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -34,8 +38,17 @@ AUTO: dict[TaskType, tuple[Any, Any]] = {
     "seq_2_seq_lm": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
     "seq_cls": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
     "token_cls": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
+    "image_cls": (AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
+    "audio_cls": (AutoModelForAudioClassification, MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING),
 }
 """What makes the model of each task, and its classes by config."""
+
+OF_TEXTS = "a decoder (Llama, Qwen, Mistral, Gemma) or an encoder (BERT, RoBERTa)"
+OF_FILES: dict[TaskType, str] = {
+    "image_cls": "a vision transformer with a token for each patch and one before them (ViT)",
+    "audio_cls": "an audio spectrogram transformer (AST)",
+}
+"""Bases of tasks whose rows are no texts."""
 
 CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Endings of the class names under which checkpoints that can continue a text are published."""
@@ -66,13 +79,15 @@ def task_class(config: PretrainedConfig, task: TaskType) -> type[PreTrainedModel
     if task == "seq_2_seq_lm":
         return two_sided_class(config)
     auto, classes = AUTO[task]
-    if type(config) not in classes or config.is_encoder_decoder:
-        why = "reads one text and writes another" if config.is_encoder_decoder else f"has no {auto.__name__}"
+    found = classes.get(type(config), None)
+    if not isinstance(found, type) or config.is_encoder_decoder:
+        has = f"has {'no' if found is None else 'more than one'} {auto.__name__}"
+        why = "reads one text and writes another" if config.is_encoder_decoder else has
         raise ModelError(
             f"base_model: task_type: {task} cannot be learned by model_type {config.model_type!r}, which {why}. "
-            "Allowed: a decoder (Llama, Qwen, Mistral, Gemma) or an encoder (BERT, RoBERTa). Choose such a base."
+            f"Allowed: {OF_FILES.get(task, OF_TEXTS)}. Choose such a base."
         )
-    return cast(type[PreTrainedModel], classes[type(config)])
+    return cast(type[PreTrainedModel], found)
 
 
 def two_sided_class(config: PretrainedConfig) -> type[PreTrainedModel]:

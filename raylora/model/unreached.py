@@ -41,7 +41,7 @@ def warning_of_unreached(model: PreTrainedModel) -> str | None:
     if unreached_bytes <= SMALL_SHARE * all_bytes:
         return None
     return (
-        f"base_model: {', '.join(found)} are no linear layers (fused experts of a mixture of experts): "
+        f"base_model: {', '.join(found)} are no linear layers (convolutions, positions, or experts fused into one): "
         f"{unreached_bytes / 1e9:.3g} GB, {unreached_bytes / all_bytes:.0%} of the base, get no adapter and stay "
         "unquantized whatever load_in_4bit, load_in_8bit and lora_target_modules say"
     )

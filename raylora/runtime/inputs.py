@@ -1,4 +1,4 @@
-"""What a run reads on a worker: base, tokenizer, rows, and the digests they are known by."""
+"""What a run reads on a worker: base, tokenizer or processor, rows, and the digests they are known by."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import Prepared, prepare
+from raylora.data.processors import PROCESSORS
 from raylora.data.source import Source
 from raylora.data.tokenise import Fate
 from raylora.data.tokenised import TokenisedRows
@@ -28,11 +29,11 @@ from raylora.train.ranks import Ranks
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads."""
+    """What a run reads; without a tokenizer where rows are no texts, and its digest is that of their processor."""
 
     base: BaseFolder
     prepared: Prepared
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast | None
     tokenizer_digest: str
 
     @classmethod
@@ -40,6 +41,8 @@ class Inputs:
         """Find or make base and rows in this node's cache; one process builds, the others wait."""
         base = resolve_base(spec, cache_dir())
         prepared = prepare(spec, base.path, cache_dir())
+        if spec.reads_values:
+            return cls(base, prepared, None, PROCESSORS[spec.task_type](base.path).digest)
         tokenizer = load_tokenizer(base.path, spec.chat_template)
         # The digest is taken now: the sample prompts will change how the tokenizer pads.
         return cls(base, prepared, tokenizer, tokenizer_digest(tokenizer))

@@ -62,7 +62,8 @@ def _base_or_why(trainee: Trainee, run: ToPublish) -> str | RayloraError:
 
 def _publish_base(trainee: Trainee, inputs: Inputs, store: Store, about: Mapping[str, Any]) -> str:
     """Write the base that trained; a collective call, with the URI of its folder on every rank."""
-    template = inputs.tokenizer.chat_template if trainee.spec.chat_template is not None else None
+    tokenizer = inputs.tokenizer if trainee.spec.chat_template is not None else None
+    template = None if tokenizer is None else tokenizer.chat_template
     return publish_model(store, trainee, inputs.base.path, about, template)
 
 

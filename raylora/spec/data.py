@@ -16,9 +16,18 @@ class DatasetSpec(Part):
     """Hub id, or a file, folder or glob, local or `s3://`: JSONL, JSON, CSV, Parquet or Arrow by its ending."""
 
     type: Literal[
-        "chat", "completion", "alpaca", "text", "preference", "unpaired_preference", "classification", "tags"
+        "chat",
+        "completion",
+        "alpaca",
+        "text",
+        "preference",
+        "unpaired_preference",
+        "classification",
+        "tags",
+        "image",
+        "audio",
     ] = "chat"
-    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, `preference` (chosen, rejected, prompt, tools), two answers to one prompt, `unpaired_preference` (prompt, completion, label, tools), one answer that is desirable or not, `classification` (text, label), or `tags` (tokens, tags), words and a class of each."""
+    """Shape of a row: `chat` (messages, tools), `completion` (prompt, completion), `alpaca` (instruction, input, output), `text`, `preference` (chosen, rejected, prompt, tools), two answers to one prompt, `unpaired_preference` (prompt, completion, label, tools), one answer that is desirable or not, `classification` (text, label), `tags` (tokens, tags), words and a class of each, or `image` (image, label) or `audio` (audio, label), the path or the bytes of a file and its class."""
 
     split: str = "train"
     """Split of a hub dataset."""
@@ -52,7 +61,7 @@ class DataFields(Part):
     """Seed of that split; `seed` where absent. Runs under several seeds are compared on the same validation rows where it is given."""
 
     sequence_len: PositiveInt = 1024
-    """Longest row in tokens, of a pair both answers with their prompts; and the length of a bin where `sample_packing` is on."""
+    """Longest row in tokens, of a pair both answers with their prompts; and the length of a bin where `sample_packing` is on. Images and recordings have as many tokens as the base has patches, whatever stands here."""
 
     excess_length_strategy: Literal["truncate", "drop", "raise"] = "truncate"
     """What happens to a row of more than `sequence_len` tokens; truncated and dropped rows are counted."""

@@ -37,6 +37,8 @@ TOLD: Mapping[str, tuple[str, ...]] = {
     "seq_2_seq_lm": _OF_TOKENS,
     "seq_cls": _OF_CLASSES,
     "token_cls": _OF_CLASSES,
+    "image_cls": _OF_CLASSES,
+    "audio_cls": _OF_CLASSES,
     "reward": _OF_PAIRS,
     "dpo": _OF_PAIRS,
     "ipo": _OF_PAIRS,

@@ -1,4 +1,4 @@
-"""What a model is asked for: the next token, a text to another, or a class of each text or word.
+"""What a model is asked for: the next token, a text to another, or a class of each text, word, image or recording.
 
 A task chooses the class of transformers that runs the base (`model/meta.py`), how rows are labelled (`data/encode.py`),
 what is read out of a forward pass and what judges it (`objectives/choose.py`). To add one, add its word here and its
@@ -11,9 +11,12 @@ from typing import Literal
 
 from raylora.spec.fields import Part, Text
 
-TaskType = Literal["causal_lm", "seq_2_seq_lm", "seq_cls", "token_cls"]
+TaskType = Literal["causal_lm", "seq_2_seq_lm", "seq_cls", "token_cls", "image_cls", "audio_cls"]
 
-WITH_HEAD = ("seq_cls", "token_cls")
+OF_VALUES: tuple[TaskType, ...] = ("image_cls", "audio_cls")
+"""Tasks whose rows are no texts; PEFT has no words for them."""
+
+WITH_HEAD: tuple[TaskType, ...] = ("seq_cls", "token_cls", *OF_VALUES)
 """Tasks whose model has a head of its own."""
 
 
@@ -21,10 +24,10 @@ class TaskFields(Part):
     """The task, and the classes of those that have some."""
 
     task_type: TaskType = "causal_lm"
-    """What the model is asked for: `causal_lm` for the next token, `seq_2_seq_lm` for the text that belongs to another (T5 and its kin), `seq_cls` for a class (or, under `rl: reward`, a number) of each text, `token_cls` for a class of each word. The last two train a head beside the adapter, and take encoders (BERT, RoBERTa) as bases too. PEFT's names, in lower case."""
+    """What the model is asked for: `causal_lm` for the next token, `seq_2_seq_lm` for the text that belongs to another (T5 and its kin), `seq_cls` for a class (or, under `rl: reward`, a number) of each text, `token_cls` for a class of each word, `image_cls` for a class of each image, `audio_cls` for a class of each recording. All but the first two train a head beside the adapter; texts take encoders (BERT, RoBERTa) as bases too, images a vision transformer (ViT), recordings an audio spectrogram transformer (AST). PEFT's names, in lower case, and two for which it has none."""
 
     labels: tuple[Text, ...] = ()
-    """Names of the classes of `seq_cls` and `token_cls`, in order, as text; rows say a class by its name or by its number from 0."""
+    """Names of the classes of all tasks but `causal_lm`, in order, as text; rows say a class by its name or by its number from 0."""
 
     @property
     def has_head(self) -> bool:
@@ -35,6 +38,11 @@ class TaskFields(Part):
     def has_two_sides(self) -> bool:
         """Whether the model reads a source with its encoder and writes a target with its decoder."""
         return self.task_type == "seq_2_seq_lm"
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether rows are images or recordings and not texts."""
+        return self.task_type in OF_VALUES
 
     @property
     def num_labels(self) -> int:

@@ -6,7 +6,13 @@ from raylora.spec.rule import Rule, registrar
 from raylora.spec.run_fields import RunFields
 from raylora.spec.task import WITH_HEAD
 
-ROWS = {"seq_cls": ("classification",), "token_cls": ("tags",), "seq_2_seq_lm": ("completion", "alpaca")}
+ROWS = {
+    "seq_cls": ("classification",),
+    "token_cls": ("tags",),
+    "image_cls": ("image",),
+    "audio_cls": ("audio",),
+    "seq_2_seq_lm": ("completion", "alpaca"),
+}
 """Types of datasets by the task that learns from them; a reward is learned from `preference`."""
 
 TASK_RULES: list[Rule[RunFields]] = []
@@ -15,7 +21,7 @@ rule = registrar(TASK_RULES)
 
 @rule("labels", "task_type", "rl")
 def _classes(run: RunFields) -> str | None:
-    """`labels` are two or more different names where `task_type` is `seq_cls` or `token_cls` without `rl`, and stand nowhere else."""
+    """`labels` are two or more different names where `task_type` is another than `causal_lm` and `seq_2_seq_lm`, without `rl`, and stand nowhere else."""
     if not run.has_head or run.rl is not None:
         beside = f"rl: {run.rl}" if run.has_head else f"task_type: {run.task_type}"
         return f"got {', '.join(run.labels)} with {beside}, which has no classes; remove it" if run.labels else None
@@ -39,9 +45,10 @@ def _classes(run: RunFields) -> str | None:
     "train_on_inputs",
     "sample_packing",
     "init_lora_weights",
+    "chat_template",
 )
 def _task(run: RunFields) -> str | None:
-    """`seq_cls` learns from datasets of type `classification`, or under `rl: reward` from `preference`, `token_cls` from `tags`, and `seq_2_seq_lm` from `completion` and `alpaca`, without `sample_prompts`, `train_on_inputs` and `adapter: full` and with `adapter_bank: packed` and no `peft` block, `seq_2_seq_lm` also without `sample_packing` and `init_lora_weights: eva`; `causal_lm` takes no `rl: reward` and no types with classes."""
+    """`seq_cls` learns from datasets of type `classification`, or under `rl: reward` from `preference`, `token_cls` from `tags`, `image_cls` from `image`, `audio_cls` from `audio`, and `seq_2_seq_lm` from `completion` and `alpaca`, without `sample_prompts`, `train_on_inputs` and `adapter: full` and with `adapter_bank: packed` and no `peft` block; the last three also without `sample_packing`, `image_cls` and `audio_cls` without `chat_template`, and `seq_2_seq_lm` without `init_lora_weights: eva`; `causal_lm` takes no `rl: reward` and no types with classes."""
     return _next_token(run) if run.task_type == "causal_lm" else _rows(run) or _beside(run)
 
 
@@ -85,6 +92,8 @@ def _beside_head(run: RunFields) -> dict[str, bool]:
         "a peft: block (its bank holds an adapter and no head)": run.peft is not None,
         "adapter: full (it trains no head beside the base)": run.trains_base,
         "train_on_inputs: true (the loss is of classes alone)": run.train_on_inputs,
+        "sample_packing: true (a file is a row by itself)": run.reads_values and run.sample_packing,
+        "chat_template (rows are no texts)": run.reads_values and run.chat_template is not None,
     }
 
 

@@ -16,6 +16,7 @@ from raylora.errors import ModelError
 from raylora.objectives.choose import objective_of
 from raylora.spec.run import RunSpec
 from raylora.spec.sweep import SweepSpec
+from raylora.spec.value_shape import row_tokens
 from raylora.sweep.width import Width
 from raylora.train.forecast import StepTime, forecast
 
@@ -113,7 +114,7 @@ def predict_duration(
         return (
             "num_epochs says how long a trial is, and rows are counted when the sweep starts; set budget or max_steps"
         )
-    tokens = round(_tokens_per_row(spec, rows))
+    tokens = row_tokens(spec, config) if spec.reads_values else round(_tokens_per_row(spec, rows))
     try:
         time = forecast(spec, config, width.slots_per_rank, tokens, torch.device(device))
         alone = time if width.slots_per_rank == 1 else forecast(spec, config, 1, tokens, torch.device(device))

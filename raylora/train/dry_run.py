@@ -28,6 +28,7 @@ from raylora.model.row_attention import attend_by_rows
 from raylora.model.task_class import sees_both_sides
 from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
+from raylora.spec.value_shape import row_tokens, value_shape
 from raylora.train.allocation import penalty_of
 from raylora.train.build import recompute_activations
 from raylora.train.forward import encoder_inputs, padded_inputs, two_sided_inputs
@@ -56,7 +57,7 @@ class StepBytes:
 
 
 def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec]) -> StepBytes:
-    """Run one full micro-batch of every slot without values: lines of `sequence_len` tokens, all labelled.
+    """Run one full micro-batch of every slot without values: lines of `sequence_len` tokens, all labelled, or files.
 
     Args:
         model: From `base_on_meta`, adapters attached; used up.
@@ -85,7 +86,8 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     inputs, labels_BT = _full_batch(model, specs, why_not is None)
     counts = [_num_labels(of_slot) for of_slot in specs]
     spans = enumerate(zip(specs, counts, strict=True))
-    bank.route([Span(slot, _num_tokens(of_slot), num_labelled=count) for slot, (of_slot, count) in spans])
+    length = row_tokens(spec, model.config)
+    bank.route([Span(slot, of.micro_batch_size * length, num_labelled=count) for slot, (of, count) in spans])
     try:
         with _attention_without_scores(), live, _Answers(sum(counts), is_padded=spec.has_two_sides):
             _penalise(bank, specs)
@@ -111,19 +113,19 @@ def _penalise(bank: AdapterBank, specs: Sequence[RunSpec]) -> None:
         torch.stack(found).sum().backward()
 
 
-def _num_tokens(spec: RunSpec) -> int:
-    return spec.micro_batch_size * spec.sequence_len
-
-
 def _num_labels(spec: RunSpec) -> int:
-    """Every token, or every text."""
-    of_line = {"seq_cls": 2 if spec.rl == "reward" else 1}.get(spec.task_type, spec.sequence_len)
-    return spec.micro_batch_size * of_line
+    """Every token, or every text or file."""
+    of_line = {"seq_cls": 2 if spec.rl == "reward" else 1, "image_cls": 1, "audio_cls": 1}
+    return spec.micro_batch_size * of_line.get(spec.task_type, spec.sequence_len)
 
 
 def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> tuple[dict[str, Any], Tensor]:
     """Inputs and labels of full lines, as the step would hand them to the model."""
     spec = specs[0]
+    if (values := value_shape(spec.task_type, model.config)) is not None:
+        num_rows = sum(of_slot.micro_batch_size for of_slot in specs)
+        labels_BT = torch.empty(num_rows, values.num_tokens, dtype=torch.int64, device=META)
+        return {model.main_input_name: torch.empty(num_rows, *values.size, device=META)}, labels_BT
     # Of a pair, an encoder has each text on a line of its own, at worst with next to nothing in the other.
     texts_a_line = 2 if spec.rl == "reward" and sees_both_sides(model.config) else 1
     shape = (texts_a_line * sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)

@@ -23,6 +23,7 @@ from raylora.model.targets import match_targets
 from raylora.model.unreached import warning_of_unreached
 from raylora.spec.place import DistributedSpec
 from raylora.spec.run import RunSpec
+from raylora.spec.value_shape import row_tokens
 from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
 from raylora.train.base_bytes import StoredParameter, by_block, stored_parameters
 from raylora.train.build import make_bank
@@ -162,7 +163,8 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     of_adapters = [sum(parameter.numel() for parameter in each.values()) for each in adapters]
     num_judged = [number for of_slot, number in zip(specs, of_adapters, strict=True) if of_slot.adapter == "adalora"]
     beside_bytes += 8 * sum(num_judged)  # two means of each value's importance
-    starts = [_start_bytes(bank.parameters(slot), of_slot) for slot, of_slot in enumerate(specs)]
+    length = row_tokens(spec, config)
+    starts = [_start_bytes(bank.parameters(slot), of_slot, length) for slot, of_slot in enumerate(specs)]
     if spec.trains_base:
         trained = [trained_base(spec, kind, device, rank, stored, parts, projected) for rank in range(world_size)]
     else:
@@ -184,12 +186,12 @@ def device_of(place: DistributedSpec) -> str:
     return "cuda" if wants_gpu else "cpu"
 
 
-def _start_bytes(parameters: Mapping[str, Tensor], spec: RunSpec) -> int:
-    """What the start of a slot takes for itself, before its first step."""
+def _start_bytes(parameters: Mapping[str, Tensor], spec: RunSpec, num_tokens: int) -> int:
+    """What the start of a slot takes for itself, before its first step, with rows of so many tokens."""
     if spec.init_lora_weights != "eva":
         return 0
     matrices = [parameter for name, parameter in parameters.items() if name.endswith(A)]
-    return start_bytes(matrices, spec.micro_batch_size * spec.sequence_len)
+    return start_bytes(matrices, spec.micro_batch_size * num_tokens)
 
 
 def _rank(

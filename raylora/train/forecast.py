@@ -32,6 +32,7 @@ from raylora.model.slot import slot_of
 from raylora.model.targets import adapter_values, match_targets
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.spec.run import RunSpec
+from raylora.spec.value_shape import row_tokens, value_shape
 from raylora.strategy.flat import FlatStepper
 from raylora.train.admission import soon_started
 from raylora.train.allocation import Allocation
@@ -90,6 +91,7 @@ def forecast(
     try:
         with torch.random.fork_rng(devices=[]):
             model = base_on_meta(config, spec, compute_dtype(spec, device.type))
+            num_tokens = row_tokens(spec, config) if spec.reads_values else num_tokens
             lengths = (num_tokens,) * (spec.micro_batch_size * num_slots)
             forward_s, backward_s = _time_blocks(model, spec, num_slots, lengths, device)
             head_s = _time_head(model, sum(lengths), device, spec.trains_base)
@@ -119,7 +121,7 @@ def _time_blocks(
     if not names:
         raise _no_block(model)
     block = model.get_submodule(names[0])
-    args, kwargs = _called_with(model, block, lengths)
+    args, kwargs = _called_with(model, spec, block, lengths)
     _make_real(block, device)
     if not spec.trains_base:
         _attach(model, spec, num_slots, sum(lengths), names[0], device)
@@ -161,13 +163,10 @@ def _attach(
 
 
 def _called_with(
-    model: PreTrainedModel, block: nn.Module, lengths: tuple[int, ...]
+    model: PreTrainedModel, spec: RunSpec, block: nn.Module, lengths: tuple[int, ...]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a pass over rows of these lengths gives the block, on the meta device."""
-    by_rows = attend_by_rows(model, max(lengths)) is None
-    shape = (1, sum(lengths)) if by_rows else (len(lengths), lengths[0])
-    ids_BT = torch.empty(shape, dtype=torch.int64, device="meta")
-    inputs = FlatBatch(ids_BT, ids_BT, ids_BT, lengths).inputs if by_rows else {"input_ids": ids_BT}
+    inputs = _inputs(model, spec, lengths)
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args, kwargs)
@@ -180,6 +179,16 @@ def _called_with(
     finally:
         handle.remove()
     raise _no_block(model)
+
+
+def _inputs(model: PreTrainedModel, spec: RunSpec, lengths: tuple[int, ...]) -> dict[str, Any]:
+    """Keyword arguments of the model for rows of these lengths, on the meta device."""
+    if (values := value_shape(spec.task_type, model.config)) is not None:
+        return {model.main_input_name: torch.empty(len(lengths), *values.size, device="meta")}
+    by_rows = attend_by_rows(model, max(lengths)) is None
+    shape = (1, sum(lengths)) if by_rows else (len(lengths), lengths[0])
+    ids_BT = torch.empty(shape, dtype=torch.int64, device="meta")
+    return FlatBatch(ids_BT, ids_BT, ids_BT, lengths).inputs if by_rows else {"input_ids": ids_BT}
 
 
 def _no_block(model: PreTrainedModel) -> ModelError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -36,14 +36,20 @@ def scores_of(trainee: Trainee, pieces: Sequence[Piece]) -> tuple[Scores, ...]:
         trainee: The base and its slots.
         pieces: One a slot; a single one where the base does not attend by rows.
     """
-    run = _by_rows if trainee.why_padded is None else _padded
-    if trainee.spec.has_two_sides:
-        run = _two_sides
+    run = _pass_of(trainee)
     # Slots that are alike share calls where they lie side by side.
     order = sorted(range(len(pieces)), key=lambda place: _kind(trainee, pieces[place]))
     counts = [pieces[place].batch.num_label_tokens for place in order]
     parts = run(trainee, [pieces[place] for place in order]).split(counts)
     return tuple(part for _, part in sorted(zip(order, parts, strict=True), key=lambda placed: placed[0]))
+
+
+def _pass_of(trainee: Trainee) -> Callable[[Trainee, Sequence[Piece]], Scores]:
+    if trainee.value_shape is not None:
+        return _values
+    if trainee.spec.has_two_sides:
+        return _two_sides
+    return _by_rows if trainee.why_padded is None else _padded
 
 
 @contextmanager
@@ -128,6 +134,27 @@ def _two_sides(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
     sources, targets = sources.to(trainee.device), targets.to(trainee.device)
     inputs = two_sided_inputs(sources, targets, trainee.model.config.decoder_start_token_id)
     return trainee.readout(inputs, targets.labels_BT)
+
+
+def _values(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
+    """Images or recordings of all slots one below the other; where no slot has any, an empty one for each."""
+    shape = trainee.value_shape
+    assert shape is not None
+    present = [piece for piece in pieces if piece.batch.values is not None] or list(pieces)
+    values = [torch.zeros(1, *shape.size) if of.batch.values is None else of.batch.values for of in present]
+    trainee.bank.route(
+        [
+            replace(
+                piece.span,
+                num_tokens=len(of_piece) * shape.num_tokens,
+                rows=piece.batch.rows if piece.batch.num_tokens else (),
+                num_labelled=piece.batch.num_label_tokens,
+            )
+            for piece, of_piece in zip(present, values, strict=True)
+        ]
+    )
+    labels_BT = torch.cat([piece.batch.labels_BT for piece in present]).to(trainee.device)
+    return trainee.readout({trainee.model.main_input_name: torch.cat(values).to(trainee.device)}, labels_BT)
 
 
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:

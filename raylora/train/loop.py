@@ -28,7 +28,7 @@ class Training:
 
     Args:
         trainee: What is trained, in slot 0.
-        tokenizer: For the sample prompts.
+        tokenizer: For the sample prompts; none where rows are no texts.
         rows: Training batches.
         validation: Validation batches, if any.
         hooks: Whom to tell and to ask.
@@ -38,7 +38,7 @@ class Training:
     def __init__(
         self,
         trainee: Trainee,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         rows: Batches,
         validation: Batches | None,
         hooks: Hooks,

@@ -18,7 +18,7 @@ Chat = Sequence[Mapping[str, str]]
 
 @torch.no_grad()
 def answer(
-    trainee: Trainee, slot: int, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+    trainee: Trainee, slot: int, tokenizer: PreTrainedTokenizerBase | None, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     """Answer prompts greedily, through the chat template where there is one.
 
@@ -27,7 +27,7 @@ def answer(
     Args:
         trainee: The base.
         slot: Whose adapter answers.
-        tokenizer: The base's tokenizer.
+        tokenizer: The base's tokenizer; without one nothing is answered.
         prompts: Questions of a user.
         max_new_tokens: Longest answer, at least 1.
 
@@ -37,7 +37,7 @@ def answer(
     Raises:
         DataError: The chat template refuses the prompts.
     """
-    if not prompts:
+    if not prompts or tokenizer is None:
         return []
     trainee.train_mode(False)
     trainee.bank.route([Span(slot)])

@@ -26,6 +26,7 @@ from raylora.objectives.objective import Objective
 from raylora.objectives.readout import Readout
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
+from raylora.spec.value_shape import ValueShape, value_shape
 from raylora.strategy.contract import Stepper, Strategy
 from raylora.train.admission import start_of
 from raylora.train.allocation import Allocation
@@ -142,6 +143,11 @@ class Trainee:
     def sees_both_sides(self) -> bool:
         """Whether tokens see those after them: each text then has a line of its own, and padding is masked."""
         return sees_both_sides(self.model.config)
+
+    @cached_property
+    def value_shape(self) -> ValueShape | None:
+        """What goes in of each row; ``None`` where token ids do."""
+        return value_shape(self.spec.task_type, self.model.config)
 
     @property
     def needs_reference(self) -> bool:

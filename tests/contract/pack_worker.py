@@ -36,6 +36,7 @@ from tests.unit.train.pack_run import (
     train_all,
     turn,
 )
+from tests.unit.train.tiny_images import image_spec
 from tests.unit.train.tiny_run import open_rows
 
 UNDER = ("ddp", "fsdp", "zero3")
@@ -45,6 +46,11 @@ RATED: tuple[dict[str, object], ...] = (
     {"lora_r": 4, "seed": 1},
     {"lora_r": 8, "seed": 2, "max_steps": 4, "micro_batch_size": 3, "gradient_accumulation_steps": 2},
     {"lora_r": 4, "seed": 3, "max_steps": 5, "sample_packing": True, "lora_dropout": 0.2},
+)
+ON_IMAGES: tuple[dict[str, object], ...] = (
+    {"lora_r": 4, "seed": 1, "max_steps": 6},
+    {"lora_r": 8, "seed": 2, "max_steps": 4, "micro_batch_size": 5, "lora_dropout": 0.2},
+    {"lora_r": 4, "seed": 3, "max_steps": 5, "use_dora": True, "val_set_size": 5, "eval_steps": 2},
 )
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 HALF_WAY = 2
@@ -72,6 +78,12 @@ def rated_specs(folder: Path, strategy: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     rated = {"rl": "kto", "datasets": [{"path": str(folder / "rated.jsonl"), "type": "unpaired_preference"}]}
     return member_specs(folder, RATED, distributed=place, load_in_4bit=True, **rated)
+
+
+def image_specs(folder: Path, strategy: str) -> list[RunSpec]:
+    """Runs on images of unequal lengths, so that ranks come to be without any."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    return [image_spec(folder / "images", distributed=place, load_in_4bit=True, **member) for member in ON_IMAGES]
 
 
 class Visitors:
@@ -154,6 +166,7 @@ def see_alone(folder: Path) -> None:
     for base in BASES:
         keep(folder, f"{ALONE}-{base}", partial(train_each_alone, specs_of(folder, "ddp", base), folder))
     keep(folder, f"{ALONE}-rated", partial(train_each_alone, rated_specs(folder, "ddp"), folder))
+    keep(folder, f"{ALONE}-images", partial(train_each_alone, image_specs(folder, "ddp"), folder))
 
 
 def train_each_alone(specs: Sequence[RunSpec], folder: Path) -> list[dict[str, Any]]:
@@ -179,6 +192,7 @@ def see_together(folder: Path) -> None:
             saves = folder / "saves" / strategy if (strategy, case) in VISITED else None
             keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True, saves))
         keep(folder, f"{strategy}-at-home-rated", partial(train_pack, rated_specs(folder, strategy), folder, True))
+        keep(folder, f"{strategy}-at-home-images", partial(train_pack, image_specs(folder, strategy), folder, True))
 
 
 if __name__ == "__main__":

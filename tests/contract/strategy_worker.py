@@ -34,7 +34,9 @@ from raylora.train.turn import step_all
 from tests.contract.strategy_digest import base_digest, digest
 from tests.contract.strategy_memory import gathered_memory, load_memory
 from tests.unit.train.pack_run import Silent, losses_of
+from tests.unit.train.tiny_audio import audio_spec
 from tests.unit.train.tiny_heads import head_spec
+from tests.unit.train.tiny_images import image_spec
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, tiny_spec
 
 STRATEGIES: dict[str, dict[str, object]] = {
@@ -85,7 +87,8 @@ KINDS: dict[str, dict[str, object]] = {
 }
 """A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
 EVA = {"init_lora_weights": "eva"}
-HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta"}
+OF_FILES = {"image_cls": image_spec, "audio_cls": audio_spec}
+HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta", "image_cls": "vit", "audio_cls": "ast"}
 """Tasks with a head, and the family of bases on which each is tried."""
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
@@ -160,6 +163,8 @@ def head_of(folder: Path, strategy: str, task: str) -> RunSpec:
     """A run that trains a head beside its adapter."""
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "distributed": place, "load_in_4bit": True}
+    if task in OF_FILES:
+        return OF_FILES[task](folder / "files", **settings)
     return head_spec(folder / "heads", HEADS[task], task, **settings)
 
 

@@ -29,8 +29,10 @@ from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED
+from tests.unit.train.tiny_audio import TASK as RECORDINGS
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
+from tests.unit.train.tiny_images import TASK as IMAGES
 from tests.unit.train.tiny_seq2seq import FAMILIES as TWO_SIDED
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +52,8 @@ PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
 RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
 OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
 OF_PEFT = "PEFT's own"
-HEADS = [f"{family}-{task}" for family in FAMILIES for task in TASKS if (family, task) != ("bert", "reward")]
+OF_TEXTS = [f"{family}-{task}" for family in FAMILIES for task in TASKS if (family, task) != ("bert", "reward")]
+HEADS = [*OF_TEXTS, "vit-image_cls", "ast-audio_cls"]
 Fields = Mapping[str, Any]
 
 
@@ -166,11 +169,13 @@ def test_every_type_of_pefts_is_on_the_page_or_refused_with_a_reason():
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_is_refused_where_the_rules_refuse_it(head: str):
     family, task = head.split("-")
-    asked = {name: value for name, value in TASKS[task].items() if name != "file"}
+    of_files = {"image_cls": {**IMAGES, "type": "image"}, "audio_cls": {**RECORDINGS, "type": "audio"}}
+    of_task = {**TASKS, **of_files}[task]
+    asked = {name: value for name, value in of_task.items() if name != "file"}
     asked["datasets"] = [{"path": "rows.jsonl", "type": asked.pop("type")}]
     for column, fields in {**BASES, **PLACES, "PEFT's bank": BANKS["PEFT's bank"]}.items():
         assert (refusal(asked, fields) != "") == (TABLES["head"][head, column] == "refused"), column
-    assert (TABLES["head"][head, "in a pack"] == "alone") == (family != "llama"), "encoders see both sides"
+    assert (TABLES["head"][head, "in a pack"] == "alone") == (family in ("bert", "roberta")), "encoders of texts"
 
 
 @pytest.mark.parametrize("family", TWO_SIDED)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, BASES, CASES, RECOMPUTED, UNDER, see_alone
 from tests.contract.strategy_group import LATE, run_group
+from tests.unit.train.tiny_images import save_images
 from tests.unit.train.tiny_run import save_materials, write_rated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -19,11 +20,13 @@ Seen = dict[str, list[dict[str, Any]]]
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = save_materials(tmp_path_factory.mktemp("packs"), 60, num_hidden_layers=2)
     write_rated(folder / "rated.jsonl", 60)
+    (folder / "images").mkdir()
+    save_images(folder / "images")
     see_alone(folder)
     last_words = run_group(folder, program="tests.contract.pack_worker", late=LATE)
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
     errors = [value["error"] for value in found.values() if isinstance(value, dict)]
-    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER) + 1 + len(UNDER), last_words
+    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER) + 2 * (1 + len(UNDER)), last_words
     assert not errors, errors[0]
     return found
 
@@ -67,6 +70,14 @@ def test_slots_at_home_on_a_rank(seen: Seen, strategy: str, case: str):
 def test_slots_at_home_have_reference_points_of_their_own(seen: Seen, strategy: str):
     """A rank with fewer passes for them, or without a slot, still gives its part of the base to the others."""
     for together, alone in zip(seen[f"{strategy}-at-home-rated"], seen[f"{ALONE}-rated"], strict=True):
+        assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+        assert together == alone or strategy == "zero3"
+
+
+@pytest.mark.parametrize("strategy", UNDER)
+def test_slots_at_home_have_images_of_their_own(seen: Seen, strategy: str):
+    """Stacked with those of the other slots of their rank; a rank whose slots have ended still runs its passes."""
+    for together, alone in zip(seen[f"{strategy}-at-home-images"], seen[f"{ALONE}-images"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         assert together == alone or strategy == "zero3"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.seq2seq_worker import SHARDING, UNDER, WAYS, see_alone
-from tests.contract.strategy_group import run_group
-from tests.contract.test_strategy import Seen
+from tests.contract.strategy_group import Seen, run_group
 from tests.unit.train.tiny_seq2seq import save_seq2seq_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

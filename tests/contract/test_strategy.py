@@ -21,7 +21,9 @@ from tests.contract.strategy_worker import (
     go_on_alone,
     see_alone,
 )
+from tests.unit.train.tiny_audio import save_recordings
 from tests.unit.train.tiny_heads import save_home
+from tests.unit.train.tiny_images import save_images
 from tests.unit.train.tiny_run import save_base, write_chats, write_pairs, write_rated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -39,6 +41,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     write_pairs(folder / "pairs.jsonl", 60)
     write_rated(folder / "rated.jsonl", 60)
     save_home(folder / "heads", num_rows=90)
+    (folder / "files").mkdir()
+    save_images(folder / "files", num_rows=90)
+    save_recordings(folder / "files", num_rows=90)
     see_alone(folder)
     last_words = run_group(folder, late=LATE)
     go_on_alone(folder)
@@ -119,7 +124,7 @@ def test_a_kind_of_adapter_is_trained_as_in_one_process(seen: Seen, strategy: st
 @pytest.mark.parametrize("task", HEADS)
 @pytest.mark.parametrize("strategy", FEW)
 def test_a_head_is_trained_as_in_one_process(seen: Seen, strategy: str, task: str):
-    """Of a decoder's last token, of an encoder's words, and through an encoder's first token."""
+    """Of a decoder's last token, of an encoder's words, through an encoder's first token, of images, of recordings."""
     assert seen[f"{strategy}-{task}"] == pytest.approx(seen[f"alone-{task}"], abs=1e-4)
 
 

@@ -35,8 +35,10 @@ AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
+    "IMAGE_CLS": "AutoModelForImageClassification",
+    "AUDIO_CLS": "AutoModelForAudioClassification",
 }
-"""Of transformers by PEFT's word for a task other than the next token."""
+"""Of transformers by PEFT's word for a task other than the next token, and by ours where it has none."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class CardFacts:
         about: The manifest's lineage.
         rank_error: Mean and largest relative error of a smaller rank, ``None`` where the rank was left alone.
         has_own_template: Whether it was trained with a chat template that is not the base's.
-        task_type: PEFT's word for what it was trained for, where its config says one.
+        task_type: What it was trained for, a key of `AUTO_CLASSES` where it has a head.
         num_labels: Outputs of its head, where it has one.
     """
 
@@ -146,6 +148,8 @@ def _peft(facts: CardFacts) -> str:
     called = repr(facts.base_name) + (f", revision={facts.base_revision!r}" if facts.base_revision else "")
     if facts.num_labels is not None:
         called += f", num_labels={facts.num_labels}"
+    if facts.task_type in ("IMAGE_CLS", "AUDIO_CLS"):  # such bases are published with a head of other classes
+        called += ", ignore_mismatched_sizes=True"
     auto = AUTO_CLASSES.get(facts.task_type or "", "AutoModelForCausalLM")
     return (
         f"from peft import PeftModel\nfrom transformers import {auto}\n\n"

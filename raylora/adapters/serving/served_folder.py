@@ -142,7 +142,7 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
         about=adapter.about,
         rank_error=content.rank_error,
         has_own_template=asked.has_own_template,
-        task_type=adapter.config.get("task_type"),
+        task_type=adapter.config.get("task_type") or str(adapter.about.get("task_type", "")).upper(),
         num_labels=_num_labels(adapter),
     )
     with new_folder(out) as partial, writing(out):

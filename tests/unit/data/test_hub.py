@@ -15,7 +15,9 @@ import pytest
 from datasets.packaged_modules.json.json import Json
 
 from raylora.data.prepare import prepare
+from raylora.data.rows import ClassifiedFile, read_row
 from raylora.data.source import open_source
+from raylora.data.values import with_files
 from raylora.errors import DataError
 from raylora.spec.data import DatasetSpec
 from tests.servers.hub import Hub
@@ -77,6 +79,20 @@ def test_a_hub_dataset_is_downloaded_at_its_revision(tmp_path: Path, hub_env: Hu
         rows(revision="v2")
     with pytest.raises(DataError, match=r"owner/other: .* Dataset 'owner/other' doesn't exist on the Hub"):
         open_source(DatasetSpec(path="owner/other"), tmp_path)
+
+
+def test_images_of_a_hub_dataset_are_the_bytes_of_their_files(tmp_path: Path, hub_env: Hub):
+    (tmp_path / "files" / "data").mkdir(parents=True)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    row = {"image": {"bytes": b"of an image", "path": None}, "label": 3}
+    rows = datasets.Dataset.from_list([row], features=features)
+    rows.to_parquet(tmp_path / "files" / "data" / "train-00000.parquet")
+    hub_env.commit("datasets/owner/images", tmp_path / "files", "main")
+    source = open_source(DatasetSpec(path="owner/images", type="image"), tmp_path)
+    ((file, _, text),) = source.read()
+    assert read_row(json.loads(text), "image", {}) == ClassifiedFile("image", b"of an image", 3)
+    assert source.folder(file) is None
+    assert with_files(source) is source, "its commit says what they are"
 
 
 @pytest.fixture

@@ -116,10 +116,13 @@ def test_what_is_learned_from_pairs_changes_the_digest():
 def test_the_task_and_its_classes_change_the_digest():
     texts = {"datasets": [{"path": "c", "type": "classification"}], "task_type": "seq_cls"}
     words = {"datasets": [{"path": "c", "type": "tags"}], "task_type": "token_cls"}
-    of = [digest(**task, labels=labels) for task in (texts, words) for labels in (["a", "b"], ["b", "a"])]
+    images = {"datasets": [{"path": "c", "type": "image"}], "task_type": "image_cls"}
+    sounds = {"datasets": [{"path": "c", "type": "audio"}], "task_type": "audio_cls"}
+    tasks = (texts, words, images, sounds)
+    of = [digest(**task, labels=labels) for task in tasks for labels in (["a", "b"], ["b", "a"])]
     sources = {"datasets": [{"path": "c", "type": "completion"}]}
     of += [digest(**sources), digest(**sources, task_type="seq_2_seq_lm")]
-    assert len(set(of)) == 6
+    assert len(set(of)) == 10
 
 
 def test_validation_rows_change_the_digest():

@@ -15,6 +15,8 @@ WORDS = BASE + "datasets: [{path: rows.jsonl, type: tags}]\n"
 PAIRS = BASE + "datasets: [{path: rows.jsonl, type: preference}]\n"
 FROM = BASE + "datasets: [{path: rows.jsonl, type: completion}, {path: more.jsonl, type: alpaca}]\n"
 TO = "task_type: seq_2_seq_lm\n"
+IMAGES = BASE + "datasets: [{path: rows.jsonl, type: image}]\n"
+IMAGE = "task_type: image_cls\nlabels: [a, b]\n"
 SEQ = "task_type: seq_cls\nlabels: [a, b]\n"
 
 
@@ -28,6 +30,8 @@ SEQ = "task_type: seq_cls\nlabels: [a, b]\n"
         FROM + TO + "load_in_8bit: true\nuse_dora: true\ndistributed: {strategy: deepspeed, num_workers: 2}",
         TEXTS + SEQ + "adapter: adalora\nload_in_4bit: true\nsample_packing: true",
         TEXTS + SEQ + "loraplus_lr_ratio: 4\ndistributed: {strategy: fsdp, num_workers: 2}",
+        IMAGES + IMAGE + "load_in_4bit: true\nadapter: vera\ndistributed: {strategy: fsdp, num_workers: 2}",
+        IMAGES.replace("image", "audio") + IMAGE.replace("image", "audio") + "load_in_8bit: true",
         TEXTS + SEQ + "test_datasets: [{path: more.jsonl, type: classification}]\ndistributed: {strategy: deepspeed}",
     ],
 )
@@ -51,6 +55,12 @@ def test_what_goes_together_is_taken(tmp_path: Path, text: str):
             "task_type: got seq_cls with rl: dpo, which needs task_type: causal_lm",
         ),
         (PAIRS + "rl: reward\ntask_type: token_cls", "which needs task_type: seq_cls; set it, or remove rl"),
+        (IMAGES, "task_type: got causal_lm and datasets of type image; set task_type: image_cls"),
+        (TEXTS + IMAGE, "task_type: got image_cls, which learns from datasets of type image; got type classification"),
+        (IMAGES + "task_type: image_cls", "labels: got none; image_cls tells classes apart: name two or more"),
+        (IMAGES + IMAGE + "sample_packing: true", "with sample_packing: true (a file is a row by itself); remove"),
+        (IMAGES + IMAGE + "chat_template: '{{ messages }}'", "with chat_template (rows are no texts); remove that"),
+        (IMAGES + IMAGE + "adapter: full", "with adapter: full (it trains no head beside the base); remove that"),
         (TEXTS + SEQ + "adapter_bank: peft", "with adapter_bank: peft (it holds an adapter and no head); remove that"),
         (TEXTS + SEQ + "sample_prompts: [hi]", "with sample_prompts (nothing answers them); remove that"),
         (TEXTS + SEQ + "train_on_inputs: true", "with train_on_inputs: true (the loss is of classes alone)"),
@@ -93,7 +103,8 @@ def test_runs_of_other_tasks_or_classes_share_no_pack(tmp_path: Path):
         load_text(tmp_path, TEXTS + SEQ.replace("b]", "b, c]")).spec,
         load_text(tmp_path, WORDS + SEQ.replace("seq_cls", "token_cls")).spec,
         load_text(tmp_path, PAIRS + "task_type: seq_cls\nrl: reward").spec,
+        load_text(tmp_path, IMAGES + IMAGE).spec,
         load_text(tmp_path, BASE + "datasets: [{path: rows.jsonl}]").spec,
         load_text(tmp_path, FROM + TO).spec,
     ]
-    assert len({pack_key(spec) for spec in (texts, *others)}) == 6
+    assert len({pack_key(spec) for spec in (texts, *others)}) == 7

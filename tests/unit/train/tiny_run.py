@@ -126,7 +126,7 @@ def open_rows(spec: RunSpec, cache: Path) -> tuple[Batches, Batches | None]:
     """Batches of training and of validation rows."""
     base = Path(spec.base_model)
     prepared = prepare(spec, base, cache)
-    tokenizer = load_tokenizer(base)
+    tokenizer = None if spec.reads_values else load_tokenizer(base)
     train = open_batches(spec, tokenizer, prepared.train)
     return train, None if prepared.validation is None else open_batches(spec, tokenizer, prepared.validation)
 

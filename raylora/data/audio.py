@@ -1,0 +1,58 @@
+"""A recording becomes a spectrogram, as the base's own feature extractor makes it. Called through `processors`."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from raylora.data.values import Processor
+from raylora.errors import DataError
+
+
+class AudioProcessor(Processor):
+    """Makes spectrograms of recordings: (frames, frequencies). A longer one is cut at its end, a shorter one padded."""
+
+    task = "audio_cls"
+    what, bases = "recordings", "an audio spectrogram transformer (AST)"
+
+    @override
+    def _load(self, folder: Path) -> Any:
+        from transformers import AutoFeatureExtractor  # only runs on recordings wait for it
+
+        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+    @override
+    def _made(self, content: bytes) -> NDArray[Any]:
+        rate, samples = _opened(content)
+        if rate != self._process.sampling_rate:
+            raise DataError(
+                f"has {rate:,} samples a second; the base takes {self._process.sampling_rate:,}. Resample the file"
+            )
+        made = self._process(samples, sampling_rate=rate, return_tensors="np")
+        values_TF: NDArray[Any] = made["input_values"][0]
+        return values_TF
+
+
+def _opened(content: bytes) -> tuple[int, NDArray[np.float32]]:
+    """Samples a second, and the samples between -1 and 1."""
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            about = file.getparams()
+            data = file.readframes(about.nframes)
+    except (wave.Error, EOFError) as error:
+        raise DataError(
+            f"no recording that can be read ({error or 'it ends early'}). Allowed: WAV of 16 bits, one channel"
+        ) from error
+    if (about.nchannels, about.sampwidth) != (1, 2):
+        raise DataError(
+            f"has {about.nchannels} channels of {8 * about.sampwidth} bits. Allowed: one of 16. Convert the file"
+        )
+    if not data or len(data) < 2 * about.nframes:
+        raise DataError(f"holds {len(data) // 2:,} samples, and says {about.nframes:,}; copy a file that is whole")
+    return about.framerate, np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(2**15)

@@ -1,0 +1,36 @@
+"""Names of tensors in a model and in its files: packed ones, and those under which models were published before.
+
+The first BERTs have others for the values of a norm, and vision transformers for their layers; what transformers calls
+them today is its own to say. Called by `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+
+def file_name(name: str) -> str:
+    """The checkpoint's name of a parameter: a packed row stands for the layer's weight.
+
+    Args:
+        name: In the model.
+    """
+    return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
+
+
+def present_name_of(model: nn.Module | None) -> Callable[[str], str]:
+    """What gives the present name of a tensor in a model's files; one that the model has is left as it is.
+
+    Args:
+        model: Its parameters may be on the meta device. Without one, or where it is none of transformers', names stay.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return lambda name: name
+    own = {file_name(name) for name, _ in model.named_parameters()}
+    renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+    return lambda name: name if name in own else apply_renamings(name, renamings)
