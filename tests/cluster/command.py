@@ -19,13 +19,17 @@ from typing import Any
 
 import psutil
 
+from tests.cluster.prefork import ERR, OUT, PROGRAM, Forked, environment
 from tests.servers.ray import REPOSITORY, TOKEN
 
 LONG_S = 400.0
 """A run takes a fraction of it where nothing else goes on."""
 
 STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
-"""Beginnings of variables that a test sets itself or not at all."""
+"""Beginnings of variables that a test sets itself or not at all; they are read when they are needed."""
+
+TAG = "STARTED_AS"
+"""Of all processes that one command starts."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +91,29 @@ class Command:
 
     def start(self, *words: str) -> Running:
         """Start a command."""
-        program = [sys.executable, "-c", "from raylora.cli.app import main; main()"]
-        return Running([*self.door, *program, *words], self)
+        return Running(words, self)
 
 
 class Running:
     """A command that goes on."""
 
-    def __init__(self, words: list[str], command: Command) -> None:
+    def __init__(self, words: Sequence[str], command: Command) -> None:
         self._tag = uuid.uuid4().hex
         self._said = Path(tempfile.mkdtemp(prefix="command-"))
-        self._out, self._err = self._said / "out", self._said / "err"
+        self._out, self._err = self._said / OUT, self._said / ERR
+        self._out.touch()
+        self._err.touch()
+        env = {**command.env, TAG: self._tag}
+        self.process: subprocess.Popen[bytes] | Forked
+        if not command.door and is_as_imported(env):
+            self.process = Forked(words, self._said, command.folder, env)
+            return
+        program = [*command.door, sys.executable, "-c", PROGRAM, *words]
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                words,
+                program,
                 cwd=command.folder,
-                env={**command.env, "STARTED_AS": self._tag},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -150,9 +161,15 @@ class Running:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("STARTED_AS") == self._tag:
+                if process.environ().get(TAG) == self._tag:
                     found.append(process)
         return found
+
+
+def is_as_imported(env: Mapping[str, str]) -> bool:
+    """Whether a command would import all in such an environment as it was imported in; some is read then, once."""
+    imported, of_no_matter = environment(), (*STRANGERS, TAG, "PYTEST_")
+    return all(env.get(name) == imported.get(name) for name in {*env, *imported} if not name.startswith(of_no_matter))
 
 
 def overrides(*settings: str) -> list[str]:
