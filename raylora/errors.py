@@ -6,6 +6,7 @@ RayloraError
 │   ├── DataError         a dataset file, row or column
 │   └── ModelError        the base model or the adapter's targets
 ├── StoreError            object storage refused, vanished or is full
+│   ├── UnusableStoreError  it takes nothing from anybody: full, mute, or the key is no good
 │   ├── MissingObjectError  there is no object of that name
 │   ├── ExistingObjectError  there is one already, where one was to be made
 │   └── CorruptObjectError  what is stored is not what was written
@@ -93,6 +94,10 @@ class ModelError(InputError):
 
 class StoreError(RayloraError):
     """Object storage refused, vanished, is full, or holds something that does not verify."""
+
+
+class UnusableStoreError(StoreError):
+    """The whole store takes or gives nothing: it is full, does not answer, or refuses the key. No run is at fault."""
 
 
 class MissingObjectError(StoreError):

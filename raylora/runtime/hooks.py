@@ -10,13 +10,16 @@ import ray
 from ray.actor import ActorHandle
 from typing_extensions import override
 
-from raylora.errors import RayloraError
+from raylora.errors import RayloraError, UnusableStoreError
 from raylora.runtime.desk_messages import Admit, Report
 from raylora.runtime.mailbox import Mailbox
 from raylora.store.checkpoint import Checkpoint, save_checkpoint
 from raylora.store.contract import Store
 from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.events import Event, Wish
+
+Written = SimpleQueue[Report | UnusableStoreError]
+"""What became of the checkpoints of a pack, as its threads of writing tell it."""
 
 
 class WorkerHooks:
@@ -64,10 +67,11 @@ class PackHooks(WorkerHooks):
         mailbox: The workers' mailbox.
         store: The run's own store.
         admit: What the lease was let in with.
-        written: Takes a report of each checkpoint, whenever it is written or could not be.
+        written: Takes a report of each checkpoint, whenever it is written or could not be; the error itself where it
+            is no fault of the run.
     """
 
-    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, admit: Admit, written: SimpleQueue[Report]) -> None:
+    def __init__(self, mailbox: ActorHandle[Mailbox], store: Store, admit: Admit, written: Written) -> None:
         super().__init__(mailbox, store, admit.spec.storage.keep_checkpoints, admit.run_id)
         self._admit, self._written = admit, written
 
@@ -75,6 +79,9 @@ class PackHooks(WorkerHooks):
     def save(self, checkpoint: Checkpoint) -> str:
         try:
             uri = super().save(checkpoint)
+        except UnusableStoreError as error:
+            self._written.put(error)
+            raise
         except RayloraError as error:
             self._written.put(Report(self._admit.lease, "failed", checkpoint.step, {"error": str(error)}))
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raylora.errors import RayloraError
+from raylora.errors import RayloraError, UnusableStoreError
 from raylora.runtime.inputs import Inputs
 from raylora.spec.run import RunSpec
 from raylora.train.ranks import Ranks
@@ -31,10 +31,15 @@ class OpenInputs:
         Args:
             spec: The run.
             ranks: Those that are to read them.
+
+        Raises:
+            UnusableStoreError: Nothing can be read or kept here, whatever the run.
         """
         error = None
         try:
             self.of(spec)
+        except UnusableStoreError:
+            raise
         except RayloraError as failure:
             error = str(failure)
         return next((found for found in ranks.gather(error) if found is not None), None)

@@ -17,7 +17,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from raylora.errors import RayloraError, StoreError
+from raylora.errors import RayloraError, StoreError, UnusableStoreError
 from raylora.log import get_logger
 from raylora.runtime.desk_messages import (
     BEFORE_ANY_STEP,
@@ -32,15 +32,15 @@ from raylora.runtime.desk_messages import (
     Save,
 )
 from raylora.runtime.evening import due_move
-from raylora.runtime.hooks import PackHooks
+from raylora.runtime.hooks import PackHooks, Written
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.open_inputs import OpenInputs
+from raylora.runtime.own_saves import OwnSaves
 from raylora.runtime.own_store import open_own
 from raylora.runtime.pack_lease import PackLease
 from raylora.runtime.pack_width import pack_width
 from raylora.runtime.published import ToPublish, publish_all
 from raylora.runtime.same_checkpoint import checkpoint_of, load_alike
-from raylora.runtime.timed_saves import timed_saves
 from raylora.store.checkpoint import Checkpoint
 from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
@@ -70,8 +70,8 @@ class Pack:
         self._inputs = OpenInputs()
         self._reports: list[Report] = []
         self._unmoved: set[str] = set()
-        self._written: SimpleQueue[Report] = SimpleQueue()
-        self._asked_at, self._saved_at = 0.0, time.monotonic()
+        self._written: Written = SimpleQueue()
+        self._own_saves, self._asked_at, self._opening = OwnSaves(mailbox), 0.0, 0
 
     def width(self) -> int:
         """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
@@ -84,8 +84,9 @@ class Pack:
         inputs.check_same_rows(ranks)
         return pack_width(job, self._trainee, inputs)
 
-    def run(self) -> None:
-        """Obey and train in turns."""
+    def run(self, opening: int) -> None:
+        """Obey and train in turns, as the group that the host knows by its opening of the pack."""
+        self._opening = opening
         while True:
             for command in self._exchange():
                 if isinstance(command, Close):
@@ -98,7 +99,11 @@ class Pack:
         """Tell what happened on any rank, and hear what is next; the same on every rank."""
         ranks = self._trainee.ranks
         while not self._written.empty():
-            self._reports.append(self._written.get())
+            match self._written.get():
+                case Report() as report:
+                    self._reports.append(report)
+                case error:
+                    raise error
         told = [report for of_rank in ranks.gather(self._reports) for report in of_rank]
         self._reports = []
         for report in told:
@@ -116,15 +121,9 @@ class Pack:
         is_idle = not any(lease.is_going for lease in self._leases.values())
         if not told and not is_idle and time.monotonic() - self._asked_at < CHECK_IN_S:
             return []
-        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, told, is_idle))
+        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, self._opening, told, is_idle))
         self._asked_at = time.monotonic()
-        return commands + self._timed_saves()
-
-    def _timed_saves(self) -> list[Save]:
-        specs = {name: lease.admit.spec for name, lease in self._leases.items()}
-        if saves := timed_saves(specs, time.monotonic() - self._saved_at):
-            self._saved_at = time.monotonic()
-        return saves
+        return commands + self._own_saves.due({name: lease.admit.spec for name, lease in self._leases.items()})
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -160,7 +159,7 @@ class Pack:
             checkpoint = load_alike(ranks, partial(checkpoint_of, lease.admit, self._stores))
             lease.member = self._member(lease, checkpoint)
         except RayloraError as failure:
-            error = str(failure)
+            error = _of_one_run(failure)
         return next((found for found in ranks.gather(error) if found is not None), None)
 
     def _opened(self, lease: PackLease) -> Member:
@@ -261,7 +260,7 @@ class Pack:
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:
         if isinstance(published, RayloraError):
-            self._report(member, name, "failed", {"error": str(published)})
+            self._report(member, name, "failed", {"error": _of_one_run(published)})
             return
         outcome = Outcome(member.ending or "finished", member.progress, "", [])
         ranks = self._trainee.ranks_left(member.slot)
@@ -291,3 +290,10 @@ class Pack:
             return None
         held = Counter(lease.owner for lease in self._leases.values())
         return min(range(self._trainee.ranks.world_size), key=lambda rank: (held[rank], rank))
+
+
+def _of_one_run(error: RayloraError) -> str:
+    """Why one run fails; what would meet them all ends the pack instead, so that a resumed sweep goes on with each."""
+    if isinstance(error, UnusableStoreError):
+        raise error
+    return str(error)

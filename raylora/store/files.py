@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raylora.errors import MissingObjectError, StoreError
+from raylora.errors import MissingObjectError, StoreError, UnusableStoreError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of files that are being written; a crash may leave one, and no reader takes it for an object."""
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """How file systems without hard links refuse one, such as buckets that are mounted as folders."""
+
+UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""How a whole file system refuses, whatever file it is asked for."""
 
 
 @contextmanager
@@ -102,6 +105,7 @@ def explained(failure: str) -> Iterator[None]:
 
     Raises:
         MissingObjectError: A file is not there.
+        UnusableStoreError: The disk is full or read-only.
         StoreError: The system refused for another reason.
     """
     try:
@@ -109,7 +113,8 @@ def explained(failure: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingObjectError(f"{failure}: there is no file {error.filename}") from error
     except OSError as error:
-        raise StoreError(f"{failure}: {reason(error)}") from error
+        kind = UnusableStoreError if error.errno in UNUSABLE else StoreError
+        raise kind(f"{failure}: {reason(error)}") from error
 
 
 def reason(error: OSError) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from raylora.errors import StoreError
+from raylora.errors import StoreError, UnusableStoreError
 from raylora.log import get_logger
+from raylora.store.files import UNUSABLE
 
 log = get_logger(__name__)
 
@@ -29,7 +30,8 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
         build: Fills the empty folder it is given. Whatever it raises leaves no folder behind.
 
     Raises:
-        StoreError: The disk is full, or the cache cannot be written.
+        UnusableStoreError: The disk is full or read-only.
+        StoreError: The cache cannot be written.
     """
     if folder.is_dir():
         return folder
@@ -42,7 +44,8 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
                 _build(folder, build)
                 log.info("made %s in %.1f s; kept in %s", what, time.monotonic() - started_s, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        raise StoreError(
+        kind = UnusableStoreError if getattr(error, "errno", None) in UNUSABLE else StoreError
+        raise kind(
             f"{what}: {folder} could not be made ({error}). Check the free space and the rights of that disk, or "
             "set RAYLORA_HOME to a folder on another."
         ) from error

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, NoCredentialsError, PartialCredenti
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
-from raylora.errors import MissingObjectError, StoreError
+from raylora.errors import MissingObjectError, StoreError, UnusableStoreError
 from raylora.store.files import reason
 
 REFUSED_KEYS = {
@@ -71,7 +71,7 @@ def is_unconditional(error: OSError) -> bool:
 
 
 def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
-    """Return the `StoreError` that tells the user what to do about `error`.
+    """Return the `StoreError` that tells the user what to do about `error`; its class says whether all others meet it.
 
     Args:
         error: What s3fs raised.
@@ -95,11 +95,10 @@ def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
         return MissingObjectError(f"{failure}: there is no {error.filename or 'such object'}")
     elif is_transient(error):
         advice = f"{endpoint} does not answer as it should ({_said(error)}); check AWS_ENDPOINT_URL and the server"
-    elif isinstance(error, OSError) and answer is None:
-        advice = reason(error)
     else:
-        advice = _said(error)
-    return StoreError(f"{failure}: {advice}")
+        advice = reason(error) if isinstance(error, OSError) and answer is None else _said(error)
+        return StoreError(f"{failure}: {advice}")
+    return UnusableStoreError(f"{failure}: {advice}")
 
 
 def _answer(error: BaseException | None) -> dict[str, Any] | None:

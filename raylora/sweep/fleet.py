@@ -14,7 +14,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from raylora.errors import InputError, RayloraError, RunFailedError
+from raylora.errors import InputError, RayloraError, RunFailedError, UnusableStoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster import check_places, free_places, waits_for_places, worker_resources
 from raylora.runtime.growth import can_grow
@@ -97,6 +97,7 @@ class Fleet:
 
         Raises:
             RunFailedError: A pack lost Ray Train's controller.
+            UnusableStoreError: A pack could keep nothing.
         """
         now = time.monotonic()
         if now < self._tended_at + TEND_S:
@@ -163,12 +164,15 @@ class Fleet:
 
         Raises:
             RunFailedError: Ray Train's controller died: what it had reserved is free again when this driver has ended.
+            UnusableStoreError: The workers could keep nothing: whatever trained in their place would fail as well.
         """
         try:
             group.check()
         except RayloraError as error:
-            if group.lost_controller and not self._is_ending:
-                raise RunFailedError(f"pack {number}: {error}; `raylora resume` goes on with the sweep") from error
+            is_unusable = isinstance(error, UnusableStoreError)
+            if (group.lost_controller or is_unusable) and not self._is_ending:
+                kind = UnusableStoreError if is_unusable else RunFailedError
+                raise kind(f"pack {number}: {error}; `raylora resume` goes on with the sweep") from error
             log.warning("pack %d: %s", number, error)
             self._broken[key] = str(error)
             # It may have failed before it offered a slot: then the desk knows its key alone.

@@ -7,6 +7,7 @@ of its own. One process that imports Ray Tune once, instead of one for each tria
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any, cast
 
 import ray
@@ -14,7 +15,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Command, Report
+from raylora.runtime.desk_messages import Close, Command, Report
 from raylora.runtime.environment import Environment, put_on
 from raylora.sweep.lease import Lease, Trials
 
@@ -36,6 +37,7 @@ class Host:
         self._desk = Desk()
         self._leases: dict[str, Lease] = {}
         self._trials: Trials | None = None
+        self._openings = Counter[int]()
 
     # Tune's side.
 
@@ -120,25 +122,31 @@ class Host:
 
     # The packs' side.
 
-    def open_pack(self, pack: int, key: str, num_slots: int) -> None:
+    def open_pack(self, pack: int, key: str, num_slots: int) -> int:
         """See `Desk.open_pack`.
 
         Args:
             pack: Its number.
             key: Leases with this key fit.
             num_slots: Slots.
-        """
-        self._desk.open_pack(pack, key, num_slots)
 
-    def exchange(self, pack: int, reports: list[Report], wait: bool) -> list[Command]:
-        """See `Desk.exchange`.
+        Returns:
+            How often it was opened: groups of workers that come one after the other have one number.
+        """
+        self._openings[pack] += 1
+        self._desk.open_pack(pack, key, num_slots)
+        return self._openings[pack]
+
+    def exchange(self, pack: int, opening: int, reports: list[Report], wait: bool) -> list[Command]:
+        """See `Desk.exchange`; a group in whose place another has come is told to end, and takes none of its commands.
 
         Args:
             pack: Its number.
+            opening: What `open_pack` returned to the group that asks.
             reports: Of this turn, in any order.
             wait: Whether the pack has nothing to train.
         """
-        return self._desk.exchange(pack, reports, wait)
+        return self._desk.exchange(pack, reports, wait) if opening == self._openings[pack] else [Close()]
 
     def lose_pack(self, pack: int, reason: str, again: bool) -> None:
         """See `Desk.lose_pack`.

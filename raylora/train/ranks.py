@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from raylora.errors import RayloraError, RunFailedError, StoreError
+from raylora.errors import RayloraError, RunFailedError, StoreError, UnusableStoreError
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,17 @@ class Ranks:
 
         Raises:
             RunFailedError: What was to be written is broken; on every rank.
+            UnusableStoreError: Nothing could be written; on every rank.
             StoreError: It could not be written; on every rank.
         """
         written: str | RayloraError = ""
         if self.rank == 0:
             try:
                 written = write()
+            except (RunFailedError, UnusableStoreError) as failure:
+                written = failure
             except RayloraError as failure:
-                kind = RunFailedError if isinstance(failure, RunFailedError) else StoreError
-                written = kind(str(failure))
+                written = StoreError(str(failure))
         written = self.gather(written)[0]
         if isinstance(written, RayloraError):
             raise written

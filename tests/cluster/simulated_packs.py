@@ -48,16 +48,17 @@ class PackActor:
     """
 
     def __init__(self, host: Any, number: int, folder: Path, save_steps: int = 0, turn_s: float = 0.0) -> None:
-        self.host, self.turn_s = host, turn_s
+        self.host, self.turn_s, self.opening = host, turn_s, 0
         self.pack = SimulatedPack(number, folder, save_steps)
 
-    def run(self) -> SimulatedPack:
+    def run(self, opening: int) -> SimulatedPack:
+        self.opening = opening
         self.pack.run(self.exchange)
         return self.pack
 
     def exchange(self, number: int, reports: list[Report], wait: bool) -> list[Command]:
         time.sleep(self.turn_s)
-        return ray.get(self.host.exchange.remote(number, reports, wait))
+        return ray.get(self.host.exchange.remote(number, self.opening, reports, wait))
 
 
 @dataclass
@@ -82,8 +83,8 @@ class Stage:
 
     def open_pack(self, number: int, num_slots: int, key: str = "all", **more: Any) -> None:
         self.actors[number] = PackActor.remote(self.host, number, self.folder, **more)
-        ray.get([self.prepared, self.host.open_pack.remote(number, key, num_slots)])
-        self.runs[number] = self.actors[number].run.remote()
+        _, opening = ray.get([self.prepared, self.host.open_pack.remote(number, key, num_slots)])
+        self.runs[number] = self.actors[number].run.remote(opening)
 
     def drive(self, search: Search, **more: Any) -> list[TrialOutcome]:
         more.setdefault("listen", self.events.append)

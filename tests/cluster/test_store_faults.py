@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raylora.errors import ExistingObjectError, StoreError
+from raylora.errors import ExistingObjectError, StoreError, UnusableStoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.s3 import PART_BYTES
@@ -86,7 +86,6 @@ def test_an_object_of_several_parts_outlives_it(store: Store, proxy: FaultProxy,
 def test_what_tune_keeps_outlives_it(s3_env: S3Server, proxy: FaultProxy, kind: Kind):
     """Through Arrow's client, which asks three times and has no patience."""
     folder, files = tunes_files(s3_env.uri(f"tune/{uuid.uuid4().hex}"))
-    assert files is not None
     faults = [proxy.strike(Fault(kind, method, "/a", times=5, seconds=0.2)) for method in ("PUT", "GET")]
     for data in (b"first", b"second", b"third", b"fourth", b"fifth"):
         with files.open_output_stream(f"{folder}/a") as stream:
@@ -98,7 +97,9 @@ def test_what_tune_keeps_outlives_it(s3_env: S3Server, proxy: FaultProxy, kind: 
 
 def test_a_key_that_expires_is_said_at_once(store: Store, proxy: FaultProxy):
     fault = proxy.strike(Fault("expired", "PUT", "/a", times=99))
-    with pytest.raises(StoreError, match=r"refuses the credentials \(ExpiredToken\).*AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(
+        UnusableStoreError, match=r"refuses the credentials \(ExpiredToken\).*AWS_ACCESS_KEY_ID"
+    ) as caught:
         store.write("a", b"bytes")
     assert len(fault.struck) == 1
     assert SECRET not in str(caught.value)

@@ -69,7 +69,7 @@ def test_a_full_disk_loses_no_checkpoint(on_head: Command, tmp_path: Path):
         ended = on_head.run("train", "run.yaml", "--json", *places)
         error = said_in_one_line(ended)
         assert ended.code == 1
-        assert ended.json["error"]["type"] == "StoreError"
+        assert ended.json["error"]["type"] == "UnusableStoreError"
         assert "the disk is full" in error
         assert str(disk) in error
         (run,) = (disk / "runs").iterdir()

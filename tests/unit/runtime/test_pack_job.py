@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from raylora.errors import UnusableStoreError
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
 from raylora.runtime.pack import Pack
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.kept import complete_steps
+from raylora.train.events import Event
 from tests.unit.runtime.opened_pack import Post, open_pack
+from tests.unit.store.disks import fill, mounted
+from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
 
 
@@ -90,6 +94,27 @@ def test_a_trial_whose_checkpoint_the_store_does_not_take_fails_alone(tmp_path: 
     assert len(pack._trainee.steppers) == 1
     pack._turn()
     assert load_checkpoint(str(by_lease["lease0"].values["uri"])).step == 1
+
+
+@pytest.mark.parametrize("max_steps", [1, 9], ids=["adapters", "checkpoints"])
+def test_a_disk_that_is_full_fails_no_trial_but_ends_the_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_steps: int
+):
+    """All would fail alike, those that come later as well; a sweep that is resumed goes on with each."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=max_steps)
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        pack = open_pack(spec, Post(), disk)
+        pack._obey(Admit("lease", 0, spec, "run", None))
+        pack._obey(Go("lease"))
+        fill(disk)
+        with pytest.raises(UnusableStoreError, match="the disk is full"):
+            pack._turn()
+            pack._obey(Save("lease"))
+            pack._exchange()
+        assert {report.kind for report in pack._reports} <= {"metrics"}
+        assert list(pack._leases) == ["lease"]
 
 
 def test_a_save_that_is_awaited_is_answered_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

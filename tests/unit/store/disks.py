@@ -29,8 +29,8 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> None:
-    """Leave no room on a mounted disk."""
-    with (folder / "rest").open("wb", buffering=0) as file, suppress(OSError):
+    """Leave no room on a mounted disk; again, take what has become free."""
+    with (folder / "rest").open("ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.errors import InputError, StoreError
+from raylora.errors import InputError, StoreError, UnusableStoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.local import FolderStore
 from tests.contract.store_suite import StoreSuite
@@ -77,7 +77,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_object(tmp_path: Path, way: str)
     with mounted(tmp_path / "disk", 1 << 20) as disk:
         store = open_store(str(disk))
         store.write("object", b"old")
-        with pytest.raises(StoreError, match=r"object: the disk is full"):
+        with pytest.raises(UnusableStoreError, match=r"object: the disk is full"):
             store.write("object", big.read_bytes()) if way == "write" else store.upload(big, "object")
         assert store.read("object") == b"old"
         assert [path.name for path in disk.iterdir()] == ["object"]

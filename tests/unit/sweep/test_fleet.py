@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raylora.errors import RunFailedError
+from raylora.errors import RayloraError, RunFailedError, UnusableStoreError
 from raylora.runtime.desk import Desk
 from raylora.runtime.mailbox import PackJob
 from raylora.spec.run import RunSpec
@@ -139,24 +139,37 @@ def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
     assert [group.job and group.job.key for group in groups] == keys
 
 
-class Orphaned(Group):
-    """Workers whose controller died."""
+class Ended(Group):
+    """Workers that are gone."""
 
-    running = False
-    lost_controller = True
+    running = lost_controller = False
+    error: RayloraError
 
     def check(self) -> None:
-        raise RunFailedError("Ray Train gave up: the actor died")
+        raise self.error
 
     def close(self) -> None:
         """Nobody is left."""
 
 
-def test_a_pack_without_its_controller_ends_the_search_and_fails_no_trial(
-    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
+class Orphaned(Ended):
+    """Their controller died: what it had reserved is held until the driver ends, and another pack would wait for it."""
+
+    lost_controller = True
+    error = RunFailedError("Ray Train gave up: the actor died")
+
+
+class Refused(Ended):
+    """The store takes nothing, and would take nothing from another pack."""
+
+    error = UnusableStoreError("rank 0: the disk is full")
+
+
+@pytest.mark.parametrize("group", [Orphaned, Refused])
+def test_a_pack_whose_end_is_no_trials_fault_ends_the_search_and_fails_none(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, group: type[Ended]
 ) -> None:
-    """What the controller had reserved is held until the driver ends: another pack would wait for it."""
-    monkeypatch.setattr(fleet_module, "PackGroup", Orphaned)
+    monkeypatch.setattr(fleet_module, "PackGroup", group)
     host: Any = Handle(steering.desk)
     fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2)}
     fleet.start("wide", berths["wide"].spec)
@@ -164,7 +177,7 @@ def test_a_pack_without_its_controller_ends_the_search_and_fails_no_trial(
     steering.desk.open_pack(0, "wide", 4)
     steering.lease(claim(0, key="wide"))
     answer = steering.go("lease0-0")
-    with pytest.raises(RunFailedError, match=r"^pack 0: Ray Train gave up: .*`raylora resume` goes on"):
+    with pytest.raises(type(group.error), match=rf"^pack 0: {group.error}; `raylora resume` goes on"):
         fleet.tend(berths)
     assert not answer.done()
     steering.desk.free(["lease0-0"])

@@ -1,0 +1,21 @@
+"""Groups of workers that come one after the other for one pack, as the host tells them apart."""
+
+from __future__ import annotations
+
+from raylora.runtime.desk_messages import Admit, Close
+from raylora.sweep.host import Host
+from tests.unit.runtime.steering import claim
+
+
+def test_a_group_that_wakes_up_when_another_has_its_place_takes_none_of_its_commands():
+    """Its node was frozen, or cut off: nobody could end it."""
+    host = Host()
+    host._desk.lease([claim(0)])
+    first = host.open_pack(0, "all", 1)
+    host.settle(0, 0)
+    (admit,) = host.exchange(0, first, [], True)
+    assert isinstance(admit, Admit)
+    host.lose_pack(0, "its workers were restarted", True)
+    second = host.open_pack(0, "all", 1)
+    assert host.exchange(0, first, [], True) == [Close()]
+    assert host.exchange(0, second, [], True) == [admit]
