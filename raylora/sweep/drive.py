@@ -31,8 +31,8 @@ from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.scheduler_state import Statuses, note, recall, statuses
 from raylora.sweep.seats import Seats
-from raylora.sweep.signed_files import tunes_files
-from raylora.sweep.watch import Listener, Watch, why_failed
+from raylora.sweep.signed_files import check_written, tunes_files
+from raylora.sweep.watch import Listener, Watch, failure_of
 
 log = get_logger(__name__)
 
@@ -121,6 +121,7 @@ def drive(
         CorruptObjectError: What was kept of it is not signed with the key of the environment; none of it was unpickled.
         InputError: There is nothing of that name to go on with.
         RunFailedError: The host is lost; what was kept of the search can be resumed.
+        UnusableStoreError: Tune could not keep a trial or the search; likewise.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells a failed trial's traceback; we tell why
     watch = Watch(listen)
@@ -133,9 +134,11 @@ def drive(
         began = time.monotonic()
         # Raises where Tune thinks that trials failed because the host, and all with it, is gone.
         ray.get(host.waiting.remote())
+        watch.check()
         write_record()
         note(controller, stood)
         controller.checkpoint(force=True, wait=True)
+        check_written()
         return time.monotonic() - began
 
     try:
@@ -249,5 +252,5 @@ def _outcome(number: int, trial: Trial) -> TrialOutcome:
         status = "failed"
     elif trial.status == Trial.TERMINATED:
         status = "succeeded" if result.get("finished") else "stopped"
-    error = why_failed(trial) if status == "failed" else None
-    return TrialOutcome(number, dict(trial.config), status, result, error)
+    failure = failure_of(trial) if status == "failed" else None
+    return TrialOutcome(number, dict(trial.config), status, result, None if failure is None else gist(failure))

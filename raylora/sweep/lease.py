@@ -23,6 +23,7 @@ from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Report
 from raylora.runtime.desk_state import Claim
 from raylora.spec.run import RunSpec
+from raylora.sweep.signed_files import check_written
 
 SLOTS = "slots.json"
 METRICS = ("eval_", "train_")
@@ -113,6 +114,12 @@ class Lease(Trainable):
             run_id = self._repeats[index].run_id
             self._slots[index] = {"run_id": run_id, "uri": uri, "report": report and asdict(report)}
         Path(checkpoint_dir, SLOTS).write_text(json.dumps(self._slots), encoding="utf-8")
+
+    @override
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        saved = super().save(checkpoint_dir)
+        check_written()
+        return saved
 
     @override
     def load_checkpoint(self, checkpoint: Any) -> None:

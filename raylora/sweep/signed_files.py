@@ -1,26 +1,30 @@
-"""Tune's files: signed, since what is unpickled can run anything, and on S3 asked for until S3 answers.
+"""Tune's files: whole, signed, since what is unpickled can run anything, and on S3 asked for until S3 answers.
 
-In comes the folder of a search; out goes, where there is a key or where the folder is in S3, a file system that Tune
-writes and reads through. Each file carries its signature in itself, so that no crash can come between the two; what
-Tune reads are the bytes that were checked. That goes for what the driver keeps, for trials' checkpoints and for their
-errors. Called by `drive.py`.
+In comes the folder of a search; out goes a file system that Tune writes and reads through. Tune itself empties a file
+before it writes it again: where the disk is full, or the driver is killed, neither the old one nor the new would be
+there. Here a file is replaced when the new one is whole. Each carries its signature in itself, so that no crash comes
+between the two; what Tune reads are the bytes that were checked. That goes for what the driver keeps, for trials'
+checkpoints and for their errors. Called by `drive.py`.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pyarrow import BufferReader, PythonFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
 from typing_extensions import override
 
+from raylora.errors import UnusableStoreError
+from raylora.store.files import reason, replacing
 from raylora.store.retry import PATIENCE_S, retrying
-from raylora.store.signature import KEY_NAME, sealed, unsealed
+from raylora.store.signature import sealed, unsealed
 
 T = TypeVar("T")
 
@@ -31,14 +35,35 @@ PASSING = re.compile(
 """What Arrow says where the same request may succeed later; its errors bear no other mark. It gives up in a second."""
 
 
-def tunes_files(folder: str) -> tuple[str, FileSystem | None]:
+_unwritten: SimpleQueue[str] = SimpleQueue()
+"""Files of this process that could not be written, and why."""
+
+
+def check_written() -> None:
+    """Find out that each file was written since the last call: Arrow copies for Tune, and passes failures over.
+
+    Raises:
+        UnusableStoreError: One was not.
+    """
+    if not _unwritten.empty():
+        raise unkept(_unwritten.get())
+
+
+def unkept(why: str) -> UnusableStoreError:
+    """Return what ends a search whose files cannot be kept or read.
+
+    Args:
+        why: Which, and why.
+    """
+    return UnusableStoreError(f"what Ray Tune keeps of trials: {why}; `raylora resume` goes on with the sweep")
+
+
+def tunes_files(folder: str) -> tuple[str, FileSystem]:
     """Return where Tune is to keep its files, in its own words: a path and the file system of it.
 
     Args:
-        folder: Path or URI. What is neither in S3 nor signed Tune gets as it is, and finds the file system itself.
+        folder: Absolute path, or URI.
     """
-    if not os.environ.get(KEY_NAME) and not folder.startswith("s3:"):
-        return folder, None
     files, path = FileSystem.from_uri(folder)
     if files.type_name == "s3":
         # Arrow copies with as many threads as it has for writes in the background, and each copy waits for its write:
@@ -51,7 +76,7 @@ def tunes_files(folder: str) -> tuple[str, FileSystem | None]:
 
 @dataclass(frozen=True)
 class _WholeFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no types
-    """Signs what is written and checks what is read, each file as a whole; all else is as it is without.
+    """Signs what is written and checks what is read, each file as a whole; all else is as it is with Arrow alone.
 
     Args:
         files: Where they lie.
@@ -121,7 +146,7 @@ class _WholeFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no 
         self._patiently("copy", src, lambda src: self.files.copy_file(src, dest))
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole file, signed where there is a key.
+        """Write a whole file, signed where there is a key; what was there stays where that fails.
 
         Args:
             path: Of the file.
@@ -129,6 +154,10 @@ class _WholeFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no 
         """
 
         def write(path: str) -> None:
+            if self.files.type_name == "local":
+                with replacing(Path(path)) as partial:
+                    partial.write_bytes(sealed(data))
+                return
             with self.files.open_output_stream(path, compression=None) as stream:
                 stream.write(sealed(data))
 
@@ -174,4 +203,8 @@ class _Writing:
         if self.closed:
             return
         self.closed = True
-        self._files.write(self._path, self._data.getvalue())
+        try:
+            self._files.write(self._path, self._data.getvalue())
+        except OSError as error:
+            _unwritten.put(f"cannot write {self._path}: {reason(error)}")
+            raise

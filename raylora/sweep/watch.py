@@ -12,7 +12,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from typing_extensions import override
 
+from raylora.errors import UnusableStoreError
 from raylora.runtime.failures import cause, gist
+from raylora.sweep.signed_files import unkept
 
 TrialEventKind = Literal["start", "report", "pause", "end"]
 
@@ -53,6 +55,7 @@ class Watch(Callback):
         self._numbers: dict[str, int] = {}
         self._all_trials: Callable[[], Sequence[Trial]] = list
         self._paused: set[str] = set()
+        self._unkept: UnusableStoreError | None = None
         self.num_ended = 0
 
     def serve(self, all_trials: Callable[[], Sequence[Trial]]) -> None:
@@ -65,6 +68,15 @@ class Watch(Callback):
             for trial in self._all_trials():
                 self._numbers.setdefault(trial.trial_id, len(self._numbers))
         return self._numbers[trial_id]
+
+    def check(self) -> None:
+        """Find out that Tune could write and read what it keeps of trials: those that it could not would be failed.
+
+        Raises:
+            UnusableStoreError: It could not.
+        """
+        if self._unkept is not None:
+            raise self._unkept
 
     def tell_pauses(self) -> None:
         """Tell which trials have given their slots up and are to go on later: Tune calls nobody for that."""
@@ -103,13 +115,18 @@ class Watch(Callback):
 
     def _end(self, trial: Trial) -> None:
         self.num_ended += 1
-        number, result = self.number_of(trial.trial_id), trial.last_result or {}
-        self._listen(TrialEvent("end", number, trial.config, result, error=why_failed(trial)))
+        number, result, failure = self.number_of(trial.trial_id), trial.last_result or {}, failure_of(trial)
+        if isinstance(failure, OSError):  # a lease itself asks no system for anything
+            failure = unkept(gist(failure))
+        if isinstance(failure, UnusableStoreError):
+            self._unkept = failure
+            return
+        self._listen(TrialEvent("end", number, trial.config, result, error=None if failure is None else gist(failure)))
 
 
-def why_failed(trial: Trial) -> str | None:
-    """Why a trial failed; None where it did not."""
+def failure_of(trial: Trial) -> BaseException | None:
+    """What a trial failed of; None where it did not."""
     file = trial.pickled_error_file  # in this driver's own folder, from where Tune copies it to the store later
     is_here = file is not None and Path(file).exists()
     error = cloudpickle.loads(Path(file).read_bytes()) if is_here else trial.get_pickled_error()
-    return None if error is None else gist(cause(error))
+    return None if error is None else cause(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -11,10 +12,11 @@ from ray import tune
 from ray._private.state import actors as actor_table
 from ray.util.placement_group import placement_group_table
 
-from raylora.errors import RunFailedError
+from raylora.errors import RunFailedError, UnusableStoreError
 from raylora.sweep.watch import TrialEvent
 from tests.cluster.command import wait_until
 from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
+from tests.unit.store.disks import fill, mounted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -105,6 +107,33 @@ def test_a_wish_to_stop_saves_and_the_search_goes_on(tmp_path: Path):
             assert before.number not in {admit.trial for admit in admitted}
     assert any(admit.start_from for admit in admitted)
     assert {outcome.status for outcome in resumed} == {"succeeded", "stopped"}
+
+
+def test_a_full_disk_fails_no_trial_and_the_search_goes_on(tmp_path: Path):
+    """The slots' own saves have another disk: what Tune itself keeps of trials is refused."""
+    with mounted(tmp_path / "disk", 64 << 20) as disk:
+        asked: dict[str, Any] = {"folder": str(disk), "save_reports": 1}
+        with stage(tmp_path) as here:
+            here.open_pack(0, 4)
+            undisturbed = here.drive(here.search(8, 4, name="undisturbed", **asked))
+        with stage(tmp_path) as here:
+            here.open_pack(0, 4)
+
+            def listen(event: TrialEvent) -> None:
+                here.events.append(event)
+                if len(here.events) == 30:
+                    fill(disk)
+
+            with pytest.raises(UnusableStoreError, match=r"^what Ray Tune keeps .*No space .*raylora resume"):
+                here.drive(here.search(8, 4, **asked), listen=listen)
+        assert {event.error for event in here.events} == {None}
+        (disk / "rest").unlink()
+        with stage(tmp_path) as here:
+            here.open_pack(0, 4)
+            resumed = here.drive(here.search(8, 4, **asked), resume=True)
+    assert [(end.status, dict(end.sampled), end.result["steps"]) for end in resumed] == [
+        (end.status, dict(end.sampled), end.result["steps"]) for end in undisturbed
+    ]
 
 
 def wait_for_none_but(*actors: str) -> None:

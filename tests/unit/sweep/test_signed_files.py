@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
-from raylora.errors import CorruptObjectError
+from raylora.errors import CorruptObjectError, UnusableStoreError
 from raylora.store.signature import KEY_NAME
-from raylora.sweep.signed_files import tunes_files
+from raylora.sweep.signed_files import check_written, tunes_files
+from tests.unit.store.disks import fill, mounted
 
 KEY = "a-key-nobody-may-print"
 Change = Callable[[bytes], bytes]
@@ -44,7 +45,6 @@ def kept(made: Path, tmp_path: Path) -> Path:
 
 def signed_files(folder: Path) -> tuple[FileSystem, str]:
     path, files = tunes_files(str(folder))
-    assert files is not None
     return files, path
 
 
@@ -132,9 +132,33 @@ def test_what_is_dropped_half_written_is_not_there(kept: Path):
     assert not (kept / "half").exists()
 
 
-def test_without_a_key_tune_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_key_files_are_as_tune_made_them(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(KEY_NAME)
-    assert tunes_files(str(tmp_path)) == (str(tmp_path), None)
+    files, folder = signed_files(tmp_path / "plain")
+    files.create_dir(folder)
+    copy_files(str(made), folder, destination_filesystem=files)
+    assert contents(tmp_path / "plain") == contents(made)
+
+
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_what_a_full_disk_does_not_take_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+):
+    """Tune writes the state of a search over the one before, under the same name."""
+    monkeypatch.setenv(KEY_NAME, key)
+    (tmp_path / "new").write_bytes(b"new" * 100_000)
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        files, folder = signed_files(disk)
+        with files.open_output_stream(f"{folder}/state.json") as stream:
+            stream.write(b"old" * 100_000)
+        fill(disk)
+        copy_files(str(tmp_path / "new"), f"{folder}/state.json", destination_filesystem=files)
+        with pytest.raises(UnusableStoreError, match=r"cannot write .*/state.json: the disk is full.*raylora resume"):
+            check_written()
+        check_written()
+        with files.open_input_stream(f"{folder}/state.json") as stream:
+            assert stream.readall() == b"old" * 100_000
+        assert {file.name for file in disk.iterdir()} == {"state.json", "rest"}
 
 
 @pytest.mark.parametrize("key", [KEY, ""])
@@ -143,7 +167,7 @@ def test_a_bucket_is_written_by_the_threads_that_copy(key: str, monkeypatch: pyt
     monkeypatch.setenv(KEY_NAME, key)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     path, files = tunes_files("s3://bucket/some/folder")
-    assert files is not None and path == "bucket/some/folder"
+    assert path == "bucket/some/folder"
     _, (made_with,) = files.handler.files.__reduce__()
     assert made_with["background_writes"] is False
     assert made_with["endpoint_override"] == "http://127.0.0.1:9"
