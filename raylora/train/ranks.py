@@ -80,10 +80,9 @@ class Ranks:
         if self.rank == 0:
             try:
                 written = write()
-            except (RunFailedError, UnusableStoreError) as failure:
-                written = failure
             except RayloraError as failure:
-                written = StoreError(str(failure))
+                kinds = (kind for kind in (RunFailedError, UnusableStoreError) if isinstance(failure, kind))
+                written = next(kinds, StoreError)(str(failure))
         written = self.gather(written)[0]
         if isinstance(written, RayloraError):
             raise written

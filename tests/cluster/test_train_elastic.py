@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,20 +14,18 @@ from raylora.spec.load import load_spec
 from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
 from tests.cluster.made_sweeps import in_workplace
-from tests.cluster.two_hosts import MISSED_SOON, NODES, hosts, second_node
+from tests.cluster.two_hosts import MISSED_SOON, announce, hosts, second_node
 from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host
 from tests.servers.process import Server
-from tests.servers.ray import TOKEN, RayHead, asked
+from tests.servers.ray import RayHead
 
 __all__ = ["hosts", "in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 NUM_STEPS = 60
-NOTICE_S = 15
-"""Between the word that a node will be taken away and its end."""
 SETTINGS = (
     *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
@@ -42,19 +35,6 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     yield from served(RayHead(tmp_path_factory.mktemp("head"), num_cpus=1, host=hosts[0], env=MISSED_SOON))
-
-
-def announce(hosts: tuple[Host, Host], head: RayHead) -> float:
-    """Tell the cluster that its second node will be taken away; returns when, on the monotonic clock."""
-    env = os.environ | TOKEN
-    node_id = json.loads(asked(head.address, NODES, env, hosts[0].door))[hosts[1].address]
-    words = (f"--address={head.address}", f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION")
-    more = ("--reason-message=taken back", f"--deadline-remaining-seconds={NOTICE_S}")
-    ray = Path(sysconfig.get_path("scripts")) / "ray"
-    command = [*hosts[0].door, sys.executable, str(ray), "drain-node", *words, *more]
-    deadline = time.monotonic() + NOTICE_S  # Ray counts from when the command has started
-    subprocess.run(command, env=env, capture_output=True, check=True, timeout=60)
-    return deadline
 
 
 def take_back(hosts: tuple[Host, Host], head: RayHead, second: Server, running: Running, home: Path) -> None:

@@ -1,6 +1,6 @@
-"""Two Ray nodes, of which the second has rank 0: it is killed under a packed sweep, and cut off from a run.
+"""Two Ray nodes, of which the second has rank 0: lost under packed sweeps in three ways, and cut off from a run.
 
-The sweep waits until the node is back, since a pack keeps its number of workers; the run goes on with the other one.
+A sweep waits until the node is back, since a pack keeps its number of workers; the run goes on with the other one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from tests.cluster.made_sweeps import (
     loaded,
     num_saved,
     run_of,
+    same_ends,
     the_record,
     whole,
     write,
 )
 from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, check_as_before
-from tests.cluster.two_hosts import MISSED_SOON, NODES, hosts, second_node
+from tests.cluster.two_hosts import MISSED_SOON, NODES, announce, hosts, second_node
 from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host
@@ -48,7 +50,8 @@ CPUS_OF_WORKER = 1.6
 """Each node holds one worker, and Ray puts the first one where most is left over. Each computes in one thread."""
 SWEEP: dict[str, Any] = {
     "run": SWEPT
-    | {"distributed": {"strategy": "fsdp", "num_workers": 2, "cpus_per_worker": CPUS_OF_WORKER}, "save_steps": 4},
+    | {"distributed": {"strategy": "fsdp", "num_workers": 2, "cpus_per_worker": CPUS_OF_WORKER}, "save_steps": 4}
+    | {"gradient_accumulation_steps": 4},  # steps that last
     "searcher": "grid",
     "budget": {"steps": 40},
     "report_steps": 4,
@@ -69,10 +72,10 @@ def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class Second:
-    """The second node, which goes and comes back."""
+    """The second node, which goes and comes back; the cluster has noticed that it is gone when a way to go returns."""
 
-    def __init__(self, host: Host, head: RayHead, logs: Path) -> None:
-        self._host, self._head, self._logs = host, head, logs
+    def __init__(self, hosts: tuple[Host, Host], head: RayHead, logs: Path) -> None:
+        self._hosts, self._host, self._head, self._logs = hosts, hosts[1], head, logs
         self._node: Server | None = None
 
     def come(self) -> None:
@@ -80,15 +83,45 @@ class Second:
         self._node = second_node(self._host, self._head, self._logs / f"{number}.log", CPUS_OF_SECOND)
 
     def die(self) -> None:
-        """All its processes are killed; the cluster has noticed when this returns."""
-        if self._node is not None:
-            self._node.stop(signal.SIGKILL)
-        wait_until(lambda: self._host.address not in self._alive(), 60)
+        """All its processes are killed."""
+        self._kill()
+        self._wait_until_missed()
+
+    def lose_its_link(self) -> None:
+        """Until it is given up; then there is a link again, by which it hears of that and ends by itself."""
+        self._host.cut_off()
+        self._wait_until_missed()
+        self._host.link_up()
+        assert self._node is not None and self._node.process is not None
+        self._node.process.wait(90)
+        self._kill()
+
+    def be_taken_back(self, command: Command) -> None:
+        """It is killed when the time that was announced is over; the sweep, which had no saves, has used it by then."""
+        store = open_store(str(command.home / "store"))
+        assert num_saved(store, since=1) == 0
+        with self._head.at_rest():  # it takes seconds until the word is given
+            deadline = announce(self._hosts, self._head)
+        wait_until(lambda: num_saved(store, since=1) == 3, deadline - time.monotonic())
+        seen = least_step(command)
+        wait_until(
+            lambda: least_step(command) >= seen + 4, deadline - time.monotonic()
+        )  # the saves were told meanwhile
+        with self._head.at_rest():  # the steps that are left are for what follows
+            time.sleep(max(0.0, deadline - time.monotonic()))
+        self.die()
 
     def has(self, worker: psutil.Process) -> bool:
         """Whether a process is one of its own."""
         assert self._node is not None and self._node.process is not None
         return self._node.process.pid in {parent.pid for parent in worker.parents()}
+
+    def _kill(self) -> None:
+        if self._node is not None:
+            self._node.stop(signal.SIGKILL)
+
+    def _wait_until_missed(self) -> None:
+        wait_until(lambda: self._host.address not in self._alive(), 60)
 
     def _alive(self) -> dict[str, str]:
         return json.loads(asked(self._head.address, NODES, os.environ | TOKEN, self._head.door))
@@ -96,7 +129,7 @@ class Second:
 
 @pytest.fixture(scope="module")
 def second(hosts: tuple[Host, Host], head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Second]:
-    second = Second(hosts[1], head, tmp_path_factory.mktemp("second"))
+    second = Second(hosts, head, tmp_path_factory.mktemp("second"))
     second.come()
     yield second
     hosts[1].link_up()
@@ -109,28 +142,72 @@ def command(hosts: tuple[Host, Host], head: RayHead, workplace: Path, new_home: 
     return Command(workplace, new_home(), head.env, door=hosts[0].door)
 
 
-def test_a_sweep_whose_node_is_killed_goes_on_when_it_is_back(
-    command: Command, head: RayHead, second: Second, in_workplace: Path, tmp_path: Path
-):
-    before, store = head.in_use(), open_store(str(command.home / "store"))
-    running = command.start("sweep", write(command.folder, "lost.yaml", SWEEP), "--json")
+@pytest.fixture(scope="module")
+def undisturbed(
+    hosts: tuple[Host, Host], head: RayHead, second: Second, workplace: Path, new_home: Callable[[], Path]
+) -> tuple[Command, dict[str, Any]]:
+    """The sweep on both nodes, left alone."""
+    command = Command(workplace, new_home(), head.env, door=hosts[0].door)
+    return command, whole(command.run("sweep", write(workplace, "lost.yaml", SWEEP), "--json"))
+
+
+def least_step(command: Command) -> int:
+    """Of the trials of the only sweep, as its record has it, which lags behind by a second or little more."""
+    return min((trial.steps for trial in the_record(command).trials), default=0)
+
+
+def check_went_on(
+    command: Command, head: RayHead, second: Second, lose: Callable[[], None], *words: str
+) -> dict[str, Any]:
+    """Lose the second node of a sweep, and have it back; returns the result of the sweep, of which nothing is left."""
+    before = head.in_use()
+    running = command.start("sweep", "lost.yaml", "--json", *words)
     running.wait_for("training")
-    wait_until(lambda: num_saved(store, since=12) == 3, 120)
+    wait_until(lambda: least_step(command) >= 12, 120)
     first = [head.worker(rank=0), head.worker(rank=1)]
     assert second.has(first[0]) and not second.has(first[1])
-    second.die()
+    lose()
     second.come()
     ended = running.end()
     result = whole(ended)
     each_step_told_once(command, result)
     assert AGAIN_FROM_THE_BEGINNING not in ended.err
+    ranks = [env["RANK"] for env in head.seen_by_workers().values() if "RANK" in env]
+    assert sorted(ranks) == ["0", "0", "1", "1"]
+    assert not any(worker.is_running() for worker in first)
+    check_as_before(head, before, ended)
+    return result
+
+
+def test_a_sweep_on_two_nodes_trains_what_one_process_does(
+    undisturbed: tuple[Command, dict[str, Any]], in_workplace: Path, tmp_path: Path
+):
+    command, result = undisturbed
     runs = [run_of(loaded(in_workplace, "lost.yaml"), trial) for trial in result["trials"]]
     for trial, alone in zip(the_record(command).trials, curves_alone(runs, tmp_path), strict=True):
         told = {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
         assert list(told) == list(range(4, 41, 4))
         assert told == pytest.approx({step: alone[step] for step in told}, abs=APART), trial.trial_id
-    assert not any(worker.is_running() for worker in first)
-    check_as_before(head, before, ended)
+
+
+def test_a_sweep_whose_node_is_killed_goes_on_when_it_is_back(
+    command: Command, head: RayHead, second: Second, undisturbed: tuple[Command, dict[str, Any]]
+):
+    same_ends(check_went_on(command, head, second, second.die), undisturbed[1])
+
+
+def test_a_sweep_whose_link_to_a_node_is_cut_goes_on_when_it_is_back(
+    command: Command, head: RayHead, second: Second, undisturbed: tuple[Command, dict[str, Any]]
+):
+    same_ends(check_went_on(command, head, second, second.lose_its_link), undisturbed[1])
+
+
+def test_a_sweep_is_saved_before_its_node_is_taken_back(
+    command: Command, head: RayHead, second: Second, undisturbed: tuple[Command, dict[str, Any]]
+):
+    """It has no other saves."""
+    result = check_went_on(command, head, second, lambda: second.be_taken_back(command), "--set", "save_steps=null")
+    same_ends(result, undisturbed[1])
 
 
 def test_a_run_goes_on_without_the_node_of_rank_0(

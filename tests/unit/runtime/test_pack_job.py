@@ -14,10 +14,8 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.kept import complete_steps
-from raylora.train.events import Event
 from tests.unit.runtime.opened_pack import Post, open_pack
 from tests.unit.store.disks import fill, mounted
-from tests.unit.train.pack_run import place_tiny
 from tests.unit.train.tiny_run import save_materials, tiny_spec
 
 
