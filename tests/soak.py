@@ -47,7 +47,7 @@ SETTINGS = (
 )
 MOST_STARTS = 40
 DAMAGES = (truncated, with_a_bit_flipped)
-KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind not in ("expired", "hold", "cut answer"))
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind not in ("expired", "hold"))
 
 
 class Place:
