@@ -99,3 +99,9 @@ def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Paths of the configurations are relative to it."""
     monkeypatch.chdir(workplace)
     return workplace
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
+    """What the grid came to that was left alone."""
+    return whole(whole_grid[1])

@@ -9,7 +9,9 @@ from typing import Any
 
 import psutil
 
-from tests.cluster.command import Ended, wait_until
+from raylora.store.blob import open_store
+from tests.cluster.command import Ended, Running, wait_until
+from tests.cluster.made_sweeps import num_saved
 from tests.servers.ray import RayHead
 
 NOTHING = {"actors": [], "groups": []}
@@ -37,3 +39,9 @@ def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> 
         wait_until(lambda: ray_head.in_use() == before and ray_head.census() == NOTHING, 60)
     assert ray_head.in_use() == before
     assert ray_head.census() == NOTHING
+
+
+def wait_for_saves(running: Running, store: str) -> None:
+    """Until each of the three trials that train has saves to go on from."""
+    running.wait_for(UNDER_WAY)
+    wait_until(lambda: num_saved(open_store(store), since=12) == 3, 120)

@@ -11,26 +11,16 @@ from typing import Any
 
 import pytest
 
-from raylora.store.blob import open_store
-from tests.cluster.command import Command, Ended, Running, overrides, wait_until
-from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, whole
-from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY, check_as_before
+from tests.cluster.command import Command, overrides, wait_until
+from tests.cluster.made_sweeps import each_step_told_once, same_ends, the_record, undisturbed, whole
+from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, check_as_before, wait_for_saves
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
+__all__ = ["undisturbed"]
+
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
-    return whole(whole_grid[1])
-
-
-def wait_for_saves(running: Running, store: str) -> None:
-    """Until each of the three trials that train has saves to go on from."""
-    running.wait_for(UNDER_WAY)
-    wait_until(lambda: num_saved(open_store(store), since=12) == 3, 120)
 
 
 def test_a_sweep_outlives_a_stopped_rank_and_a_bad_s3(

@@ -15,16 +15,13 @@ import pytest
 
 from raylora.store.blob import open_store
 from tests.cluster.command import Command, Ended, wait_until
-from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, whole
+from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, undisturbed, whole
 from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY, kill_the_worker, workers
 from tests.servers.ray import RayHead
 
+__all__ = ["undisturbed"]
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(whole_grid: tuple[Command, Ended]) -> dict[str, Any]:
-    return whole(whole_grid[1])
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,8 @@ import pytest
 from raylora.store.blob import open_store
 from raylora.store.sweeps import read_sweep
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
-from tests.cluster.made_sweeps import each_step_told_once, same_ends, whole
-from tests.cluster.test_sweep_faults import undisturbed, wait_for_saves
-from tests.cluster.test_sweep_leaves_nothing import check_as_before
-from tests.cluster.test_sweep_stopped import UNDER_WAY
+from tests.cluster.made_sweeps import each_step_told_once, same_ends, undisturbed, whole
+from tests.cluster.stopped import UNDER_WAY, check_as_before, wait_for_saves
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
