@@ -14,6 +14,9 @@ from typing_extensions import override
 from raylora.data.values import Processor
 from raylora.errors import DataError
 
+FRAME_S = 0.025
+"""Of what a frame of a spectrogram is made: a shorter recording has none, and would be padding alone."""
+
 
 class AudioProcessor(Processor):
     """Makes spectrograms of recordings: (frames, frequencies). A longer one is cut at its end, a shorter one padded."""
@@ -34,6 +37,8 @@ class AudioProcessor(Processor):
             raise DataError(
                 f"has {rate:,} samples a second; the base takes {self._process.sampling_rate:,}. Resample the file"
             )
+        if len(samples) < (least := round(FRAME_S * rate)):
+            raise DataError(f"holds {len(samples):,} samples, less than a frame of {least:,}; take a longer recording")
         made = self._process(samples, sampling_rate=rate, return_tensors="np")
         values_TF: NDArray[Any] = made["input_values"][0]
         return values_TF
@@ -45,7 +50,7 @@ def _opened(content: bytes) -> tuple[int, NDArray[np.float32]]:
         with wave.open(io.BytesIO(content)) as file:
             about = file.getparams()
             data = file.readframes(about.nframes)
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:
         raise DataError(
             f"no recording that can be read ({error or 'it ends early'}). Allowed: WAV of 16 bits, one channel"
         ) from error

@@ -19,6 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 """What Pillow raises on files that are not whole, or of no kind it knows."""
 
+MOST_PIXELS = 2**26
+"""Of one image, 67 million: a file of a few kB may hold as many as a machine has no memory for."""
+
 MODES = {1: ("1", "L"), 3: ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")}
 """By the channels of a base, the kinds of images that become its pixels as transformers makes them: 8 bits each."""
 
@@ -59,6 +62,8 @@ def _opened(content: bytes) -> Any:
 
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MOST_PIXELS:
+            raise DataError(f"has {image.width:,} x {image.height:,} pixels; allowed: {MOST_PIXELS:,}. Make it smaller")
         image.load()
         return ImageOps.exif_transpose(image)
     except (*BROKEN, Image.DecompressionBombError) as error:

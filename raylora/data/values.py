@@ -165,7 +165,10 @@ def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
             "as Parquet files of `datasets` do. Put the bytes into the rows, or copy rows and files to this machine"
         )
     try:
-        return replace(row, content=(folder / row.content).read_bytes())
+        path = folder / row.content
+        if path.exists() and not path.is_file():
+            raise DataError(f"{row.column}: {row.content} is no plain file; relative paths start at {folder}")
+        return replace(row, content=path.read_bytes())
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(

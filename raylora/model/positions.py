@@ -34,6 +34,10 @@ def check_positions(model: PreTrainedModel, sequence_len: int) -> None:
                 )
 
 
+COUNTED = ("vit", "audio-spectrogram-transformer")
+"""Types of models whose tokens `value_shape` counts."""
+
+
 def check_value_tokens(model: PreTrainedModel, task: TaskType) -> None:
     """Refuse a base that makes other tokens of an image or a recording than `value_shape` counts.
 
@@ -47,7 +51,8 @@ def check_value_tokens(model: PreTrainedModel, task: TaskType) -> None:
     """
     shape = value_shape(task, model.config)
     learned = [each for name, each in model.named_parameters() if name.endswith("position_embeddings")]
-    if shape is None or [each.shape[:-1] for each in learned] != [(1, shape.num_tokens)]:
+    is_known = model.config.model_type in COUNTED  # others of these shapes add tokens, such as DINOv2's registers
+    if shape is None or not is_known or [each.shape[:-1] for each in learned] != [(1, shape.num_tokens)]:
         raise ModelError(
             f"base_model: {type(model).__name__} makes other tokens of a file than one for each patch and what it "
             f"classifies before them. Allowed: {OF_FILES[task]}. Choose such a base"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from raylora.errors import RayloraError, StoreError
+from raylora.errors import RayloraError, StoreError, UnusableStoreError
 from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit
 from raylora.store.checkpoint import Checkpoint, load_checkpoint_or_next, load_latest
 from raylora.store.contract import Store
@@ -27,6 +27,7 @@ def load_alike(ranks: Ranks, load: Callable[[], Checkpoint | None]) -> Checkpoin
         This rank's; ``None`` where all begin anew.
 
     Raises:
+        UnusableStoreError: Some could not read the store at all; on every rank.
         StoreError: Some hold another: a copy is damaged, or nodes do not see one store; on every rank.
     """
     found: Checkpoint | None = None
@@ -37,9 +38,13 @@ def load_alike(ranks: Ranks, load: Callable[[], Checkpoint | None]) -> Checkpoin
     except RayloraError as error:
         failure = error
         held = f"cannot load one ({error})"
-    told: list[tuple[str, str]] = ranks.gather((socket.gethostname(), held))
-    if len({of_rank for _, of_rank in told}) > 1:
-        each = "; ".join(f"rank {rank} on {host} {of_rank}" for rank, (host, of_rank) in enumerate(told))
+    is_unusable = isinstance(failure, UnusableStoreError)
+    told: list[tuple[str, str, bool]] = ranks.gather((socket.gethostname(), held, is_unusable))
+    for rank, (host, of_rank, cannot_read) in enumerate(told):
+        if cannot_read:
+            raise UnusableStoreError(f"rank {rank} on {host} {of_rank}")
+    if len({of_rank for _, of_rank, _ in told}) > 1:
+        each = "; ".join(f"rank {rank} on {host} {of_rank}" for rank, (host, of_rank, _) in enumerate(told))
         raise StoreError(
             f"storage.uri: the workers do not go on from the same checkpoint: {each}; storage.uri must be one folder "
             "that all nodes see, or an s3:// folder; where it is, delete the checkpoint that is damaged on some, then "

@@ -27,7 +27,7 @@ class TaskFields(Part):
     """What the model is asked for: `causal_lm` for the next token, `seq_2_seq_lm` for the text that belongs to another (T5 and its kin), `seq_cls` for a class (or, under `rl: reward`, a number) of each text, `token_cls` for a class of each word, `image_cls` for a class of each image, `audio_cls` for a class of each recording. All but the first two train a head beside the adapter; texts take encoders (BERT, RoBERTa) as bases too, images a vision transformer (ViT), recordings an audio spectrogram transformer (AST). PEFT's names, in lower case, and two for which it has none."""
 
     labels: tuple[Text, ...] = ()
-    """Names of the classes of all tasks but `causal_lm`, in order, as text; rows say a class by its name or by its number from 0."""
+    """Names of the classes of tasks with a head, in order, as text; rows say a class by its name or by its number from 0."""
 
     @property
     def has_head(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +26,21 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """How a whole file system refuses, whatever file it is asked for."""
+
+
+OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
+"""How what is written in Rust, such as safetensors, names the number of an operating system's refusal."""
+
+
+def kind_of(error: Exception) -> type[StoreError]:
+    """Return what a refusal to write is to be raised as.
+
+    Args:
+        error: The operating system's, or one that tells of it.
+    """
+    said = OF_THE_SYSTEM.search(str(error))
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    return UnusableStoreError if number in UNUSABLE else StoreError
 
 
 @contextmanager
@@ -113,7 +129,7 @@ def explained(failure: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingObjectError(f"{failure}: there is no file {error.filename}") from error
     except OSError as error:
-        kind = UnusableStoreError if error.errno in UNUSABLE else StoreError
+        kind = kind_of(error)
         raise kind(f"{failure}: {reason(error)}") from error
 
 

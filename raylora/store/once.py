@@ -14,9 +14,8 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from raylora.errors import StoreError, UnusableStoreError
 from raylora.log import get_logger
-from raylora.store.files import UNUSABLE
+from raylora.store.files import kind_of
 
 log = get_logger(__name__)
 
@@ -44,8 +43,7 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
                 _build(folder, build)
                 log.info("made %s in %.1f s; kept in %s", what, time.monotonic() - started_s, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        kind = UnusableStoreError if getattr(error, "errno", None) in UNUSABLE else StoreError
-        raise kind(
+        raise kind_of(error)(
             f"{what}: {folder} could not be made ({error}). Check the free space and the rights of that disk, or "
             "set RAYLORA_HOME to a folder on another."
         ) from error

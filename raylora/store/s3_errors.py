@@ -90,7 +90,8 @@ def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
     elif code in FORBIDDEN:
         advice = f"{endpoint} forbids it to this key ({code}); allow it to read, write, list and delete in '{bucket}'"
     elif code == "NoSuchBucket":
-        advice = f"{endpoint} has no bucket '{bucket}'; create it or correct storage.uri"
+        # Of one trial's rows it may be: where a run's own store is, was found out before.
+        return StoreError(f"{failure}: {endpoint} has no bucket '{bucket}'; create it or correct its name")
     elif isinstance(error, FileNotFoundError):
         return MissingObjectError(f"{failure}: there is no {error.filename or 'such object'}")
     elif is_transient(error):

@@ -31,7 +31,7 @@ from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.scheduler_state import Statuses, note, recall, statuses
 from raylora.sweep.seats import Seats
-from raylora.sweep.signed_files import check_written, tunes_files
+from raylora.sweep.signed_files import check_written, tunes_files, unwritten
 from raylora.sweep.watch import Listener, Watch, failure_of
 
 log = get_logger(__name__)
@@ -123,6 +123,7 @@ def drive(
         RunFailedError: The host is lost; what was kept of the search can be resumed.
         UnusableStoreError: Tune could not keep a trial or the search; likewise.
     """
+    unwritten()  # by a search before, in this process
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells a failed trial's traceback; we tell why
     watch = Watch(listen)
     seats = Seats(host, search.num_at_once, watch.number_of)

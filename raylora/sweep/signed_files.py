@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,7 +23,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, Py
 from typing_extensions import override
 
 from raylora.errors import UnusableStoreError
-from raylora.store.files import reason, replacing
+from raylora.store.files import PARTIAL_SUFFIX, reason, replacing
 from raylora.store.retry import PATIENCE_S, retrying
 from raylora.store.signature import sealed, unsealed
 
@@ -39,14 +40,22 @@ _unwritten: SimpleQueue[str] = SimpleQueue()
 """Files of this process that could not be written, and why."""
 
 
+def unwritten() -> list[str]:
+    """Take what this process could not write since it was last asked, and why: Arrow, which copies, passes it over."""
+    found = []
+    while not _unwritten.empty():
+        found.append(_unwritten.get())
+    return found
+
+
 def check_written() -> None:
-    """Find out that each file was written since the last call: Arrow copies for Tune, and passes failures over.
+    """Find out that each file was written since the last call.
 
     Raises:
         UnusableStoreError: One was not.
     """
-    if not _unwritten.empty():
-        raise unkept(_unwritten.get())
+    if failures := unwritten():
+        raise unkept(failures[0])
 
 
 def unkept(why: str) -> UnusableStoreError:
@@ -115,11 +124,13 @@ class _WholeFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no 
 
     @override
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        return list(self._patiently("list", selector, self.files.get_file_info))
+        found = self._patiently("list", selector, self.files.get_file_info)
+        return [info for info in found if not info.path.endswith(PARTIAL_SUFFIX)]  # a driver was killed there
 
     @override
     def create_dir(self, path: str, recursive: bool) -> None:
-        self._patiently("make", path, lambda path: self.files.create_dir(path, recursive=recursive))
+        with _noted(f"cannot make {path}"):
+            self._patiently("make", path, lambda path: self.files.create_dir(path, recursive=recursive))
 
     @override
     def delete_dir(self, path: str) -> None:
@@ -178,6 +189,16 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, OSError) and PASSING.search(str(error)) is not None
 
 
+@contextmanager
+def _noted(what: str) -> Iterator[None]:
+    """Keep a refusal for `unwritten`."""
+    try:
+        yield
+    except OSError as error:
+        _unwritten.put(f"{what}: {reason(error)}")
+        raise
+
+
 class _Writing:
     """A file that is written when it is closed; one that is dropped before was not whole, and is not written.
 
@@ -203,8 +224,5 @@ class _Writing:
         if self.closed:
             return
         self.closed = True
-        try:
+        with _noted(f"cannot write {self._path}"):
             self._files.write(self._path, self._data.getvalue())
-        except OSError as error:
-            _unwritten.put(f"cannot write {self._path}: {reason(error)}")
-            raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ray import cloudpickle
+from ray.exceptions import RayError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from typing_extensions import override
@@ -116,7 +117,8 @@ class Watch(Callback):
     def _end(self, trial: Trial) -> None:
         self.num_ended += 1
         number, result, failure = self.number_of(trial.trial_id), trial.last_result or {}, failure_of(trial)
-        if isinstance(failure, OSError):  # a lease itself asks no system for anything
+        # A lease writes and reads what it saves; what is not there any more is this trial's loss alone.
+        if isinstance(failure, OSError) and not isinstance(failure, (FileNotFoundError, RayError)):
             failure = unkept(gist(failure))
         if isinstance(failure, UnusableStoreError):
             self._unkept = failure

@@ -125,7 +125,7 @@ def _full_batch(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool)
     if (values := value_shape(spec.task_type, model.config)) is not None:
         num_rows = sum(of_slot.micro_batch_size for of_slot in specs)
         labels_BT = torch.empty(num_rows, values.num_tokens, dtype=torch.int64, device=META)
-        return {model.main_input_name: torch.empty(num_rows, *values.size, device=META)}, labels_BT
+        return {model.main_input_name: torch.empty(num_rows, *values.size, dtype=model.dtype, device=META)}, labels_BT
     # Of a pair, an encoder has each text on a line of its own, at worst with next to nothing in the other.
     texts_a_line = 2 if spec.rl == "reward" and sees_both_sides(model.config) else 1
     shape = (texts_a_line * sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)

@@ -184,7 +184,7 @@ def _called_with(
 def _inputs(model: PreTrainedModel, spec: RunSpec, lengths: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of the model for rows of these lengths, on the meta device."""
     if (values := value_shape(spec.task_type, model.config)) is not None:
-        return {model.main_input_name: torch.empty(len(lengths), *values.size, device="meta")}
+        return {model.main_input_name: torch.empty(len(lengths), *values.size, dtype=model.dtype, device="meta")}
     by_rows = attend_by_rows(model, max(lengths)) is None
     shape = (1, sum(lengths)) if by_rows else (len(lengths), lengths[0])
     ids_BT = torch.empty(shape, dtype=torch.int64, device="meta")

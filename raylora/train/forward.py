@@ -154,7 +154,9 @@ def _values(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
         ]
     )
     labels_BT = torch.cat([piece.batch.labels_BT for piece in present]).to(trainee.device)
-    return trainee.readout({trainee.model.main_input_name: torch.cat(values).to(trainee.device)}, labels_BT)
+    return trainee.readout(
+        {trainee.model.main_input_name: torch.cat(values).to(trainee.device, trainee.model.dtype)}, labels_BT
+    )
 
 
 def padded_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -19,14 +19,11 @@ from typing import Any
 
 import psutil
 
-from tests.cluster.prefork import ERR, OUT, PROGRAM, Forked, environment
+from tests.cluster.prefork import ERR, OUT, PROGRAM, STRANGERS, Forked, environment
 from tests.servers.ray import REPOSITORY, TOKEN
 
 LONG_S = 400.0
 """A run takes a fraction of it where nothing else goes on."""
-
-STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
-"""Beginnings of variables that a test sets itself or not at all; they are read when they are needed."""
 
 TAG = "STARTED_AS"
 """Of all processes that one command starts."""
@@ -105,7 +102,8 @@ class Running:
         self._err.touch()
         env = {**command.env, TAG: self._tag}
         self.process: subprocess.Popen[bytes] | Forked
-        if not command.door and is_as_imported(env):
+        # What goes on shares nothing with what was stopped, not even the order of a set.
+        if not command.door and words[0] != "resume" and is_as_imported(env):
             self.process = Forked(words, self._said, command.folder, env)
             return
         program = [*command.door, sys.executable, "-c", PROGRAM, *words]
@@ -161,7 +159,9 @@ class Running:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(TAG) == self._tag:
+                # What was forked shows the environment of the process that forked it.
+                is_of_session = os.getsid(process.pid) == self.process.pid
+                if is_of_session or process.environ().get(TAG) == self._tag:
                     found.append(process)
         return found
 

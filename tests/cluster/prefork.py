@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from tests.servers.ray import REPOSITORY, TOKEN
 
 PROGRAM = "from raylora.cli.app import main; main()"
@@ -29,6 +31,9 @@ LATE = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 """What a driver imports when it needs it."""
+
+STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
+"""Beginnings of variables that a test sets itself or not at all; they are read when they are needed."""
 
 OUT, ERR, PID, CODE = "out", "err", "pid", "code"
 LOOK_S = 0.02
@@ -80,12 +85,16 @@ class Forked:
 @cache
 def environment() -> dict[str, str]:
     """What the process that forks has imported everything with."""
-    return {**os.environ, **TOKEN, "PYTHONPATH": str(REPOSITORY)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
+    return {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY)}
 
 
 @cache
 def _server() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment(), cwd=REPOSITORY)
+    program = [sys.executable, "-m", __name__]
+    return subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), cwd=REPOSITORY
+    )
 
 
 def main() -> None:
@@ -114,7 +123,6 @@ def _begin(asked: dict[str, Any], set_by_imports: Mapping[str, str]) -> None:
     said = Path(asked["said"])
     child = os.fork()
     if child:
-        _tell(said / PID, child)
         _, status = os.waitpid(child, 0)
         _tell(said / CODE, os.waitstatus_to_exitcode(status))
         _leave()
@@ -126,7 +134,10 @@ def _begin(asked: dict[str, Any], set_by_imports: Mapping[str, str]) -> None:
         file = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
+    sys.stdin = os.fdopen(0)  # the other commands' lines are read ahead
     sys.argv = ["raylora", *asked["words"]]
+    np.random.seed()
+    _tell(said / PID, os.getpid())
 
 
 def _tell(path: Path, number: int) -> None:

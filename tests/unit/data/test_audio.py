@@ -68,11 +68,12 @@ BAD = {
     "no recording": ("vowels.jsonl", "audio: no recording that can be read"),
     "a header alone": ("header.wav", "audio: no recording that can be read"),
     "cut off": ("cut.wav", "audio: holds 200 samples, and says"),
+    "a part longer than the whole": ("long.wav", "audio: no recording that can be read"),
     "empty": ("empty.wav", "audio: holds 0 samples, and says 0"),
     "two channels": ("stereo.wav", "audio: has 2 channels of 16 bits. Allowed: one of 16"),
     "8 bits": ("coarse.wav", "audio: has 1 channels of 8 bits. Allowed: one of 16"),
     "another rate": ("slow.wav", "audio: has 8,000 samples a second; the base takes 16,000. Resample"),
-    "too short": ("short.wav", "audio: the base's processor refuses it"),
+    "too short": ("short.wav", "audio: holds 399 samples, less than a frame of 400"),
     "a number": (7, "column 'audio' holds the path of a file"),
 }
 
@@ -82,11 +83,12 @@ def test_what_is_no_recording_is_told_with_its_row(home: Path, case: str):
     samples, whole = vowel("a", 3), (home / "audio" / "3.wav").read_bytes()
     (home / "header.wav").write_bytes(whole[:20])
     (home / "cut.wav").write_bytes(whole[: 44 + 400])
+    (home / "long.wav").write_bytes(whole[:4] + (20).to_bytes(4, "little") + whole[8:])
     write_wav(home / "empty.wav", samples[:0])
     write_wav(home / "stereo.wav", samples, num_channels=2)
     write_wav(home / "coarse.wav", samples.astype(np.uint8))
     write_wav(home / "slow.wav", samples, rate=8_000)
-    write_wav(home / "short.wav", samples[:100])
+    write_wav(home / "short.wav", samples[:399])
     value, said = BAD[case]
     with pytest.raises(DataError, match=rf"asked.jsonl, line 2: {said}"):
         prepared(home, [ROW, {"audio": value, "label": "a"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,9 @@ def test_an_image_lies_as_its_camera_says_and_in_whatever_colours(home: Path):
 
 BAD: dict[str, tuple[Any, str]] = {
     "no file": ("images/none.png", r"image: images/none.png cannot be read \(No such file or directory\)"),
-    "a folder": ("images", r"image: images cannot be read \(Is a directory\)"),
+    "a folder": ("images", r"image: images is no plain file"),
+    "a pipe": ("pipe.png", "image: pipe.png is no plain file"),
+    "too large": ("large.png", "image: has 9,000 x 9,000 pixels; allowed: 67,108,864"),
     "no image": ("digits.jsonl", "image: no image that can be read"),
     "cut off": ("cut.png", "image: no image that can be read"),
     "another kind": ("of.gif", r"image: no image that can be read .*Allowed: PNG, JPEG, WEBP, BMP"),
@@ -133,6 +136,9 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_what_is_no_image_is_told_with_its_row(home: Path, case: str):
     (home / "cut.png").write_bytes(png(digit(3))[:60])
     digit(3).save(home / "of.gif")
+    if not (home / "pipe.png").exists():
+        os.mkfifo(home / "pipe.png")
+    Image.new("1", (9000, 9000)).save(home / "large.png")
     Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(home / "deep.png")
     value, said = BAD[case]
     with pytest.raises(DataError, match=rf"asked.jsonl, line 2: {said}"):

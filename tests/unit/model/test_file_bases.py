@@ -12,6 +12,7 @@ from transformers import (
     BertConfig,
     ConvNextConfig,
     DeiTConfig,
+    Dinov2WithRegistersConfig,
     PretrainedConfig,
     SwinConfig,
     ViTForImageClassification,
@@ -98,12 +99,13 @@ def test_a_bases_own_head_is_started_from_where_it_fits(home: Path):
             SwinConfig(image_size=32, embed_dim=8, depths=[1], num_heads=[2]),
             "SwinForImageClassification makes other tokens of a file",
         ),
+        (Dinov2WithRegistersConfig(**SMALL), "Dinov2WithRegistersForImageClassification makes other tokens of a file"),
         (
             DeiTConfig(**SMALL),
             "'deit', which has more than one AutoModelForImageClassification. Allowed: a vision transformer",
         ),
     ],
-    ids=["bert", "convnext", "swin", "deit"],
+    ids=["bert", "convnext", "swin", "dinov2", "deit"],
 )
 def test_a_base_of_other_tokens_is_refused(config: PretrainedConfig, said: str):
     spec = RunSpec.model_validate({"base_model": "b", "datasets": [{"path": "c", "type": "image"}], **TASK})

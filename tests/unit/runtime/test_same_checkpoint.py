@@ -6,11 +6,12 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from raylora.errors import CorruptObjectError
+from raylora.errors import CorruptObjectError, UnusableStoreError
 from raylora.runtime.same_checkpoint import load_alike
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -62,6 +63,20 @@ def test_ranks_that_hold_other_checkpoints_are_refused(tmp_path: Path, monkeypat
     }.items():
         said = rf"storage\.uri: the workers do not .*: {holds_two} {other}; storage\.uri must be one folder that all"
         assert re.match(said, heard[0][case]), heard[0][case]
+
+
+class WithOneThatReadsNothing(Ranks):
+    """Beside a rank whose key has expired."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, ("far", "cannot load one (ExpiredToken)", True)]
+
+
+def test_where_one_can_read_nothing_no_checkpoint_is_blamed(tmp_path: Path):
+    store = open_store(str(tmp_path))
+    save(store, 1, 1.0)
+    with pytest.raises(UnusableStoreError, match=r"^rank 1 on far cannot load one \(ExpiredToken\)$"):
+        load_alike(WithOneThatReadsNothing(), partial(load_latest, store))
 
 
 def test_where_all_fail_alike_the_error_is_the_store_s(tmp_path: Path):

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from raylora.errors import StoreError
+from raylora.errors import StoreError, UnusableStoreError
 from raylora.store.once import build_once
 
 
@@ -69,6 +70,14 @@ def test_a_failed_build_leaves_nothing_and_its_own_error(tmp_path: Path):
         build_once(tmp_path / "made", "a folder", fail)
     assert {path.name for path in tmp_path.iterdir()} <= {"made.lock"}
     assert ask(tmp_path / "made") == ["first", "second"]
+
+
+def test_a_full_disk_is_known_by_what_safetensors_says_of_it(tmp_path: Path):
+    def fill(folder: Path) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(UnusableStoreError, match="could not be made"):
+        build_once(tmp_path / "made", "a model", fill)
 
 
 def test_a_cache_that_cannot_be_made_is_said(tmp_path: Path):

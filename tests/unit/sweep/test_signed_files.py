@@ -152,13 +152,30 @@ def test_what_a_full_disk_does_not_take_leaves_what_was_there(
         with files.open_output_stream(f"{folder}/state.json") as stream:
             stream.write(b"old" * 100_000)
         fill(disk)
-        copy_files(str(tmp_path / "new"), f"{folder}/state.json", destination_filesystem=files)
+        for _ in range(3):
+            copy_files(str(tmp_path / "new"), f"{folder}/state.json", destination_filesystem=files)
         with pytest.raises(UnusableStoreError, match=r"cannot write .*/state.json: the disk is full.*raylora resume"):
             check_written()
         check_written()
         with files.open_input_stream(f"{folder}/state.json") as stream:
             assert stream.readall() == b"old" * 100_000
         assert {file.name for file in disk.iterdir()} == {"state.json", "rest"}
+
+
+def test_what_a_killed_driver_left_half_written_is_no_file(kept: Path, tmp_path: Path):
+    (kept / "trial-7" / ".error.pkl.0123abcd.partial").write_bytes(b"half")
+    files, folder = signed_files(kept)
+    copy_files(folder, str(tmp_path / "back"), source_filesystem=files)
+    assert {file.name for file in (tmp_path / "back" / "trial-7").iterdir()} == {"error.pkl"}
+
+
+def test_a_folder_that_cannot_be_made_is_heard_of(tmp_path: Path):
+    (tmp_path / "kept").write_bytes(b"a file")
+    files, folder = signed_files(tmp_path / "kept" / "inner")
+    with pytest.raises(OSError, match="Not a directory"):
+        files.create_dir(folder)
+    with pytest.raises(UnusableStoreError, match=r"cannot make .*/kept/inner"):
+        check_written()
 
 
 @pytest.mark.parametrize("key", [KEY, ""])

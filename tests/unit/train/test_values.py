@@ -138,6 +138,15 @@ def test_a_rank_without_images_runs_its_pass(home: Path):
     assert with_empty.num_tokens == without.num_tokens == 17 * sum(batch.num_label_tokens for batch in dealt)
 
 
+@SPECS
+def test_files_are_read_in_the_dtype_of_the_base(home: Path, spec_of: SpecOf):
+    spec = spec_of(home, dtype="bfloat16")
+    trainee, (rows, _) = build_tiny(spec), open_rows(spec, home / "cache")
+    in_float32 = solo_step(build_tiny(spec_of(home)), rows.step(0, 0, 1), 0, 0.0)
+    assert solo_step(trainee, rows.step(0, 0, 1), 0, 0.0).loss == pytest.approx(in_float32.loss, rel=0.02)
+    assert estimate(spec, read_config(Path(spec.base_model))).ranks[0].peak_bytes > 0
+
+
 def test_a_base_with_dropout_of_its_own_takes_one_adapter_at_a_time(home: Path):
     spec = image_spec(home, base_model=str(home / "drops"))
     trainee = place_tiny(spec)
