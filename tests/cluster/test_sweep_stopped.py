@@ -91,6 +91,7 @@ def test_it_went_on_from_its_saves_and_kept_its_runs(
     assert AGAIN_FROM_THE_BEGINNING not in killed.err + last.err
 
 
+@pytest.mark.faults
 def test_killed_workers_are_restarted_and_slots_go_on_from_their_saves(
     on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
 ):
