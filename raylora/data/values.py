@@ -164,6 +164,8 @@ def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
             f"{row.column}: got the path {row.content}; rows of a bucket or of the hub hold the bytes of their files, "
             "as Parquet files of `datasets` do. Put the bytes into the rows, or copy rows and files to this machine"
         )
+    if ".." in Path(row.content).parts:
+        raise DataError(f"{row.column}: {row.content} leads out of {folder}, where paths start. Say it without '..'")
     try:
         path = folder / row.content
         if path.exists() and not path.is_file():

@@ -118,6 +118,7 @@ def test_an_image_lies_as_its_camera_says_and_in_whatever_colours(home: Path):
 BAD: dict[str, tuple[Any, str]] = {
     "no file": ("images/none.png", r"image: images/none.png cannot be read \(No such file or directory\)"),
     "a folder": ("images", r"image: images is no plain file"),
+    "a way out": ("images/../../3.png", "image: images/../../3.png leads out of"),
     "a pipe": ("pipe.png", "image: pipe.png is no plain file"),
     "too large": ("large.png", "image: has 9,000 x 9,000 pixels; allowed: 67,108,864"),
     "no image": ("digits.jsonl", "image: no image that can be read"),
