@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,19 @@ from raylora.data.batches import Batches
 from raylora.data.collate import Batch
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
-from raylora.model.load import quant_format
 from raylora.model.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.forward import Piece, not_training, scores_of
 from raylora.train.trainee import Trainee
+from tests.reference.peft_steps import RATES, as_packed, train_in_peft
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
-RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
-SETTINGS = {"gradient_accumulation_steps": 2, "micro_batch_size": 3, "max_grad_norm": 1.4, "weight_decay": 0.05}
 AUTO: dict[str, Any] = {
     "seq_cls": AutoModelForSequenceClassification,
     "token_cls": AutoModelForTokenClassification,
     "image_cls": AutoModelForImageClassification,
     "audio_cls": AutoModelForAudioClassification,
 }
-BASES = {"plain": {}, "int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True}}
 
 
 def base_of(spec: RunSpec, adapted: Sequence[str]) -> PreTrainedModel:
@@ -45,12 +43,7 @@ def base_of(spec: RunSpec, adapted: Sequence[str]) -> PreTrainedModel:
     auto = AUTO[spec.task_type]
     kept = {"num_labels": spec.num_labels, "ignore_mismatched_sizes": True}
     model = auto.from_pretrained(spec.base_model, dtype=torch.float32, **kept)
-    form = quant_format(spec, torch.float32)
-    for name in adapted if form is not None else ():
-        layer = model.get_submodule(name)
-        shape = (layer.out_features, layer.in_features)
-        layer.weight.data = form.unpack(form.pack(layer.weight.data), shape, torch.float32)
-    return model
+    return as_packed(model, spec, adapted)
 
 
 def in_peft(spec: RunSpec, start: Adapter) -> PeftModel:
@@ -72,26 +65,6 @@ def as_transformers_takes_it(spec: RunSpec, batch: Batch) -> dict[str, torch.Ten
     return {"input_ids": batch.input_ids_BT, "attention_mask": mask, "labels": labels}
 
 
-def train_in_peft(spec: RunSpec, model: PeftModel, rows: Batches) -> tuple[list[float], list[float]]:
-    """Losses and norms of steps over transformers' own loss: a mean of a micro-batch, weighed by its labels."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=spec.weight_decay)
-    losses, norms = [], []
-    for step, rate in enumerate(RATES):
-        batches = rows.step(step, 0, 1)
-        num_labels = sum(batch.num_label_tokens for batch in batches)
-        optimizer.zero_grad()
-        losses.append(0.0)
-        for batch in batches:
-            loss = model(**as_transformers_takes_it(spec, batch)).loss * batch.num_label_tokens / num_labels
-            loss.backward()
-            losses[-1] += loss.item()
-        norms.append(float(nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)))
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-    return losses, norms
-
-
 def ours(spec: RunSpec, rows: Batches) -> tuple[Trainee, Adapter, list[float], list[float]]:
     trainee = build_tiny(spec)
     start = trainee.bank.export(0)
@@ -104,7 +77,7 @@ def check_ten_steps(spec: RunSpec, home: Path, out: Path) -> None:
     rows, _ = open_rows(spec, home / "cache")
     trainee, start, losses, norms = ours(spec, rows)
     model = in_peft(spec, start)
-    expected, expected_norms = train_in_peft(spec, model, rows)
+    expected, expected_norms = train_in_peft(spec, model, rows, partial(as_transformers_takes_it, spec))
     assert losses == pytest.approx(expected, abs=1e-5)
     assert norms == pytest.approx(expected_norms, rel=1e-4)
     end = trainee.export(0).tensors

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reference.head_oracle import BASES, SETTINGS, check_ten_steps
+from tests.reference.head_oracle import check_ten_steps
+from tests.reference.peft_steps import BASES, SETTINGS
 from tests.unit.train.tiny_audio import audio_spec, save_recordings
 
 

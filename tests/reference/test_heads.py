@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from raylora.model.export import adapter_files
 from raylora.model.route import Span
 from raylora.train.forward import Piece, not_training, scores_of
-from tests.reference.head_oracle import BASES, SETTINGS, base_of, check_ten_steps
+from tests.reference.head_oracle import base_of, check_ten_steps
+from tests.reference.peft_steps import BASES, SETTINGS
 from tests.unit.train.tiny_heads import FAMILIES, head_spec, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 

@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoImageProcessor
 
 from raylora.train.evaluate import evaluate
-from tests.reference.head_oracle import BASES, SETTINGS, check_ten_steps, in_peft, logits_of
+from tests.reference.head_oracle import check_ten_steps, in_peft, logits_of
+from tests.reference.peft_steps import BASES, SETTINGS
 from tests.unit.train.tiny_images import image_spec, save_images
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,16 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
-from raylora.data.batches import Batches
 from raylora.data.collate import Batch
 from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
-from raylora.model.load import quant_format
 from raylora.model.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.forward import Piece, not_training, scores_of
 from raylora.train.trainee import Trainee
+from tests.reference.peft_steps import BASES, RATES, SETTINGS, as_packed, train_in_peft
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq_home, seq2seq_spec, word_tokenizer
-
-RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
-SETTINGS = {"gradient_accumulation_steps": 2, "micro_batch_size": 3, "max_grad_norm": 1.4, "weight_decay": 0.05}
-BASES = {"plain": {}, "int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True}}
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_of(spec: RunSpec, adapted: Sequence[str]) -> PreTrainedModel:
     """The base as transformers loads it; where it is packed, with what packing leaves of weights."""
     model = AutoModelForSeq2SeqLM.from_pretrained(spec.base_model, dtype=torch.float32)
-    form = quant_format(spec, torch.float32)
-    for name in adapted if form is not None else ():
-        layer = model.get_submodule(name)
-        shape = (layer.out_features, layer.in_features)
-        layer.weight.data = form.unpack(form.pack(layer.weight.data), shape, torch.float32)
-    return model
+    return as_packed(model, spec, adapted)
 
 
 def in_peft(spec: RunSpec, start: Adapter) -> PeftModel:
@@ -64,26 +55,6 @@ def as_transformers_collates(batch: Batch, model: PeftModel) -> dict[str, torch.
     return dict(padded)
 
 
-def train_in_peft(spec: RunSpec, model: PeftModel, rows: Batches) -> tuple[list[float], list[float]]:
-    """Losses and norms of steps over transformers' own loss: a mean of a micro-batch, weighed by its labels."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=spec.weight_decay)
-    losses, norms = [], []
-    for step, rate in enumerate(RATES):
-        batches = rows.step(step, 0, 1)
-        num_labels = sum(batch.num_label_tokens for batch in batches)
-        optimizer.zero_grad()
-        losses.append(0.0)
-        for batch in batches:
-            loss = model(**as_transformers_collates(batch, model)).loss * batch.num_label_tokens / num_labels
-            loss.backward()
-            losses[-1] += loss.item()
-        norms.append(float(nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)))
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-    return losses, norms
-
-
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
@@ -103,7 +74,7 @@ def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
     }
     assert {f"{name}.lora_A" for name in start.layers} == adapted
     results = [solo_step(trainee, rows.step(step, 0, 1), step, rate) for step, rate in enumerate(RATES)]
-    expected, expected_norms = train_in_peft(spec, model, rows)
+    expected, expected_norms = train_in_peft(spec, model, rows, partial(as_transformers_collates, model=model))
     assert [result.loss for result in results] == pytest.approx(expected, abs=1e-5)
     assert [result.grad_norm for result in results] == pytest.approx(expected_norms, rel=1e-4)
     end = trainee.export(0).tensors

@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 from transformers import AutoFeatureExtractor
 
-from raylora.data.prepare import Prepared, prepare
+from raylora.data.prepare import Prepared
 from raylora.errors import DataError, ModelError
+from tests.unit.data.prepared_files import prepared_files, values_of
 from tests.unit.train.tiny_audio import RATE, audio_spec, save_recordings, vowel, write_wav
 
 ROW = {"audio": "audio/3.wav", "label": "a"}
@@ -25,25 +26,15 @@ def home(tmp_path: Path) -> Path:
 
 
 def prepared(home: Path, rows: list[dict[str, Any]] | Path | None = None, **fields: Any) -> Prepared:
-    """Rows as they become spectrograms; lists are written to a file beside the recordings."""
-    file = home / "vowels.jsonl" if rows is None else rows
-    if isinstance(file, list):
-        (home / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in file))
-        file = home / "asked.jsonl"
-    spec = audio_spec(home, **{"datasets": [{"path": str(file), "type": "audio"}], **fields})
-    return prepare(spec, Path(spec.base_model), home / "cache")
-
-
-def spectrograms(found: Prepared) -> np.ndarray:
-    return np.stack([values for row in range(len(found.train)) if (values := found.train.values(row)) is not None])
+    return prepared_files(audio_spec, home, "audio", home / "vowels.jsonl" if rows is None else rows, **fields)
 
 
 def test_a_recording_is_the_same_by_path_and_as_a_column_of_datasets(home: Path):
     """In `datasets` a column of recordings is bytes and a path, too."""
-    by_path = spectrograms(prepared(home, [ROW]))
+    by_path = values_of(prepared(home, [ROW]))
     content = (home / "audio" / "3.wav").read_bytes()
     Dataset.from_list([{"audio": {"bytes": content, "path": None}, "label": 0}]).to_parquet(home / "rows.parquet")
-    assert np.array_equal(spectrograms(prepared(home, home / "rows.parquet")), by_path)
+    assert np.array_equal(values_of(prepared(home, home / "rows.parquet")), by_path)
     extract = AutoFeatureExtractor.from_pretrained(home / "ast")
     samples = vowel("a", 3).astype(np.float32) / 2**15
     assert np.array_equal(by_path[0], extract(samples, sampling_rate=RATE, return_tensors="np")["input_values"][0])
@@ -52,7 +43,7 @@ def test_a_recording_is_the_same_by_path_and_as_a_column_of_datasets(home: Path)
 def test_tokens_are_counted_as_patches_whatever_sequence_len_says(home: Path):
     found = prepared(home, sequence_len=3, excess_length_strategy="raise")
     assert found.train.lengths.tolist() == [2 + 7 * 4] * 6
-    assert spectrograms(found).shape == (6, 32, 32)
+    assert values_of(found).shape == (6, 32, 32)
 
 
 def test_a_file_that_has_changed_is_read_again(home: Path):
@@ -60,7 +51,7 @@ def test_a_file_that_has_changed_is_read_again(home: Path):
     write_wav(home / "audio" / "3.wav", vowel("u", 9))
     after = prepared(home)
     assert before.report.digest != after.report.digest
-    assert not np.array_equal(spectrograms(before)[3], spectrograms(after)[3])
+    assert not np.array_equal(values_of(before)[3], values_of(after)[3])
 
 
 BAD = {

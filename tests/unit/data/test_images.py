@@ -21,10 +21,11 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 from raylora.data.formats import read_rows
-from raylora.data.prepare import Prepared, prepare
+from raylora.data.prepare import Prepared
 from raylora.data.rows import ClassifiedFile
 from raylora.data.values import with_content
 from raylora.errors import DataError, ModelError
+from tests.unit.data.prepared_files import prepared_files, values_of
 from tests.unit.train.tiny_images import digit, image_spec, save_images, save_vit
 
 ROW = {"image": "images/3.png", "label": 3}
@@ -36,14 +37,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def prepared(home: Path, rows: list[dict[str, Any]] | Path | None = None, **fields: Any) -> Prepared:
-    """Rows as they become pixels; lists are written to a file beside the images."""
-    file = home / "digits.jsonl" if rows is None else rows
-    if isinstance(file, list):
-        (home / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in file))
-        file = home / "asked.jsonl"
-    source = {"path": str(file), "type": "image"}
-    spec = image_spec(home, **{"datasets": [source], **fields})
-    return prepare(spec, Path(spec.base_model), home / "cache")
+    return prepared_files(image_spec, home, "image", home / "digits.jsonl" if rows is None else rows, **fields)
 
 
 def png(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -52,13 +46,9 @@ def png(image: Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def pixels(found: Prepared) -> np.ndarray:
-    return np.stack([values for row in range(len(found.train)) if (values := found.train.values(row)) is not None])
-
-
 def test_an_image_is_the_same_by_path_by_bytes_and_as_a_column_of_datasets(home: Path):
     content = png(digit(3))
-    by_path = pixels(prepared(home, [ROW]))
+    by_path = values_of(prepared(home, [ROW]))
     encoded = {"image": {"bytes": base64.b64encode(content).decode(), "path": None}, "label": "3"}
     absolute = {"image": {"path": str(home / "images" / "3.png")}, "label": 3}
     table = Dataset.from_list(
@@ -67,7 +57,7 @@ def test_an_image_is_the_same_by_path_by_bytes_and_as_a_column_of_datasets(home:
     )
     table.to_parquet(home / "rows.parquet")
     for rows in ([encoded], [absolute], home / "rows.parquet"):
-        assert np.array_equal(pixels(prepared(home, rows)), by_path)
+        assert np.array_equal(values_of(prepared(home, rows)), by_path)
     assert by_path.shape == (1, 3, 8, 8)
     grey = np.asarray(digit(3), dtype=np.float64)
     assert np.allclose(by_path[0], (grey / 255 - 0.5) / 0.5, atol=1e-6)
@@ -76,7 +66,7 @@ def test_an_image_is_the_same_by_path_by_bytes_and_as_a_column_of_datasets(home:
 def test_a_column_may_have_another_name(home: Path):
     source = {"path": str(home / "named.jsonl"), "type": "image", "columns": {"image": "picture", "label": "digit"}}
     (home / "named.jsonl").write_text(json.dumps({"picture": "images/3.png", "digit": 3}))
-    assert np.array_equal(pixels(prepared(home, datasets=[source])), pixels(prepared(home, [ROW])))
+    assert np.array_equal(values_of(prepared(home, datasets=[source])), values_of(prepared(home, [ROW])))
 
 
 def test_tokens_are_counted_as_patches_whatever_sequence_len_says(home: Path):
@@ -97,8 +87,8 @@ def test_a_file_that_has_changed_is_read_again(home: Path):
     digit(9).save(home / "images" / "3.png")
     after = prepared(home)
     assert before.report.digest != after.report.digest
-    assert not np.array_equal(pixels(before)[3], pixels(after)[3])
-    assert np.array_equal(pixels(before)[2], pixels(after)[2])
+    assert not np.array_equal(values_of(before)[3], values_of(after)[3])
+    assert np.array_equal(values_of(before)[2], values_of(after)[2])
 
 
 def test_an_image_lies_as_its_camera_says_and_in_whatever_colours(home: Path):
@@ -111,7 +101,7 @@ def test_an_image_lies_as_its_camera_says_and_in_whatever_colours(home: Path):
     names = ["turned.jpg", "palette.png", "grey-alpha.png", "alpha.png", "ink.jpg"]
     process = AutoImageProcessor.from_pretrained(home / "vit")
     theirs = process([load_image(str(home / name)) for name in names], return_tensors="np")["pixel_values"]
-    assert np.array_equal(pixels(prepared(home, [{"image": name, "label": 3} for name in names])), theirs)
+    assert np.array_equal(values_of(prepared(home, [{"image": name, "label": 3} for name in names])), theirs)
     assert not np.allclose(theirs[0], process(image, return_tensors="np")["pixel_values"][0], atol=0.3)
 
 
@@ -167,7 +157,7 @@ def test_a_missing_column_is_told_with_its_row(home: Path):
 def test_a_base_in_grey_takes_grey_alone(home: Path):
     base = save_vit(home / "grey", num_channels=1)
     digit(3).convert("RGB").save(home / "colour.png")
-    assert pixels(prepared(home, [ROW], base_model=str(base))).shape == (1, 1, 8, 8)
+    assert values_of(prepared(home, [ROW], base_model=str(base))).shape == (1, 1, 8, 8)
     with pytest.raises(DataError, match="line 1: image: a file of mode RGB with 3 channels; the base takes 1"):
         prepared(home, [{"image": "colour.png", "label": 3}], base_model=str(base))
 
@@ -225,7 +215,7 @@ def test_a_processor_that_is_none_is_refused(home: Path, text: str):
 def test_another_processor_makes_other_pixels(home: Path):
     before = prepared(home)
     found = prepared(home, base_model=str(change(home, "preprocessor_config.json", image_mean=[0.0, 0.0, 0.0])))
-    assert np.allclose(pixels(found) - 1, pixels(before), atol=1e-6)
+    assert np.allclose(values_of(found) - 1, values_of(before), atol=1e-6)
 
 
 def test_bytes_of_other_columns_stay_text(tmp_path: Path):

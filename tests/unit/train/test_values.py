@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,11 +157,9 @@ def test_a_base_with_dropout_of_its_own_takes_one_adapter_at_a_time(home: Path):
 
 
 def test_sides_may_differ():
-    class Config:
-        image_size, patch_size, num_channels = (8, 12), [2, 3], 1
-
-    shape = value_shape("image_cls", Config)
+    config: Any = SimpleNamespace(image_size=(8, 12), patch_size=[2, 3], num_channels=1)
+    shape = value_shape("image_cls", config)
     assert shape is not None
     assert (shape.size, shape.num_tokens, str(shape)) == ((1, 8, 12), 17, "1 x 8 x 12")
-    Config.patch_size = 0  # type: ignore[assignment]  # as a config may have it
-    assert value_shape("image_cls", Config) is None
+    config.patch_size = 0
+    assert value_shape("image_cls", config) is None
