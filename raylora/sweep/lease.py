@@ -7,6 +7,7 @@ one that is stopped, paused or cloned is so with all its repeats. Made by the ho
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray.tune import Trainable
+from ray.tune import Checkpoint, Trainable
 from ray.tune.result import DONE
 from typing_extensions import override
 
@@ -120,6 +121,15 @@ class Lease(Trainable):
         saved = super().save(checkpoint_dir)
         check_written()
         return saved
+
+    @override
+    def restore(self, checkpoint_path: Any) -> None:
+        # Ray copies a checkpoint to a folder named after the object, and who has read it removes that: of two trials
+        # that go on from one at the same time, the other's may be gone. A new object has a folder of its own.
+        saved = checkpoint_path.checkpoint
+        checkpoint_path = copy.copy(checkpoint_path)
+        checkpoint_path.checkpoint = Checkpoint(saved.path, saved.filesystem)
+        super().restore(checkpoint_path)
 
     @override
     def load_checkpoint(self, checkpoint: Any) -> None:

@@ -20,7 +20,6 @@ from ray.tune.schedulers import (
     HyperBandForBOHB,
     HyperBandScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
@@ -30,6 +29,7 @@ from raylora.spec.knobs import AnyKnob, Choice, Integer, LogUniform, Ratio, clip
 from raylora.spec.space import configurations
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.draws import is_limited
+from raylora.sweep.population import Population
 
 NEEDS = {"optuna": ("optuna", "sweep"), "hyperopt": ("hyperopt", "sweep"), "bohb": ("hpbandster", "bohb")}
 """Searchers, each with the module it needs and the extra of raylora that brings it."""
@@ -123,7 +123,7 @@ def _learning_searcher(sweep: SweepSpec) -> Searcher:
     return TuneBOHB(seed=sweep.seed)
 
 
-def _pbt(sweep: SweepSpec) -> PopulationBasedTraining:
+def _pbt(sweep: SweepSpec) -> Population:
     """Population-based training in step: slots of a pack report one after another at the same step.
 
     Left asynchronous it would hold a trial's new loss against what the trials behind it in the line had one interval
@@ -136,7 +136,7 @@ def _pbt(sweep: SweepSpec) -> PopulationBasedTraining:
 
     random.seed(sweep.seed)  # it draws from Python's and numpy's own generators
     np.random.seed(sweep.seed)
-    return PopulationBasedTraining(
+    return Population(
         sweep.time_attr,
         perturbation_interval=sweep.between_perturbations,
         hyperparam_mutations={

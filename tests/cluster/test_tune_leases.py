@@ -137,6 +137,18 @@ def test_pbt_clones_the_state_of_a_better_trial(tmp_path: Path):
         assert after == [loss(state["progress"] + quality(admit.spec))], admit
 
 
+@pytest.mark.parametrize("scheduler", ["median", "hyperband", "pbt"])
+def test_schedulers_that_pause_wait_for_no_trial_that_failed(tmp_path: Path, scheduler: str):
+    """Above a dropout of 0.9 a slot fails at its second step, or whenever it is given that much."""
+    asked = made("random", scheduler, 8, lora_dropout={"uniform": [0.8, 0.97]})
+    _, outcomes, _ = ran(asked, tmp_path, at_once=4)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    assert 2 < len(failed) < 8
+    assert {outcome.status for outcome in outcomes} <= {"failed", "succeeded", "stopped"}
+    assert any(outcome.status == "succeeded" for outcome in outcomes)
+    assert all(outcome.error == f"trial {outcome.number}: its loss was NaN at step 2" for outcome in failed)
+
+
 def test_repeats_are_judged_by_their_mean(tmp_path: Path):
     with stage(tmp_path, SimulatedTrials(MAX_STEPS, num_repeats=2)) as here:
         here.open_pack(0, 4)

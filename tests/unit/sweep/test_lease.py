@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.air._internal.filelock import TempFileLock
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
 
 from raylora.runtime.desk import Desk
-from raylora.sweep.lease import Lease
+from raylora.sweep.lease import SLOTS, Lease
+from raylora.sweep.signed_files import tunes_files
 from tests.unit.runtime.steering import Steering
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
@@ -67,3 +72,13 @@ def test_what_was_cloned_does_not_end_with_the_run_it_was_cloned_from(steering: 
         "sweep-1-1",
     }
     clone.cleanup()
+
+
+def test_two_that_go_on_from_one_checkpoint_do_not_meet(steering: Steering, tmp_path: Path):
+    """Ray's readers of one object share a folder of copies, which the first who is done removes under the others."""
+    (tmp_path / SLOTS).write_text(json.dumps([{"run_id": "sweep-9-0", "uri": "adapter", "report": None}] * 2))
+    path, files = tunes_files(str(tmp_path))
+    shared = Checkpoint(path, files)
+    # Another reader is copying: whoever waits for it reads what it leaves.
+    with shared.as_directory() as folder, TempFileLock(folder):
+        new_lease(steering, "one").restore(_TrainingResult(shared, {}))
