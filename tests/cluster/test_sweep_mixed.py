@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,26 +22,53 @@ __all__ = ["in_workplace"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-KINDS = [{"use_dora": False}, {"use_dora": True}, {"use_dora": False, "init_lora_weights": "pissa"}]
-"""What an axolotl grid lets vary together."""
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "loftq": {"init_lora_weights": "loftq"},
+    "eva": {"init_lora_weights": "eva"},
+    "rslora": {"use_rslora": True},
+    "loraplus": {"loraplus_lr_ratio": 4},
+    "vera": {"adapter": "vera", "lora_r": 32},
+    "adalora": {"adapter": "adalora", "target_r": 4, "tinit": 1, "tfinal": 1},
+}
+"""What an axolotl grid lets vary together: the whole family."""
 
 
 def test_a_grid_of_axolotl_whose_pack_finds_its_width_itself(in_workplace: Path, on_head: Command, tmp_path: Path):
-    """LoRA, DoRA and PiSSA with dropout side by side, activations recomputed, on as many slots as are fastest."""
+    """The whole family with dropout side by side, activations recomputed, on as many slots as are fastest."""
     changes = {"gradient_checkpointing": True, "lora_dropout": 0.1, "distributed": ALONE_ON_ITS_RANK, "max_steps": 4}
     run, grid = write(tmp_path, "run.yaml", in_place(in_workplace, SWEPT | changes)), tmp_path / "axolotl.yaml"
-    grid.write_text(yaml.safe_dump({"_kinds": KINDS}))
+    grid.write_text(yaml.safe_dump({"_kinds": list(KINDS.values())}))
     command = Command(tmp_path, on_head.home, on_head.env)
     ended = command.run("sweep", run, "--grid", str(grid), "--json", "--set", "report_steps=2")
     result = whole(ended)
     assert "slots; tokens/s by slots 1: " in ended.err
     assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * len(KINDS)
     assert len({trial["metric"] for trial in result["trials"]}) == len(KINDS)
-    for trial, kind in zip(result["trials"], KINDS, strict=True):
-        config = json.loads((Path(trial["adapter_uri"]) / "adapter_config.json").read_text())
-        assert config["use_dora"] == kind["use_dora"]
-    alone = trained_alone(load_spec(tmp_path / run, ["use_dora=true"]).spec, tmp_path)
-    assert alone.progress.eval_loss == pytest.approx(result["trials"][1]["metric"], abs=1e-5)
+    trials = dict(zip(KINDS, result["trials"], strict=True))
+    for name, trial in trials.items():
+        spec = load_spec(tmp_path / run, [f"{field}={json.dumps(value)}" for field, value in KINDS[name].items()]).spec
+        alone = trained_alone(spec, tmp_path)
+        assert alone.progress.eval_loss == pytest.approx(trial["metric"], abs=1e-5), name
+    used_afterwards(command, result["sweep_id"], trials)
+
+
+def used_afterwards(command: Command, sweep_id: str, trials: Mapping[str, dict[str, Any]]) -> None:
+    """Ask all adapters one question, merge one and combine two, by the names that the sweep gave them."""
+    names = {name: f"{sweep_id}/{trial['trial_id']}" for name, trial in trials.items()}
+    answered = whole(command.run("generate", *names.values(), "--prompt", "what", "--max-new-tokens", "3", "--json"))
+    assert [answer["adapter"] for answer in answered["answers"]] == list(names.values())
+    merged = whole(command.run("merge", names["dora"], "--out", str(command.folder / "merged"), "--json"))
+    assert merged["max_logit_difference"] < 1e-4
+    both = (names["lora"], names["rslora"], "--method", "cat", "--out", str(command.folder / "combined"), "--json")
+    combined = whole(command.run("combine", *both))
+    assert combined["r"] == 16
+    told = {each["adapter"]: each["losses"] for each in combined["evaluation"]}
+    for name in ("lora", "rslora"):
+        assert told[names[name]][names[name]] == pytest.approx(trials[name]["metric"], abs=1e-4)
 
 
 def test_repeats_of_drawn_trials(in_workplace: Path, on_head: Command, tmp_path: Path):

@@ -49,17 +49,18 @@ def test_it_is_stopped_and_gone_on_with(in_workplace: Path, on_head: Command, tm
     assert refused.code == 2 and "is a whole model" in refused.error
 
 
-def test_a_sweep_gives_each_the_base_for_itself(in_workplace: Path, on_head: Command, tmp_path: Path):
+def test_a_sweep_gives_adamw_and_galore_the_base_for_themselves(in_workplace: Path, on_head: Command, tmp_path: Path):
     sweep = {
         "run": FULL | {"distributed": ALONE_ON_ITS_RANK},
         "searcher": "grid",
         "budget": {"steps": 4},
         "report_steps": 2,
-        "space": {"learning_rate": {"choice": [1e-3, 3e-3]}},
+        "space": {"_kind": {"choice": [{"learning_rate": 1e-3}, {"optimizer": "galore_adamw", "galore_rank": 4}]}},
     }
     name = write(in_workplace, "full-grid.yaml", sweep)
     result = whole(on_head.run("sweep", name, "--json"))
     assert [trial["status"] for trial in result["trials"]] == ["succeeded"] * 2
+    assert result["trials"][0]["metric"] != result["trials"][1]["metric"]
     for trial in result["trials"]:
         assert (Path(trial["adapter_uri"]) / "model.safetensors").exists()
         alone = trained_alone(run_of(loaded(in_workplace, name), trial), tmp_path)
