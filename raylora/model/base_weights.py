@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear, ToRead
-from raylora.model.load import Weights
+from raylora.model.weights import Weights
 
 
 class BaseWeights:

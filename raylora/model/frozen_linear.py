@@ -5,12 +5,13 @@ Called by ``load``, which puts them in the place of a model's own, and by the lo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from raylora.model.packed_weight import NO_OTHER, PackedWeight
 from raylora.model.product import frozen_product
 from raylora.model.quant import QuantFormat
 
@@ -42,7 +43,7 @@ class ToRead(nn.Parameter):
     @data.setter
     def data(self, value: Tensor) -> None:
         """Refuse another one."""
-        raise TypeError("this weight is unpacked or gathered for reading; the frozen base takes no other")
+        raise TypeError(NO_OTHER)
 
 
 class FrozenLinear(nn.Linear):
@@ -90,7 +91,7 @@ class FrozenLinear(nn.Linear):
 class QuantLinear(FrozenLinear):
     """A frozen linear layer whose weight is one packed row.
 
-    It is an ``nn.Linear`` for whoever asks (PEFT, target matching): ``weight`` unpacks on reading.
+    It is an ``nn.Linear`` for whoever asks (PEFT, target matching): ``weight`` unpacks when its values are used.
 
     Args:
         linear: The layer it stands for; its weight may be on the meta device.
@@ -103,8 +104,12 @@ class QuantLinear(FrozenLinear):
 
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
-        """The weight in the compute dtype, unpacked anew at each reading."""
-        return ToRead(self.whole(self.packed, self.compute_dtype), requires_grad=False)
+        """The weight in the compute dtype, unpacked anew at each reading whose values are used."""
+        device = next(self.parameters(recurse=False)).device  # not of `packed`: ZeRO-3 would gather it for the question
+        weight = PackedWeight(
+            self.shape, self.compute_dtype, device, lambda: self.whole(self.packed, self.compute_dtype)
+        )
+        return cast(nn.Parameter, weight)
 
     @property
     def held(self) -> Tensor:

@@ -14,17 +14,16 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.file_names import file_name, present_name_of
-from raylora.model.folder import weight_files
+from raylora.model.file_names import file_name
 from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.meta import meta_model
 from raylora.model.positions import check_positions, check_value_tokens
 from raylora.model.quant import QuantFormat
+from raylora.model.weights import Weights, check_weights
 from raylora.spec.base import BaseFields
 from raylora.spec.run import RunSpec
 
@@ -41,34 +40,6 @@ class Parts:
         start = perf_counter()
         yield
         self.seconds[part] += perf_counter() - start
-
-
-class Weights:
-    """The tensors of a folder's safetensors files by name, read (memory-mapped) one at a time.
-
-    Args:
-        folder: Local folder.
-        model: Whose names they are to have: those that it was published with before, or without a head, are read as
-            its own.
-    """
-
-    def __init__(self, folder: Path, model: nn.Module | None = None) -> None:
-        opened = [safe_open(path, framework="pt") for path in weight_files(folder)]
-        name_of = present_name_of(model)
-        self._files = {name_of(key): (file, key) for file in opened for key in [*file.keys()]}
-        trunk = getattr(model, "base_model_prefix", "")
-        # Where encoder and decoder stand side by side, nothing is under that name.
-        if hasattr(model, trunk) and not any(name.startswith(f"{trunk}.") for name in self._files):
-            self._files = {f"{trunk}.{name}": found for name, found in self._files.items()}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor on the CPU in the dtype of the file."""
-        file, key = self._files[name]
-        tensor: Tensor = file.get_tensor(key)
-        return tensor
 
 
 def quant_format(spec: BaseFields, dtype: torch.dtype) -> QuantFormat | None:
@@ -146,12 +117,12 @@ def load_base(
         Seconds by part: ``load`` (read, move, convert), ``quantize`` and ``place``.
 
     Raises:
-        ModelError: The folder lacks tensors that the model has.
+        ModelError: As `weights.check_weights`.
     """
     parts = Parts()
     with parts.of("load"):
         weights = Weights(folder, model)
-        _check_names(model, weights, folder)
+        check_weights(model, weights, folder)
     for name, block in blocks(model).items():
         _fill(block, f"{name}.", weights, device, parts)
         with parts.of("place"):
@@ -178,10 +149,10 @@ def load_in_turn(
         adjust: Given each block when it is filled, and first the model without them.
 
     Raises:
-        ModelError: The folder lacks tensors that the model has.
+        ModelError: As `weights.check_weights`.
     """
     weights, parts = Weights(folder, model), Parts()
-    _check_names(model, weights, folder)
+    check_weights(model, weights, folder)
     of_blocks = blocks(model)
     for name, block in of_blocks.items():
         turn = _Turn(f"{name}.", weights, device, adjust)
@@ -226,24 +197,6 @@ def _return_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library than glibc has no such call, and other habits
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _check_names(model: PreTrainedModel, weights: Weights, folder: Path) -> None:
-    is_frozen = any(
-        isinstance(module, FrozenLinear) for module in model.modules()
-    )  # else what takes a gradient is its own
-    held = [name for name, parameter in model.named_parameters() if not (is_frozen and parameter.requires_grad)]
-    missing = [name for name in held if file_name(name) not in weights and not _is_tied(model, name)]
-    if missing:
-        raise ModelError(
-            f"base_model: {folder.name} lacks {len(missing)} of the tensors of {type(model).__name__}, first "
-            f"{file_name(missing[0])!r}; save it once with transformers' save_pretrained and use that folder"
-        )
-
-
-def _is_tied(model: PreTrainedModel, name: str) -> bool:
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    return head is not None and model.get_parameter(name) is getattr(embedding, "weight", None) is head.weight
 
 
 def _on_meta(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

@@ -19,6 +19,7 @@ from raylora.model.load import base_on_meta
 from raylora.model.meta import read_config
 from raylora.model.source import BaseFolder, resolve_base
 from raylora.model.targets import match_targets
+from raylora.model.weights import Weights, check_weights
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import Checks
 from raylora.store.blob import open_store
@@ -77,6 +78,7 @@ def _writable_store(spec: RunSpec) -> Store:
 
 def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
     model = base_on_meta(read_config(base.path), spec, torch.float32)
+    check_weights(model, Weights(base.path, model), base.path)
     targets = _peft_layers(model, spec.peft) if spec.peft is not None else match_targets(model, spec)
     if joins_texts(model, spec):
         check_bins(model, spec.sequence_len)

@@ -45,7 +45,10 @@ class Stepper(Protocol):
         """Clear the gradient without an update."""
 
     def state(self) -> dict[str, Tensor]:
-        """What the optimizer keeps, whole, by ``<moment>.<parameter>``; a collective call."""
+        """What the optimizer keeps, whole, by ``<moment>.<parameter>``; a collective call.
+
+        Where ranks share it out, rank 0 alone has it, so that no device holds the whole of it at once.
+        """
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` returned under any strategy and world size."""

@@ -215,16 +215,21 @@ class EngineStepper:
         self._engine.step()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, and of 16-bit weights the float32 ones, gathered; the count of steps. Empty before the first."""
-        if not self._optimizer.state.get(self._row):
+        """The moments, of 16-bit weights the float32 ones, the count of steps: in host memory, on rank 0 alone.
+
+        They are gathered one by one: together they would take more of every device than a step does. Empty before the
+        first step.
+        """
+        if not (held := self._optimizer.state.get(self._row)):
             return {}
-        state = {"step": self._optimizer.state[self._row]["step"].clone()}
-        for name, parameter in self._adapters.items():
-            for moment in MOMENTS:
-                state[f"{moment}.{name}"] = safe_get_full_optimizer_state(parameter, moment)
-            if parameter.dtype is not torch.float32:
-                state[f"{MASTER}.{name}"] = safe_get_full_fp32_param(parameter)
-        return state
+        gathered = (
+            (f"{kind}.{name}", _whole(parameter, kind))
+            for name, parameter in self._adapters.items()
+            for kind in (*MOMENTS, MASTER)
+            if kind != MASTER or parameter.dtype is not torch.float32
+        )
+        state = {name: whole for name, whole in gathered if whole is not None}
+        return {"step": held["step"].cpu().clone(), **state} if dist.get_rank() == 0 else {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Scatter what was saved; of what no float32 values were, the engine copies the parameters as they are now."""
@@ -240,3 +245,11 @@ class EngineStepper:
                 safe_set_full_optimizer_state(parameter, state[f"{moment}.{name}"].to(self._row.device), moment)
             if (master := state.get(f"{MASTER}.{name}")) is not None:
                 safe_set_full_fp32_param(parameter, master.to(self._row.device))
+
+
+def _whole(parameter: nn.Parameter, kind: str) -> Tensor | None:
+    """What the ranks share out of a parameter's state, in host memory; ``None`` but on rank 0. A collective call."""
+    whole: Tensor = (
+        safe_get_full_fp32_param(parameter) if kind == MASTER else safe_get_full_optimizer_state(parameter, kind)
+    )
+    return whole.cpu() if dist.get_rank() == 0 else None

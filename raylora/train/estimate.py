@@ -170,8 +170,8 @@ def estimate_pack(specs: Sequence[RunSpec], config: PretrainedConfig, device: st
     else:
         trained = [trained_adapters(specs, kind, device, num_values, beside_bytes)] * world_size
     step = dry_run(model, bank, specs)
-    looking = max(step.forward_bytes, step.loss_bytes) - step.saved_bytes  # a pass that keeps nothing
-    between = max(step.penalty_bytes, 4 * max(num_judged, default=0), max(starts) and max(starts) + looking)
+    looking = max(starts) and max(starts) + step.looking_bytes
+    between = max(step.penalty_bytes, 4 * max(num_judged, default=0), looking)
     ranks = tuple(
         _rank(spec, device, kind, rank, stored, trained[rank], whole, step, between) for rank in range(world_size)
     )
@@ -232,7 +232,7 @@ def _rank(
         gradients_bytes=max(asdict(made).values()),
         optimizer_bytes=optimizer_bytes,
         activations_bytes=max(step.forward_bytes, step.backward_bytes),
-        logits_bytes=step.loss_bytes - step.saved_bytes,
+        logits_bytes=step.logits_bytes,
         gathered_bytes=max(asdict(whole).values()),
         host_bytes=host_bytes,
         step_peak_bytes=resident + transient,

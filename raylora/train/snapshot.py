@@ -49,7 +49,7 @@ class Progress:
 def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str]) -> Checkpoint:
     """Gather what trains in a slot, its optimizer and progress; called on every rank that shares it.
 
-    Of a sharded base that trains, rank 0 alone gets the tensors.
+    Of what ranks share out, weights of a base that trains or an optimizer's state, rank 0 alone gets the tensors.
 
     Args:
         trainee: What is trained.

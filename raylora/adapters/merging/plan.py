@@ -20,6 +20,7 @@ from raylora.adapters.merging.rounding import format_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.digest import TensorBytes, tensors_in
+from raylora.model.file_names import present_names
 from raylora.model.folder import weight_files
 from raylora.model.meta import meta_model, read_config
 from raylora.model.quant import QuantFormat
@@ -59,8 +60,8 @@ class MergePlan:
     Args:
         base: What is merged into.
         settings: As they were asked for.
-        deltas: Updates by name of the tensor.
-        dtypes: Written dtype of every float tensor of the base, by name.
+        deltas: Updates by name of the tensor in the base's files, which may be another one than the model's of today.
+        dtypes: Written dtype of every float tensor of the base, by that name.
         sizes: Written bytes of every tensor, by name, in the order of the files.
         linear: Names of the weights that a quantized base holds packed.
         trained_on: Format of the base that the adapter was trained on; ``None`` where it was not quantized.
@@ -118,16 +119,18 @@ def plan_merge(
     """
     held = {entry.name: entry for file in weight_files(base.path) for entry in tensors_in(file)}
     model = meta_model(read_config(base.path), torch.float32)
+    in_files = {present: name for name, present in present_names(model, held).items()}
     dtypes = {
         name: FLOATS[entry.dtype] if settings.dtype == "auto" else getattr(torch, settings.dtype)
         for name, entry in held.items()
         if entry.dtype in FLOATS
     }
-    linear = frozenset(_packed_weights(model) & held.keys())
+    linear = frozenset(in_files[present] for present in _packed_weights(model) & in_files.keys())
     said = str(adapter.about.get("quantization") or PLAIN)
     trained_on = format_of(said) if said in FIELDS else None
     tied = _tied_head(model)
-    problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, held, tied))]
+    entries = {present: held[name] for present, name in in_files.items()}
+    problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, entries, tied))]
     if said not in FIELDS:
         problems.append(f"its lineage says that its base was held as {said!r}. Allowed: {', '.join(FIELDS)}")
     elif adapter.is_of_quantized_base and trained_on is None:
@@ -147,7 +150,7 @@ def plan_merge(
     return MergePlan(
         base=base,
         settings=settings,
-        deltas={f"{module}.weight": delta for module, delta in found.items()},
+        deltas={in_files[f"{module}.weight"]: delta for module, delta in found.items()},
         dtypes=dtypes,
         sizes={name: _num_bytes(entry, dtypes.get(name)) for name, entry in held.items()},
         linear=linear,
@@ -156,9 +159,9 @@ def plan_merge(
     )
 
 
-def _misfit(module: str, delta: Delta, held: Mapping[str, TensorBytes], tied_head: str | None) -> str | None:
-    """Why a layer's update cannot be merged; ``None`` where it can."""
-    entry = held.get(f"{module}.weight")
+def _misfit(module: str, delta: Delta, entries: Mapping[str, TensorBytes], tied_head: str | None) -> str | None:
+    """Why a layer's update cannot be merged into one of the tensors, by present name; ``None`` where it can."""
+    entry = entries.get(f"{module}.weight")
     shape = (delta.b_OR.shape[0], delta.a_RI.shape[1])
     if module == tied_head:
         return f"{module} shares its weight with the embedding, which has no update"

@@ -1,4 +1,4 @@
-"""What an adapter is merged into: the base as it was quantized for LoftQ, with the run's chat template beside it."""
+"""What an adapter is merged into: the base as LoftQ had it quantized or as it was named before; its chat template."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import wanted_logits
-from raylora.adapters.merging.rounding import format_of
+from raylora.adapters.merging.rounding import format_of, rounded
 from raylora.adapters.stored import read_adapter
 from raylora.data.tokenizer import load_tokenizer
 from raylora.errors import ModelError
@@ -24,8 +26,9 @@ from tests.unit.adapters.made_adapters import (
     merge,
     publish_again,
     save_adapter,
+    tensors_of,
 )
-from tests.unit.data.small_tokenizer import PLAIN
+from tests.unit.data.small_tokenizer import PLAIN, small_tokenizer
 from tests.unit.train.tiny_run import build_tiny, save_base, tiny_spec
 
 
@@ -76,3 +79,42 @@ def test_a_chat_template_takes_the_place_of_the_bases(adapter: Path, tmp_path: P
     assert load_tokenizer(tmp_path / "out").chat_template == PLAIN
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert load_tokenizer(base).chat_template != PLAIN
+
+
+def save_nemotron(folder: Path) -> Path:
+    """A base whose files call `backbone` what transformers calls `model` today."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = NemotronHConfig(
+        **shape, head_dim=16, layers_block_type=["attention", "mlp"], vocab_size=len(small_tokenizer())
+    )
+    torch.manual_seed(0)
+    NemotronHForCausalLM(config).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_layers_that_were_named_otherwise_before_are_merged_under_their_old_names(tmp_path: Path):
+    base = save_nemotron(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
+    merge(adapter, base, tmp_path / "out")
+    before, found = tensors_of(base), tensors_of(tmp_path / "out")
+    assert found.keys() == before.keys()
+    changed = {name for name, tensor in found.items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"backbone.layers.{name}_proj.weight" for name in ("0.mixer.q", "1.mixer.down")}
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(load_model(base), adapter)(IDS).logits
+        torch.testing.assert_close(load_model(tmp_path / "out")(IDS).logits, wanted, rtol=0, atol=1e-5)
+    wanted_logits(deltas(read_adapter(str(adapter))), base).compare(tmp_path / "out").check(is_exact=True)
+
+
+def test_layers_that_were_named_otherwise_before_are_requantized(tmp_path: Path):
+    base = save_nemotron(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
+    merge(adapter, base, tmp_path / "out", requantize="nf4")
+    before, found, form = tensors_of(base), tensors_of(tmp_path / "out"), format_of("nf4")
+    assert form is not None
+    linear = {name for name in found if name.endswith("_proj.weight")}
+    assert len(linear) == 6
+    assert all(torch.equal(rounded(form, found[name]), found[name]) for name in linear)
+    assert not any(torch.equal(found[name], before[name]) for name in linear)
+    assert all(torch.equal(found[name], before[name]) for name in found.keys() - linear)

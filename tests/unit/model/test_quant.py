@@ -164,3 +164,37 @@ def test_it_is_a_linear_layer_for_whoever_asks():
     assert (quantized.in_features, quantized.out_features) == (64, 32)
     assert {name for name, _ in quantized.named_parameters()} == {"packed", "bias"}
     assert "nf4" in repr(quantized)
+
+
+def test_what_a_weight_is_like_is_told_without_unpacking_it(monkeypatch: pytest.MonkeyPatch):
+    plain = linear((48, 130))
+    quantized = packed(plain, FOUR_BITS[0])
+    wanted = theirs(plain.weight, FOUR_BITS[0])
+    unpack, unpacked = QuantFormat.unpack, []
+
+    def noted(form: QuantFormat, row: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        unpacked.append(shape)
+        return unpack(form, row, shape, dtype)
+
+    monkeypatch.setattr(QuantFormat, "unpack", noted)
+    weight = quantized.weight
+    assert isinstance(weight, nn.Parameter) and not weight.requires_grad
+    assert (weight.dtype, weight.device, weight.shape) == (plain.weight.dtype, plain.weight.device, plain.weight.shape)
+    assert (weight.numel(), weight.ndim, weight.size(0), weight.nbytes) == (48 * 130, 2, 48, 4 * 48 * 130)
+    assert not unpacked
+    x = torch.randn(3, 130, requires_grad=True)
+    nn.functional.linear(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, wanted.sum(0).expand(3, -1))
+    for found in (
+        weight + 0,
+        weight.data,
+        weight.detach(),
+        weight.clone(),
+        weight.t().mT,
+        torch.cat([weight, weight])[:48],
+    ):
+        assert torch.equal(found, wanted)
+    assert torch.equal(torch.tensor(weight.tolist()), wanted)
+    assert len(unpacked) == 1, "all of these take the values of one reading"
+    with pytest.raises(TypeError, match="the frozen base takes no other"):
+        weight.data = wanted

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, BartConfig, LlamaConfig, MT5Config, PretrainedConfig, T5Config
 
 from raylora.errors import ModelError
 from raylora.model.base_weights import BaseWeights
+from raylora.model.frozen_linear import FrozenLinear, QuantLinear
 from raylora.model.load import base_on_meta, load_base
 from raylora.model.meta import meta_model, read_config
 from raylora.model.task_class import has_own_head, task_class
 from raylora.spec.task import TaskFields
-from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq_home, seq2seq_spec
+from tests.unit.train.tiny_seq2seq import FAMILIES, SHAPE, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
 TWO_SIDES = TaskFields(task_type="seq_2_seq_lm")
 CPU = torch.device("cpu")
+IDS = torch.tensor([[5, 8, 3, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +87,57 @@ def test_the_class_is_as_it_was():
     meta_model(T5Config(tie_word_embeddings=False, decoder_start_token_id=0), torch.float32, TWO_SIDES)
     tied = meta_model(T5Config(decoder_start_token_id=0), torch.float32, TWO_SIDES)
     assert tied.lm_head.weight is tied.shared.weight
+
+
+def save_head(folder: Path, head: Tensor) -> None:
+    """Put an output head into the files of a base that has none."""
+    kept = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file({**kept, "lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+
+
+def load(folder: Path) -> None:
+    spec = seq2seq_spec(folder.parent, folder.name)
+    load_base(base_on_meta(read_config(folder), spec, torch.float32), folder, CPU, lambda part: None)
+
+
+def test_another_head_than_the_embedding_that_a_config_ties_is_refused(tmp_path: Path):
+    """Transformers unties it; what the message says to do gives its logits under a config that says so."""
+    folder = save_seq2seq(tmp_path / "base", "t5")
+    embedding = load_file(folder / "model.safetensors")["shared.weight"]
+    save_head(folder, embedding.clone())
+    load(folder)
+    head = torch.randn_like(embedding)
+    save_head(folder, head)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    assert torch.equal(theirs.lm_head.weight, head)
+    with pytest.raises(ModelError, match=r"shared.weight and lm_head.weight are one, .* by d_model \*\* -0.5"):
+        load(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scale_decoder_outputs": False}))
+    save_head(folder, head * SHAPE["d_model"] ** -0.5)
+    load(folder)
+    found = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    with torch.no_grad():
+        logits = [model(input_ids=IDS, decoder_input_ids=IDS).logits for model in (found, theirs)]
+    torch.testing.assert_close(*logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_weight_is_unpacked_once_a_pass(home: Path, family: str, monkeypatch: pytest.MonkeyPatch):
+    """Of `wo` T5 asks the dtype as well."""
+    spec = seq2seq_spec(home, family, load_in_4bit=True)
+    model = base_on_meta(read_config(home / family), spec, torch.float32)
+    load_base(model, home / family, CPU, lambda part: None)
+    names = {module: name for name, module in model.named_modules() if isinstance(module, QuantLinear)}
+    num_unpacked: Counter[str] = Counter()
+    whole = QuantLinear.whole
+
+    def noted(layer: FrozenLinear, held: Tensor, dtype: torch.dtype) -> Tensor:
+        num_unpacked[names[layer]] += 1
+        return whole(layer, held, dtype)
+
+    monkeypatch.setattr(QuantLinear, "whole", noted)
+    with torch.no_grad():
+        model(input_ids=IDS, decoder_input_ids=IDS)
+    assert any(name.endswith(".wo") for name in names.values())
+    assert num_unpacked == dict.fromkeys(names.values(), 1)

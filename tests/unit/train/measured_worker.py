@@ -34,19 +34,27 @@ def full_batch(spec: RunSpec, step: int) -> Batch:
     segments_BT = torch.ones_like(ids_BT)
     rows = tuple((line,) for line in range(spec.micro_batch_size))
     if spec.has_two_sides:
-        return two_sides(ids_BT, rows)
+        return two_sides(ids_BT, rows, step)
     if spec.sample_packing:
         segments_BT[:, spec.sequence_len // 2 :] = 2
         rows = tuple((line, line + 1) for line in range(spec.micro_batch_size))
     return Batch(ids_BT, ids_BT, positions_BT, segments_BT, rows)
 
 
-def two_sides(ids_BT: Tensor, rows: tuple[tuple[int, ...], ...]) -> Batch:
-    """Sources and targets of `sequence_len` tokens each, as where one row is all source, another all target."""
-    both_BT, num_tokens = torch.cat([ids_BT, ids_BT], dim=1), ids_BT.shape[1]
-    segments_BT = torch.cat([torch.ones_like(ids_BT), torch.full_like(ids_BT, 2)], dim=1)
+def two_sides(ids_BT: Tensor, rows: tuple[tuple[int, ...], ...], step: int) -> Batch:
+    """Sources and targets of `sequence_len` tokens each, as where one row is all source, another all target.
+
+    A row that is alone is all source in even steps, and all target in odd ones.
+    """
+    num_rows, num_tokens = ids_BT.shape
+    sizes = [num_tokens, num_tokens]
+    if num_rows == 1:
+        sizes = [1, num_tokens - 1] if step % 2 else [num_tokens - 1, 1]
+    parts = [ids_BT[:, :size] for size in sizes]
+    both_BT = torch.cat(parts, dim=1)
+    segments_BT = torch.cat([torch.full_like(part, side) for side, part in enumerate(parts, start=1)], dim=1)
     labels_BT = both_BT.masked_fill(segments_BT == 1, IGNORED)
-    positions_BT = torch.arange(num_tokens).repeat(2).expand_as(both_BT).contiguous()
+    positions_BT = torch.cat([torch.arange(size) for size in sizes]).expand_as(both_BT).contiguous()
     return Batch(both_BT, labels_BT, positions_BT, segments_BT, tuple(row * 2 for row in rows))
 
 
@@ -98,7 +106,9 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     # ZeRO-3's second step is the first that gathers ahead; AdaLoRA's the first that judges ranks.
     if trainee.strategy.name == "zero3" or spec.adapter == "adalora":
         train_step(trainee, [share(trainee, 1)])
-    peak_bytes, resident_bytes = step_peak(trainee, [share(trainee, 2)]), resident() - before
+    last_steps = (2, 3) if spec.has_two_sides else (2,)
+    peak_bytes = max(step_peak(trainee, [share(trainee, step)]) for step in last_steps)
+    resident_bytes = resident() - before
     adapters = [] if spec.trains_base else [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     if allocation := trainee.allocations.get(0):
         adapters += [mean for mean in allocation.state().values() if mean.is_floating_point()]

@@ -32,11 +32,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "dora": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "use_dora": True, "lora_dropout": 0.1},
     "pissa": {"distributed": {"strategy": "ddp"}, "lora_r": 64, "init_lora_weights": "pissa_niter_2"},
 }
+GALORE: dict[str, Any] = {"distributed": {"strategy": "ddp"}, "adapter": "full", "optimizer": "galore_adamw"}
 OF_BASE: dict[str, dict[str, Any]] = {
     "full": {"distributed": {"strategy": "ddp"}, "adapter": "full"},
     "full-fsdp": {"distributed": {"strategy": "fsdp"}, "adapter": "full", "gradient_accumulation_steps": 2},
     "full-zero1": {"distributed": {"strategy": "deepspeed", "zero_stage": 1}, "adapter": "full"},
-    "galore": {"distributed": {"strategy": "ddp"}, "adapter": "full", "optimizer": "galore_adamw", "galore_rank": 16},
+    "galore": {**GALORE, "galore_rank": 16},
+    "galore-wide": {**GALORE, "galore_rank": 128},  # above the shorter side of keys and values
 }
 """Runs that train the base itself."""
 TWO_SIDES: dict[str, Any] = {
@@ -47,6 +49,7 @@ TWO_SIDES: dict[str, Any] = {
 OF_T5: dict[str, dict[str, Any]] = {
     "t5-nf4": {"distributed": {"strategy": "fsdp"}, "load_in_4bit": True, "lora_dropout": 0.1, **TWO_SIDES},
     "t5-checkpointing": {"distributed": {"strategy": "ddp"}, "gradient_checkpointing": True, **TWO_SIDES},
+    "t5-one-row": {"distributed": {"strategy": "ddp"}, "micro_batch_size": 1, "sequence_len": 256, **TWO_SIDES},
 }
 FEW_TOKENS: dict[str, Any] = {"distributed": {"strategy": "ddp"}, "sequence_len": 16, "micro_batch_size": 1}
 """What is not the pass itself is most of it."""

@@ -12,8 +12,8 @@ import torch
 from raylora.adapters import publish_model as publishing
 from raylora.adapters.publish_model import publish_model
 from raylora.errors import InputError, ModelError, RunFailedError
-from raylora.model.load import Weights
 from raylora.model.meta import read_config
+from raylora.model.weights import Weights
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.train import steppers
