@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from raylora.adapters.model_files import copy_model_files
 from raylora.adapters.shards import write_shards
-from raylora.errors import RunFailedError, StoreError
+from raylora.errors import RunFailedError
 from raylora.store.contract import Store
+from raylora.store.files import kind_of
 from raylora.store.manifest import publish
 from raylora.train.trainee import Trainee
 
@@ -45,7 +46,8 @@ def publish_model(
 
     Raises:
         RunFailedError: A weight is not finite; on every rank.
-        StoreError: A disk or the store took no more; on every rank.
+        UnusableStoreError: A disk or the store takes no more; on every rank.
+        StoreError: It could not be written; on every rank.
     """
     held = _held(trainee.model)
     gathered = (_whole(trainee, tensor) for tensor in held.values())
@@ -60,7 +62,7 @@ def publish_model(
                 copy_model_files(base, Path(name), _word(trainee.model.dtype), chat_template)
                 return publish(store, FOLDER, {path.name: path for path in sorted(Path(name).iterdir())}, about)
         except (OSError, SafetensorError) as error:
-            raise StoreError(
+            raise kind_of(error)(
                 f"{store.uri_of(FOLDER)}: the model could not be written ({error}). It is laid out in this machine's "
                 "folder for temporary files first: make room there or set TMPDIR, then resume the run"
             ) from error

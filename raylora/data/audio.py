@@ -17,12 +17,16 @@ from raylora.errors import DataError
 FRAME_S = 0.025
 """Of what a frame of a spectrogram is made: a shorter recording has none, and would be padding alone."""
 
+FRAME_SAMPLES = 400
+"""The same where transformers makes the frames itself, for want of torchaudio, whatever the samples a second."""
+
 
 class AudioProcessor(Processor):
     """Makes spectrograms of recordings: (frames, frequencies). A longer one is cut at its end, a shorter one padded."""
 
     task = "audio_cls"
     what, bases = "recordings", "an audio spectrogram transformer (AST)"
+    libraries = ("torchaudio", "torch", "numpy")
 
     @override
     def _load(self, folder: Path) -> Any:
@@ -39,13 +43,15 @@ class AudioProcessor(Processor):
             )
         if len(samples) < (least := round(FRAME_S * rate)):
             raise DataError(f"holds {len(samples):,} samples, less than a frame of {least:,}; take a longer recording")
-        made = self._process(samples, sampling_rate=rate, return_tensors="np")
+        # Frames overlap, so that no more of the samples come into those that are kept.
+        most = self.shape.size[0] * max(least, FRAME_SAMPLES)
+        made = self._process(samples[:most].astype(np.float32) / 2**15, sampling_rate=rate, return_tensors="np")
         values_TF: NDArray[Any] = made["input_values"][0]
         return values_TF
 
 
-def _opened(content: bytes) -> tuple[int, NDArray[np.float32]]:
-    """Samples a second, and the samples between -1 and 1."""
+def _opened(content: bytes) -> tuple[int, NDArray[np.int16]]:
+    """Samples a second, and the samples."""
     try:
         with wave.open(io.BytesIO(content)) as file:
             about = file.getparams()
@@ -60,4 +66,4 @@ def _opened(content: bytes) -> tuple[int, NDArray[np.float32]]:
         )
     if not data or len(data) < 2 * about.nframes:
         raise DataError(f"holds {len(data) // 2:,} samples, and says {about.nframes:,}; copy a file that is whole")
-    return about.framerate, np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(2**15)
+    return about.framerate, np.frombuffer(data, dtype="<i2")

@@ -21,6 +21,7 @@ from raylora.data.formats import FORMATS
 from raylora.errors import DataError
 from raylora.spec.pattern import matching
 from raylora.store.blob import Store, open_store
+from raylora.store.given import given
 from raylora.store.once import build_once
 
 # What `Dataset.save_to_disk` writes beside its Arrow files: no rows.
@@ -72,21 +73,27 @@ def bucket_files(uri: str, downloads: Path) -> list[DataFile]:
         downloads: Folder that keeps downloaded objects, one folder for each version of each object.
 
     Raises:
-        DataError: No such object, none of a known format, or a glob that cannot be matched.
-        StoreError: The bucket cannot be read.
+        DataError: No such object, none of a known format, a glob that cannot be matched, or a bucket that cannot be
+            read.
+        StoreError: The folder for downloads cannot be written.
     """
+    with given(DataError, f"datasets: {uri}"):
+        store, keys = _found(uri)
+    return [_download(store, key, downloads) for key in _readable(uri, keys)]
+
+
+def _found(uri: str) -> tuple[Store, Sequence[str]]:
+    """A store, and its keys that a path means."""
     folder, _, last = uri.rpartition("/")
     if glob.has_magic(uri):
         folder = re.split(r"[*?[]", uri, maxsplit=1)[0].rpartition("/")[0]
         store = open_store(folder)
-        keys = _matching(uri, uri.removeprefix(f"{folder}/"), store.keys(""))
-    elif PurePosixPath(uri).suffix.lower() in FORMATS:
+        return store, _matching(uri, uri.removeprefix(f"{folder}/"), store.keys(""))
+    if PurePosixPath(uri).suffix.lower() in FORMATS:
         store = open_store(folder)
-        keys = [last] if store.exists(last) else []
-    else:
-        store = open_store(uri)
-        keys = store.keys()
-    return [_download(store, key, downloads) for key in _readable(uri, keys)]
+        return store, [last] if store.exists(last) else []
+    store = open_store(uri)
+    return store, store.keys()
 
 
 def _matching(uri: str, pattern: str, keys: Sequence[str]) -> list[str]:
@@ -117,7 +124,12 @@ def _readable(path: str, names: Sequence[str]) -> list[str]:
 
 def _download(store: Store, key: str, downloads: Path) -> DataFile:
     uri = store.uri_of(key)
-    version = hashlib.sha256(repr((uri, store.version(key))).encode()).hexdigest()
+    with given(DataError, f"datasets: {uri}"):
+        version = hashlib.sha256(repr((uri, store.version(key))).encode()).hexdigest()
     name = PurePosixPath(key).name
-    folder = downloads / version[:32]
-    return DataFile(uri, build_once(folder, f"a copy of {uri}", lambda part: store.download(key, part / name)) / name)
+
+    def download(part: Path) -> None:
+        with given(DataError, f"datasets: {uri}"):
+            store.download(key, part / name)
+
+    return DataFile(uri, build_once(downloads / version[:32], f"a copy of {uri}", download) / name)

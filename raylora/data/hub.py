@@ -19,6 +19,7 @@ import datasets
 from raylora.data.formats import RawRow, drop_nones, to_json
 from raylora.errors import DataError
 from raylora.spec.data import DatasetSpec
+from raylora.store.given import copied
 
 KNOCK_TIMEOUT_S = 4.0
 
@@ -42,9 +43,11 @@ class HubRows:
 
         Raises:
             DataError: No such split, or the download failed.
+            UnusableStoreError: The disk of the hub's cache is full or read-only.
         """
         try:
-            self.builder.download_and_prepare()
+            with copied(self.spec.path):
+                self.builder.download_and_prepare()
             rows = self.builder.as_dataset(split=self.spec.split)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{self.spec.path}, split {self.spec.split!r}: {error}") from error
@@ -60,10 +63,11 @@ def open_hub(spec: DatasetSpec) -> HubRows:
 
     Raises:
         DataError: The hub has no such dataset, or cannot be reached and nothing is cached.
+        UnusableStoreError: The disk of the hub's cache is full or read-only.
     """
     silence = _silence()
     try:
-        with _offline() if silence else nullcontext():
+        with copied(spec.path), _offline() if silence else nullcontext():
             builder = datasets.load_dataset_builder(spec.path, spec.name, revision=spec.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         said = f"the hub cannot be reached: {silence}" if silence else f"{type(error).__name__}: {error}"

@@ -31,6 +31,7 @@ class ImageProcessor(Processor):
 
     task = "image_cls"
     what, bases = "images", "a vision transformer (ViT) of 1 or 3 channels"
+    libraries = ("pillow", "numpy")
 
     @override
     def _load(self, folder: Path) -> Any:

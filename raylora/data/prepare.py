@@ -26,6 +26,7 @@ from raylora.data import (
     images,
     json_array,
     labelled,
+    row_files,
     rows,
     source_target,
     tokenise,
@@ -37,6 +38,7 @@ from raylora.data.labelled import LabelEncoder
 from raylora.data.mix import check_weights
 from raylora.data.processors import PROCESSORS
 from raylora.data.report import DataReport, SourceReport, report_source
+from raylora.data.row_files import with_files
 from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
 from raylora.data.source_target import TargetEncoder
@@ -44,7 +46,7 @@ from raylora.data.split import split_rows
 from raylora.data.tokenise import Fate, RowEncoder, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
-from raylora.data.values import ValueEncoder, with_files
+from raylora.data.values import ValueEncoder
 from raylora.errors import DataError, together
 from raylora.log import get_logger
 from raylora.spec.run import RunSpec
@@ -62,6 +64,7 @@ _CODE = (
     images,
     json_array,
     labelled,
+    row_files,
     rows,
     source_target,
     tokenise,
@@ -140,7 +143,7 @@ def open_sources(spec: RunSpec, cache: Path) -> list[Source]:
     for dataset in (*spec.datasets, *spec.test_datasets):
         try:
             check_columns(dataset.type, dataset.columns)
-            sources.append(with_files(open_source(dataset, cache / "downloads")))
+            sources.append(with_files(open_source(dataset, cache / "downloads"), cache / "digests"))
         except DataError as error:
             errors.append(error)
     if errors:

@@ -72,7 +72,7 @@ class TargetEncoder:
         them, and the target ends with eos, so that the model learns to stop.
 
         Raises:
-            DataError: The source has no tokens, or the tokenizer has no eos token.
+            DataError: The source has no tokens but the tokenizer's, or the tokenizer has no eos token.
         """
         assert isinstance(example, Passage)  # the rules let no other types in
         eos = self._tokenizer.eos_token_id
@@ -80,8 +80,8 @@ class TargetEncoder:
             raise DataError("the tokenizer has no eos token, so the model could not learn to stop; take another base")
         given = self._tokenizer(example.prompt, return_special_tokens_mask=True, verbose=False)
         source, is_own = given["input_ids"], given["special_tokens_mask"]
-        if not source:
-            raise DataError("the prompt has no tokens; remove the row, or map the right column")
+        if all(is_own):
+            raise DataError("the prompt has no tokens of its own; remove the row, or map the right column")
         num_last = next((number for number, own in enumerate(reversed(is_own)) if not own), 0)
         target = self._tokenizer(text_target=example.text, verbose=False)["input_ids"]
         end = [] if target[-1:] == [eos] else [eos]

@@ -11,9 +11,8 @@ import enum
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +21,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylora.data.encode import Encoded
+from raylora.data.row_files import with_content
 from raylora.data.rows import ClassifiedFile, Example, read_row
 from raylora.data.source import Source
-from raylora.data.values import with_content
 from raylora.errors import DataError
 
+_BATCH_CHARACTERS = 4 << 20  # of raw rows: each may be an image in base64
 _BATCH_ROWS = 500
 _BATCH_FILES = 16  # of images of 3 x 224 x 224 pixels, 10 MB
 _RAW = pa.schema([("file", pa.int32()), ("number", pa.int64()), ("row", pa.large_string())])
@@ -39,6 +39,10 @@ _TOKENS = pa.schema(
         *(("values", pa.list_(pa.float32())), ("shape", pa.list_(pa.int32()))),
     ]
 )
+
+
+_RawRow = tuple[int, int, str]
+"""Index of the file, number of the row in it, and the row as JSON text."""
 
 
 class RowEncoder(Protocol):
@@ -168,14 +172,27 @@ def tokens_table(folder: Path) -> pa.Table:
     )
 
 
-def _write_raw(rows: Iterator[tuple[int, int, str]], file: Path) -> int:
+def _write_raw(rows: Iterable[_RawRow], file: Path) -> int:
     num_rows = 0
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RAW) as writer:
-        while batch := list(islice(rows, _BATCH_ROWS)):
+        for batch in _batches(rows):
             columns = [pa.array(cells, field.type) for cells, field in zip(zip(*batch, strict=True), _RAW, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=_RAW))
             num_rows += len(batch)
     return num_rows
+
+
+def _batches(rows: Iterable[_RawRow]) -> Iterator[list[_RawRow]]:
+    """As many rows at a time as fit into memory, or one that is longer."""
+    batch, num_characters = list[_RawRow](), 0
+    for row in rows:
+        batch.append(row)
+        num_characters += len(row[2])
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
 
 
 def _content_key(encoded: Encoded) -> int:

@@ -1,8 +1,8 @@
 """Rows with a file that is no text: its bytes become values as the base's own processor makes them, with a class.
 
 Enters: a ClassifiedFile and a Processor. Leaves: Encoded, whose tokens stand for the patches that the base cuts the
-values into: the first has the class. Called by tokenise in the place of `labelled`, and by prepare, whose digests cover
-the files too. `images` and `audio` have a processor each.
+values into: the first has the class. Called by tokenise in the place of `labelled`. `images` and `audio` have a
+processor each.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,8 +22,7 @@ from typing_extensions import override
 
 from raylora.data.encode import Encoded
 from raylora.data.labelled import class_number
-from raylora.data.rows import ClassifiedFile, Example, read_row
-from raylora.data.source import Source
+from raylora.data.rows import ClassifiedFile, Example
 from raylora.errors import DataError, ModelError
 from raylora.spec.task import TaskType
 from raylora.spec.value_shape import value_shape
@@ -44,6 +43,8 @@ class Processor(ABC):
     """What its files are, for people."""
     bases: ClassVar[str]
     """Which bases there are, for people."""
+    libraries: ClassVar[tuple[str, ...]]
+    """Packages that make its values, beside transformers: one that is there or not, or is another, makes others."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoConfig  # texts do not wait for what reads files
@@ -68,7 +69,7 @@ class Processor(ABC):
     @property
     def digest(self) -> str:
         """SHA-256 over all that decides which values a file becomes."""
-        about = [self._process.to_dict(), self.shape.size]
+        about = [self._process.to_dict(), self.shape.size, [(name, _version(name)) for name in self.libraries]]
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
     def values(self, content: bytes) -> NDArray[np.float32]:
@@ -103,6 +104,14 @@ class Processor(ABC):
     @abstractmethod
     def _made(self, content: bytes) -> NDArray[Any]:
         """What it makes of a file."""
+
+
+def _version(package: str) -> str | None:
+    """Its release; ``None`` where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -145,54 +154,3 @@ class ValueEncoder:
             raise DataError(f"{row.column}: {error}") from error
         is_label = [True] + [False] * (self._processor.shape.num_tokens - 1)
         return EncodedValues([0] * len(is_label), is_label, classes=classes, values=values)
-
-
-def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
-    """The same row with the bytes of its file.
-
-    Args:
-        row: With a path, or with bytes already.
-        folder: Where relative paths start; ``None`` where rows are not of this machine.
-
-    Raises:
-        DataError: There is no such file, or rows that are not of this machine name one.
-    """
-    if isinstance(row.content, bytes):
-        return row
-    if folder is None:
-        raise DataError(
-            f"{row.column}: got the path {row.content}; rows of a bucket or of the hub hold the bytes of their files, "
-            "as Parquet files of `datasets` do. Put the bytes into the rows, or copy rows and files to this machine"
-        )
-    if ".." in Path(row.content).parts:
-        raise DataError(f"{row.column}: {row.content} leads out of {folder}, where paths start. Say it without '..'")
-    try:
-        path = folder / row.content
-        if path.exists() and not path.is_file():
-            raise DataError(f"{row.column}: {row.content} is no plain file; relative paths start at {folder}")
-        return replace(row, content=path.read_bytes())
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{row.column}: {row.content} cannot be read ({said}); relative paths start at {folder}"
-        ) from error
-
-
-def with_files(source: Source) -> Source:
-    """The same rows, with a digest that covers their files.
-
-    A row or a file that cannot be read is passed over: nothing is kept under such a digest, since it is refused where
-    the rows are encoded.
-
-    Args:
-        source: Of any rows; those of texts have no files, and neither have those of the hub.
-    """
-    if source.read_hub is not None or source.spec.type not in ("image", "audio"):
-        return source
-    whole = hashlib.sha256(source.digest.encode())
-    for file, _, text in source.read():
-        with suppress(DataError, json.JSONDecodeError, RecursionError):
-            row = read_row(json.loads(text), source.spec.type, source.spec.columns)
-            content = with_content(cast(ClassifiedFile, row), source.folder(file)).content
-            whole.update(hashlib.sha256(cast(bytes, content)).digest())
-    return replace(source, digest=whole.hexdigest())

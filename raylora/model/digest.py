@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylora.errors import ModelError, StoreError
+from raylora.errors import ModelError
 from raylora.model.folder import weight_files
+from raylora.store.files import kind_of
 
 CHUNK_BYTES = 8 << 20
 
@@ -44,6 +45,7 @@ def base_digest(folder: Path, cache: Path) -> str:
 
     Raises:
         ModelError: A file is no safetensors file or ends early.
+        UnusableStoreError: The cache's disk is full or read-only.
         StoreError: The cache cannot be written.
     """
     files = weight_files(folder)
@@ -58,6 +60,7 @@ def file_digest(file: Path, cache: Path) -> str:
         cache: Where digests are remembered.
 
     Raises:
+        UnusableStoreError: The cache's disk is full or read-only.
         StoreError: The cache cannot be written.
     """
     return _remembered([file], cache, lambda: _sha256(file, 0, file.stat().st_size))
@@ -122,7 +125,7 @@ def _remembered(files: Sequence[Path], cache: Path, compute: Callable[[], str]) 
             partial.write(digest)
         os.replace(partial.name, note)
     except OSError as error:
-        raise StoreError(
+        raise kind_of(error)(
             f"cache: {note} cannot be written ({error}). Check the free space and the rights of that disk, or set "
             "RAYLORA_HOME to a folder on another."
         ) from error

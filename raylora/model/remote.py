@@ -27,7 +27,11 @@ from raylora.model.folder import FILES, check_listing
 from raylora.model.meta import NO_CONFIG, read_config
 from raylora.spec.task import TaskType
 from raylora.store.blob import open_store
+from raylora.store.given import copied, given
 from raylora.store.once import build_once
+
+SUBFOLDERS = ["*/*"]
+"""Files there are the same weights in other formats."""
 
 
 def hub_folder(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
@@ -43,12 +47,14 @@ def hub_folder(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
 
     Raises:
         ModelError: Unknown, gated, not reachable and not cached.
+        UnusableStoreError: The disk of the hub's cache is full or read-only.
     """
     try:
-        # Files in subfolders are other formats of the same weights.
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files), ignore_patterns=["*/*"]))
+        with copied(f"base_model: {hub_id}"):
+            found = snapshot_download(hub_id, revision=revision, allow_patterns=list(files), ignore_patterns=SUBFOLDERS)
     except (OSError, ValueError) as error:
         raise ModelError(f"base_model: {_what_failed(hub_id, revision, error)}") from error
+    return Path(found)
 
 
 def bucket_folder(uri: str, cache: Path, task: TaskType = "causal_lm") -> Path:
@@ -60,19 +66,21 @@ def bucket_folder(uri: str, cache: Path, task: TaskType = "causal_lm") -> Path:
         task: What is to be learned.
 
     Raises:
-        ModelError: What lies there is no usable base.
-        StoreError: The storage cannot be read, or the disk is full.
+        ModelError: The bucket cannot be read, or what lies there is no usable base.
+        StoreError: The cache cannot be written.
     """
-    store = open_store(uri)
-    names = [key for key in store.keys("") if "/" not in key]
-    check_listing(names, uri, task)
-    wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in FILES)]
-    versions = {name: store.version(name) for name in wanted}
+    with given(ModelError, f"base_model: {uri}"):
+        store = open_store(uri)
+        names = [key for key in store.keys("") if "/" not in key]
+        check_listing(names, uri, task)
+        wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in FILES)]
+        versions = {name: store.version(name) for name in wanted}
     version = hashlib.sha256(json.dumps([store.uri, versions]).encode()).hexdigest()
 
     def download(empty: Path) -> None:
-        for name in wanted:
-            store.download(name, empty / name)
+        with given(ModelError, f"base_model: {uri}"):
+            for name in wanted:
+                store.download(name, empty / name)
 
     return build_once(cache / "bases" / f"s3-{version[:32]}", f"downloaded {uri}", download)
 
@@ -85,10 +93,10 @@ def bucket_config(uri: str) -> PretrainedConfig:
 
     Raises:
         ModelError: There is none, or none that can be read.
-        StoreError: The storage cannot be read.
+        StoreError: The disk for temporary files is full.
     """
     store = open_store(uri)
-    with tempfile.TemporaryDirectory() as folder:
+    with given(ModelError, f"base_model: {uri}"), tempfile.TemporaryDirectory() as folder:
         if store.exists("config.json"):
             store.download("config.json", Path(folder) / "config.json")
             return read_config(Path(folder))

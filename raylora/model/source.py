@@ -47,8 +47,8 @@ def resolve_base(spec: RunSpec, cache: Path) -> BaseFolder:
         cache: Folder for what is converted or downloaded; safe for many processes at once.
 
     Raises:
-        ModelError: Nothing is there, or what is there cannot be the base of a run.
-        StoreError: Storage cannot be read, or the cache cannot be written.
+        ModelError: Nothing is there or can be read, or what is there cannot be the base of a run.
+        StoreError: The cache cannot be written.
     """
     path, name, revision = _locate(spec, cache)
     check_folder(path, spec.task_type)
@@ -62,8 +62,8 @@ def base_config(spec: RunSpec) -> PretrainedConfig:
         spec: The run; `base_model`, `base_model_revision` and `task_type` count.
 
     Raises:
-        ModelError: Nothing is there, or what is there cannot be the base of a run.
-        StoreError: Storage cannot be read.
+        ModelError: Nothing is there or can be read, or what is there cannot be the base of a run.
+        StoreError: The disk for temporary files is full.
     """
     asked = spec.base_model
     if asked.startswith("s3://"):

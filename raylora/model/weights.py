@@ -6,6 +6,7 @@ A folder of safetensors enters, and the model whose names they are to have; tens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,12 +28,17 @@ class Weights:
         folder: Local folder.
         model: Whose names they are to have: those that it was published with before, or without a head, are read as
             its own.
+
+    Raises:
+        ModelError: Two of them would be the same one of the model's.
     """
 
     def __init__(self, folder: Path, model: nn.Module | None = None) -> None:
         opened = [safe_open(path, framework="pt") for path in weight_files(folder)]
         places = {key: file for file in opened for key in [*file.keys()]}
-        self._files = {name: (places[key], key) for key, name in present_names(model, places).items()}
+        names = present_names(model, places)
+        _refuse_doubled(model, names, folder)
+        self._files = {name: (places[key], key) for key, name in names.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -42,6 +48,21 @@ class Weights:
         file, key = self._files[name]
         tensor: Tensor = file.get_tensor(key)
         return tensor
+
+
+def _refuse_doubled(model: nn.Module | None, names: Mapping[str, str], folder: Path) -> None:
+    """Which of two was meant, nobody can tell; what the model has no use for is passed over."""
+    own = {file_name(name) for name, _ in model.named_parameters()} if model is not None else set()
+    keys: dict[str, list[str]] = {}
+    for key, name in names.items():
+        keys.setdefault(name, []).append(key)
+    for name, doubled in keys.items():
+        if len(doubled) > 1 and name in own:
+            raise ModelError(
+                f"base_model: {folder.name} has two tensors for {name!r} of {type(model).__name__}: "
+                f"{' and '.join(map(repr, doubled))}. Allowed: one. Take the other out, or save the model "
+                "once with transformers' save_pretrained and use that folder"
+            )
 
 
 def check_weights(model: PreTrainedModel, weights: Weights, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class Inputs:
         self.check_same_rows(ranks)
 
     def check_same_rows(self, ranks: Ranks) -> None:
-        """Find out that every rank reads the same rows; called on all of them.
+        """Find out that every rank reads the same rows, and makes the same of them; called on all of them.
 
         Args:
             ranks: Those that train together.
@@ -107,12 +108,14 @@ class Inputs:
             raise InputError(why)
 
     def why_other_rows(self, ranks: Ranks) -> str | None:
-        """Why the ranks do not read the same rows, the same on every rank; None where they do; called on all of them.
+        """Why the ranks do not train on the same, the same on every rank; None where they do; called on all of them.
 
         Args:
             ranks: Those that train together.
         """
-        return _why_differing(ranks, "data", self.prepared.report.digest)
+        found = ranks.gather((self.prepared.report.digest, self.tokenizer_digest))
+        data, readers = zip(*found, strict=True)
+        return _why_differing("data", data) or _why_differing("tokenizer or processor", readers)
 
     def _digests(self, configuration: str) -> dict[str, str]:
         return {"base": self.base.digest, "data": self.prepared.report.digest, "configuration": configuration}
@@ -158,7 +161,7 @@ def _digest(source: Source, rows: TokenisedRows) -> str:
     return hashlib.sha256(source.digest.encode() + rows.column("content").tobytes()).hexdigest()
 
 
-FIELDS = {"base": "base_model", "data": "datasets"}
+FIELDS = {"base": "base_model", "data": "datasets", "tokenizer or processor": "base_model"}
 """Of the configuration, by what is read."""
 
 
@@ -172,17 +175,17 @@ def check_same_base(ranks: Ranks, base: BaseFolder) -> None:
     Raises:
         InputError: Some have another.
     """
-    if why := _why_differing(ranks, "base", base.digest):
+    if why := _why_differing("base", ranks.gather(base.digest)):
         raise InputError(why)
 
 
-def _why_differing(ranks: Ranks, what: str, digest: str) -> str | None:
-    """A folder differs by node, or was replaced meanwhile: whose; None where all have the same; a collective call."""
-    digests = ranks.gather(digest)
+def _why_differing(what: str, digests: Sequence[str]) -> str | None:
+    """A folder differs by node, or was replaced meanwhile, or a package is another: whose; None where all are alike."""
     if len(set(digests)) == 1:
         return None
     told = ", ".join(f"rank {rank} {found[:12]}" for rank, found in enumerate(digests))
     return (
         f"{FIELDS[what]}: the workers do not read the same {what}: its digests are {told}; name what every node has "
-        "alike: a folder all share, an s3:// folder, or a hub id with its revision"
+        "alike: a folder all share, an s3:// folder, or a hub id with its revision; and install the same packages on "
+        "each"
     )

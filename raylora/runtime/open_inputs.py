@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from raylora.errors import RayloraError, UnusableStoreError
 from raylora.runtime.inputs import Inputs
+from raylora.runtime.whose_fault import faulted_alone
 from raylora.spec.run import RunSpec
+from raylora.store.contract import Store
 from raylora.train.ranks import Ranks
 
 
 class OpenInputs:
-    """Inputs by what they are made of."""
+    """Inputs by what they are made of.
 
-    def __init__(self) -> None:
+    Args:
+        stores: The store of all runs.
+    """
+
+    def __init__(self, stores: Store) -> None:
+        self._stores = stores
         self._by_key: dict[str, Inputs] = {}
 
     def of(self, spec: RunSpec) -> Inputs:
@@ -37,7 +44,8 @@ class OpenInputs:
         """
         error = None
         try:
-            self.of(spec)
+            with faulted_alone(self._stores):
+                self.of(spec)
         except UnusableStoreError:
             raise
         except RayloraError as failure:

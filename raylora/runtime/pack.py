@@ -67,7 +67,7 @@ class Pack:
         self._job, self._mailbox, self._trainee = job, mailbox, trainee
         self._stores = open_own(job, f"pack-{job.pack}", trainee.ranks)
         self._leases: dict[str, PackLease] = {}
-        self._inputs = OpenInputs()
+        self._inputs = OpenInputs(self._stores)
         self._reports: list[Report] = []
         self._unmoved: set[str] = set()
         self._written: Written = SimpleQueue()

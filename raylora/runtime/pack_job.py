@@ -16,6 +16,8 @@ from raylora.model.source import resolve_base
 from raylora.runtime.inputs import check_same_base
 from raylora.runtime.mailbox import Mailbox, PackJob
 from raylora.runtime.pack import Pack
+from raylora.runtime.whose_fault import faulted_alone
+from raylora.store.blob import open_store
 from raylora.store.home import cache_dir
 from raylora.train.build import place_base
 from raylora.train.events import Event
@@ -38,7 +40,9 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
 
     for part, taken in seconds.items():
         report(part, taken)
-    base, device = resolve_base(job.spec, cache_dir()), get_device()
+    with faulted_alone(open_store(job.store_uri)):
+        base = resolve_base(job.spec, cache_dir())
+    device = get_device()
     base_name = (base.name, base.revision)
     trainee = place_base(job.spec, base.path, base_name, device, report, job.slots_stay_on_ranks)
     trainee.train_mode(True)

@@ -32,15 +32,19 @@ OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
 """How what is written in Rust, such as safetensors, names the number of an operating system's refusal."""
 
 
-def kind_of(error: Exception) -> type[StoreError]:
+def kind_of(error: BaseException) -> type[StoreError]:
     """Return what a refusal to write is to be raised as.
 
     Args:
-        error: The operating system's, or one that tells of it.
+        error: The operating system's, or one that tells of it or was raised from it.
     """
-    said = OF_THE_SYSTEM.search(str(error))
-    number = int(said[1]) if said else getattr(error, "errno", None)
-    return UnusableStoreError if number in UNUSABLE else StoreError
+    told: BaseException | None = error
+    while told is not None:
+        said = OF_THE_SYSTEM.search(str(told))
+        if (int(said[1]) if said else getattr(told, "errno", None)) in UNUSABLE:
+            return UnusableStoreError
+        told = told.__cause__
+    return StoreError
 
 
 @contextmanager

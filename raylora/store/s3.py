@@ -18,6 +18,7 @@ import s3fs
 from typing_extensions import override
 
 from raylora.errors import ExistingObjectError, MissingObjectError
+from raylora.store import s3_session
 from raylora.store.contract import Store, checked_key
 from raylora.store.files import explained, replacing
 from raylora.store.retry import PATIENCE_S, retrying
@@ -41,11 +42,8 @@ LIST_S = 5.0
 PART_BYTES = 16 << 20
 """Larger objects travel in parts of this size, up to ten at a time; S3 takes 10,000 of them for an object."""
 
-READ_TIMEOUT_S = 60
-"""Of silence in the middle of a request."""
-
 RETRIES = {"mode": "standard", "total_max_attempts": 2}
-TIMEOUTS = {"connect_timeout": 5, "read_timeout": READ_TIMEOUT_S, "retries": RETRIES}
+TIMEOUTS = {"connect_timeout": 5, "read_timeout": s3_session.READ_TIMEOUT_S, "retries": RETRIES}
 
 
 class BucketStore(Store):
@@ -224,7 +222,7 @@ def _connect() -> s3fs.S3FileSystem:
         client["region_name"] = region
     files = s3fs.S3FileSystem(
         client_kwargs=client,
-        config_kwargs=TIMEOUTS,
+        config_kwargs=TIMEOUTS | {"http_session_cls": s3_session.Session},
         use_listings_cache=False,  # other processes write here too
         skip_instance_cache=True,  # a cached instance would keep credentials that have changed since
     )

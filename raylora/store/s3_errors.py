@@ -13,7 +13,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from raylora.errors import MissingObjectError, StoreError, UnusableStoreError
-from raylora.store.files import reason
+from raylora.store.files import kind_of, reason
 
 REFUSED_KEYS = {
     "InvalidAccessKeyId",
@@ -98,7 +98,7 @@ def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
         advice = f"{endpoint} does not answer as it should ({_said(error)}); check AWS_ENDPOINT_URL and the server"
     else:
         advice = reason(error) if isinstance(error, OSError) and answer is None else _said(error)
-        return StoreError(f"{failure}: {advice}")
+        return kind_of(error)(f"{failure}: {advice}")  # of this machine's disk, where a file comes from or goes to
     return UnusableStoreError(f"{failure}: {advice}")
 
 

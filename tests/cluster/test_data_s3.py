@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylora.data.prepare import prepare
-from raylora.errors import DataError, StoreError
+from raylora.errors import DataError
 from raylora.store.blob import open_store
 from tests.servers.s3 import SECRET, S3Server
 from tests.unit.data.made_rows import run_spec
@@ -65,7 +65,7 @@ def test_what_is_wrong_in_a_bucket_is_named(folder: str, tmp_path: Path, monkeyp
     open_store(folder).write("rows.jsonl", b'{"messages": [}\n')
 
     def error_of(path: str) -> str:
-        with pytest.raises((DataError, StoreError)) as caught:
+        with pytest.raises(DataError) as caught:
             prepare(run_spec(datasets=[{"path": path}]), base, tmp_path / "cache")
         return str(caught.value)
 

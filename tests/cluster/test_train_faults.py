@@ -12,7 +12,7 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import TENSORS, load_latest
 from raylora.store.manifest import MANIFEST
 from raylora.store.runs import run_store
-from raylora.store.s3 import READ_TIMEOUT_S
+from raylora.store.s3_session import READ_TIMEOUT_S
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
 from tests.cluster.damage import damage, with_a_bit_flipped
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like

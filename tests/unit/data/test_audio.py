@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoFeatureExtractor
 
+from raylora.data.audio import AudioProcessor
 from raylora.data.prepare import Prepared
 from raylora.errors import DataError, ModelError
 from tests.unit.data.prepared_files import prepared_files, values_of
@@ -54,6 +56,43 @@ def test_a_file_that_has_changed_is_read_again(home: Path):
     assert not np.array_equal(values_of(before)[3], values_of(after)[3])
 
 
+def test_a_long_recording_is_read_as_far_as_the_base_hears(home: Path):
+    """Its spectrogram is that of the whole, by the base's own extractor; its other samples are left alone."""
+    samples = np.concatenate([vowel("a", seed) for seed in range(40)])
+    write_wav(home / "hour.wav", samples)
+    whole = samples.astype(np.float32) / 2**15
+    extract = AutoFeatureExtractor.from_pretrained(home / "ast")
+    processor = AudioProcessor(home / "ast")
+    given: list[int] = []
+
+    def made(samples: np.ndarray, **asked: Any) -> Any:
+        given.append(len(samples))
+        return extract(samples, **asked)
+
+    made.sampling_rate = RATE  # type: ignore[attr-defined]  # in the place of an object that has one
+    processor._process = made
+    found = processor.values((home / "hour.wav").read_bytes())
+    assert np.array_equal(found, extract(whole, sampling_rate=RATE, return_tensors="np")["input_values"][0])
+    assert 160 * 31 + 400 <= given[0] < len(whole) / 10
+
+
+def test_values_of_another_release_are_made_anew(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With torchaudio, transformers makes other spectrograms than without it; each is kept by itself."""
+    kept = home / "cache" / "tokens"
+    prepared(home)
+    (before,) = (each for each in kept.iterdir() if each.is_dir())
+    digest = AudioProcessor(home / "ast").digest
+    for number, release in enumerate(("2.9.0", "2.9.1"), start=1):
+        folder = tmp_path / release / f"torchaudio-{release}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchaudio\nVersion: {release}\n")
+        monkeypatch.syspath_prepend(folder.parent)
+        assert AudioProcessor(home / "ast").digest != digest
+        digest = AudioProcessor(home / "ast").digest
+        prepared(home)
+        assert len({each for each in kept.iterdir() if each.is_dir()} - {before}) == number
+
+
 BAD = {
     "no file": ("audio/none.wav", r"audio: audio/none.wav cannot be read \(No such file or directory\)"),
     "no recording": ("vowels.jsonl", "audio: no recording that can be read"),
@@ -65,6 +104,7 @@ BAD = {
     "8 bits": ("coarse.wav", "audio: has 1 channels of 8 bits. Allowed: one of 16"),
     "another rate": ("slow.wav", "audio: has 8,000 samples a second; the base takes 16,000. Resample"),
     "too short": ("short.wav", "audio: holds 399 samples, less than a frame of 400"),
+    "too large": ("large.wav", "audio: large.wav has 268,435,457 bytes; allowed: 268,435,456"),
     "a number": (7, "column 'audio' holds the path of a file"),
 }
 
@@ -80,6 +120,8 @@ def test_what_is_no_recording_is_told_with_its_row(home: Path, case: str):
     write_wav(home / "coarse.wav", samples.astype(np.uint8))
     write_wav(home / "slow.wav", samples, rate=8_000)
     write_wav(home / "short.wav", samples[:399])
+    (home / "large.wav").touch()
+    os.truncate(home / "large.wav", 2**28 + 1)  # which takes no room
     value, said = BAD[case]
     with pytest.raises(DataError, match=rf"asked.jsonl, line 2: {said}"):
         prepared(home, [ROW, {"audio": value, "label": "a"}])

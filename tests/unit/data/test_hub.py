@@ -15,14 +15,15 @@ import pytest
 from datasets.packaged_modules.json.json import Json
 
 from raylora.data.prepare import prepare
+from raylora.data.row_files import with_files
 from raylora.data.rows import ClassifiedFile, read_row
 from raylora.data.source import open_source
-from raylora.data.values import with_files
-from raylora.errors import DataError
+from raylora.errors import DataError, UnusableStoreError
 from raylora.spec.data import DatasetSpec
 from tests.servers.hub import Hub
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import saved, small_tokenizer
+from tests.unit.store.disks import fill, mounted
 
 
 @pytest.fixture
@@ -92,7 +93,23 @@ def test_images_of_a_hub_dataset_are_the_bytes_of_their_files(tmp_path: Path, hu
     ((file, _, text),) = source.read()
     assert read_row(json.loads(text), "image", {}) == ClassifiedFile("image", b"of an image", 3)
     assert source.folder(file) is None
-    assert with_files(source) is source, "its commit says what they are"
+    assert with_files(source, tmp_path) is source, "its commit says what they are"
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["too little room", "no room"])
+def test_a_disk_without_room_for_a_hub_dataset_is_told_as_such(
+    tmp_path: Path, hub_env: Hub, monkeypatch: pytest.MonkeyPatch, is_full: bool
+):
+    (tmp_path / "files" / "data").mkdir(parents=True)
+    row = json.dumps({"text": "of a row " * 100}) + "\n"
+    (tmp_path / "files" / "data" / "train.jsonl").write_text(row * 1000)
+    hub_env.commit("datasets/owner/large", tmp_path / "files", "main")
+    with mounted(tmp_path / "disk", 1 << 18) as disk:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", disk)
+        if is_full:
+            fill(disk)
+        with pytest.raises(UnusableStoreError, match=r"^owner/large: no copy of it could be kept .*HF_HOME"):
+            list(open_source(DatasetSpec(path="owner/large", type="text"), tmp_path).read())
 
 
 @pytest.fixture

@@ -20,11 +20,14 @@ from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
+from raylora.data import row_files
 from raylora.data.formats import read_rows
 from raylora.data.prepare import Prepared
+from raylora.data.row_files import with_content, with_files
 from raylora.data.rows import ClassifiedFile
-from raylora.data.values import with_content
+from raylora.data.source import open_source
 from raylora.errors import DataError, ModelError
+from raylora.spec.data import DatasetSpec
 from tests.unit.data.prepared_files import prepared_files, values_of
 from tests.unit.train.tiny_images import digit, image_spec, save_images, save_vit
 
@@ -89,6 +92,44 @@ def test_a_file_that_has_changed_is_read_again(home: Path):
     assert before.report.digest != after.report.digest
     assert not np.array_equal(values_of(before)[3], values_of(after)[3])
     assert np.array_equal(values_of(before)[2], values_of(after)[2])
+
+
+def test_files_are_digested_once_until_one_has_changed(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """As it was at first, also where one is put back with its size and times: the system says when that was."""
+    source, read = open_source(DatasetSpec(path=str(home / "digits.jsonl"), type="image"), home), list[str]()
+
+    def reading(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
+        read.append(str(row.content))
+        return with_content(row, folder)
+
+    monkeypatch.setattr(row_files, "with_content", reading)
+
+    def digest() -> str:
+        read.clear()
+        return with_files(source, home / "digests").digest
+
+    first = digest()
+    assert len(read) == 6
+    assert digest() == first and not read
+    file, about = home / "images" / "3.png", (home / "images" / "3.png").stat()
+    content = file.read_bytes()
+    file.write_bytes(content[::-1])
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert digest() != first and len(read) == 6
+    file.write_bytes(content)
+    assert digest() == first
+    file.unlink()
+    assert digest() != first
+    assert all(with_files(source, home / name).digest == digest() for name in ("digests", "others"))
+
+
+def test_two_columns_of_files_have_two_digests(home: Path):
+    def in_base64(number: int) -> dict[str, str]:
+        return {"bytes": base64.b64encode(png(digit(number))).decode()}
+
+    (home / "both.jsonl").write_text(json.dumps({"a": in_base64(3), "b": in_base64(5), "label": 3}))
+    specs = [DatasetSpec(path=str(home / "both.jsonl"), type="image", columns={"image": name}) for name in "ab"]
+    assert len({with_files(open_source(spec, home), home / "digests").digest for spec in specs}) == 2
 
 
 def test_an_image_lies_as_its_camera_says_and_in_whatever_colours(home: Path):

@@ -68,11 +68,17 @@ def test_what_is_too_long_is_cut_on_both_sides(num_tokens: int):
 
 
 def test_what_cannot_be_learned_is_refused():
-    with pytest.raises(DataError, match="the prompt has no tokens; remove the row"):
-        encoded({"prompt": "", "completion": "an answer"}, tokenizer=small_tokenizer())
+    for tokenizer in (word_tokenizer(), small_tokenizer()):  # one ends every source with a token, even that of nothing
+        with pytest.raises(DataError, match="the prompt has no tokens of its own; remove the row"):
+            encoded({"prompt": "", "completion": "an answer"}, tokenizer=tokenizer)
     endless = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(word_tokenizer().backend_tokenizer.to_str()))
     with pytest.raises(DataError, match="has no eos token, so the model could not learn to stop"):
         encoded(ROW, tokenizer=endless)
+
+
+def test_a_row_without_a_source_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"rows.jsonl, line 2: the prompt has no tokens of its own"):
+        batches_of(tmp_path, [ROW, {"prompt": " ", "completion": "an answer"}])
 
 
 def batches_of(folder: Path, rows: list[dict[str, str]], **fields: Any) -> list[Batch]:

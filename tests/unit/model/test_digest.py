@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from raylora.errors import ModelError
+from raylora.errors import ModelError, UnusableStoreError
 from raylora.model.digest import base_digest, file_digest
 from tests.unit.model.tiny import save_tiny
+from tests.unit.store.disks import close, fill, mounted
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -67,6 +69,15 @@ def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert base_digest(tmp_path / "base", tmp_path / "base" / "cache") == "remembered"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
     assert base_digest(tmp_path / "base", tmp_path / "base" / "cache") == first
+
+
+@pytest.mark.parametrize("shut", [fill, close])
+def test_a_disk_that_takes_no_note_is_told_as_such(tmp_path: Path, shut: Callable[[Path], None]) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    with mounted(tmp_path / "disk", 1 << 16) as disk:
+        shut(disk)
+        with pytest.raises(UnusableStoreError, match=r"^cache: .* cannot be written .* RAYLORA_HOME"):
+            file_digest(tmp_path / "abc", disk)
 
 
 def test_a_file_digest_is_sha256(tmp_path: Path) -> None:

@@ -103,6 +103,25 @@ def test_the_first_berts_names_of_norms_are_read(home: Path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("is_bare", [False, True], ids=["whole", "without its first part"])
+def test_two_names_of_one_tensor_are_refused(home: Path, tmp_path: Path, is_bare: bool):
+    """Which is meant, nobody can tell; of what the model does not read, it does not matter."""
+    base = shutil.copytree(home / "bert", tmp_path / "doubled")
+    tensors = load_file(base / "model.safetensors")
+    tensors |= {f"bert.unread.LayerNorm.{name}": torch.zeros(1) for name in ("gamma", "weight")}
+    if is_bare:
+        tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    spec = head_spec(tmp_path, "doubled", "token_cls")
+    assert build_tiny(spec)
+    (first, *_) = (name for name in tensors if name.endswith("layer.1.output.LayerNorm.weight"))
+    old = first.replace("weight", "gamma")
+    save_file({**tensors, old: torch.zeros_like(tensors[first])}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"two tensors for 'bert\.") as caught:
+        build_tiny(spec)
+    assert repr(first) in str(caught.value) and repr(old) in str(caught.value)
+
+
 def test_a_base_without_the_pooler_that_its_classifier_needs_is_refused(home: Path):
     """transformers would draw one at random, which stays as it is."""
     bare = shutil.copytree(home / "bert", home / "no-pooler")

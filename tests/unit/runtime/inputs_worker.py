@@ -13,16 +13,18 @@ import torch.distributed as dist
 from raylora.errors import InputError
 from raylora.runtime.inputs import Inputs
 from raylora.train.ranks import Ranks
+from tests.unit.data.small_tokenizer import CHATML
 from tests.unit.train.tiny_run import tiny_spec
 
 
 def main(folder: Path) -> None:
-    """Compare the same, another base, and other rows."""
+    """Compare the same, another base, other rows, and another tokenizer."""
     dist.init_process_group("gloo")
     ranks = Ranks.current()
     mine, first = (folder / f"rank-{rank}" for rank in (ranks.rank, 0))
-    for base, rows in ((first, first), (mine, first), (first, mine)):
-        inputs = Inputs.open(tiny_spec(base / "base", rows / "rows.jsonl"))
+    other = f"{CHATML}{{# {ranks.rank} #}}"
+    for base, rows, template in ((first, first, None), (mine, first, None), (first, mine, None), (first, first, other)):
+        inputs = Inputs.open(tiny_spec(base / "base", rows / "rows.jsonl", chat_template=template))
         try:
             inputs.check_alike(ranks)
         except InputError as error:

@@ -56,9 +56,10 @@ def test_workers_that_do_not_read_the_same_are_refused(tmp_path: Path, monkeypat
         save_base(tmp_path / f"rank-{rank}" / "base", initializer_range=0.1 * (rank + 1))
         write_chats(tmp_path / f"rank-{rank}" / "rows.jsonl", 20, seed=rank)
     for said in run_group(tmp_path, program="tests.unit.runtime.inputs_worker"):
-        same, other_base, other_rows = (
+        same, other_base, other_rows, other_tokenizer = (
             line for line in said.splitlines() if line.startswith(("alike", "base", "data"))
         )
         assert same == "alike"
         assert re.match(r"base_model: the workers do not .* rank 0 \w{12}, rank 1 \w{12}; name what", other_base), said
         assert re.match(r"datasets: the workers do not read the same data", other_rows), said
+        assert re.match(r"base_model: the workers do not read the same tokenizer or processor", other_tokenizer), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from raylora.adapters import publish_model as publishing
 from raylora.adapters.publish_model import publish_model
-from raylora.errors import InputError, ModelError, RunFailedError
+from raylora.errors import InputError, ModelError, RunFailedError, UnusableStoreError
 from raylora.model.meta import read_config
 from raylora.model.weights import Weights
 from raylora.store.blob import open_store
@@ -22,6 +23,7 @@ from raylora.train.estimate import estimate
 from raylora.train.forecast import forecast
 from raylora.train.integrity import checksum
 from tests.contract.strategy_worker import STRATEGIES
+from tests.unit.store.disks import mounted
 from tests.unit.train.solo_run import spec_of, start
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials
 
@@ -123,6 +125,16 @@ def test_a_weight_that_is_not_finite_is_not_kept(home: Path, tmp_path: Path):
     with pytest.raises(RunFailedError, match=r"model.norm.weight has values that are not finite; it was not kept"):
         publish_model(open_store(str(tmp_path)), trainee, home / "base", {})
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_disk_without_room_for_the_model_is_told_as_such(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where it is laid out; the store has room."""
+    trainee = build_tiny(spec_of(home, **FULL))
+    with mounted(tmp_path / "disk", 1 << 16) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with pytest.raises(UnusableStoreError, match=r"the model could not be written .*TMPDIR, then resume"):
+            publish_model(open_store(str(tmp_path / "store")), trainee, home / "base", {})
+    assert not list((tmp_path / "store").rglob("*"))
 
 
 def test_a_large_model_is_written_file_by_file(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
