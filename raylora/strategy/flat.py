@@ -76,7 +76,7 @@ class FlatStepper:
         self._grad.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments by ``<moment>.<parameter>``; what belongs to no parameter by its own name.
+        """The moments by ``<moment>.<parameter>``, in host memory; what belongs to no parameter by its own name.
 
         The latter are ``step`` (the optimizer's count of steps) and the scales and codes of 8-bit moments; those of the
         second stretch and further ones carry its number, as in ``step@1``.
@@ -86,9 +86,10 @@ class FlatStepper:
             for moment, value in self._optimizer.state.get(stretch.row, {}).items():
                 whole = torch.as_tensor(value)
                 if whole.shape == stretch.row.shape:
-                    state |= {f"{moment}.{name}": part.clone() for name, part in stretch.parts(whole).items()}
+                    parts = stretch.parts(whole).items()
+                    state |= {f"{moment}.{name}": part.to("cpu", copy=True) for name, part in parts}
                 else:
-                    state[f"{moment}@{number}" if number else moment] = whole.clone()
+                    state[f"{moment}@{number}" if number else moment] = whole.to("cpu", copy=True)
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
