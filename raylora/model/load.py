@@ -131,6 +131,7 @@ def load_base(
     _fill(model, "", weights, device, parts)
     with parts.of("place"):
         model.tie_weights()
+        move_buffers(model, device)
         place(model)
     return parts.seconds
 
@@ -160,7 +161,23 @@ def load_in_turn(
         block.register_forward_hook(turn.empty)
     _fill(model, "", weights, device, parts, tuple(f"{name}." for name in of_blocks))
     model.tie_weights()
+    move_buffers(model, device)
     adjust(model)
+
+
+def move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Bring a model's buffers where its weights are: they had their values on the CPU before there were any weights.
+
+    Left there, each pass would wait for a copy of the frequencies of positions, and BERT's positions would meet an
+    embedding on another device.
+
+    Args:
+        model: Changed in place.
+        device: Of its weights.
+    """
+    for module in model.modules():
+        for leaf, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, leaf, buffer.to(device))
 
 
 class _Turn:

@@ -95,8 +95,10 @@ class FlatStepper:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up saved moments."""
         self._optimizer.state.clear()
+        # bitsandbytes makes its own, which pages where it is to: one of the device would not, and may not fit.
+        zeros_like = getattr(self._optimizer, "get_state_buffer", torch.zeros_like)
         for number, stretch in enumerate(self._stretches):
-            moments = stretch.moments(state, number)
+            moments = stretch.moments(state, number, zeros_like)
             if moments:
                 self._optimizer.state[stretch.row] = moments
 
@@ -124,8 +126,14 @@ class _Stretch:
         pieces = row.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), pieces, strict=True)}
 
-    def moments(self, state: Mapping[str, Tensor], number: int) -> dict[str, Any]:
-        """What of a saved state is this stretch's, as the optimizer keeps it."""
+    def moments(self, state: Mapping[str, Tensor], number: int, zeros_like: Callable[..., Tensor]) -> dict[str, Any]:
+        """What of a saved state is this stretch's, as the optimizer keeps it.
+
+        Args:
+            state: By ``<moment>.<parameter>``.
+            number: This stretch's.
+            zeros_like: Of a row and a dtype: zeros where the optimizer keeps a moment of that row.
+        """
         moments, parts = dict[str, Any](), dict[str, dict[str, Tensor]]()
         for key, value in state.items():
             moment, _, name = key.partition(".")
@@ -135,7 +143,7 @@ class _Stretch:
                 if moment not in parts:  # once: each makes a view of every parameter
                     # Torch's moments are of the row's dtype, an engine's in float32; bitsandbytes' are its own affair.
                     dtype = self.row.dtype if moment in MOMENTS else value.dtype
-                    moments[moment] = torch.zeros_like(self.row, dtype=dtype)
+                    moments[moment] = zeros_like(self.row, dtype=dtype)
                     parts[moment] = self.parts(moments[moment])
                 parts[moment][name].copy_(value)
             elif not name and int((moment.partition("@")[2]) or 0) == number:
