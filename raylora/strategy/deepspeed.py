@@ -174,6 +174,8 @@ class EngineStepper:
             "gradient_clipping": max_grad_norm,
             "managed_gradient_accumulation": False,  # every step() ends an accumulation, however many backwards
             "zero_allow_untested_optimizer": True,
+            # An offloaded state is stepped by torch's AdamW on the CPU; DeepSpeed's own is compiled on every node.
+            "zero_force_ds_cpu_optimizer": False,
             # DeepSpeed's default would set two gigabytes aside for gradients, whatever their number.
             "zero_optimization": {**zero, "reduce_bucket_size": sum(p.numel() for p in parameters)},
             "bf16": {"enabled": parameters[0].dtype is torch.bfloat16},  # adapters are in float32
