@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any
 
 import torch
+from bitsandbytes.functional import GlobalPageManager
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "triton", "liger-kernel", "deepspeed")
+"""Told where they are there; the first four are needed."""
 SQUARE = {"cuda": 8192, "cpu": 1024}
 """Side of the matrices whose product is the peak of operations."""
 COPIED_BYTES = {"cuda": 2**31, "cpu": 2**26}
@@ -26,9 +29,16 @@ def described(device: torch.device) -> dict[str, Any]:
     name, num_bytes = f"CPU ({platform.machine()})", 0
     if device.type == "cuda":
         name, num_bytes = torch.cuda.get_device_name(device), total_bytes(device)
-    versions = {package: version(package) for package in PACKAGES}
+    versions = {package: number for package in PACKAGES if (number := _version(package)) is not None}
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return {"date": date, "device": name, "gib": round(num_bytes / 2**30, 1), "versions": versions}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def wait(device: torch.device) -> None:
@@ -47,6 +57,39 @@ def timed(device: torch.device, work: Callable[[], Any], repeats: int = 1) -> fl
     return (perf_counter() - start) / repeats
 
 
+def call_all(works: Sequence[Callable[[], Any]]) -> None:
+    """One after the other, keeping nothing."""
+    for work in works:
+        work()
+
+
+def replayed(device: torch.device, works: Sequence[Callable[[], Any]], turns: int) -> list[float]:
+    """Seconds of one of some works, replayed as one CUDA graph: the device's time, without Python and launches.
+
+    On a CPU they are called.
+
+    Args:
+        device: On which.
+        works: None waits for the device.
+        turns: How often.
+
+    Raises:
+        RuntimeError: CUDA cannot record one of them.
+    """
+    if device.type != "cuda":
+        return [timed(device, partial(call_all, works)) / len(works) for _ in range(turns)]
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):  # what a library sets up at its first call is not recorded
+        call_all(works)
+    wait(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call_all(works)
+    graph.replay()
+    return [timed(device, graph.replay) / len(works) for _ in range(turns)]
+
+
 def square_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of large square products."""
     size = SQUARE[device.type]
@@ -57,7 +100,7 @@ def square_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def copy_rate(device: torch.device) -> float:
     """Bytes a second that a large copy reads and writes, both counted."""
-    source = torch.zeros(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
+    source = torch.randint(256, (COPIED_BYTES[device.type],), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
     return 2 * source.nbytes / timed(device, lambda: target.copy_(source), REPEATS[device.type])
@@ -91,6 +134,9 @@ def only_left(device: torch.device, num_bytes: int) -> Iterator[None]:
         yield
         return
     forget(device)
+    # bitsandbytes never frees these; what of them lies on the device would make room later.
+    GlobalPageManager.get_instance().prefetch_all(to_cpu=True)
+    wait(device)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     ballast = torch.empty(max(0, free_bytes - num_bytes), dtype=torch.uint8, device=device)
     try:

@@ -1,25 +1,31 @@
 """`python -m benchmarks.gpu.paging`: optimizers that page, keep 8 bits or offload, where plain AdamW has no memory.
 
 The device is filled until half of plain AdamW's moments would fit beside all else. Whoever trains there pages them,
-keeps them smaller, or has the base in host memory.
+keeps them smaller, or has the base or the moments in host memory.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from bitsandbytes.functional import GlobalPageManager
 
-from benchmarks.gpu.device import forget, only_left, timed
+from benchmarks.gpu.attempt import OUT_OF_MEMORY, WHY_NOT, attempt, told, why_not
+from benchmarks.gpu.claim import Claim, held
+from benchmarks.gpu.device import only_left, timed
 from benchmarks.gpu.material import losses, random_rows, run_spec, shares_of
 from benchmarks.gpu.random_base import SEVEN_B, llama_config, random_trainee
-from benchmarks.gpu.setting import Script, Setting
+from benchmarks.gpu.script import Script
+from benchmarks.gpu.setting import Setting
 from benchmarks.tables import megabytes, table
 from raylora.spec.run import RunSpec
 from raylora.train.estimate import RankBytes, estimate
@@ -29,48 +35,96 @@ RANK = 256
 """Large, so that the moments are a good part of the memory."""
 ROWS, TOKENS = 1, 512
 PLAIN = "adamw_torch"
+EIGHT_BIT, PAGED, PAGED_EIGHT_BIT = "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
+FSDP, ZERO3, ZERO2 = (f"adamw_torch, {of} with cpu_offload" for of in ("fsdp", "ZeRO-3", "ZeRO-2"))
 SIDES: dict[str, dict[str, Any]] = {
     PLAIN: {},
-    "adamw_bnb_8bit": {"optimizer": "adamw_bnb_8bit"},
-    "paged_adamw_32bit": {"optimizer": "paged_adamw_32bit"},
-    "paged_adamw_8bit": {"optimizer": "paged_adamw_8bit"},
-    "adamw_torch, fsdp with cpu_offload": {"distributed": {"strategy": "fsdp", "cpu_offload": True}},
+    EIGHT_BIT: {"optimizer": EIGHT_BIT},
+    FSDP: {"distributed": {"strategy": "fsdp", "cpu_offload": True}},
+    ZERO3: {"distributed": {"strategy": "deepspeed", "zero_stage": 3, "cpu_offload": True}},
+    ZERO2: {"distributed": {"strategy": "deepspeed", "zero_stage": 2, "cpu_offload": True}},
+    # Last: what they took stays managed until the process ends.
+    PAGED_EIGHT_BIT: {"optimizer": PAGED_EIGHT_BIT},
+    PAGED: {"optimizer": PAGED},
 }
+NOT_ASKED = "left out: asks for more managed memory than is free; see --oversubscribe"
+NO_DEEPSPEED = "left out: DeepSpeed is not installed"
 
 
-def measure(setting: Setting) -> dict[str, Any]:
+def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     """Each side in the same room."""
     plain = _predicted(setting, _spec(setting, {}))
     room_bytes = plain.peak_bytes - plain.optimizer_bytes // 2
+    results: dict[str, Any] = {"room_bytes": room_bytes, "cases": {}}
     with _alone(setting.device):
-        return {"room_bytes": room_bytes, "sides": {name: _side(setting, name, room_bytes) for name in SIDES}}
+        for name in SIDES:
+            results["cases"][name] = _side(setting, name, room_bytes)
+            yield results
 
 
 def render(results: Mapping[str, Any]) -> str:
     """A line for each side."""
-    head = ("optimizer", "s a step", "peak on the device, MB", "predicted, MB", "of it on the host, MB", "loss")
+    head = (
+        *("optimizer", "s a step", "peak on the device, MB", "predicted, MB", "managed by the driver, MB"),
+        *("predicted on the host, MB", "loss"),
+    )
     rows = [
         (
             name,
-            f"{side['step_s']:.3f}" if "step_s" in side else "out of memory",
-            megabytes(side["peak_bytes"]) if "peak_bytes" in side else "",
-            megabytes(side["predicted"]["peak_bytes"]),
-            megabytes(side["predicted"]["host_bytes"]),
-            f"{side['losses'][0]:.3f} to {side['losses'][-1]:.3f}" if "losses" in side else "",
+            told(case, "step_s", "{:.3f}".format) or why_not(case),
+            told(case, "peak_bytes", megabytes),
+            told(case, "predicted_bytes", megabytes),
+            told(case, "managed_bytes", megabytes),
+            told(case, "host_bytes", megabytes),
+            told(case, "losses", lambda each: f"{each[0]:.3f} to {each[-1]:.3f}"),
         )
-        for name, side in results["sides"].items()
+        for name, case in results["cases"].items()
     ]
     return (
         f"LoRA r={RANK} on all linear layers, {ROWS} x {TOKENS} tokens; {megabytes(results['room_bytes'])} MB are "
         f"free, what {PLAIN} needs without half of its moments. The peak is that of torch's allocator, which "
-        f"paged memory is no part of. On a CPU nothing is filled and nothing pages.\n\n{table(head, rows)}"
+        "paged memory is no part of: where both together are more than is free, some of it lay on the host. On a CPU "
+        f"nothing is filled and nothing pages.\n\n{table(head, rows)}"
     )
+
+
+def _trains(side: str) -> Callable[[Mapping[str, Any]], str | None]:
+    """Where the plain optimizer does not."""
+
+    def found(results: Mapping[str, Any]) -> str | None:
+        plain, case = (results["cases"].get(name, {}) for name in (PLAIN, side))
+        if "step_s" in plain:
+            return "**missed**: the plain one trained as well"
+        if "step_s" in case:
+            return held(True, f"{case['step_s']:.2f} s a step")
+        return held(False, OUT_OF_MEMORY) if case.get(WHY_NOT) == OUT_OF_MEMORY else None
+
+    return found
+
+
+def _pages(side: str) -> Callable[[Mapping[str, Any]], str | None]:
+    def found(results: Mapping[str, Any]) -> str | None:
+        case = results["cases"].get(side, {})
+        if "step_s" not in case:
+            return _trains(side)(results) if "step_s" not in results["cases"].get(PLAIN, {}) else None
+        beyond = case["peak_bytes"] + case["managed_bytes"] - results["room_bytes"]
+        return held(beyond > 0, f"{megabytes(max(0, beyond))} MB more than was free")
+
+    return found
 
 
 SCRIPT = Script(
     "paging",
     "Optimizers under pressure",
-    "paged and 8-bit optimizers, and an offloaded base, train where plain AdamW is out of memory",
+    "optimizers that page or keep 8 bits, and what fsdp and ZeRO offload, where plain AdamW is out of memory",
+    (
+        Claim("8-bit AdamW trains where plain AdamW is out of memory", _trains(EIGHT_BIT)),
+        Claim("paged AdamW trains there, its moments partly on the host", _pages(PAGED)),
+        Claim("paged 8-bit AdamW trains there", _trains(PAGED_EIGHT_BIT)),
+        Claim("so does plain AdamW with the base offloaded by fsdp", _trains(FSDP)),
+        Claim("with the base offloaded by ZeRO-3", _trains(ZERO3)),
+        Claim("with the moments offloaded by ZeRO-2", _trains(ZERO2)),
+    ),
     measure,
     render,
     *SEVEN_B,
@@ -79,30 +133,36 @@ SCRIPT = Script(
 
 
 def _side(setting: Setting, name: str, room_bytes: int) -> dict[str, Any]:
-    print(name, file=sys.stderr, flush=True)
     spec = _spec(setting, SIDES[name])
     predicted = _predicted(setting, spec)
-    found: dict[str, Any] = {
-        "predicted": {"peak_bytes": predicted.peak_bytes, "host_bytes": predicted.host_bytes},
-    }
-    try:
-        with only_left(setting.device, room_bytes):
-            return found | _train(setting, spec)
-    except torch.OutOfMemoryError:
-        return found
-    finally:
-        forget(setting.device)
+    found: dict[str, Any] = {"predicted_bytes": predicted.peak_bytes, "host_bytes": predicted.host_bytes}
+    if name in (PAGED, PAGED_EIGHT_BIT) and setting.device.type == "cuda" and not setting.oversubscribes:
+        return found | {WHY_NOT: NOT_ASKED}
+    if spec.distributed.strategy == "deepspeed" and find_spec("deepspeed") is None:
+        return found | {WHY_NOT: NO_DEEPSPEED}
+    return found | attempt(setting, name, partial(_train, setting, spec, room_bytes))
 
 
-def _train(setting: Setting, spec: RunSpec) -> dict[str, Any]:
-    rows, seconds, told = random_rows(TOKENS), [], []
-    with PeakMemory(setting.device) as memory:
+def _train(setting: Setting, spec: RunSpec, room_bytes: int) -> dict[str, Any]:
+    rows, seconds, told_losses = random_rows(TOKENS), [], []
+    managed_before = _managed_bytes()
+    with only_left(setting.device, room_bytes), PeakMemory(setting.device) as memory:
         trainee = random_trainee(llama_config(setting.hidden, setting.layers), spec, setting.device)
         trainee.admit(0, spec)
         for turn in range(1 + setting.turns):
             step = shares_of(rows, 1, turn, ROWS)
-            seconds.append(timed(setting.device, lambda step=step: told.extend(losses(trainee, step))))
-    return {"step_s": median(seconds[1:]), "peak_bytes": memory.peak_bytes - memory.start_bytes, "losses": told}
+            seconds.append(timed(setting.device, lambda step=step: told_losses.extend(losses(trainee, step))))
+    return {
+        "step_s": median(seconds[1:]),
+        "peak_bytes": memory.peak_bytes - memory.start_bytes,
+        "managed_bytes": _managed_bytes() - managed_before,
+        "losses": told_losses,
+    }
+
+
+def _managed_bytes() -> int:
+    """All that bitsandbytes has asked the driver for, which it keeps."""
+    return sum(tensor.nbytes for tensor in getattr(GlobalPageManager.get_instance(), "paged_tensors", ()))
 
 
 def _spec(setting: Setting, fields: Mapping[str, Any]) -> RunSpec:
@@ -115,7 +175,9 @@ def _predicted(setting: Setting, spec: RunSpec) -> RankBytes:
 
 @contextmanager
 def _alone(device: torch.device) -> Iterator[None]:
-    """A process group of one, which sharding asks for."""
+    """A process group of one, which sharding asks for; DeepSpeed reads its place from the environment."""
+    before = dict(os.environ)
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=str(device.index or 0))
     with TemporaryDirectory() as folder:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=0, world_size=1)
@@ -123,6 +185,8 @@ def _alone(device: torch.device) -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ The same seed gives the same weights to raylora and to the other side of a compa
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import bitsandbytes as bnb
 import torch
 from torch import nn
@@ -13,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedModel
 from raylora.model.bins import why_not_binned
 from raylora.model.dtype import compute_dtype
 from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import base_on_meta, blocks
+from raylora.model.load import base_on_meta, blocks, move_buffers
 from raylora.model.meta import meta_model
 from raylora.model.row_attention import attend_by_rows
 from raylora.objectives.token_losses import TokenLosses
@@ -23,11 +27,16 @@ from raylora.train.build import make_bank, recompute_activations
 from raylora.train.ranks import Ranks
 from raylora.train.trainee import Trainee
 
-ONE_B, SEVEN_B, SIXTY_FIVE_B = (2048, 16), (4096, 32), (8192, 80)
+ONE_B, THREE_B, SEVEN_B, SIXTY_FIVE_B = (2048, 16), (3200, 26), (4096, 32), (8192, 80)
 """Hidden size and blocks."""
 HEAD_SIZE, VOCAB_SIZE, MAX_TOKENS = 128, 32_000, 65_536
-INNER_PER_HIDDEN = 11_008 / 4096
+INNER_PER_HIDDEN, INNER_MULTIPLE = 11_008 / 4096, 64
 SEED, SPREAD = 0, 0.02
+
+
+def inner_size(hidden: int) -> int:
+    """Inner features of a block: those of Llama 7B and 65B, and of OpenLLaMA 3B, at their hidden sizes."""
+    return INNER_MULTIPLE * math.ceil(hidden * INNER_PER_HIDDEN / INNER_MULTIPLE)
 
 
 def llama_config(hidden: int, layers: int) -> LlamaConfig:
@@ -39,7 +48,7 @@ def llama_config(hidden: int, layers: int) -> LlamaConfig:
     """
     return LlamaConfig(
         hidden_size=hidden,
-        intermediate_size=round(hidden * INNER_PER_HIDDEN),
+        intermediate_size=inner_size(hidden),
         num_hidden_layers=layers,
         num_attention_heads=hidden // HEAD_SIZE,
         num_key_value_heads=hidden // HEAD_SIZE,
@@ -67,11 +76,28 @@ def random_trainee(config: LlamaConfig, spec: RunSpec, device: torch.device) -> 
         _fill(block, generator)
         strategy.place_block(block)
     _fill(model, generator)
+    move_buffers(model, device)
     strategy.place_root(model)
     recompute_activations(model, spec)
     trainee = Trainee(spec, model, bank, strategy, loss, device, ranks, ranks, why_padded, unbinned)
     trainee.train_mode(True)
     return trainee
+
+
+@contextmanager
+def kept_activations(trainee: Trainee) -> Iterator[None]:
+    """Blocks keep what their backward pass needs while this runs, instead of running again.
+
+    Args:
+        trainee: The base and its slots.
+    """
+    # Renamed within transformers 5; the older name warns where the newer one is there.
+    disable = getattr(trainee.model, "activation_checkpointing_disable", None)
+    (disable or trainee.model.gradient_checkpointing_disable)()
+    try:
+        yield
+    finally:
+        recompute_activations(trainee.model, trainee.spec)
 
 
 def random_model(config: LlamaConfig, spec: RunSpec, device: torch.device) -> PreTrainedModel:
@@ -88,6 +114,7 @@ def random_model(config: LlamaConfig, spec: RunSpec, device: torch.device) -> Pr
     for block in blocks(model).values():
         _fill(block, generator, in_4bit=spec.load_in_4bit)
     _fill(model, generator)
+    move_buffers(model, device)
     model.is_loaded_in_4bit = spec.load_in_4bit  # PEFT asks for it
     recompute_activations(model, spec)
     return model

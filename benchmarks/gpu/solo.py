@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,66 +11,140 @@ from typing import Any
 import torch
 
 from benchmarks.flops import step_flops
-from benchmarks.gpu.device import forget, square_rate, timed
-from benchmarks.gpu.material import losses, random_rows, run_spec, shares_of
-from benchmarks.gpu.peft_side import PeftSide
-from benchmarks.gpu.random_base import ONE_B, SEVEN_B, llama_config, random_trainee
-from benchmarks.gpu.setting import Script, Setting
+from benchmarks.gpu import liger
+from benchmarks.gpu.attempt import NotTheSameError, attempt, why_not
+from benchmarks.gpu.claim import Claim, at_least
+from benchmarks.gpu.device import timed
+from benchmarks.gpu.material import SAME_LOSS, losses, random_rows, run_spec, shares_of
+from benchmarks.gpu.peft_side import PeftSide, Way
+from benchmarks.gpu.random_base import ONE_B, SEVEN_B, kept_activations, llama_config, random_trainee
+from benchmarks.gpu.roofline import Peaks, step_floor_s
+from benchmarks.gpu.script import Script
+from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import ratios, summary
 from benchmarks.tables import megabytes, percent, spread, table
+from raylora.model.dtype import compute_dtype
+from raylora.objectives import linear_cross_entropy
 from raylora.train.memory import PeakMemory
 from raylora.train.step import Share
 from raylora.train.trainee import Trainee
 
 ROWS, TOKENS = 4, 512
-SAME_LOSS = 2e-2
-"""Of the first step, in bfloat16."""
-ADAPTERS = {"peft": torch.float32, "peft, adapters in bfloat16": torch.bfloat16}
-"""Two ways that people run PEFT: as it comes, and as TRL casts it over a quantized base."""
+OURS, CHOICES = "raylora", "choices"
+WAYS = {
+    "PEFT": Way(torch.float32),
+    "PEFT, adapters in bfloat16": Way(torch.bfloat16),
+    "PEFT, Liger's kernels": Way(torch.bfloat16, uses_liger=True),
+}
+"""Ways that people run PEFT: as it comes, as TRL casts it over a quantized base, and with kernels that fuse."""
 
 
-def measure(setting: Setting) -> dict[str, Any]:
-    """The base asked for and one of 1B, each in both precisions."""
+def measure(setting: Setting) -> Iterator[dict[str, Any]]:
+    """The base asked for and one of 1B, each in both precisions, against every way that is installed."""
     small = replace(setting, hidden=min(ONE_B[0], setting.hidden), layers=min(ONE_B[1], setting.layers))
-    shapes = {(each.hidden, each.layers): each for each in (small, setting)}
-    cases = {}
-    for (hidden, layers), shape in shapes.items():
-        for bits in (16, 4):
-            name = f"{hidden} wide, {layers} layers, {'NF4' if bits == 4 else 'not quantized'}"
-            print(name, file=sys.stderr, flush=True)
-            cases[name] = _compare(replace(shape, bits=bits))
-            forget(setting.device)
-    return {"goal": 1.0, "cases": cases}
+    shapes = {(each.hidden, each.layers): each for each in (setting, small)}.values()
+    peaks = Peaks.of(setting.device, compute_dtype(run_spec(setting, ROWS, TOKENS), setting.device.type))
+    results: dict[str, Any] = {"goal": 1.0, "peaks": peaks.told_as, "cases": {}}
+    for shape in (replace(shape, bits=bits) for shape in shapes for bits in (4, 16)):
+        works = {name: partial(_against_peft, shape, peaks, name, way) for name, way in WAYS.items() if _runs(way)}
+        for what, work in (works | {CHOICES: partial(_choices, shape, peaks)}).items():
+            name = f"{shape.base_name}: {what}"
+            results["cases"][name] = attempt(shape, name, work)
+            yield results
 
 
 def render(results: Mapping[str, Any]) -> str:
     """A line for each side of each case."""
-    head = ("base", "side", "s a step", "tokens/s", "of matrix peak", "raylora is faster by", "a step's memory, MB")
-    rows = [
-        (
-            name,
-            side,
-            spread(told["step_s"], "{:.3f}"),
-            spread(told["tokens_per_s"], "{:.0f}"),
-            percent(told["of_matrix_peak"]),
-            spread(pair["raylora_is_faster_by"]) if side == other else "",
-            megabytes(told["step_bytes"]),
-        )
-        for name, case in results["cases"].items()
-        for other, pair in case.items()
-        for side, told in pair["sides"].items()
-    ]
+    head = (
+        *("base: against", "side", "s a step", "tokens/s", "of matrix peak", "of the floor's speed"),
+        *("raylora is faster by", "a step's memory, MB"),
+    )
+    rows = []
+    for name, case in results["cases"].items():
+        for side, of_side in case.get("sides", {}).items():
+            rows.append(
+                (
+                    name,
+                    side,
+                    spread(of_side["step_s"], "{:.3f}"),
+                    spread(of_side["tokens_per_s"], "{:.0f}"),
+                    percent(of_side["of_matrix_peak"]),
+                    percent(of_side["of_floor"]),
+                    spread(case["faster"][side]) if side in case["faster"] else "",
+                    megabytes(of_side["step_bytes"]),
+                )
+            )
+        if "sides" not in case:
+            rows.append((name, "", why_not(case), *("" for _ in head[3:])))
     return (
         f"{ROWS} x {TOKENS} tokens a step, LoRA r=16 on all linear layers. PEFT runs under autocast, its adapters in "
-        f"float32 as ours are, and in bfloat16. The goal is {results['goal']} times the fastest. A step's memory is "
-        f"its peak above what lies before it.\n\n{table(head, rows)}"
+        f"float32 as ours are, and in bfloat16; Liger's kernels where they are installed. The goal is "
+        f"{results['goal']} times the fastest. {Peaks.told(results).words} Of the matrix peak is the utilisation by "
+        "the model's operations, each counted once. A step's memory is its peak above what lies before it. Choices are "
+        f"raylora's own, each against its default.\n\n{table(head, rows)}"
     )
 
+
+def _against_fastest(base: str) -> Callable[[Mapping[str, Any]], str | None]:
+    def found(results: Mapping[str, Any]) -> str | None:
+        times = [
+            faster["median"]
+            for name, case in results["cases"].items()
+            if name.startswith(base) and not name.endswith(CHOICES)
+            for faster in case.get("faster", {}).values()
+        ]
+        return at_least(min(times), results["goal"]) if times else None
+
+    return found
+
+
+def _of_choice(choice: str) -> Callable[[Mapping[str, Any]], str | None]:
+    def found(results: Mapping[str, Any]) -> str | None:
+        parts = [
+            f"{1 / case['faster'][choice]['median']:.2f} ({name.partition(':')[0]})"
+            for name, case in results["cases"].items()
+            if choice in case.get("faster", {})
+        ]
+        return ", ".join(parts) or None
+
+    return found
+
+
+def _bases() -> list[str]:
+    shapes = (
+        Setting(torch.device("cpu"), *shape, turns=1, bits=bits) for shape in (ONE_B, SEVEN_B) for bits in (16, 4)
+    )
+    return [shape.base_name for shape in shapes]
+
+
+@contextmanager
+def _one_chunk_of_logits(trainee: Trainee) -> Iterator[None]:
+    """All logits at once."""
+    before = linear_cross_entropy.CHUNK_BYTES
+    linear_cross_entropy.CHUNK_BYTES = 2**40
+    try:
+        yield
+    finally:
+        linear_cross_entropy.CHUNK_BYTES = before
+
+
+Choice = Callable[[Trainee], AbstractContextManager[None]]
+OTHERWISE: dict[str, Choice] = {"activations kept": kept_activations, "logits in one chunk": _one_chunk_of_logits}
 
 SCRIPT = Script(
     "solo",
     "One adapter against PEFT and transformers",
-    "1B and 7B shapes, in bfloat16 and NF4, at least as many tokens a second as PEFT with transformers",
+    "tokens a second and the utilisation of the matrix peak by one adapter, against PEFT with transformers",
+    (
+        *(
+            Claim(
+                f"{base}: at least 1.0 times as many tokens a second as the fastest of the others",
+                _against_fastest(base),
+            )
+            for base in _bases()
+        ),
+        *(Claim(f"{choice}: how many times as fast as the default", _of_choice(choice)) for choice in OTHERWISE),
+    ),
     measure,
     render,
     *SEVEN_B,
@@ -91,50 +165,81 @@ class Turns:
     step_bytes: int
 
 
-def _compare(setting: Setting) -> dict[str, Any]:
-    """Each PEFT against raylora, on the same weights and rows."""
-    device, config = setting.device, llama_config(setting.hidden, setting.layers)
-    spec, found = run_spec(setting, ROWS, TOKENS), dict[str, Any]()
-    for name, dtype in ADAPTERS.items():
-        trainee = random_trainee(config, spec, device)
-        trainee.admit(0, spec)
-        ours, theirs = _take_turns(trainee, PeftSide(config, spec, device, dtype), setting.turns)
-        flops = step_flops(trainee, _shares(0))
-        peak = square_rate(device, trainee.model.dtype)
-        found[name] = {
-            "raylora_is_faster_by": ratios(theirs.seconds, ours.seconds),
-            "sides": {
-                side: {
-                    "step_s": summary(turns.seconds),
-                    "tokens_per_s": summary([ROWS * TOKENS / seconds for seconds in turns.seconds]),
-                    "of_matrix_peak": summary([flops / seconds / peak for seconds in turns.seconds]),
-                    "step_bytes": turns.step_bytes,
-                }
-                for side, turns in (("raylora", ours), (name, theirs))
-            },
-        }
-        del trainee
-        forget(device)
-    return found
+def _runs(way: Way) -> bool:
+    return not way.uses_liger or (torch.cuda.is_available() and liger.is_installed())
 
 
-def _take_turns(trainee: Trainee, peft: PeftSide, num_turns: int) -> list[Turns]:
-    """Ours and theirs one after the other; the first step warms up, and its losses agree."""
-    sides: list[Callable[[int], float]] = [
-        lambda turn: losses(trainee, _shares(turn))[0],
-        lambda turn: peft.step(_shares(turn)[0].batches[0]),
-    ]
-    first = [side(0) for side in sides]
-    if abs(first[0] - first[1]) > SAME_LOSS:
-        raise SystemExit(f"the first losses, ours and PEFT's, are {first}, so the sides do not do the same work")
-    seconds: list[list[float]] = [[], []]
-    taken = [0, 0]
+def _against_peft(setting: Setting, peaks: Peaks, name: str, way: Way) -> dict[str, Any]:
+    """Two sides on the same weights and rows."""
+    config, spec = llama_config(setting.hidden, setting.layers), run_spec(setting, ROWS, TOKENS)
+    trainee = _ours(setting)
+    theirs = PeftSide(config, spec, setting.device, way)
+    sides: dict[str, Callable[[int], float]] = {
+        OURS: lambda turn: losses(trainee, _shares(turn))[0],
+        name: lambda turn: theirs.step(_shares(turn)[0].batches[0]),
+    }
+    return _told(trainee, peaks, _take_turns(trainee, sides, setting.turns))
+
+
+def _choices(setting: Setting, peaks: Peaks) -> dict[str, Any]:
+    """The default and what one may choose instead, on one base."""
+    trainee = _ours(setting)
+
+    def side(choice: Choice, turn: int) -> float:
+        with choice(trainee):
+            return losses(trainee, _shares(turn))[0]
+
+    choices: dict[str, Choice] = {OURS: lambda trainee: nullcontext(), **OTHERWISE}
+    sides = {name: partial(side, choice) for name, choice in choices.items()}
+    return _told(trainee, peaks, _take_turns(trainee, sides, setting.turns, starts_anew=True))
+
+
+def _ours(setting: Setting) -> Trainee:
+    config, spec = llama_config(setting.hidden, setting.layers), run_spec(setting, ROWS, TOKENS)
+    trainee = random_trainee(config, spec, setting.device)
+    trainee.admit(0, spec)
+    return trainee
+
+
+def _take_turns(
+    trainee: Trainee, sides: Mapping[str, Callable[[int], float]], num_turns: int, starts_anew: bool = False
+) -> dict[str, Turns]:
+    """One side after the other; the first step, of adapters at their start, warms up, and its losses agree."""
+    first = {}
+    for name, side in sides.items():
+        if starts_anew:
+            trainee.release(0)
+            trainee.admit(0, trainee.spec)
+        first[name] = side(0)
+    if max(first.values()) - min(first.values()) > SAME_LOSS[trainee.model.dtype]:
+        raise NotTheSameError(f"the first losses are {first}")
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    taken = dict.fromkeys(sides, 0)
     for turn in range(1, 1 + num_turns):
-        for number, side in enumerate(sides):
+        for name, side in sides.items():
             with PeakMemory(trainee.device) as memory:
-                seconds[number].append(timed(trainee.device, partial(side, turn)))
-            taken[number] = max(taken[number], memory.peak_bytes - memory.start_bytes)
-    return [Turns(*of_side) for of_side in zip(seconds, taken, strict=True)]
+                seconds[name].append(timed(trainee.device, partial(side, turn)))
+            taken[name] = max(taken[name], memory.peak_bytes - memory.start_bytes)
+    return {name: Turns(seconds[name], taken[name]) for name in sides}
+
+
+def _told(trainee: Trainee, peaks: Peaks, sides: Mapping[str, Turns]) -> dict[str, Any]:
+    flops, floor_s = step_flops(trainee, _shares(0)), step_floor_s(peaks, trainee, _shares(0))
+    return {
+        "flops": flops,
+        "floor_s": floor_s,
+        "faster": {name: ratios(side.seconds, sides[OURS].seconds) for name, side in sides.items() if name != OURS},
+        "sides": {
+            name: {
+                "step_s": summary(side.seconds),
+                "tokens_per_s": summary([ROWS * TOKENS / seconds for seconds in side.seconds]),
+                "of_matrix_peak": summary([flops / seconds / peaks.flops_per_s for seconds in side.seconds]),
+                "of_floor": summary([floor_s / seconds for seconds in side.seconds]),
+                "step_bytes": side.step_bytes,
+            }
+            for name, side in sides.items()
+        },
+    }
 
 
 def _shares(turn: int) -> list[Share]:

@@ -105,28 +105,22 @@ class QuantFormat:
             shape: (O, I) of the weight.
             dtype: Of the result.
         """
-        row_bytes = row.view(torch.uint8)
-        parts = {name: row_bytes[span] for name, span in _spans(self, shape).items()}
         if self.kind == "int8":
+            parts = self._parts(row, shape)
             scales = parts["scales"].view(torch.float32)
             return (parts["values"].view(torch.int8).view(shape) * scales[:, None]).mul_(INT8_STEP).to(dtype)
-        return self._unpack_4bit(parts, shape, dtype)
+        return dequantize_4bit(*self.state_4bit(row, shape, dtype)).view(shape)
 
-    def _pack_4bit(self, weight_OI: Tensor) -> dict[str, Tensor]:
-        values, state = quantize_4bit(
-            weight_OI.contiguous(), blocksize=BLOCK, compress_statistics=self.double_quant, quant_type=self.kind
-        )
-        if not self.double_quant:
-            return {"values": values, "scales": state.absmax}
-        return {
-            "values": values,
-            "scales": state.absmax,
-            "nested_scales": state.state2.absmax,
-            "offset": state.offset.reshape(1),
-        }
+    def state_4bit(self, row: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, QuantState]:
+        """A row in 4 bits as functions of bitsandbytes take it, views all of it: values, and what undoes the packing.
 
-    def _unpack_4bit(self, parts: dict[str, Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        device, scales = parts["values"].device, parts["scales"]
+        Args:
+            row: What :meth:`pack` returned, whole.
+            shape: (O, I) of the weight; that of the state is another where I is no whole number of blocks.
+            dtype: Of the unpacked weight.
+        """
+        parts = self._parts(row, shape)
+        device, scales = row.device, parts["scales"]
         state = QuantState(
             absmax=scales if self.double_quant else scales.view(torch.float32),
             shape=torch.Size(_rows_of_blocks(shape)),
@@ -140,7 +134,24 @@ class QuantFormat:
             code = _code("dynamic", device)
             state.state2 = QuantState(absmax=nested, code=code, blocksize=NESTED_BLOCK, dtype=torch.float32)
             state.offset, state.nested = parts["offset"].view(torch.float32), True
-        return dequantize_4bit(parts["values"].view(-1, 1), state).view(shape)
+        return parts["values"].view(-1, 1), state
+
+    def _parts(self, row: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+        row_bytes = row.view(torch.uint8)
+        return {name: row_bytes[span] for name, span in _spans(self, shape).items()}
+
+    def _pack_4bit(self, weight_OI: Tensor) -> dict[str, Tensor]:
+        values, state = quantize_4bit(
+            weight_OI.contiguous(), blocksize=BLOCK, compress_statistics=self.double_quant, quant_type=self.kind
+        )
+        if not self.double_quant:
+            return {"values": values, "scales": state.absmax}
+        return {
+            "values": values,
+            "scales": state.absmax,
+            "nested_scales": state.state2.absmax,
+            "offset": state.offset.reshape(1),
+        }
 
 
 @lru_cache
