@@ -158,7 +158,7 @@ class Running:
     def _started(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
+            with suppress(psutil.Error, ProcessLookupError):
                 # What was forked shows the environment of the process that forked it.
                 is_of_session = os.getsid(process.pid) == self.process.pid
                 if is_of_session or process.environ().get(TAG) == self._tag:

@@ -23,7 +23,7 @@ __all__ = ["in_workplace"]
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
+    "lora": {"use_dora": False},
     "dora": {"use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
     "olora": {"init_lora_weights": "olora"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from raylora.spec.load import load_spec
 from tests.cluster.alone import came_to, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
-from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
+from tests.cluster.made_sweeps import in_workplace, whole, write
 from tests.cluster.undisturbed import client
 
 __all__ = ["in_workplace"]
@@ -50,8 +51,9 @@ def test_it_is_stopped_and_gone_on_with(in_workplace: Path, on_head: Command, tm
 
 
 def test_a_sweep_gives_adamw_and_galore_the_base_for_themselves(in_workplace: Path, on_head: Command, tmp_path: Path):
+    run = write(in_workplace, "full-alone.yaml", FULL | {"distributed": ALONE_ON_ITS_RANK, "max_steps": 4})
     sweep = {
-        "run": FULL | {"distributed": ALONE_ON_ITS_RANK},
+        "run": run,
         "searcher": "grid",
         "budget": {"steps": 4},
         "report_steps": 2,
@@ -63,5 +65,6 @@ def test_a_sweep_gives_adamw_and_galore_the_base_for_themselves(in_workplace: Pa
     assert result["trials"][0]["metric"] != result["trials"][1]["metric"]
     for trial in result["trials"]:
         assert (Path(trial["adapter_uri"]) / "model.safetensors").exists()
-        alone = trained_alone(run_of(loaded(in_workplace, name), trial), tmp_path)
+        changes = [f"{field}={json.dumps(value)}" for field, value in trial["config"].items()]
+        alone = trained_alone(load_spec(in_workplace / run, changes).spec, tmp_path)
         assert trial["metric"] == pytest.approx(alone.progress.eval_loss, abs=1e-5)
