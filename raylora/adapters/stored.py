@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from raylora.errors import CorruptObjectError, MissingObjectError, ModelError
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.manifest import read_manifest, read_verified
+from raylora.store.tensors import read_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
@@ -171,11 +170,17 @@ def _config(uri: str, text: bytes) -> dict[str, Any]:
 
 def _tensors(uri: str, data: bytes) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+        tensors = read_tensors(data)
+    except ValueError as error:
         raise CorruptObjectError(
             f"adapter: {TENSORS} in {uri} cannot be read ({error}); copy the folder again"
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.itemsize < 2:  # torch does not reckon with these
+            raise ModelError(
+                f"adapter: {name} in {uri} is of {str(tensor.dtype).removeprefix('torch.')}. Allowed: float32, "
+                "bfloat16, float16, float64. Convert the adapter"
+            )
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken or not tensors:
         raise ModelError(

@@ -65,6 +65,8 @@ def _message(message: Any, at: str) -> Message:
         raise DataError(f"{at}.content: text, got {short(content)}")
     known["content"] = content
     if calls := known.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise DataError(f"{at}.tool_calls: a list of calls, got {short(calls)}")
         known["tool_calls"] = [_tool_call(call, at) for call in calls]
     return known
 
@@ -90,5 +92,5 @@ def _parsed(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
         return value

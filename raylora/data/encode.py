@@ -112,6 +112,7 @@ class Encoder:
         A token belongs to the span that its first character is in, white space before a word not counted: a token
         that joins the prompt's last space with the answer's first word is the answer's.
         """
+        check_characters(text)
         tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         is_label, rest = [], iter(spans)
         start, end = next(rest, (len(text), len(text)))
@@ -138,3 +139,19 @@ class Encoder:
         if ids[-1:] != [eos]:
             ids, is_label = [*ids, eos], [*is_label, True]
         return Encoded(ids, is_label)
+
+
+def check_characters(text: str) -> None:
+    """Refuse what is no text, though JSON can spell it: half a character (a lone surrogate), of which no token is made.
+
+    Args:
+        text: To be tokenised.
+
+    Raises:
+        DataError: There is one; the message says where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"the text holds half a character, in {around!a}; correct the row") from error

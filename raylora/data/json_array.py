@@ -49,6 +49,8 @@ def array_items(read: Callable[[int], str], name: str) -> Iterator[str]:
                     raise DataError(f"{name}, row {number + 1}: not JSON ({error.msg})") from error
                 text, at = rest + more, 0
                 continue
+            except ValueError as error:  # a number of more digits than Python reads
+                raise DataError(f"{name}, row {number + 1}: not JSON that can be read ({error})") from error
             number, is_separator_next = number + 1, True
             yield text[start:at]
 

@@ -18,9 +18,12 @@ from typing_extensions import override
 
 from raylora.data.chat import ChatTemplate
 from raylora.data.conversation import Conversation
-from raylora.data.encode import Encoded, Encoder
+from raylora.data.encode import Encoded, Encoder, check_characters
 from raylora.data.rows import Classified, Example, Pair, Passage, Tagged
 from raylora.errors import DataError
+
+MOST_DIGITS = 9
+"""Of the number of a class: Python makes no number of thousands."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class LabelEncoder:
 
     def _tokens(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:
         """Ids, how many of the last ones the tokenizer has put there, and the characters of each."""
+        check_characters(text)
         tokens = self._tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
         ids, is_own = tokens["input_ids"], tokens["special_tokens_mask"]
         if not ids:
@@ -186,8 +190,8 @@ def class_number(value: str | int, labels: Sequence[str], at: str) -> int:
     """
     if str(value) in labels:
         return labels.index(str(value))
-    if str(value).isdecimal() and int(value) < len(labels):
-        return int(value)
+    if (text := str(value)).isdecimal() and len(text) <= MOST_DIGITS and int(text) < len(labels):
+        return int(text)
     close = difflib.get_close_matches(str(value), labels, n=1)
     nearest = f"; nearest: {close[0]}" if close else ""
     raise DataError(f"{at}: got {value!r}; allowed by labels: {', '.join(labels)}, or 0 to {len(labels) - 1}{nearest}")

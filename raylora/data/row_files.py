@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -29,12 +30,15 @@ _DIGEST = "sha256"
 def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
     """The same row with the bytes of its file.
 
+    Who may write rows may not thereby read what else is on this machine: a path that ends outside of the folder is
+    refused, also an absolute one, and one that leads there by a link.
+
     Args:
         row: With a path, or with bytes already.
-        folder: Where relative paths start; ``None`` where rows are not of this machine.
+        folder: Of its dataset, where relative paths start; ``None`` where rows are not of this machine.
 
     Raises:
-        DataError: There is no such file, it is larger than `MOST_BYTES`, or rows that are not of this machine name one.
+        DataError: There is no such file in the folder, it is larger than `MOST_BYTES`, or rows that are not of this machine name one.
     """
     if isinstance(row.content, bytes):
         return row
@@ -43,10 +47,13 @@ def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
             f"{row.column}: got the path {row.content}; rows of a bucket or of the hub hold the bytes of their files, "
             "as Parquet files of `datasets` do. Put the bytes into the rows, or copy rows and files to this machine"
         )
-    if ".." in Path(row.content).parts:
-        raise DataError(f"{row.column}: {row.content} leads out of {folder}, where paths start. Say it without '..'")
     try:
-        path = folder / row.content
+        path = Path(os.path.realpath(folder / row.content))
+        if not path.is_relative_to(os.path.realpath(folder)):
+            raise DataError(
+                f"{row.column}: {row.content} leads out of {folder}. Allowed: files in the folder of the rows, without "
+                "links to elsewhere. Copy the file there"
+            )
         if path.exists() and not path.is_file():
             raise DataError(f"{row.column}: {row.content} is no plain file; relative paths start at {folder}")
         if (num_bytes := path.stat().st_size) > MOST_BYTES:
@@ -94,7 +101,7 @@ def with_files(source: Source, digests: Path) -> Source:
 def _rows(source: Source) -> Iterator[tuple[ClassifiedFile, Path | None]]:
     """Rows that can be read, and where their paths start."""
     for file, _, text in source.read():
-        with suppress(DataError, json.JSONDecodeError, RecursionError):
+        with suppress(DataError, ValueError, RecursionError):
             row = read_row(json.loads(text), source.spec.type, source.spec.columns)
             yield cast(ClassifiedFile, row), source.folder(file)
 

@@ -222,7 +222,7 @@ def _list(row: Row, column: str) -> list[Any]:
     """A list, which CSV files hold as its JSON text."""
     value = row[column]
     if isinstance(value, str) and _is_json(value):
-        with suppress(json.JSONDecodeError, RecursionError):
+        with suppress(ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
             value = json.loads(value)
     if not isinstance(value, list) or not value:
         raise DataError(f"{column}: a list with something in it, got {short(row[column])}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 from typing_extensions import override
 
-from raylora.data.encode import Encoded
+from raylora.data.encode import Encoded, check_characters
 from raylora.data.rows import Example, Passage
 from raylora.errors import DataError
 
@@ -78,6 +78,8 @@ class TargetEncoder:
         eos = self._tokenizer.eos_token_id
         if eos is None:
             raise DataError("the tokenizer has no eos token, so the model could not learn to stop; take another base")
+        for text in (example.prompt, example.text):
+            check_characters(text)
         given = self._tokenizer(example.prompt, return_special_tokens_mask=True, verbose=False)
         source, is_own = given["input_ids"], given["special_tokens_mask"]
         if all(is_own):

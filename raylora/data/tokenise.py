@@ -103,14 +103,10 @@ class RowTokeniser:
 
     def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:
         try:
-            row = json.loads(text)
-            example = read_row(row, self.source.spec.type, self.source.spec.columns)
+            example = read_row(_parsed(text), self.source.spec.type, self.source.spec.columns)
             if isinstance(example, ClassifiedFile):
                 example = with_content(example, self.source.folder(file))
             encoded = self.encoder.encode(example)
-        except json.JSONDecodeError as error:
-            place = self.source.place(file, number)
-            raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}") from error
         except RecursionError as error:
             raise DataError(f"{self.source.place(file, number)}: nested too deeply: {text[:60]!r}") from error
         except DataError as error:
@@ -193,6 +189,15 @@ def _batches(rows: Iterable[_RawRow]) -> Iterator[list[_RawRow]]:
             batch, num_characters = [], 0
     if batch:
         yield batch
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON ({error.msg} at column {error.colno}): {text[:60]!r}") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"not JSON that can be read ({error}): {text[:60]!r}") from error
 
 
 def _content_key(encoded: Encoded) -> int:

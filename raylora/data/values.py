@@ -23,7 +23,7 @@ from typing_extensions import override
 from raylora.data.encode import Encoded
 from raylora.data.labelled import class_number
 from raylora.data.rows import ClassifiedFile, Example
-from raylora.errors import DataError, ModelError
+from raylora.errors import DataError, ModelError, RayloraError
 from raylora.spec.task import TaskType
 from raylora.spec.value_shape import value_shape
 
@@ -52,7 +52,7 @@ class Processor(ABC):
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self._process = self._load(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        except Exception as error:  # transformers hardly checks its types: any of Python's own may come of it
             raise ModelError(
                 f"base_model: {folder} has no processor of {self.what} that can be loaded "
                 f"({' '.join(str(error).split())}). Allowed: preprocessor_config.json of one that transformers "
@@ -83,8 +83,13 @@ class Processor(ABC):
         """
         try:
             found = self._made(content)
-        except ValueError as error:
-            raise DataError(f"the base's processor refuses it ({error})") from error
+        except RayloraError:
+            raise
+        except Exception as error:  # of preprocessor_config.json, as above
+            raise DataError(
+                f"the base's processor refuses it ({' '.join(str(error).split())}); correct the file, or the base's "
+                "preprocessor_config.json"
+            ) from error
         if found.shape != self.shape.size:
             got = " x ".join(map(str, found.shape))
             raise DataError(

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
@@ -25,6 +24,7 @@ from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.kept import EVAL_LOSS, FOLDER, begun_steps, complete_steps, place_of, prefix_of, prune
 from raylora.store.manifest import MANIFEST, publish, read_manifest, read_verified
+from raylora.store.tensors import read_tensors
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -182,9 +182,9 @@ def _load(store: Store, step: int) -> Checkpoint:
     if manifest.about.get("step") != step:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: it is of step {manifest.about.get('step')}; restore its own")
     try:
-        tensors = safetensors.torch.load(read_verified(store, prefix, TENSORS, manifest))
+        tensors = read_tensors(read_verified(store, prefix, TENSORS, manifest))
         state = dict(json.loads(read_verified(store, prefix, STATE, manifest)))
-    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CorruptObjectError(f"{store.uri_of(prefix)}: not a checkpoint of raylora ({error})") from error
     digests = "".join(manifest.files[name].sha256 for name in (TENSORS, STATE))
     digest = hashlib.sha256(digests.encode()).hexdigest()

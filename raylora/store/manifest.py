@@ -1,23 +1,29 @@
 """A group of files that is whole or absent: the files first, then ``manifest.json`` with each one's digest.
 
 In come files, out comes one prefix of a store. A group without its manifest was interrupted and does not exist; one
-whose files differ from it is corrupt. Called by `checkpoint`, and by whatever stores an adapter or a base model.
+whose files differ from it is corrupt. Of two that write one group, the one that began last goes on: it leaves its mark
+before its files, and the other looks for its own before each of its own. What is on its way between a look and its
+arrival can still tear a group; then its digests differ. Called by `checkpoint`, and by whatever stores an adapter or a
+base model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raylora.errors import CorruptObjectError, InputError, MissingObjectError
+from raylora.errors import CorruptObjectError, ExistingObjectError, InputError, MissingObjectError
 from raylora.store.contract import Store, checked_key
 from raylora.store.signature import check_signature, signed
 
 MANIFEST = "manifest.json"
+WRITER = ".writer"
+"""Beside the files: a text that differs with every writer. Names that begin with a dot are nobody's files."""
 FORMAT = 1
 
 
@@ -60,25 +66,30 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
         The URI of the group.
 
     Raises:
-        ExistingObjectError: Another writer was at it meanwhile and came first.
+        ExistingObjectError: Another writer has begun the group since.
         StoreError: The store refused.
     """
-    discard(store, prefix)
+    turn = _Turn(store, prefix)
     digests = {}
     for name, content in files.items():
         key = f"{prefix}/{checked_key(name)}"
         digests[name] = _digest(content)
+        turn.check()
         if isinstance(content, Path):
             store.upload(content, key)
         else:
             store.write(key, content)
     document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
+    turn.check()
     store.create(f"{prefix}/{MANIFEST}", json.dumps(signed(document), indent=1).encode())
+    turn.check()
     return store.uri_of(prefix)
 
 
 def discard(store: Store, prefix: str) -> None:
     """Delete a group; its manifest goes first, so that no reader takes what is left for a whole group.
+
+    Who writes it finds the own mark gone, and writes no more.
 
     Args:
         store: Where the group lies.
@@ -86,6 +97,40 @@ def discard(store: Store, prefix: str) -> None:
     """
     store.delete(f"{prefix}/{MANIFEST}")
     store.delete(prefix)
+
+
+class _Turn:
+    """The right to write a group, until another writer takes it; what was there before is discarded.
+
+    Args:
+        store: Where to.
+        prefix: Folder of the group.
+    """
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+        self._key, self._mark = f"{prefix}/{WRITER}", secrets.token_hex(16).encode()
+        store.write(self._key, self._mark)  # first: whoever deletes or writes from here on is told
+        before = set(store.keys(prefix)) - {self._key}
+        for key in sorted(before, key=lambda key: key != f"{prefix}/{MANIFEST}"):  # it goes first, as in `discard`
+            self.check()
+            store.delete(key)
+
+    def check(self) -> None:
+        """Find out that nobody has taken it.
+
+        Raises:
+            ExistingObjectError: Somebody has.
+        """
+        try:
+            found = self._store.read(self._key)
+        except MissingObjectError:
+            found = b""
+        if found != self._mark:
+            raise ExistingObjectError(
+                f"{self._store.uri_of(self._prefix)}: another writer has begun or deleted it meanwhile; see to it that "
+                "one command alone writes there"
+            )
 
 
 def read_manifest(store: Store, prefix: str) -> Manifest:

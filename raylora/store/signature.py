@@ -28,6 +28,11 @@ with the file: no document of a manifest begins so, whose signature could be tak
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size + 1
 
 
+def is_signing() -> bool:
+    """Whether the environment has a key: what is written is signed, and what is read is checked."""
+    return bool(os.environ.get(KEY_NAME))
+
+
 def signed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document with its signature; as it is where there is no key.
 

@@ -26,7 +26,7 @@ from raylora.errors import InputError, RayloraError
 from raylora.log import get_logger
 from raylora.runtime.failures import gist, lost_contact
 from raylora.runtime.stopping import StopWish
-from raylora.store.signature import KEY_NAME
+from raylora.store.signature import KEY_NAME, is_signing
 from raylora.sweep.host import Host
 from raylora.sweep.lease import Lease
 from raylora.sweep.scheduler_state import Statuses, note, recall, statuses
@@ -200,6 +200,14 @@ def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> Tun
 
 def _go_on(controller: TuneController, search: Search) -> None:
     """Have a new controller take up what was kept."""
+    if not is_signing():
+        log.warning(
+            "what Ray Tune kept in %s/%s is not signed, and reading it can run code of whoever may write there; of a "
+            "sweep that begins with a key in %s it is signed, and checked",
+            search.folder,
+            search.name,
+            KEY_NAME,
+        )
     try:
         controller.resume(ResumeConfig())  # asked for when it is made, Tune would start anew where this fails
     except RayloraError:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from raylora.store.s3 import PART_BYTES, BucketStore, bucket_names
 from raylora.store.sweeps import list_sweeps, read_sweep, write_sweep
 from tests.cluster.damage import truncated, with_a_bit_flipped
 from tests.contract.store_suite import StoreSuite
+from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.process import free_ports
 from tests.servers.s3 import SECRET, S3Server
 from tests.unit.sweep.made_sweeps import large_sweep
@@ -123,7 +125,37 @@ def test_an_endpoint_that_is_not_there_is_said(store: Store, monkeypatch: pytest
         impatient(store).check_writable()
 
 
-def test_a_write_outlives_a_server_that_is_killed_and_comes_back(s3_env: S3Server, store: Store):
+@pytest.mark.parametrize("way", ["write", "upload"])
+def test_a_write_that_is_under_way_outlives_a_server_that_is_killed_and_comes_back(
+    s3_env: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    """Of an object in parts: one is held between client and server, the others are with the server or on their way."""
+    data = b"".join(bytes([part]) * PART_BYTES for part in range(1, 5)) + b"end"
+    (tmp_path / "big").write_bytes(data)
+    with fault_proxy(s3_env.endpoint) as proxy, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(s3_env.uri(f"tests/{uuid.uuid4().hex}"))
+        store.write("big", b"before")
+        held = proxy.strike(Fault("hold", "PUT", "partNumber=2"))
+        if way == "write":
+            written = pool.submit(store.write, "big", data)
+        else:
+            written = pool.submit(store.upload, tmp_path / "big", "big")
+        assert held.met.wait(60)
+        assert store.read("big") == b"before", "no part of it is seen"
+        s3_env.stop(signal.SIGKILL)
+        try:
+            held.go.set()
+            time.sleep(2)
+            assert not written.done()
+        finally:
+            s3_env.start()
+        written.result(timeout=120)
+        assert store.keys() == ["big"]
+        assert store.read("big") == data
+
+
+def test_a_write_outlives_a_server_that_was_killed_and_comes_back(s3_env: S3Server, store: Store):
     store.write("before", b"1")
     s3_env.stop(signal.SIGKILL)
     try:

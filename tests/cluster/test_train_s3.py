@@ -200,17 +200,6 @@ def test_the_tables_know_the_commands_and_their_actors(tables: bytes):
     assert all(holds(tables, name) for name in ("raylora.cli.app", "Mailbox", "Host"))
 
 
-@pytest.mark.parametrize("code", ["utf-8", "utf-16-le", "utf-16-be", "hex"])
-def test_a_planted_secret_is_found(tmp_path: Path, code: str):
-    planted = SECRET.encode().hex().encode() if code == "hex" else SECRET.encode(code)
-    store = open_store(str(tmp_path))
-    store.write("runs/clean", b"access key: owner" + SECRET[:-1].encode())
-    assert (files_with(SECRET, tmp_path), keys_with(SECRET, store, "runs")) == ([], [])
-    store.write("runs/deep/in/it", b"\x80\x04key: " + planted + b"\0")
-    assert files_with(SECRET, tmp_path) == [tmp_path / "runs/deep/in/it"]
-    assert keys_with(SECRET, store, "runs") == ["runs/deep/in/it"]
-
-
 def test_what_tune_keeps_in_the_bucket_is_signed(swept: Ended, s3_as_owner: S3Server):
     """The driver writes it, and the process of the leases, which got the key with the sweep."""
     kept = open_store(s3_as_owner.uri(f"store/sweeps/{whole(swept)['sweep_id']}"))
@@ -218,6 +207,14 @@ def test_what_tune_keeps_in_the_bucket_is_signed(swept: Ended, s3_as_owner: S3Se
     names = {key.rpartition("/")[2] for key in keys}
     assert {"slots.json", "error.pkl"} <= names and any(name.startswith("experiment_state-") for name in names)
     assert [key for key in keys if not kept.read(key).startswith(SEAL)] == []
+
+
+def test_what_tune_keeps_compressed_is_opened(swept: Ended, s3_as_owner: S3Server):
+    """The word is in what the sweep keeps of its scheduler, and nowhere in the bytes that are searched above."""
+    kept = open_store(s3_as_owner.uri(f"store/sweeps/{whole(swept)['sweep_id']}"))
+    found = keys_with("stood", kept, "tune")
+    assert found and all("experiment_state-" in key for key in found)
+    assert [key for key in found if b"stood" in kept.read(key)] == []
 
 
 def test_manifests_are_signed_by_the_workers(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

@@ -126,6 +126,7 @@ def test_a_free_place_stays_free_until_it_is_written(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
     published(parents_in(tmp_path / "parents"), tmp_path / "empty")
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == [
+        ".writer",
         "adapter_config.json",
         "adapter_model.safetensors",
         "manifest.json",

@@ -10,9 +10,12 @@ import pytest
 import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 
+from raylora.sweep.drive import PAUSE_PATIENCE_S
 from tests.unit.clusters.cluster_files import CLUSTERS, by_reader
 
+DEFAULT_S = JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S
 ON_PREMISE = CLUSTERS / "ray-on-premise.yaml"
 AWS = CLUSTERS / "ray-aws.yaml"
 EACH = pytest.mark.parametrize("path", by_reader()["ray up"], ids=lambda path: path.stem)
@@ -44,6 +47,14 @@ def test_every_node_starts_with_the_token(path: Path):
         starts = [line for line in prepared[f"{part}_start_ray_commands"] if "ray start" in line]
         assert len(starts) == 1
         assert "RAY_AUTH_MODE=token ray start" in starts[0]
+
+
+@EACH
+def test_a_stopped_job_has_time_to_save(path: Path):
+    """The head runs the commands of jobs, and hands on what it was started with."""
+    [head] = [line for line in prepare_config(load(path))["head_start_ray_commands"] if "ray start" in line]
+    [wait_s] = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+) (?:\w+=\S+ )*ray start --head", head)
+    assert int(wait_s) > PAUSE_PATIENCE_S > DEFAULT_S
 
 
 @EACH

@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from raylora.spec.run import RunSpec
+from raylora.sweep.drive import PAUSE_PATIENCE_S
 from tests.unit.clusters.cluster_files import by_reader
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -94,7 +95,14 @@ def test_credentials_come_from_the_secret_only(documents: dict[str, Json]):
     assert "Secret" not in documents
     for container in containers(documents["RayJob"]["spec"]):
         assert container["envFrom"] == [{"secretRef": {"name": "raylora-credentials"}}]
-        assert "env" not in container
+        assert {each["name"] for each in container.get("env", ())} <= {"RAY_JOB_STOP_WAIT_TIME_S"}
+
+
+def test_a_stopped_run_has_time_to_save(documents: dict[str, Json]):
+    """The head runs the command, and hands on what its container has."""
+    head, *_ = containers(documents["RayJob"]["spec"])
+    [wait] = [each for each in head["env"] if each["name"] == "RAY_JOB_STOP_WAIT_TIME_S"]
+    assert int(wait["value"]) > PAUSE_PATIENCE_S
 
 
 def test_the_run_is_mounted_where_the_entrypoint_reads_it(documents: dict[str, Json]):

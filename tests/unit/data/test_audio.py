@@ -105,6 +105,7 @@ BAD = {
     "another rate": ("slow.wav", "audio: has 8,000 samples a second; the base takes 16,000. Resample"),
     "too short": ("short.wav", "audio: holds 399 samples, less than a frame of 400"),
     "too large": ("large.wav", "audio: large.wav has 268,435,457 bytes; allowed: 268,435,456"),
+    "another folder": ("/etc/passwd", "audio: /etc/passwd leads out of"),
     "a number": (7, "column 'audio' holds the path of a file"),
 }
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import shutil
 import socketserver
+import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +116,71 @@ def test_a_disk_without_room_for_a_hub_dataset_is_told_as_such(
             fill(disk)
         with pytest.raises(UnusableStoreError, match=r"^owner/large: no copy of it could be kept .*HF_HOME"):
             list(open_source(DatasetSpec(path="owner/large", type="text"), tmp_path).read())
+
+
+def tarred(data: bytes) -> bytes:
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w") as archive:
+        about = tarfile.TarInfo("rows.jsonl")
+        about.size = len(data)
+        archive.addfile(about, io.BytesIO(data))
+    return file.getvalue()
+
+
+def zipped(data: bytes) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("rows.jsonl", data)
+    return file.getvalue()
+
+
+PACKED = {"gzip": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zip": zipped, "tar": tarred}
+
+
+def publish(hub: Hub, folder: Path, files: dict[str, bytes]) -> DatasetSpec:
+    """A dataset of the hub with these files."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    hub.commit("datasets/owner/rows", folder, "main")
+    return DatasetSpec(path="owner/rows")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.txt", "train.jsonl.gz"])
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_is_packed_is_refused_and_not_unpacked(
+    tmp_path: Path, hub_env: Hub, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever its name says: `datasets` looks at the first bytes, and unpacks a tar of any size."""
+    downloads = tmp_path / "downloads"
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", downloads)
+    monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", downloads / "extracted")
+    spec = publish(hub_env, tmp_path / "files", {name: PACKED[kind](b'{"text": "row"}\n')})
+    with pytest.raises(DataError, match=rf"owner/rows@\w+/{name}: is packed \({kind}\). Allowed: files as they are"):
+        list(open_source(spec, tmp_path).read())
+    assert not (downloads / "extracted").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [("train.tar", tarred(b"row"), "webdataset"), ("a.png", b"", "imagefolder"), ("a.h5", b"", "hdf5")],
+)
+def test_other_kinds_of_files_are_refused(tmp_path: Path, hub_env: Hub, name: str, content: bytes, kind: str):
+    spec = publish(hub_env, tmp_path / "files", {name: content})
+    with pytest.raises(DataError, match=f"owner/rows: `datasets` reads its files as {kind}. Allowed: JSON lines"):
+        open_source(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place", ["{here}/private.jsonl", "zip://private.jsonl::{here}/private.zip", "file://{here}/private.jsonl"]
+)
+def test_a_readme_names_no_files_elsewhere(tmp_path: Path, hub_env: Hub, place: str):
+    row = b'{"text": "of this machine"}\n'
+    (tmp_path / "private.jsonl").write_bytes(row)
+    with zipfile.ZipFile(tmp_path / "private.zip", "w") as archive:
+        archive.writestr("private.jsonl", row)
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files: {place.format(here=tmp_path)}\n---\n"
+    spec = publish(hub_env, tmp_path / "files", {"README.md": readme.encode(), "train.jsonl": b'{"text": "row"}\n'})
+    with pytest.raises(DataError, match=r"owner/rows: .*Data files don't belong to owner/rows"):
+        open_source(spec, tmp_path)
 
 
 @pytest.fixture

@@ -66,6 +66,30 @@ def test_an_image_is_the_same_by_path_by_bytes_and_as_a_column_of_datasets(home:
     assert np.allclose(by_path[0], (grey / 255 - 0.5) / 0.5, atol=1e-6)
 
 
+@pytest.mark.parametrize("path", ["link.png", "linked/3.png", "{outside}/3.png", "../{outside.name}/3.png"])
+def test_a_path_does_not_lead_out_of_the_folder_of_its_rows(home: Path, path: str):
+    """Nor into one whose name begins as that folder's."""
+    outside = home.with_name(f"{home.name}2")
+    outside.mkdir(exist_ok=True)
+    digit(3).save(outside / "3.png")
+    (home / "link.png").symlink_to(outside / "3.png")
+    (home / "linked").symlink_to(outside)
+    assert (home / path.format(outside=outside)).is_file()
+    with pytest.raises(DataError, match=r"asked.jsonl, line 1: image: .*3?.png leads out of"):
+        prepared(home, [{"image": path.format(outside=outside), "label": 3}])
+
+
+def test_a_path_may_take_a_way_that_ends_in_the_folder(home: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Also where the folder itself is reached by a link."""
+    (home / "inside.png").symlink_to(home / "images" / "3.png")
+    by_path = values_of(prepared(home, [ROW]))
+    (elsewhere := tmp_path_factory.mktemp("elsewhere") / "home").symlink_to(home)
+    for path in ("inside.png", "images/../images/3.png", str(home / "inside.png")):
+        assert np.array_equal(values_of(prepared(home, [{"image": path, "label": 3}])), by_path)
+        source = {"path": str(elsewhere / "asked.jsonl"), "type": "image"}
+        assert np.array_equal(values_of(prepared(home, datasets=[source])), by_path)
+
+
 def test_a_column_may_have_another_name(home: Path):
     source = {"path": str(home / "named.jsonl"), "type": "image", "columns": {"image": "picture", "label": "digit"}}
     (home / "named.jsonl").write_text(json.dumps({"picture": "images/3.png", "digit": 3}))
@@ -150,6 +174,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no file": ("images/none.png", r"image: images/none.png cannot be read \(No such file or directory\)"),
     "a folder": ("images", r"image: images is no plain file"),
     "a way out": ("images/../../3.png", "image: images/../../3.png leads out of"),
+    "another folder": ("/etc/passwd", "image: /etc/passwd leads out of"),
     "a pipe": ("pipe.png", "image: pipe.png is no plain file"),
     "too large": ("large.png", "image: has 9,000 x 9,000 pixels; allowed: 67,108,864"),
     "no image": ("digits.jsonl", "image: no image that can be read"),

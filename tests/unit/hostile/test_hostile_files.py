@@ -16,6 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylora.adapters.stored import CONFIG as CONFIG_FILE
+from raylora.adapters.stored import TENSORS, read_adapter
 from raylora.data.formats import FORMATS, read_rows
 from raylora.data.prepare import prepare
 from raylora.errors import CorruptObjectError, ModelError, RayloraError
@@ -28,7 +30,7 @@ from raylora.model.meta import read_config
 from raylora.spec.load import load_spec
 from raylora.spec.load_sweep import load_sweep
 from raylora.spec.run import RunSpec
-from raylora.store.blob import open_store
+from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.manifest import MANIFEST, fetch, publish, read_manifest, read_verified
 from raylora.store.runs import new_run, read_run, write_run
@@ -153,6 +155,14 @@ def test_manifests(tmp_path: Path, data: st.DataObject):
     readable_or_refused(lambda: read_manifest(store, "group"))
 
 
+def write_fitting(store: Store, prefix: str, name: str, content: bytes) -> None:
+    """Replace a file of a group, and its digest in the manifest."""
+    store.write(f"{prefix}/{name}", content)
+    manifest = json.loads(store.read(f"{prefix}/{MANIFEST}"))
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    store.write(f"{prefix}/{MANIFEST}", json.dumps(manifest).encode())
+
+
 @many
 @given(st.data(), st.sampled_from(["state.safetensors", "state.json"]))
 def test_checkpoints_whose_digests_were_made_to_fit(tmp_path: Path, data: st.DataObject, name: str):
@@ -160,11 +170,7 @@ def test_checkpoints_whose_digests_were_made_to_fit(tmp_path: Path, data: st.Dat
     store = open_store(str(tmp_path / "store"))
     prefix = "checkpoints/step-00000001"
     save_checkpoint(store, Checkpoint(1, {"w": torch.ones(3, 2), "b": torch.zeros(2)}, {"step": 1}), keep=1)
-    content = data.draw(edited(store.read(f"{prefix}/{name}")))
-    store.write(f"{prefix}/{name}", content)
-    manifest = json.loads(store.read(f"{prefix}/{MANIFEST}"))
-    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    store.write(f"{prefix}/{MANIFEST}", json.dumps(manifest).encode())
+    write_fitting(store, prefix, name, data.draw(edited(store.read(f"{prefix}/{name}"))))
     with suppress(CorruptObjectError):
         assert load_latest(store) is not None
 
@@ -211,6 +217,20 @@ def test_adapters(tmp_path: Path, data: st.DataObject):
         with pytest.raises(CorruptObjectError, match=name):
             read_verified(store, "adapter", name, manifest)
         assert not (here / name).exists()
+
+
+@many
+@given(st.data(), st.sampled_from([CONFIG_FILE, TENSORS]), st.booleans())
+def test_adapters_whose_digests_were_made_to_fit_or_that_have_none(
+    tmp_path: Path, data: st.DataObject, name: str, is_ours: bool
+):
+    store = open_store(str(tmp_path / "store"))
+    tensors = {"base_model.model.q_proj.lora_A.weight": torch.ones(2, 4)}
+    uri = publish_adapter(store, Adapter(tensors, {"r": 2, "peft_type": "LORA"}), {"run": "r1"})
+    write_fitting(store, "adapter", name, data.draw(edited(store.read(f"adapter/{name}"))))
+    if not is_ours:
+        store.delete(f"adapter/{MANIFEST}")
+    readable_or_refused(lambda: read_adapter(uri))
 
 
 @pytest.mark.parametrize("name", ["../a", "/", "a/../../b", "", "\0", "\ud800", "a\\b"])
