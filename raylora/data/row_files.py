@@ -38,7 +38,8 @@ def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
         folder: Of its dataset, where relative paths start; ``None`` where rows are not of this machine.
 
     Raises:
-        DataError: There is no such file in the folder, it is larger than `MOST_BYTES`, or rows that are not of this machine name one.
+        DataError: There is no such file in the folder, it is larger than `MOST_BYTES`, or rows that are not of this
+            machine name one.
     """
     if isinstance(row.content, bytes):
         return row

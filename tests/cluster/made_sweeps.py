@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from raylora.spec.knobs import Ratio
 from raylora.spec.load_sweep import load_sweep
@@ -68,9 +69,13 @@ def same_curves(found: SweepRecord, wanted: SweepRecord) -> None:
 
 def each_step_told_once(command: Command, result: dict[str, Any]) -> None:
     """Assert that MLflow has one run for the sweep and one for each trial, and in these each step once."""
-    mlflow = client(command)
-    (experiment,) = [each for each in mlflow.search_experiments() if each.name == "raylora"]
-    runs = {run.info.run_id for run in mlflow.search_runs([experiment.experiment_id])}
+    told_once(client(command), "raylora", result)
+
+
+def told_once(mlflow: MlflowClient, experiment: str, result: dict[str, Any]) -> None:
+    """Assert the same of an experiment that the sweep has to itself."""
+    (found,) = [each for each in mlflow.search_experiments() if each.name == experiment]
+    runs = {run.info.run_id for run in mlflow.search_runs([found.experiment_id])}
     assert runs == {result["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in result["trials"])}
     for trial in result["trials"]:
         steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]

@@ -1,26 +1,30 @@
-"""A run whose workers are killed while a checkpoint is on its way, or are stopped: it ends as one that never was."""
+"""A run whose workers are killed while a checkpoint is on its way, or are stopped: it ends as one that never was.
+
+So does one whose driver is killed, whose S3 is gone for a while or refuses its key, or whose cluster is lost.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from raylora.store.blob import open_store
-from raylora.store.checkpoint import TENSORS, load_latest
+from raylora.store.checkpoint import TENSORS
 from raylora.store.manifest import MANIFEST
-from raylora.store.runs import run_store
 from raylora.store.s3_session import READ_TIMEOUT_S
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
-from tests.cluster.damage import damage, with_a_bit_flipped
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
+
+GONE_S = 6.0
+"""After it was missed, for which S3 stays away."""
 
 
 def test_workers_killed_while_a_checkpoint_is_on_its_way(
@@ -44,44 +48,64 @@ def test_workers_killed_while_a_checkpoint_is_on_its_way(
     assert "STEP 8 IS INCOMPLETE" in ended.err and "STEP 16 IS INCOMPLETE" in ended.err
 
 
-def test_a_worker_that_is_stopped_is_missed_and_replaced(
+def test_workers_that_are_stopped_are_missed_and_replaced(
     on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]
 ):
+    """Either rank, one after the other."""
     ray_head.forget_workers()
-    bounds = overrides("distributed.max_failures=1", "distributed.worker_timeout_s=10")
+    bounds = overrides("distributed.max_failures=2", "distributed.worker_timeout_s=10")
     running = on_head.start("train", "run.yaml", "--json", *bounds)
-    running.wait_for("step 10/")
-    stopped = ray_head.worker(rank=1)
-    stopped.suspend()
+    stopped = []
+    for step, rank in ((10, 1), (18, 0)):
+        running.wait_for(f"step {step}/")
+        stopped.append(ray_head.worker(rank))
+        stopped[-1].suspend()
     ended = running.end()
     assert_trained_like(ended, whole_run)
-    assert ended.begun == [0, 8]
-    assert not stopped.is_running(), "the stopped process is gone"
+    assert ended.begun == [0, 8, 16]
+    assert not any(worker.is_running() for worker in stopped), "the stopped processes are gone"
 
 
-def test_a_run_outlives_its_controller_and_a_damaged_checkpoint(
-    on_head: Command, ray_head: RayHead, whole_run: tuple[Command, Ended]
+def test_a_run_outlives_an_s3_that_is_killed_and_comes_back(
+    on_head: Command, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
 ):
-    """Ray Train's controller alone is killed; the command says so and ends, and no worker goes on. Then a bit flips."""
+    settings = overrides("save_steps=4", f"storage.uri={s3_server.uri('restarted-under-a-run')}")
+    command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
+    running = command.start("train", "run.yaml", "--json", *settings)
+    running.wait_for("step 5/")
+    s3_server.stop(signal.SIGKILL)
+    try:
+        running.wait_for("trying again in")
+        time.sleep(GONE_S)
+        assert running.process.poll() is None
+    finally:
+        s3_server.start()
+    ended = running.end()
+    assert_trained_like(ended, whole_run)
+    assert ended.begun == [0], "nobody had to begin again"
+    assert_each_step_told_once(on_head, ended)
+
+
+def test_a_driver_killed_while_a_checkpoint_is_on_its_way(
+    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server, whole_run: tuple[Command, Ended]
+):
+    """Two workers are at work, and of the newest checkpoint only the manifest is missing."""
     ray_head.forget_workers()
-    running = on_head.start("train", "run.yaml", "--json", "--set", "save_steps=4")
-    running.wait_for("step 10/")
-    (controller,) = ray_head.processes_of("TrainController")
-    controller.kill()
-    cut_off = running.end()
-    assert cut_off.code == 1, cut_off.err
-    assert cut_off.left_behind == ()
-    assert "Ray Train gave up" in cut_off.error
-    wait_until(lambda: not any(map(psutil.pid_exists, ray_head.seen_by_workers())), 60)
-    (run,) = on_head.run("runs", "--json").json["runs"]
-    assert run["status"] == "failed"
-    own = run_store(open_store(str(on_head.home / "store")), run["run_id"])
-    newest = load_latest(own)
-    assert newest is not None and newest.step >= 8
-    damage(own, newest.step, with_a_bit_flipped)
-    ended = on_head.run("resume", run["run_id"], "--json")
-    assert f"CHECKPOINT AT STEP {newest.step} IS CORRUPT, going on from another" in ended.err
-    assert ended.begun == [newest.step - 4]
+    store, env = s3_server.uri("driver-killed-while-saving"), {**on_head.env, **s3_server.env}
+    with fault_proxy(s3_server.endpoint) as proxy:
+        held = proxy.strike(Fault("hold", "PUT", f"step-00000016/{MANIFEST}"))
+        command = Command(on_head.folder, on_head.home, {**env, "AWS_ENDPOINT_URL": proxy.endpoint})
+        running = command.start("train", "run.yaml", "--json", *overrides(f"storage.uri={store}"))
+        assert held.met.wait(LONG_S), running.said
+        assert len(ray_head.workers()) == 2
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert running.end().code == -signal.SIGKILL
+        wait_until(lambda: not ray_head.workers(), 60)
+    command = Command(on_head.folder, on_head.home, env)
+    (run,) = command.run("runs", "--store", store, "--json").json["runs"]
+    ended = command.run("resume", run["run_id"], "--store", store, "--json")
+    assert "STEP 16 IS INCOMPLETE" in ended.err
+    assert ended.begun == [8]
     assert_trained_like(ended, whole_run)
     assert_each_step_told_once(on_head, ended)
 

@@ -146,6 +146,35 @@ def test_twenty_stopped_trials_leave_no_byte(home: Path):
     assert held == [held[0]] * 5
 
 
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("base", ["plain", "nf4"])
+def test_twenty_trials_stopped_beside_them_change_no_other_slot(home: Path, base: str):
+    """Three stay; at every turn one comes and one is stopped, of every kind, each after three steps."""
+    specs = member_specs(home, **BASES[base], max_steps=23)
+    chosen = (0, 2, 8)  # plain, with dropout, DoRA with dropout
+    busy = place_tiny(specs[0])
+    watched = [admit(busy, slot, specs[number], home) for slot, number in enumerate(chosen)]
+    others = [spec for number, spec in enumerate(specs) if number not in chosen]
+    beside: list[Member] = []
+    num_stopped = 0
+    while any(member.ending is None for member in watched):
+        if others:
+            taken = {member.slot for member in (*watched, *beside)}
+            beside.append(admit(busy, min(set(range(9)) - taken), others.pop(), home))
+        turn(busy, [*beside, *watched])
+        if beside and beside[0].progress.step == 3:
+            busy.release(beside.pop(0).slot)
+            num_stopped += 1
+    assert num_stopped == 20
+    for member in watched:
+        quiet = place_tiny(member.spec)
+        alone = admit(quiet, 0, member.spec, home)
+        train_all(quiet, [alone])
+        assert losses_of(member) == losses_of(alone)
+        assert_same_bits(state_of(busy, member), state_of(quiet, alone))
+
+
 @pytest.mark.parametrize("bank", ["packed", "peft"])
 def test_a_run_that_follows_its_like_in_a_slot_starts_anew(home: Path, tmp_path: Path, bank: str):
     """Searchers draw a configuration twice; and one that was saved goes on from there, whoever had the slot since."""

@@ -1,0 +1,65 @@
+"""The command as a job of Ray's own job server, which stops it: SIGTERM, and SIGKILL after a while."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.command import Command, wait_until
+from tests.cluster.prefork import PROGRAM
+from tests.conftest import served
+from tests.servers.ray import TOKEN, RayHead
+
+GRACE_S = 30
+"""As Kubernetes has it; Ray's own three seconds are not enough on a machine that is busy."""
+
+
+@pytest.fixture
+def job_head(tmp_path: Path) -> Iterator[RayHead]:
+    """A cluster that takes jobs."""
+    grace = {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}
+    yield from served(RayHead(tmp_path, env=grace, takes_jobs=True))
+
+
+class Job:
+    """A command that such a cluster runs.
+
+    Args:
+        head: The cluster.
+        command: Whose folder and home it has.
+        name: Of the job.
+        words: Behind `raylora`.
+    """
+
+    def __init__(self, head: RayHead, command: Command, name: str, *words: str) -> None:
+        self._url = head.jobs + name
+        self._log = head.session / "session_latest" / "logs" / f"job-driver-{name}.log"
+        program = shlex.join([sys.executable, "-c", PROGRAM, *words])
+        line = f"cd {command.folder} && RAYLORA_HOME={command.home} exec {program}"
+        ask(head.jobs, {"entrypoint": line, "submission_id": name})
+
+    @property
+    def said(self) -> str:
+        """All that it printed so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def stop(self) -> None:
+        """Have it stopped, and wait until it is."""
+        assert ask(f"{self._url}/stop", {})["stopped"]
+        wait_until(lambda: ask(self._url)["status"] == "STOPPED", 2 * GRACE_S)
+
+
+def ask(url: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask the job server, or tell it something."""
+    words = {"Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}", "Content-Type": "application/json"}
+    data = None if document is None else json.dumps(document).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, words), timeout=60) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
