@@ -38,6 +38,7 @@ class Batch:
         is_desirable: Of each text, line by line, whether it is a desirable answer; false where rows are not rated.
         values: What goes into the model where token ids do not, line by line: pixels (B, C, H, W),
             or spectrograms (B, T, F).
+        weights_BT: How much each label counts in the loss, above 0 to 1; ``None`` where all count in full.
     """
 
     input_ids_BT: torch.Tensor
@@ -47,11 +48,17 @@ class Batch:
     row_ids: tuple[tuple[int, ...], ...]
     is_desirable: tuple[bool, ...] = ()
     values: torch.Tensor | None = None
+    weights_BT: torch.Tensor | None = None
 
     @property
     def num_label_tokens(self) -> int:
         """Positions with loss."""
         return int((self.labels_BT != IGNORED).sum())
+
+    @property
+    def label_weights(self) -> torch.Tensor | None:
+        """How much each position with loss counts, line by line; ``None`` where all count in full. Shape: [N]."""
+        return None if self.weights_BT is None else self.weights_BT[self.labels_BT != IGNORED]
 
     @property
     def label_counts(self) -> tuple[int, ...]:
@@ -84,6 +91,7 @@ class Batch:
             position_ids_BT=self.position_ids_BT.to(device),
             segment_ids_BT=self.segment_ids_BT.to(device),
             values=None if self.values is None else self.values.to(device),
+            weights_BT=None if self.weights_BT is None else self.weights_BT.to(device),
         )
 
 
@@ -118,12 +126,29 @@ def collate(bins: Sequence[Sequence[int]], rows: TokenisedRows | Mismatched, pad
         tuple(tuple(int(rows.row_ids[row]) for row, _, _ in line) for line in lines),
         tuple(bool(rows.is_desirable[row]) for line in lines for row, _, _ in line),
         None if isinstance(rows, Mismatched) else _values(bins, rows),
+        None if isinstance(rows, Mismatched) else _weights(bins, rows, num_tokens),
     )
 
 
 def _values(bins: Sequence[Sequence[int]], rows: TokenisedRows) -> torch.Tensor | None:
     found = [values for line in bins for row in line if (values := rows.values(row)) is not None]
     return torch.from_numpy(np.stack(found)) if found else None
+
+
+def _weights(bins: Sequence[Sequence[int]], rows: TokenisedRows, num_tokens: int) -> torch.Tensor | None:
+    """How much labels count, 1 wherever nothing says otherwise. Shape: [B, T]."""
+    if not rows.has_weights:
+        return None
+    found = [[rows.label_weights(row) for row in line] for line in bins]
+    if all(of_row is None for of_line in found for of_row in of_line):
+        return None
+    weights_BT = np.ones((len(bins), num_tokens), dtype=np.float32)
+    for at, line in enumerate(bins):
+        ends = np.cumsum(rows.lengths[list(line)])
+        for row, end, weights_T in zip(line, ends, found[at], strict=True):
+            if weights_T is not None:
+                weights_BT[at, end - rows.lengths[row] : end] = weights_T
+    return torch.from_numpy(weights_BT)
 
 
 def filler_batch(pad_id: int) -> Batch:

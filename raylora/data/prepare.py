@@ -43,7 +43,7 @@ from raylora.data.rows import check_columns
 from raylora.data.source import Source, open_source
 from raylora.data.source_target import TargetEncoder
 from raylora.data.split import split_rows
-from raylora.data.tokenise import Fate, RowEncoder, RowTokeniser, tokens_table
+from raylora.data.tokenise import USED, Fate, RowEncoder, RowTokeniser, tokens_table
 from raylora.data.tokenised import TokenisedRows
 from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.data.values import ValueEncoder
@@ -176,7 +176,7 @@ class _Tokenisation:
         each = [TokenisedRows.of([source], [tokens_table(self._tokens(source))]) for source in sources]
         reports = tuple(report_source(source, rows) for source, rows in zip(sources, each, strict=True))
         whole = TokenisedRows.of(sources, [table for rows in each for table in rows.tables])
-        kept = whole.select(np.isin(whole.column("fate"), (Fate.KEPT, Fate.TRUNCATED)))
+        kept = whole.select(np.isin(whole.column("fate"), USED))
         if not len(kept):
             raise DataError(
                 f"no row of {', '.join(source.spec.path for source in sources)} can be used: all were dropped; "
@@ -191,11 +191,10 @@ class _Tokenisation:
         return build_once(folder, f"tokens of {source.spec.path}", lambda part: self._tokenise(source, part))
 
     def _tokenise(self, source: Source, folder: Path) -> None:
-        truncates = self.spec.excess_length_strategy == "truncate"
-        tokeniser = RowTokeniser(self.encoder, source, self.spec.sequence_len, truncates)
+        tokeniser = RowTokeniser(self.encoder, source, self.spec.sequence_len, self.spec.excess_length_strategy)
         tokenise.tokenise(tokeniser, folder, self.spec.dataset_num_proc)
         found = TokenisedRows.of([source], [tokens_table(folder)])
-        learned = "word with a class" if self.spec.has_head else "text of the assistant (or completion)"
+        learned = "word with a class" if self.spec.has_head else "text of the assistant (or completion) that counts"
         _refuse(found, Fate.NO_LABELS, f"have no token to learn from: no {learned} in them")
         if self.spec.excess_length_strategy == "raise":
             _refuse(found, Fate.TOO_LONG, f"are longer than sequence_len = {self.spec.sequence_len:,} tokens")
@@ -218,13 +217,15 @@ def _text_encoder(spec: RunSpec, tokenizer: PreTrainedTokenizerFast) -> RowEncod
 
 def _refuse(found: TokenisedRows, fate: Fate, what: str) -> None:
     """Raise where any row met a fate that stops the run, naming the first few."""
-    wrong = np.flatnonzero(found.column("fate") == fate)
+    fates = found.column("fate")
+    wrong = np.flatnonzero(fates == fate)
     if not len(wrong):
         return
     named = "; ".join(found.place(int(row)) for row in wrong[:_NUM_NAMED_ROWS])
     more = f" and {len(wrong) - _NUM_NAMED_ROWS:,} more" if len(wrong) > _NUM_NAMED_ROWS else ""
     advice = {
-        Fate.NO_LABELS: "remove them, map the right columns, or, for conversations, set train_on_inputs",
-        Fate.TOO_LONG: "raise sequence_len, or set excess_length_strategy to truncate or drop",
+        Fate.NO_LABELS: "remove them, map the right columns, or, for conversations, set train_on_inputs or weights",
+        Fate.TOO_LONG: "raise sequence_len, or set excess_length_strategy to truncate, drop or, for texts, split",
     }
-    raise DataError(f"{len(wrong):,} of {len(found):,} rows {what}: {named}{more}; {advice[fate]}")
+    num_rows = int((fates != Fate.PIECE).sum())
+    raise DataError(f"{len(wrong):,} of {num_rows:,} rows {what}: {named}{more}; {advice[fate]}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylora.data.source import Source
-from raylora.data.tokenise import Fate
+from raylora.data.tokenise import USED, Fate
 from raylora.data.tokenised import TokenisedRows
 
 
@@ -23,12 +23,14 @@ class SourceReport:
         path: The dataset's path as the user wrote it.
         digest: SHA-256 over the source's content.
         num_rows: Rows in the source.
-        num_kept: Rows that are trained or validated on.
+        num_kept: Rows of the source that are trained or validated on.
         num_tokens: Tokens of the rows kept.
         num_label_tokens: Those of them with loss.
         num_truncated: Rows kept that were cut at `sequence_len`.
         num_dropped_long: Rows dropped because they are longer.
         num_dropped_empty: Rows dropped because what was cut off held every token with loss.
+        num_split: Rows kept that became several, of at most `sequence_len` tokens each.
+        num_pieces: What they became: each is a row from here on.
     """
 
     path: str
@@ -40,12 +42,15 @@ class SourceReport:
     num_truncated: int
     num_dropped_long: int
     num_dropped_empty: int
+    num_split: int = 0
+    num_pieces: int = 0
 
     def __str__(self) -> str:
+        split = f"; {self.num_split:,} rows split into {self.num_pieces:,} pieces" if self.num_split else ""
         return (
             f"{self.path}: {self.num_kept:,} of {self.num_rows:,} rows, {self.num_tokens:,} tokens "
             f"({self.num_label_tokens:,} with loss); {self.num_truncated:,} rows truncated, {self.num_dropped_long:,} "
-            f"dropped as too long, {self.num_dropped_empty:,} dropped as truncation left them no token with loss"
+            f"dropped as too long, {self.num_dropped_empty:,} dropped as truncation left them no token with loss{split}"
         )
 
 
@@ -85,11 +90,13 @@ def report_source(source: Source, rows: TokenisedRows) -> SourceReport:
     return SourceReport(
         path=source.spec.path,
         digest=source.digest,
-        num_rows=len(rows),
-        num_kept=int(fates[Fate.KEPT] + fates[Fate.TRUNCATED]),
+        num_rows=len(rows) - int(fates[Fate.PIECE]),
+        num_kept=int(fates[list(USED)].sum() - fates[Fate.PIECE]),
         num_tokens=int(rows.lengths.sum()),
         num_label_tokens=int(rows.column("num_labels")[rows.lengths > 0].sum()),
         num_truncated=int(fates[Fate.TRUNCATED]),
         num_dropped_long=int(fates[Fate.TOO_LONG]),
         num_dropped_empty=int(fates[Fate.CUT_EMPTY]),
+        num_split=int(fates[Fate.SPLIT]),
+        num_pieces=int(fates[Fate.SPLIT] + fates[Fate.PIECE]),
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from raylora.data.conversation import Conversation, read_conversation, short
+from raylora.data.conversation import Conversation, read_conversation, short, unweighted
 from raylora.errors import DataError
 
 Row = Mapping[str, Any]
@@ -244,7 +244,7 @@ def _different(pair: Pair) -> Pair:
 def _answered(row: Row, column: str) -> Conversation:
     """The messages of a prompt and of one of its answers."""
     tools = row["tools"]
-    answer = read_conversation({"messages": row[column], "tools": tools}, column)
+    answer = unweighted(read_conversation({"messages": row[column], "tools": tools}, column), column)
     if row["prompt"] is None:
         return answer
     prompt = row["prompt"]

@@ -1,8 +1,8 @@
 """The rows of one source become a file of tokens.
 
 Enters: a Source and how its rows are encoded. Leaves: an Arrow file with one line for each row of the source, in its
-order, whatever became of the row. Rows stream through Arrow files on disk, so a source may be larger than memory;
-`datasets` spreads the work over processes. Called by prepare.
+order, whatever became of the row, or of a row that was split one for each piece. Rows stream through Arrow files on
+disk, so a source may be larger than memory; `datasets` spreads the work over processes. Called by prepare.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,12 @@ from raylora.data.row_files import with_content
 from raylora.data.rows import ClassifiedFile, Example, read_row
 from raylora.data.source import Source
 from raylora.errors import DataError
+from raylora.spec.data import ExcessLength
 
 _BATCH_CHARACTERS = 4 << 20  # of raw rows: each may be an image in base64
 _BATCH_ROWS = 500
 _BATCH_FILES = 16  # of images of 3 x 224 x 224 pixels, 10 MB
+_BATCH_SPLIT = 32  # of texts that are kept whole, be they books: as numbers of Python, 5 MB each
 _RAW = pa.schema([("file", pa.int32()), ("number", pa.int64()), ("row", pa.large_string())])
 _TOKENS = pa.schema(
     [
@@ -36,7 +38,7 @@ _TOKENS = pa.schema(
         *(("content", pa.int64()), ("num_labels", pa.int32())),
         *(("input_ids", pa.list_(pa.int32())), ("is_label", pa.list_(pa.uint8()))),
         *(("split_at", pa.int32()), ("is_desirable", pa.uint8()), ("classes", pa.list_(pa.int32()))),
-        *(("values", pa.list_(pa.float32())), ("shape", pa.list_(pa.int32()))),
+        *(("values", pa.list_(pa.float32())), ("shape", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))),
     ]
 )
 
@@ -67,6 +69,24 @@ class Fate(enum.IntEnum):
     """Truncation left no token with loss; dropped."""
     NO_LABELS = 4
     """The row never had a token with loss; refused."""
+    SPLIT = 5
+    """Longer than `sequence_len`, and cut into pieces; of the first one."""
+    PIECE = 6
+    """Of each further piece of a row that was split."""
+
+
+USED = (Fate.KEPT, Fate.TRUNCATED, Fate.SPLIT, Fate.PIECE)
+"""Of what is trained or validated on."""
+
+
+class _Line(NamedTuple):
+    """What becomes of a row or of a piece of it; `content` tells rows with other contents apart."""
+
+    file: int
+    number: int
+    fate: Fate
+    content: int
+    encoded: Encoded
 
 
 @dataclass(frozen=True)
@@ -77,50 +97,63 @@ class RowTokeniser:
         encoder: Encodes one example.
         source: Where the rows are from; errors name file and line.
         sequence_len: Longest row in tokens.
-        truncates: Whether a longer row is cut at its end instead of dropped.
+        excess: What becomes of a longer row; only texts may be split.
     """
 
     encoder: RowEncoder
     source: Source
     sequence_len: int
-    truncates: bool
+    excess: ExcessLength
 
     def __call__(self, raw: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Tokenise one batch of raw rows, column by column, as `Dataset.map` asks."""
-        rows = [self._row(*cells) for cells in zip(raw["file"], raw["number"], raw["row"], strict=True)]
+        cells = zip(raw["file"], raw["number"], raw["row"], strict=True)
+        lines = [line for of_row in cells for line in self._lines(*of_row)]
+        rows = [line.encoded for line in lines]
         return {
-            "fate": [int(fate) for fate, _ in rows],
-            "content": [_content_key(encoded) for _, encoded in rows],
-            "num_labels": [encoded.num_labels for _, encoded in rows],
-            "input_ids": [encoded.input_ids for _, encoded in rows],
-            "is_label": [encoded.is_label for _, encoded in rows],
-            "split_at": [encoded.split_at for _, encoded in rows],
-            "is_desirable": [encoded.is_desirable for _, encoded in rows],
-            "classes": [list(encoded.classes) for _, encoded in rows],
-            "values": [_flat(encoded.values) for _, encoded in rows],
-            "shape": [[] if encoded.values is None else list(encoded.values.shape) for _, encoded in rows],
+            "file": [line.file for line in lines],
+            "number": [line.number for line in lines],
+            "fate": [int(line.fate) for line in lines],
+            "content": [line.content for line in lines],
+            "num_labels": [encoded.num_labels for encoded in rows],
+            "input_ids": [encoded.input_ids for encoded in rows],
+            "is_label": [encoded.is_label for encoded in rows],
+            "split_at": [encoded.split_at for encoded in rows],
+            "is_desirable": [encoded.is_desirable for encoded in rows],
+            "classes": [list(encoded.classes) for encoded in rows],
+            "values": [_flat(encoded.values) for encoded in rows],
+            "shape": [[] if encoded.values is None else list(encoded.values.shape) for encoded in rows],
+            "weights": [list(encoded.weights) for encoded in rows],
         }
 
-    def _row(self, file: int, number: int, text: str) -> tuple[Fate, Encoded]:
+    def _lines(self, file: int, number: int, text: str) -> list[_Line]:
+        """Pieces of one row have its content, so that they stay on one side of a split."""
+        encoded = self._encoded(file, number, text)
+        fate, kept = self._fit(encoded)
+        if fate == Fate.SPLIT:
+            content, pieces = _content_key(encoded), encoded.pieces(self.sequence_len)
+            return [_Line(file, number, Fate.PIECE if at else fate, content, each) for at, each in enumerate(pieces)]
+        kept = kept if fate in USED else Encoded([], [])
+        return [_Line(file, number, fate, _content_key(kept), kept)]
+
+    def _encoded(self, file: int, number: int, text: str) -> Encoded:
         try:
             example = read_row(_parsed(text), self.source.spec.type, self.source.spec.columns)
             if isinstance(example, ClassifiedFile):
                 example = with_content(example, self.source.folder(file))
-            encoded = self.encoder.encode(example)
+            return self.encoder.encode(example)
         except RecursionError as error:
             raise DataError(f"{self.source.place(file, number)}: nested too deeply: {text[:60]!r}") from error
         except DataError as error:
             raise DataError(f"{self.source.place(file, number)}: {error}") from error
-        fate, kept = self._fit(encoded)
-        return fate, kept if fate in (Fate.KEPT, Fate.TRUNCATED) else Encoded([], [])
 
     def _fit(self, encoded: Encoded) -> tuple[Fate, Encoded]:
         if not encoded.learns:
             return Fate.NO_LABELS, encoded
         if len(encoded.input_ids) <= self.sequence_len or encoded.values is not None:
             return Fate.KEPT, encoded
-        if not self.truncates:
-            return Fate.TOO_LONG, encoded
+        if self.excess != "truncate":
+            return (Fate.SPLIT if self.excess == "split" else Fate.TOO_LONG), encoded
         cut = encoded.cut(self.sequence_len)
         return (Fate.TRUNCATED if cut.learns else Fate.CUT_EMPTY), cut
 
@@ -145,10 +178,12 @@ def tokenise(rows: RowTokeniser, folder: Path, num_proc: int) -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     raw = datasets.Dataset.from_file(str(raw_file))
+    is_of_files = rows.source.spec.type in ("image", "audio")
+    batch_rows = _BATCH_FILES if is_of_files else _BATCH_SPLIT if rows.excess == "split" else _BATCH_ROWS
     raw.map(
         rows,
         batched=True,
-        batch_size=_BATCH_FILES if rows.source.spec.type in ("image", "audio") else _BATCH_ROWS,
+        batch_size=batch_rows,
         remove_columns=["row"],
         features=datasets.Features.from_arrow_schema(_TOKENS),
         num_proc=num_proc if num_proc > 1 else None,

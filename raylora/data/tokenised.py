@@ -31,6 +31,8 @@ CLASSES = "classes"
 """Column of the class of each token with loss; empty, or not there, where the tokens themselves are learned."""
 VALUES, SHAPE = "values", "shape"
 """Columns of what goes into the model where token ids do not; empty, or not there, where ids do."""
+WEIGHTS = "weights"
+"""Column of how much each token counts in the loss; empty, or not there, where all count in full."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it
@@ -42,7 +44,7 @@ class TokenisedRows:
 
     Args:
         sources: The sources.
-        tables: The tokens of each source, one line a row of the source.
+        tables: The tokens of each source, one line a row of the source, or a piece of one that was split.
         row_ids: The selected rows.
     """
 
@@ -96,6 +98,12 @@ class TokenisedRows:
             return np.zeros(len(self), dtype=np.bool_)
         return self.column(DESIRABLE).astype(np.bool_)
 
+    @cached_property
+    def has_weights(self) -> bool:
+        """Whether labels of any row, selected or not, count otherwise than in full; batches ask before they look."""
+        beside = [table.column(WEIGHTS) for table in self.tables if WEIGHTS in table.column_names]
+        return any(pc.sum(pc.list_value_length(weights)).as_py() for weights in beside)
+
     @property
     def weights(self) -> list[float]:
         """How often an epoch shows the rows of each source."""
@@ -137,6 +145,14 @@ class TokenisedRows:
             return None
         found: NDArray[np.float32] = table.column(VALUES)[line].values.to_numpy().reshape(shape)
         return found
+
+    def label_weights(self, position: int) -> NDArray[np.float32] | None:
+        """How much the label at each token of a row counts; ``None`` where all count in full. Shape: [T]."""
+        table, line = self._line(int(self.row_ids[position]))
+        if not self.has_weights or WEIGHTS not in table.column_names:
+            return None
+        weights_T = table.column(WEIGHTS)[line].values.to_numpy()
+        return np.append(weights_T[1:], np.float32(0)) if len(weights_T) else None
 
     def place(self, row_id: int) -> str:
         """Say where a row is from, for people: ``rows.jsonl, line 7``."""

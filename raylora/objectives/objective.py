@@ -1,7 +1,8 @@
 """What a run minimises: what was read out of labelled tokens enters, sums and what they are divided by leave.
 
-A loss is a sum of means. Each measure is a sum over tokens or rows, and is divided by their number over all ranks and
-micro-batches of a step, so that neither changes what is learned. Called by the step and by evaluation.
+A loss is a sum of means. Each measure is a sum over tokens or rows, and is divided by their number, or by what they
+weigh, over all ranks and micro-batches of a step, so that neither changes what is learned. Called by the step and by
+evaluation.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ class Texts:
     Args:
         label_counts: Labelled tokens of each text.
         is_desirable: Whether each is a desirable answer; false where rows are not rated.
+        weights_N: How much each labelled token counts, above 0 to 1; ``None`` where all count in full.
+
+    Shapes:
+        weights_N: (N,), N all labelled tokens, text by text.
     """
 
     label_counts: Sequence[int]
     is_desirable: Sequence[bool] = ()
+    weights_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Objective(Protocol):
             Returns (M,), M measures; those that are not losses take no gradient.
         """
 
-    def counts(self, texts: Texts) -> list[int]:
+    def counts(self, texts: Texts) -> Sequence[float]:
         """What each measure of a micro-batch is divided by; a step adds these up.
 
         Args:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the mean loss of the labelled tokens."""
+"""Supervised fine-tuning: the mean loss of the labelled tokens, by how much each counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MOST_NATS = 700.0
 
 @dataclass(frozen=True)
 class Supervised:
-    """The mean loss of all labelled tokens; its exponential, and how many of them the model holds likeliest."""
+    """The mean loss of all labelled tokens; its exponential, and how many of them the model holds likeliest.
+
+    Where tokens have weights both are weighted means, sum(w x) / sum(w): only what a token weighs beside others counts.
+    """
 
     needs_reference = False
     needs_point = False
@@ -30,12 +33,15 @@ class Supervised:
             scores: As of `Objective`; no reference is asked for.
             texts: As of `Objective`.
         """
-        return torch.stack([scores.losses_N.sum(), scores.is_hit_N.sum().float()])
+        if texts.weights_N is None:
+            return torch.stack([scores.losses_N.sum(), scores.is_hit_N.sum().float()])
+        weights_N = texts.weights_N.to(scores.losses_N.device)
+        return torch.stack([(weights_N * scores.losses_N).sum(), (weights_N * scores.is_hit_N).sum()])
 
-    def counts(self, texts: Texts) -> list[int]:
-        """Labelled tokens, twice."""
-        num_tokens = sum(texts.label_counts)
-        return [num_tokens, num_tokens]
+    def counts(self, texts: Texts) -> Sequence[float]:
+        """Labelled tokens, or what they weigh, twice."""
+        weighs = sum(texts.label_counts) if texts.weights_N is None else float(texts.weights_N.double().sum())
+        return [weighs, weighs]
 
     def metrics(self, means: Sequence[float]) -> dict[str, float]:
         """Perplexity, and the share of tokens that the model holds likeliest."""

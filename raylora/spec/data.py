@@ -8,6 +8,9 @@ from pydantic import Field
 
 from raylora.spec.fields import Address, Flag, NonNegativeFloat, Part, PositiveFloat, PositiveInt, Seed
 
+ExcessLength = Literal["truncate", "drop", "raise", "split"]
+"""What happens to a row that is too long."""
+
 
 class DatasetSpec(Part):
     """One source of rows."""
@@ -63,8 +66,8 @@ class DataFields(Part):
     sequence_len: PositiveInt = 1024
     """Longest row in tokens, of a pair both answers with their prompts; and the length of a bin where `sample_packing` is on. Images and recordings have as many tokens as the base has patches, whatever stands here."""
 
-    excess_length_strategy: Literal["truncate", "drop", "raise"] = "truncate"
-    """What happens to a row of more than `sequence_len` tokens; truncated and dropped rows are counted."""
+    excess_length_strategy: ExcessLength = "truncate"
+    """What happens to a row of more than `sequence_len` tokens: `truncate` keeps its first ones, `drop` leaves it out, `raise` is an error, `split` makes several rows of a `text`, of which nothing is lost; rows are counted by what became of them."""
 
     sample_packing: Flag = False
     """Put several rows into one bin of `sequence_len` tokens; no token sees another row's tokens."""

@@ -129,8 +129,9 @@ _DATASET_UNSUPPORTED: Mapping[str, str] = {
     "one template serves all datasets: write chat_template beside datasets": "chat_template chat_template_jinja",
     "a message has role and content here; convert the rows": """
         message_property_mappings message_field_role message_field_content roles conversation""",
-    "the loss counts the assistant's turns; remove it": """
-        roles_to_train train_on_eos train_on_eot message_field_training message_field_training_detail""",
+    "the loss counts the assistant's turns; remove it": "roles_to_train train_on_eos train_on_eot",
+    "a message of the assistant's says itself how much it counts, weight: 0 to 1; rename the key in the rows": """
+        message_field_training message_field_training_detail""",
     "raylora reads whole sources; remove it": "shards shards_idx preprocess_shards",
 }
 

@@ -170,4 +170,19 @@ def _template_is_jinja_or_path(run: RunFields) -> str | None:
     return None
 
 
+@rule("excess_length_strategy", "datasets", "test_datasets", "sequence_len")
+def _pieces_of_texts(run: RunFields) -> str | None:
+    """`excess_length_strategy: split` is for datasets of type `text`, with a `sequence_len` of at least 3."""
+    if run.excess_length_strategy != "split":
+        return None
+    if others := sorted({dataset.type for dataset in (*run.datasets, *run.test_datasets)} - {"text"}):
+        return (
+            f"got split with datasets of type {', '.join(others)}; only those of type text are split, since a piece of "
+            "another row would stand without its question, or without its answer: set truncate, drop or raise"
+        )
+    if run.sequence_len < 3:
+        return f"got split with sequence_len: {run.sequence_len}, whose pieces teach nothing; raise it to 3 or more"
+    return None
+
+
 RULES += TASK_RULES

@@ -25,7 +25,7 @@ Points = Mapping[int, Tensor]
 
 def texts_of(batch: Batch) -> Texts:
     """What an objective asks of a batch's texts."""
-    return Texts(batch.label_counts, batch.is_desirable)
+    return Texts(batch.label_counts, batch.is_desirable, batch.label_weights)
 
 
 def sums_of(trainee: Trainee, pieces: Sequence[Piece], points: Points) -> list[Tensor]:

@@ -131,15 +131,16 @@ class _Total:
 
 def _totals(trainee: Trainee, shares: Sequence[Share]) -> dict[int, _Total]:
     counts = [[*_counts(trainee, share), sum(batch.num_tokens for batch in share.batches)] for share in shares]
-    sums_SM = trainee.slot_ranks.sum(torch.tensor(counts, device=trainee.device))
+    # One dtype on all ranks, whether or not this one's tokens have weights; whole numbers stay whole up to 2 to the 53.
+    sums_SM = trainee.slot_ranks.sum(torch.tensor(counts, dtype=torch.float64, device=trainee.device))
     tokens = sums_SM[:, -1].tolist() if shares else []
     return {
-        share.slot: _Total(counts_M, num_tokens)
+        share.slot: _Total(counts_M, int(num_tokens))
         for share, counts_M, num_tokens in zip(shares, sums_SM[:, :-1] if shares else [], tokens, strict=True)
     }
 
 
-def _counts(trainee: Trainee, share: Share) -> list[int]:
+def _counts(trainee: Trainee, share: Share) -> list[float]:
     """Over this rank's micro-batches."""
     objective = trainee.objectives[share.slot]
     of_batches = [objective.counts(texts_of(batch)) for batch in share.batches]
@@ -155,7 +156,7 @@ def _measure(trainee: Trainee, shares: Sequence[Share], micro_step: int, points:
 
 def _loss(trainee: Trainee, slot: int, sums_M: Tensor, total: _Total) -> Tensor:
     num_losses = trainee.objectives[slot].num_losses
-    return (sums_M[:num_losses] / total.counts_M[:num_losses]).sum()
+    return (sums_M[:num_losses] / total.counts_M[:num_losses].to(sums_M.dtype)).sum()
 
 
 def _update(

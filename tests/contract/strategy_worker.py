@@ -148,15 +148,20 @@ def rated_spec(folder: Path, strategy: str) -> RunSpec:
     return run_spec(folder, strategy, "nf4", **rated, rl_beta=0.2, kto_desirable_weight=4)
 
 
-def first_losses_of_rated(spec: RunSpec, folder: Path) -> dict[str, list[float]]:
-    """Of steps and of evaluations before and after, with the reference points that they were measured from."""
+def measures(spec: RunSpec, folder: Path, name: str = "token_accuracy") -> dict[str, list[float]]:
+    """Losses of steps and of evaluations before and after, with a metric of that name."""
     rows, validation = open_rows(spec, folder / "cache")
     assert validation is not None
     trainee = build_tiny(spec)
     before = evaluate(trainee, {0: validation})[0]
     steps = run_steps(trainee, rows, range(7))
     told = [before, *steps, evaluate(trainee, {0: validation})[0]]
-    return {"loss": [each.loss for each in told], "kl": [each.metrics["kl"] for each in told]}
+    return {"loss": [each.loss for each in told], name: [each.metrics[name] for each in told]}
+
+
+def weighted_spec(folder: Path, strategy: str) -> RunSpec:
+    """A run whose messages count differently."""
+    return run_spec(folder, strategy, "nf4", datasets=[{"path": str(folder / "weighted.jsonl")}])
 
 
 def head_of(folder: Path, strategy: str, task: str) -> RunSpec:
@@ -229,7 +234,8 @@ def see_alone(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
-    keep(folder, "alone-rated", partial(first_losses_of_rated, rated_spec(folder, "ddp"), folder))
+    keep(folder, "alone-rated", partial(measures, rated_spec(folder, "ddp"), folder, "kl"))
+    keep(folder, "alone-weighted", partial(measures, weighted_spec(folder, "ddp"), folder))
     keep(folder, "alone-eva", partial(first_losses_from_rows, run_spec(folder, "ddp", "nf4", **EVA), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
     for kind, fields in KINDS.items():
@@ -256,7 +262,8 @@ def see_together(folder: Path) -> None:
         spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
         keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
         keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
-        keep(folder, f"{strategy}-rated", partial(first_losses_of_rated, rated_spec(folder, strategy), folder))
+        keep(folder, f"{strategy}-rated", partial(measures, rated_spec(folder, strategy), folder, "kl"))
+        keep(folder, f"{strategy}-weighted", partial(measures, weighted_spec(folder, strategy), folder))
         keep(folder, f"{strategy}-eva", partial(first_losses_from_rows, spec_of("nf4", **EVA), folder))
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:

@@ -24,7 +24,7 @@ from tests.contract.strategy_worker import (
 from tests.unit.train.tiny_audio import save_recordings
 from tests.unit.train.tiny_heads import save_home
 from tests.unit.train.tiny_images import save_images
-from tests.unit.train.tiny_run import save_base, write_chats, write_pairs, write_rated
+from tests.unit.train.tiny_run import save_base, write_chats, write_pairs, write_rated, write_weighted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WIDE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12}
@@ -40,6 +40,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     write_chats(folder / "rows.jsonl", 90)
     write_pairs(folder / "pairs.jsonl", 60)
     write_rated(folder / "rated.jsonl", 60)
+    write_weighted(folder / "weighted.jsonl", 60, (0, 0.1, 0.5, None))
     save_home(folder / "heads", num_rows=90)
     (folder / "files").mkdir()
     save_images(folder / "files", num_rows=90)
@@ -111,6 +112,13 @@ def test_rated_answers_are_learned_as_in_one_process(seen: Seen, strategy: str):
     assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
     assert together["kl"] == pytest.approx(alone["kl"], abs=1e-3)
     assert alone["kl"][0] == 0.0 and max(alone["kl"]) > 0.05
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_of_messages_are_summed_over_ranks(seen: Seen, strategy: str):
+    together, alone = seen[f"{strategy}-weighted"], seen["alone-weighted"]
+    assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+    assert together["token_accuracy"] == pytest.approx(alone["token_accuracy"], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

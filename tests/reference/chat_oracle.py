@@ -6,7 +6,7 @@ learned if its first byte that is not white space (or its first, if all are) is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -28,6 +28,21 @@ def learned_tokens(tokenizer: PreTrainedTokenizerFast, pieces: list[Piece]) -> t
         at = end
     assert at == len(text)
     return input_ids, learned
+
+
+def weighed_tokens(
+    tokenizer: PreTrainedTokenizerFast, pieces: list[Piece], weights: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """Token ids of the joined pieces, and how much each counts: as the learned piece does that it is in, in order."""
+    learned = [at for at, (_, is_learned) in enumerate(pieces) if is_learned]
+    assert len(learned) == len(weights)
+    input_ids, _ = learned_tokens(tokenizer, pieces)
+    found = [0.0] * len(input_ids)
+    for place, weight in zip(learned, weights, strict=True):
+        alone = [(text, at == place) for at, (text, _) in enumerate(pieces)]
+        for token, is_in in enumerate(learned_tokens(tokenizer, alone)[1]):
+            found[token] += weight * is_in
+    return input_ids, found
 
 
 def num_bytes(token: str) -> int:

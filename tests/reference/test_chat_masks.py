@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylora.data.chat import ChatTemplate
-from raylora.data.conversation import Conversation
+from raylora.data.conversation import Conversation, read_conversation
 from raylora.data.encode import Encoder
-from tests.reference.chat_oracle import WRITERS, Messages, learned_tokens
+from tests.reference.chat_oracle import WRITERS, Messages, learned_tokens, weighed_tokens
 from tests.unit.data.small_tokenizer import TEMPLATES, small_tokenizer
 
 TEXTS = st.text(st.sampled_from("ab 01X\n.é🙂<|"), max_size=12)
@@ -65,3 +65,20 @@ def test_fillers_are_for_templates_that_prefixes_cannot_mask(template: str, monk
     question, answer = {"role": "user", "content": "1"}, {"role": "assistant", "content": "<think>2</think>3"}
     check(template, [question, answer, question, answer])
     assert bool(taken) == (template in ("reasoning", "opened"))
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_token_has_the_weight_of_its_turn(template: str, data: st.DataObject):
+    messages = data.draw(thoughtful() if template == "reasoning" else conversations())
+    answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    weights = {at: data.draw(st.sampled_from([None, 0, 1, 0.25, 0.5])) for at in answers}
+    weighted = [{**message, "weight": weights.get(at)} for at, message in enumerate(messages)]
+    tokenizer = small_tokenizer(TEMPLATES[template])
+    encoded = Encoder(tokenizer).encode(read_conversation({"messages": weighted, "tools": None}))
+    counted = [1.0 if weight is None else weight for weight in weights.values()]
+    input_ids, wanted = weighed_tokens(tokenizer, WRITERS[template](messages), counted)
+    assert encoded.input_ids == input_ids
+    assert encoded.is_label == [weight > 0 for weight in wanted]
+    assert list(encoded.weights) == (wanted if set(counted) - {0, 1} else [])

@@ -38,3 +38,11 @@ def made_rows(lengths: Sequence[int], *, weights: Sequence[float] = (1.0,), voca
 def run_spec(**fields: object) -> RunSpec:
     """A run's specification with what the data room reads."""
     return RunSpec.model_validate({"base_model": "base", "datasets": [{"path": "rows.jsonl"}], **fields})
+
+
+def blocks_of(ids: list[int], num_tokens: int) -> list[list[int]]:
+    """As `group_texts` of transformers' scripts cuts, but that a shorter last block stays, and is none of one token."""
+    blocks = [ids[start : start + num_tokens] for start in range(0, len(ids), num_tokens)]
+    if len(blocks[-1]) == 1 < len(blocks):
+        blocks[-2:] = [blocks[-2][:-1], blocks[-2][-1:] + blocks[-1]]
+    return blocks

@@ -38,6 +38,7 @@ BROKEN = {
     "eval_steps": "eval_steps: 10",
     "early_stopping_patience": "early_stopping_patience: 2",
     "chat_template": "chat_template: chatml",
+    "excess_length_strategy": "excess_length_strategy: split",
     "labels": "labels: [a, b]",
     "task_type": "task_type: token_cls\nlabels: [a, b]",
 }

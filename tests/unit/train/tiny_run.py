@@ -96,6 +96,24 @@ def write_rated(file: Path, num_rows: int, seed: int = 0) -> Path:
     return file
 
 
+def write_weighted(file: Path, num_rows: int, weights: Sequence[float | None], seed: int = 0) -> Path:
+    """Write chats of one to three turns; each of the assistant's has one of the weights, and in no row are all 0."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        drawn = draw.choices(weights, k=draw.randint(1, 3))
+        if not any(weight is None or weight for weight in drawn):
+            drawn[0] = max(weight or 0 for weight in weights)
+        messages = []
+        for weight in drawn:
+            asked, told = (" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) for _ in range(2))
+            answer = {"role": "assistant", "content": told, **({} if weight is None else {"weight": weight})}
+            messages += [{"role": "user", "content": asked}, answer]
+        rows.append({"messages": messages})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def save_materials(folder: Path, num_rows: int, **fields: object) -> Path:
     """Save a base and chats side by side, as ``base`` and ``rows.jsonl``; returns the folder."""
     save_base(folder / "base", **fields)
