@@ -18,9 +18,11 @@ from ray import tune
 from ray.air.execution import FixedResourceManager
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
+from raylora.sweep import tune_space as ours
 from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
 from raylora.sweep.watch import TrialEvent
 from tests.unit.sweep.simulated_pack import loss, quality
@@ -112,7 +114,7 @@ def decided(
     """What becomes of a sweep's trials, in their order, on the connected Ray, which has two cores.
 
     Args:
-        sweep: Its searcher and scheduler are Tune's own.
+        sweep: Its searcher and scheduler are Tune's own, unchanged.
         events: What happened to the trials in a pack.
         at_once: Trials that train at the same time.
         folder: For what Tune writes.
@@ -129,7 +131,7 @@ def decided(
             mode=sweep.mode,
             num_samples=sweep.num_configurations,
             search_alg=tune_searcher(sweep, at_once),
-            scheduler=tune_scheduler(sweep),
+            scheduler=_unchanged_scheduler(sweep),
             reuse_actors=reuse_actors,
             trial_name_creator=lambda trial: str(next(numbers)),
         ),
@@ -142,3 +144,12 @@ def decided(
     ray.kill(line)
     assert [result.error for result in results] == [None] * sweep.num_configurations
     return sorted(results, key=lambda result: result.metrics["number"])
+
+
+def _unchanged_scheduler(sweep: SweepSpec) -> TrialScheduler:
+    """Tune's own, also where sweeps have a subclass of it, with the same arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "Population", PopulationBasedTraining)
+        scheduler = tune_scheduler(sweep)
+    assert type(scheduler).__module__.startswith("ray.tune.")
+    return scheduler

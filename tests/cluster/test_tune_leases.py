@@ -1,4 +1,4 @@
-"""Ray Tune's searchers and schedulers, unmodified, over slots of packs: they decide what they decide over actors."""
+"""Ray Tune's searchers and schedulers over slots of packs decide what Tune's own, unchanged, decide over actors."""
 
 from __future__ import annotations
 
