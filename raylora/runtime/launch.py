@@ -31,7 +31,7 @@ from raylora.spec.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store
-from raylora.store.home import default_store_uri, resume_command, spool_dir
+from raylora.store.home import chat_command, default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.runs import RunRecord, RunStatus, new_run, read_run, run_store, update_run, write_run
 from raylora.train.events import Event
@@ -223,14 +223,24 @@ def _run(
             tracker.leave()
         else:
             tracker.finish(status)
+    told = ledger.result()
     return {
         "run_id": run_id,
         "mlflow_run_id": tracker.mlflow_run_id,
         "mlflow_command": tracker.how_to_open,
+        "chat_command": _chat_command(spec, run_id, store.uri, told["adapter_uri"]),
+        "resume_command": resume_command(run_id, store.uri),
         "status": "finished",
         "sample_prompts": list(spec.sample_prompts),
-        **ledger.result(),
+        **told,
     }
+
+
+def _chat_command(spec: RunSpec, run_id: str, store_uri: str, published: str) -> str | None:
+    """What somebody types to talk to what a run has left; ``None`` where `raylora chat` refuses it."""
+    if spec.task_type != "causal_lm" or spec.peft is not None:
+        return None
+    return f"raylora chat --base {published}" if spec.trains_base else chat_command(run_id, store_uri)
 
 
 def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> BaseException:

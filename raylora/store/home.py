@@ -1,6 +1,6 @@
 """Where raylora keeps what nobody named a place for: one folder, ``$RAYLORA_HOME`` or ``~/.raylora``.
 
-In comes the environment, out go paths, URIs and a command; nothing is created here. Called by whatever needs a default.
+In comes the environment, out go paths, URIs and commands; nothing is created here. Called by whatever needs a default.
 """
 
 from __future__ import annotations
@@ -41,10 +41,23 @@ def resume_command(name: str, store_uri: str | None) -> str:
         name: Of the run or the sweep.
         store_uri: The store it is in; raylora's home where absent.
     """
-    where = "" if store_uri in (None, default_store_uri()) else f" --store {store_uri}"
-    return f"raylora resume {name}{where}"
+    return f"raylora resume {name}{_where(store_uri)}"
+
+
+def chat_command(name: str, store_uri: str | None) -> str:
+    """Return what somebody types to talk to the adapter of a run.
+
+    Args:
+        name: Of the run.
+        store_uri: The store it is in; raylora's home where absent.
+    """
+    return f"raylora chat {name}{_where(store_uri)}"
 
 
 def default_mlflow_uri() -> str:
     """Return the SQLite database that holds MLflow's runs where nobody named a server."""
     return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def _where(store_uri: str | None) -> str:
+    return "" if store_uri in (None, default_store_uri()) else f" --store {store_uri}"

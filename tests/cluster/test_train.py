@@ -217,6 +217,12 @@ def test_the_printed_command_opens_the_run(opened: str, result: dict[str, Any]):
     assert b"<title>MLflow" in got(opened)
 
 
+def test_the_printed_command_talks_to_the_adapter(command: Command, result: dict[str, Any]):
+    said = command.run(*shlex.split(result["chat_command"])[1:])
+    assert said.code == 0, said.err
+    assert f"{result['run_id']} answers" in said.err
+
+
 def test_nothing_else_is_left_in_the_home(command: Command, result: dict[str, Any]):
     assert {path.name for path in command.home.iterdir()} <= {"cache", "mlartifacts", "mlflow.db", "spool", "store"}
     assert list((command.home / "spool").iterdir()) == []

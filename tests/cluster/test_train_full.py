@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,9 @@ def test_it_is_stopped_and_gone_on_with(in_workplace: Path, on_head: Command, tm
     assert {"model/model.safetensors", "model/config.json"} <= kept
     refused = on_head.run("generate", run.name, "--prompt", "hi", "--json")
     assert refused.code == 2 and "is a whole model" in refused.error
+    said = on_head.run(*shlex.split(result["chat_command"])[1:])
+    assert said.code == 0, said.err
+    assert "the base answers" in said.err
 
 
 def test_a_sweep_gives_adamw_and_galore_the_base_for_themselves(in_workplace: Path, on_head: Command, tmp_path: Path):

@@ -74,6 +74,7 @@ def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: 
     base = AutoModelForSequenceClassification.from_pretrained(home / "llama", num_labels=3)
     loaded = PeftModel.from_pretrained(base, result["adapter_uri"])
     assert torch.equal(loaded.base_model.model.score.weight, tensors["base_model.model.score.weight"])
+    assert result["chat_command"] is None
     for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
         out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
         refused = on_head.run(*words, *out, "--json")

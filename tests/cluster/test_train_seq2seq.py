@@ -68,6 +68,7 @@ def test_a_t5_is_trained_on_two_workers_that_share_it(home: Path, on_head: Comma
         assert torch.equal(named[name.replace(".weight", ".default.weight")], tensor), name
     run = client(on_head).get_run(result["mlflow_run_id"])
     assert {"eval_perplexity", "eval_token_accuracy"} <= run.data.metrics.keys()
+    assert result["chat_command"] is None
     for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
         out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
         refused = on_head.run(*words, *out, "--json")

@@ -64,6 +64,7 @@ def finished(command: Command, run_id: str, terminated: Ended) -> dict[str, Any]
 
 
 def test_a_finished_run_answers_with_its_result(command: Command, finished: dict[str, Any], run_id: str):
+    assert finished["resume_command"] == f"raylora resume {run_id}"
     again = command.run("resume", run_id, "--json")
     assert again.json == finished
     assert "finished at" in again.err

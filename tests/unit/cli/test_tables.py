@@ -18,6 +18,8 @@ RESULT = {
     "run_id": "20260101-000000-abcdef",
     "mlflow_run_id": "0123456789abcdef",
     "mlflow_command": "mlflow ui --backend-store-uri sqlite:////data/mlflow.db",
+    "chat_command": "raylora chat 20260101-000000-abcdef --store /data/store",
+    "resume_command": "raylora resume 20260101-000000-abcdef --store /data/store",
     "adapter_uri": "/data/store/runs/20260101-000000-abcdef/adapter",
     "checkpoint_uri": "/data/store/runs/20260101-000000-abcdef/checkpoints/step-00000016",
     "best_checkpoint_uri": "/data/store/runs/20260101-000000-abcdef/checkpoints/step-00000008",
@@ -60,6 +62,15 @@ def test_the_summary_of_a_run(screen: io.StringIO):
     assert ["checkpoint", RESULT["checkpoint_uri"]] in rows
     assert ["the best one", RESULT["best_checkpoint_uri"]] in rows
     assert ["open it with", RESULT["mlflow_command"]] in rows
+    assert ["talk to it", RESULT["chat_command"]] in rows
+    assert ["this again", RESULT["resume_command"]] in rows
+
+
+@pytest.mark.parametrize("told", [{"chat_command": None}, {}], ids=["nobody to talk to", "a result of before"])
+def test_a_command_that_there_is_not_is_not_shown(screen: io.StringIO, told: dict[str, None]):
+    print_summary({name: value for name, value in RESULT.items() if name != "chat_command"} | told)
+    assert "talk to it" not in screen.getvalue()
+    assert ["adapter", RESULT["adapter_uri"]] in cells(screen.getvalue())
 
 
 def test_a_narrow_terminal_breaks_nothing_that_people_copy(monkeypatch: pytest.MonkeyPatch):

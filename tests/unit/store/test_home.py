@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert not (tmp_path / "h").exists()
 
 
-def test_a_run_elsewhere_is_resumed_from_there():
-    assert home.resume_command("r", None) == home.resume_command("r", home.default_store_uri()) == "raylora resume r"
-    assert home.resume_command("r", "s3://b/raylora") == "raylora resume r --store s3://b/raylora"
+@pytest.mark.parametrize(("command", "verb"), [(home.resume_command, "resume"), (home.chat_command, "chat")])
+def test_a_run_elsewhere_is_found_there(command: Callable[[str, str | None], str], verb: str):
+    assert command("r", None) == command("r", home.default_store_uri()) == f"raylora {verb} r"
+    assert command("r", "s3://b/raylora") == f"raylora {verb} r --store s3://b/raylora"
 
 
 def test_home_is_below_the_users_home_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
