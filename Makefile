@@ -44,11 +44,12 @@ check: setup ## Lint, format, types, architecture, docstrings
 	mypy
 	python -m pytest -q tests/arch
 
-# Tests with two hosts on one machine make network namespaces; without `ip` or root they skip and say so.
+# Tests with two hosts on one machine make network namespaces; without `ip` or root they skip and say so, or fail where
+# RAYLORA_TESTS_NEED_ALL=1 (tests/servers/lacking.py).
 ip:
 	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	    && apt-get update -qq && apt-get install -y -qq iproute2; } \
-	    || echo "no 'ip' command: tests with two network namespaces will skip" >&2
+	    || echo "no 'ip' command: tests with two network namespaces will skip or fail" >&2
 .PHONY: ip
 
 # One lane has whole runs on Ray, the other everything else (tests/lanes.py).

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.command import Command, wait_until
 from tests.cluster.refused import SOON_S, refused
+from tests.servers.lacking import PRIVILEGE, lacking
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server
 
@@ -62,7 +63,7 @@ def hermit(workplace: Path, tmp_path: Path) -> Command:
     """The command on a machine where it sees no process of others: Ray looks for clusters among them."""
     door = ("unshare", "--pid", "--fork", "--mount-proc")
     if shutil.which("unshare") is None or subprocess.run([*door, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this user may not make process namespaces")
+        lacking("this user may not make process namespaces with `unshare`", PRIVILEGE)
     return Command(workplace, tmp_path / "home", {"RAY_TMPDIR": str(tmp_path)}, door)
 
 

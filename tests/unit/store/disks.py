@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
+from tests.servers.lacking import PRIVILEGE, lacking
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Path]:
         timeout=30,
     )
     if run.returncode != 0:
-        pytest.skip(f"this user may not mount a disk: {run.stderr.decode().strip()}")
+        lacking(f"this user may not mount a disk: {run.stderr.decode().strip()}", PRIVILEGE)
     try:
         yield folder
     finally:
