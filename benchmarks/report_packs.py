@@ -70,7 +70,8 @@ def packing_workers(results: Mapping[str, Any]) -> str:
     parts = [
         f"{results['num_ranks']} workers of one thread over gloo, NF4 base, {results['num_slots']} slots. The tokens "
         "are those of each slot on each rank; alone, each slot's rows are split over the ranks. A step has the "
-        "same rows in every line of a length. Seconds are those of the slower rank.\n"
+        "same rows in every line of a length. Seconds are those of the slower rank. A sweep with at least as many "
+        "slots as workers has them at home on a rank; the table of goals tells of that.\n"
     ]
     for strategy, found in results["strategies"].items():
         goals, rows = results["goals"][strategy], []

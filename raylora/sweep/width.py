@@ -46,6 +46,16 @@ def usable_bytes(offered_bytes: int, device: str) -> int:
     return max(0, int(offered_bytes * (1 - KEPT_FREE)) - PROCESS_BYTES[device])
 
 
+def stay_on_ranks(num_slots: int, num_ranks: int) -> bool:
+    """Whether each worker trains slots of its own, instead of its part of every slot's rows.
+
+    Args:
+        num_slots: Trials at once.
+        num_ranks: Workers.
+    """
+    return 1 < num_ranks <= num_slots
+
+
 def choose_width(
     spec: RunSpec, memory: PackMemory, rank_bytes: int, wanted: int, cap: int | None, why_wanted: str
 ) -> Width:
@@ -61,7 +71,7 @@ def choose_width(
     """
     num_ranks = spec.distributed.num_workers
     asked = min(wanted, cap or wanted)
-    stays = 1 < num_ranks <= asked
+    stays = stay_on_ranks(asked, num_ranks)
     per_rank = -(-asked // num_ranks) if stays else asked
     fitting = memory.most_slots(rank_bytes, per_rank)
     num_slots = min(asked, max(1, fitting) * (num_ranks if stays else 1))
