@@ -62,8 +62,6 @@ CASES = [
     if quantization != "fp4" or strategy in FEW
 ]
 PEFT_UNDER = [name for name in STRATEGIES if name != "zero3"]
-RECOMPUTED_UNDER = [name for name in STRATEGIES if name != "ddp"]
-"""Under these, runs with dropout keep no activations of their blocks."""
 LOADED = [
     *((strategy, quantization) for strategy in SHARDING for quantization in ("none", "nf4", "int8")),
     *(("ddp", "nf4"), ("ddp", "int8"), ("zero2", "nf4")),
@@ -259,8 +257,8 @@ def see_together(folder: Path) -> None:
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     for strategy in STRATEGIES:
         spec_of = partial(run_spec, folder, strategy)
-        spec = spec_of("nf4", **DROPOUT, gradient_checkpointing=strategy in RECOMPUTED_UNDER)
-        keep(folder, f"{strategy}-dropout", partial(first_losses, spec, folder))
+        recomputed = spec_of("nf4", **DROPOUT, gradient_checkpointing=True)
+        keep(folder, f"{strategy}-recomputed", partial(first_losses, recomputed, folder))
         keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
         keep(folder, f"{strategy}-rated", partial(measures, rated_spec(folder, strategy), folder, "kl"))
         keep(folder, f"{strategy}-weighted", partial(measures, weighted_spec(folder, strategy), folder))
@@ -268,6 +266,7 @@ def see_together(folder: Path) -> None:
         keep(folder, f"{strategy}-infinite", partial(step_on_an_infinite_gradient, spec_of("nf4"), folder))
         if strategy in PEFT_UNDER:
             keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))
+    keep(folder, "ddp-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     for strategy in FEW:
         for kind, fields in KINDS.items():
             spec = run_spec(folder, strategy, "nf4", **fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.contract.documented import ENDS, tables
-from tests.contract.strategy_worker import BACK_ALONE, CASES, MOVES, PEFT_UNDER, RECOMPUTED_UNDER, STRATEGIES
+from tests.contract.strategy_worker import BACK_ALONE, CASES, MOVES, PEFT_UNDER, STRATEGIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 LINES = {"`ddp`": ("ddp",), "`fsdp`": ("fsdp",), "ZeRO-1, ZeRO-2": ("zero1", "zero2"), "ZeRO-3": ("zero3",)}
@@ -14,7 +14,7 @@ UNDER = {
     **{name: {of for of, kind in CASES if kind == quantization} for name, quantization in QUANTIZATIONS.items()},
     "packed bank": set(STRATEGIES),
     "PEFT bank": set(PEFT_UNDER),
-    "gradient checkpointing": set(RECOMPUTED_UNDER),
+    "gradient checkpointing": set(STRATEGIES),
 }
 
 
