@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 PROMISED = {
     *("sweep_id", "best_trial", "best_config", "best_metric", "num_trials", "num_packs", "trials", "wall_s", "tokens"),
 }
+PICTURES = ("curves", "parallel", "effects", "sizes")
 OF_EACH_TRIAL = {"trial_id", "config", "metric", "steps", "status", "adapter_uri", "mlflow_run_id"}
 
 
@@ -121,7 +122,8 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(command: Command, result
         assert ("adapter" in artifacts) == (trial["status"] == "succeeded")
     assert parent.data.tags["raylora.best_trial"] == result["best_trial"]
     assert json.loads(parent.data.tags["raylora.best_config"]) == result["best_config"]
-    assert "report/report.html" in {file.path for file in mlflow.list_artifacts(parent.info.run_id, "report")}
+    files = {Path(file.path).name for file in mlflow.list_artifacts(parent.info.run_id, "report")}
+    assert files == {"report.html", "winner.yaml", *(f"{picture}.png" for picture in PICTURES)}
 
 
 def test_the_record_and_the_report_say_the_same(
