@@ -57,8 +57,10 @@ def merge(
     requantize: Annotated[
         Format | None,
         typer.Option(
-            help="Round the linear layers to values of this format: loaded in it, in the written dtype and without "
-            "double quantization, they come back as they are."
+            help="Round the linear layers to values of this format. The files stay as large as without it: they hold "
+            "rounded values in the written dtype, not packed. Loaded in the format and that dtype, without double "
+            "quantization (bnb_4bit_use_double_quant: false), they come back as they are; with it they are rounded "
+            "again."
         ),
     ] = None,
     max_shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB (10^9 bytes).")] = 5.0,
@@ -203,7 +205,9 @@ def _print(told: dict[str, Any], merged: Merged, agreement: Agreement | None) ->
     if merged.rounding_error:
         rows["its rounding error"] = f"{_spread(merged.rounding_error)} of the full-precision weight merged into"
     if merged.requantize_error:
-        rows[f"rounded to {told['requantized']}"] = f"{_spread(merged.requantize_error)} of the merged weight"
+        rows[f"rounded to {told['requantized']}"] = (
+            f"{_spread(merged.requantize_error)} of the merged weight, in full size"
+        )
     if merged.requantize_over_update:
         rows["beside the update"] = f"{_spread(merged.requantize_over_update)} of its norm rounded off"
     if agreement:

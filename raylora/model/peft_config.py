@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from peft import PeftConfig
@@ -45,6 +46,13 @@ VIRTUAL_TOKENS = (
 FROM_ROWS = ("corda", "eva", "lora_ga")
 """Values of LoRA's `init_lora_weights` with which PEFT starts from rows, by a call of the user's own."""
 
+Range = tuple[Callable[[float], bool], str]
+"""Whether a number may be, and what is allowed in words."""
+
+SCALE: Range = (lambda value: 0 < value < math.inf, "a number above 0")
+DROPOUT: Range = (lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+RANK: Range = (lambda value: 1 <= value < math.inf and value == int(value), "a whole number of at least 1")
+
 
 def peft_config(block: Mapping[str, Any]) -> PeftConfig:
     """Make the config that a block asks for.
@@ -54,7 +62,8 @@ def peft_config(block: Mapping[str, Any]) -> PeftConfig:
 
     Raises:
         ModelError: All problems at once: an unknown type or one that cannot be trained here, unknown fields, fields
-            that are not the user's, and what PEFT says of the values of the others.
+            that are not the user's, a scale, dropout or rank out of its range, and what PEFT says of the values of the
+            others.
     """
     name = str(block.get("peft_type"))
     known = {str(kind.value): config_class for kind, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -114,3 +123,24 @@ def _misplaced(name: str, fields: set[str], values: Mapping[str, Any]) -> Iterat
                 f"peft: init_lora_weights: PEFT starts {value} from rows, by a call that a run does not make; use "
                 "raylora's own init_lora_weights: eva without peft, or init_lora_weights: true"
             )
+        elif (allowed := _range_of(name, field)) is not None:
+            yield from _out_of_range(field, value, *allowed)
+
+
+def _range_of(name: str, field: str) -> Range | None:
+    """What a field's number, or those of its pattern, may be; PEFT takes others, or finds out on the base alone."""
+    if field.endswith("dropout"):
+        return DROPOUT
+    if field in ("alpha", "lora_alpha", "psoft_alpha", "randlora_alpha", "alpha_pattern"):
+        return SCALE
+    # OFT's r may be 0 beside its block size, and OSF's ranks may be fractions.
+    return RANK if field in ("r", "rank_pattern") and name not in ("OFT", "OSF") else None
+
+
+def _out_of_range(field: str, value: object, holds: Callable[[float], bool], words: str) -> Iterator[str]:
+    """What is wrong with a number, or with one of a pattern; that nothing is given is the class's affair."""
+    if isinstance(value, Mapping):
+        for pattern, each in value.items():
+            yield from _out_of_range(f"{field}: {pattern}", each, holds, words)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not holds(value)):
+        yield f"peft: {field}: got {value!r}; allowed: {words}"

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.base_weights import BaseWeights
 from raylora.model.frozen_linear import QuantLinear
 from raylora.model.peft_config import peft_config
-from raylora.model.peft_inject import Injected, eject, inject
+from raylora.model.peft_inject import ADAPTER, Injected, eject, inject
+from raylora.model.rank_limit import rank_too_large
+
+OF_THAT_RANK = ("DELORA", "HIRA", "LOHA", "LORA", "UNILORA", "VBLORA")
+"""Types with factors R x I and O x R, whose `r` PEFT takes however large; others bound it, or mean something else."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
         block: `peft_type` and fields of that type's config class.
 
     Raises:
-        ModelError: PEFT does not take the block, cannot put such an adapter on this base, or would change the base.
+        ModelError: PEFT does not take the block, cannot put such an adapter on this base, or would change the base; or
+            a rank is above the smaller side of its layer.
     """
     config = peft_config(block)
     try:
@@ -61,7 +68,20 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
         raise ModelError(_refused(model, block["peft_type"], error)) from error
     by_layer = _by_layer(injected)
     eject(model)
+    if block["peft_type"] in OF_THAT_RANK and (problem := _rank_too_large(injected)) is not None:
+        raise ModelError(f"peft: {problem}")
     return PeftTrial(by_layer)
+
+
+def _rank_too_large(injected: Injected) -> str | None:
+    layers = {name: layer for name, layer in injected.layers.items() if isinstance(layer, BaseTunerLayer)}
+    shapes = {}
+    for name, layer in layers.items():
+        base: Any = layer.get_base_layer()
+        is_linear = isinstance(base, nn.Linear)
+        shapes[name] = (base.out_features, base.in_features) if is_linear else tuple(base.weight.shape)
+    ranks: dict[str, int] = {name: layer.r[ADAPTER] for name, layer in layers.items()}  # rank_pattern's too
+    return rank_too_large("r", ranks, shapes)
 
 
 def _by_layer(injected: Injected) -> dict[str, int]:

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from raylora.errors import ModelError
 from raylora.model.head_seat import HeadSeat, head_values
+from raylora.model.rank_limit import rank_too_large
 from raylora.spec.adapter import AdapterFields
 from raylora.spec.pattern import matching
 
@@ -74,7 +75,9 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
         problems += [f"lora_target_modules: {problem}"] if problem else []
         matched |= found.keys()
     layers = {name: m for name, m in modules.items() if name in matched and isinstance(m, nn.Linear)}
-    too_large = None if spec.adapter == "vera" else _rank_too_large(spec.lora_r, layers)
+    shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+    ranks = {} if spec.adapter == "vera" else dict.fromkeys(layers, spec.lora_r)
+    too_large = rank_too_large("lora_r", ranks, shapes)
     return list(layers), problems + ([too_large] if too_large else [])
 
 
@@ -146,19 +149,6 @@ def _no_match(entry: str, model: PreTrainedModel, is_regex: bool) -> str:
     if is_regex:
         text += f". A text is a regular expression for the whole dotted name; for names write a list, [{nearest[0]}]"
     return text
-
-
-def _rank_too_large(r: int, layers: Mapping[str, nn.Linear]) -> str | None:
-    sides = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
-    small = [name for name, side in sides.items() if side < r]
-    if not small:
-        return None
-    name = min(small, key=lambda name: sides[name])
-    more = f" and {len(small) - 1} more" if len(small) > 1 else ""
-    return (
-        f"lora_r: got {r}, above the smaller side of {name} ({layers[name].out_features} x {layers[name].in_features})"
-        f"{more}. Allowed for these targets: at most {sides[name]}. Lower lora_r or leave these layers out."
-    )
 
 
 def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:

@@ -30,7 +30,8 @@ class Preference:
     Args:
         kind: ``dpo``: -log sigmoid(beta h), h by how much more than the reference the run prefers the chosen answer.
             ``ipo``: (h - 1 / (2 beta))^2, log-probabilities being means over an answer's tokens. ``orpo``: the
-            cross-entropy of chosen answers, less beta log sigmoid of the log odds ratio of both; no reference.
+            cross-entropy of chosen answers, not of their prompts, less beta log sigmoid of the log odds ratio of both;
+            no reference.
         beta: Above 0. How much a preference counts: of DPO and IPO the larger, the closer to the reference.
 
     Source: DPO, https://arxiv.org/abs/2305.18290, equation 7; IPO, https://arxiv.org/abs/2310.12036, equation 17, over

@@ -97,7 +97,7 @@ def _bitsandbytes() -> tuple[State, str]:
     found = f"{version}: NF4 on {device}, mean error {error:.3f} of a normal weight"
     if not error < NF4_ERROR:
         return "missing", f"{found}, where 0.07 is due"
-    pages = "" if device == "cuda" else "; paged and 8-bit optimizers need CUDA, torch's AdamW runs instead"
+    pages = "" if device == "cuda" else "; paged optimizers need CUDA, torch's AdamW runs instead"
     return "ok", f"{found}{pages}"
 
 

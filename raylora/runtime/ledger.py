@@ -136,6 +136,7 @@ class Ledger:
             "tokens": num_tokens,
             "tokens_per_s": num_tokens / train_s if train_s else None,
             "train_peak_bytes_per_rank": outcome.get("train_peak_bytes_per_rank"),
+            "ranks_by_layer": outcome.get("ranks") or None,
             "samples": self._samples,
             "phases_s": self._phases_s,
         }

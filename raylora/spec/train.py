@@ -52,7 +52,7 @@ class TrainFields(Part):
     optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "galore_adamw"] = (
         "adamw_torch"
     )
-    """AdamW of torch (fused where it exists), of bitsandbytes (8-bit, paged; CUDA only), or GaLore's, which under `adapter: full` keeps the moments of each linear layer at rank `galore_rank`; the extra `galore` installs it."""
+    """AdamW of torch (fused where it exists), of bitsandbytes (8-bit; paged on CUDA alone, elsewhere a warning says that torch's runs instead), or GaLore's, which under `adapter: full` keeps the moments of each linear layer at rank `galore_rank`; the extra `galore` installs it."""
 
     galore_rank: PositiveInt = 128
     """Rank to which `optimizer: galore_adamw` projects the gradient of each linear layer but the output head; all else that trains keeps whole moments."""

@@ -224,6 +224,7 @@ def _rank(
         step.loss_bytes + whole.loss_bytes + made.held_bytes,
         step.backward_bytes + whole.backward_bytes + made.backward_bytes,
         made.reduced_bytes,
+        trained.update_bytes,
     )
     return RankBytes(
         base_bytes=base_bytes,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from raylora.spec.run import RunSpec
 from raylora.strategy.shares import Gradients, StrategyKind, gradients, piece
 from raylora.train.base_bytes import StoredParameter
-from raylora.train.optim import projected_bytes, state_bytes
+from raylora.train.optim import projected_bytes, state_bytes, update_bytes
 
 ALIGNMENT = 2
 """Values to which DeepSpeed aligns each rank's part of a flat group."""
@@ -27,11 +27,13 @@ class Trained:
         adapters_bytes: Adapters, with what they hold and do not train; none where the base itself trains.
         optimizer_bytes: The optimizer's state; under ZeRO-1 and 2 with its own copy of what trains.
         gradients: By part of a step.
+        update_bytes: What the optimizer takes for itself while it updates.
     """
 
     adapters_bytes: int
     optimizer_bytes: int
     gradients: Gradients
+    update_bytes: int = 0
 
 
 def trained_adapters(
@@ -50,9 +52,11 @@ def trained_adapters(
     if kind in ("zero1", "zero2"):
         made = _by_engine(spec, kind, device, num_all, itemsize=4)
         return Trained(made.adapters_bytes + beside_bytes, made.optimizer_bytes, made.gradients)
-    of_slots = zip(specs, num_values, strict=True)
+    of_slots = list(zip(specs, num_values, strict=True))
     optimizer_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots)
-    return Trained(4 * num_all + beside_bytes, optimizer_bytes, gradients(kind, 4 * num_all, 4 * num_all, False))
+    made = gradients(kind, 4 * num_all, 4 * num_all, False)
+    updating = max(update_bytes(of_slot, number, device) for of_slot, number in of_slots)
+    return Trained(4 * num_all + beside_bytes, optimizer_bytes, made, updating)
 
 
 def trained_base(
@@ -80,7 +84,10 @@ def trained_base(
         made = _by_engine(spec, kind, device, num_values, parameters[0].itemsize)
         return Trained(0, made.optimizer_bytes, made.gradients)
     state = _state_bytes(spec, kind, device, rank, parameters, projected)
-    return Trained(0, state, _scattered(spec, *parts) if kind == "fsdp" else _whole(spec, *parts))
+    if kind == "fsdp":
+        return Trained(0, state, _scattered(spec, *parts))
+    num_values = sum(each.num_parameters for each in parameters)
+    return Trained(0, state, _whole(spec, *parts), update_bytes(spec, num_values, device, parameters[0].itemsize))
 
 
 def _by_engine(spec: RunSpec, kind: StrategyKind, device: str, num_values: int, itemsize: int) -> Trained:

@@ -31,6 +31,8 @@ RUN = {
     "tracking": {"system_metrics": False},
 }
 
+ADALORA = {"adapter": "adalora", "lora_r": 4, "target_r": 2, "tinit": 2, "tfinal": 4}
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -83,15 +85,25 @@ def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: 
     assert not (home / "merged").exists()
 
 
-@pytest.mark.parametrize(("family", "task"), [("bert", "token_cls"), ("roberta", "reward")])
-def test_an_encoder_is_trained_to_its_end(home: Path, on_head: Command, family: str, task: str):
+@pytest.mark.parametrize(
+    ("family", "task", "kind"), [("bert", "token_cls", ADALORA), ("roberta", "reward", {})], ids=["adalora", "reward"]
+)
+def test_an_encoder_is_trained_to_its_end(home: Path, on_head: Command, family: str, task: str, kind: dict[str, Any]):
     on_head.folder = home
-    ended = on_head.run("train", written(home, f"{family}-{task}", family, task), "--json")
+    ended = on_head.run("train", written(home, f"{family}-{task}", family, task, **kind), "--json")
     assert ended.code == 0, ended.err
     assert ended.json["eval_loss"] < ended.json["eval_loss_before"]
     tensors, config = adapter_of(ended.json)
     assert config["modules_to_save"] == ["classifier"]
     assert any(name.startswith("base_model.model.classifier.") for name in tensors)
+    pictures = {file.path for file in client(on_head).list_artifacts(ended.json["mlflow_run_id"])}
+    assert ("ranks.png" in pictures) == bool(kind)
+    if not kind:
+        assert ended.json["ranks_by_layer"] is None
+        return
+    ranks = ended.json["ranks_by_layer"]
+    assert sum(ranks.values()) == kind["target_r"] * len(ranks)
+    assert {f"base_model.model.{name}.lora_E" for name in ranks} <= tensors.keys()
 
 
 def test_a_wrong_class_is_told_with_its_line_and_nothing_is_left(home: Path, on_head: Command):

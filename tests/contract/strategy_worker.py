@@ -85,6 +85,7 @@ KINDS: dict[str, dict[str, object]] = {
 }
 """A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
 EVA = {"init_lora_weights": "eva"}
+IN_8_BITS = {"optimizer": "adamw_bnb_8bit"}
 OF_FILES = {"image_cls": image_spec, "audio_cls": audio_spec}
 HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta", "image_cls": "vit", "audio_cls": "ast"}
 """Tasks with a head, and the family of bases on which each is tried."""
@@ -273,6 +274,9 @@ def see_together(folder: Path) -> None:
             keep(folder, f"{strategy}-{kind}", partial(first_losses, spec, folder))
         for task in HEADS:
             keep(folder, f"{strategy}-{task}", partial(first_losses, head_of(folder, strategy, task), folder))
+        spec, at = run_spec(folder, strategy, "nf4", **IN_8_BITS), folder / "checkpoints" / f"{strategy}-8bit"
+        keep(folder, f"{strategy}-8bit", partial(train, spec, folder, at))
+        keep(folder, f"{strategy}-8bit-again", partial(go_on, spec, folder, at))
     for start, end in MOVES:
         at = folder / "checkpoints" / f"{start}-nf4"
         keep(folder, f"{start}-to-{end}", partial(go_on, run_spec(folder, end, "nf4"), folder, at))

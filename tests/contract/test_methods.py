@@ -32,8 +32,10 @@ from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED
 from tests.unit.train.tiny_audio import TASK as RECORDINGS
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
+from tests.unit.train.tiny_heads import QUANTIZED as QUANTIZED_WITH_HEADS
 from tests.unit.train.tiny_images import TASK as IMAGES
 from tests.unit.train.tiny_seq2seq import FAMILIES as TWO_SIDED
+from tests.unit.train.tiny_seq2seq import KINDS as WITH_TWO_SIDES
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -52,8 +54,7 @@ PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
 RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
 OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
 OF_PEFT = "PEFT's own"
-OF_TEXTS = [f"{family}-{task}" for family in FAMILIES for task in TASKS if (family, task) != ("bert", "reward")]
-HEADS = [*OF_TEXTS, "vit-image_cls", "ast-audio_cls"]
+HEADS = [*(f"{family}-{task}" for family in FAMILIES for task in TASKS), "vit-image_cls", "ast-audio_cls"]
 Fields = Mapping[str, Any]
 
 
@@ -187,10 +188,11 @@ def test_a_run_from_source_to_target_is_refused_where_the_rules_refuse_it(family
     assert cells[family, "in a pack"] == "alone"
 
 
-def test_the_kinds_of_adapters_that_were_run_with_heads():
-    assert {each.get("adapter", "lora") for each in WITH_HEADS} == {"lora", "vera", "adalora"}
-    assert any("use_dora" in each and "loraplus_lr_ratio" in each for each in WITH_HEADS)
-    assert any(each.get("init_lora_weights") == "eva" for each in WITH_HEADS)
+@pytest.mark.parametrize("method", METHODS)
+def test_kinds_that_are_said_to_go_with_heads_and_from_a_text_to_another_were_run_so(method: str):
+    of_the_base = METHODS[method].get("adapter") == "full"
+    assert is_among(method, [*WITH_HEADS, *QUANTIZED_WITH_HEADS]) != of_the_base
+    assert is_among(method, WITH_TWO_SIDES.values()) == (not of_the_base and method != "EVA")
 
 
 def test_reasons_are_the_errors_own_words():

@@ -166,6 +166,15 @@ def test_a_run_goes_on_under_another_strategy_and_with_more_or_fewer_workers(see
         assert moved["adapter_digest"] == whole["adapter_digests"][0]
 
 
+@pytest.mark.parametrize("strategy", FEW)
+def test_a_run_goes_on_with_the_bits_of_its_moments_in_8_bits(seen: Seen, strategy: str):
+    whole, again, plain = (seen[f"{strategy}-{name}"] for name in ("8bit", "8bit-again", "nf4"))
+    assert again["loss"] == whole["loss"][5:]
+    assert {again["adapter_digest"]} == set(whole["adapter_digests"])
+    assert whole["loss"] == pytest.approx(plain["loss"], abs=0.05)
+    assert whole["adapter_digests"] != plain["adapter_digests"], "moments were rounded"
+
+
 @pytest.mark.parametrize(("strategy", "quantization"), LOADED)
 def test_loading_takes_a_share_and_a_block(seen: Seen, strategy: str, quantization: str):
     """Of a base of 12 blocks: never near a whole copy in full precision."""

@@ -109,8 +109,10 @@ def _exact(results: dict[str, Any]) -> None:
 
 def _paging(results: dict[str, Any]) -> None:
     assert results["cases"].keys() == paging.SIDES.keys()
-    first = results["cases"][paging.PLAIN]["losses"]
-    assert all(side["losses"] == pytest.approx(first) for side in results["cases"].values()), "all are AdamW on a CPU"
+    losses = {name: side["losses"] for name, side in results["cases"].items()}
+    first, rounded = losses[paging.PLAIN], losses.pop("adamw_bnb_8bit")
+    assert all(each == pytest.approx(first) for each in losses.values()), "all others are torch's AdamW on a CPU"
+    assert rounded == pytest.approx(first, abs=0.05)
 
 
 def _kernels(results: dict[str, Any]) -> None:

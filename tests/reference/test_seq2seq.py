@@ -84,7 +84,10 @@ def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(
 
 KINDS: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
     "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "loftq": {"init_lora_weights": "loftq", "load_in_4bit": True},
     "vera": {"adapter": "vera", "lora_r": 40},
     "adalora": {"adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 1},
 }

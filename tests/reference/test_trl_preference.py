@@ -1,4 +1,4 @@
-"""Six steps of DPO and of IPO against TRL's DPOTrainer with PEFT: same pairs in the same order, same start."""
+"""Six steps of DPO, IPO and ORPO against TRL's trainers with PEFT: same pairs in the same order, same start."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import torch.nn.functional as F
 from datasets import Dataset
+from torch import Tensor
 from trl import DPOConfig, DPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
@@ -22,11 +24,40 @@ pytestmark = pytest.mark.slow
 NUM_STEPS = 6
 
 
-class AsTheyAre(Recorded, DPOTrainer):
+class Dpo(Recorded, DPOTrainer):
     """Takes tokens as they are."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+
+class Orpo(Recorded, ORPOTrainer):
+    """Takes tokens as they are, and the likelihood of answers alone, which the paper's equation 6 is about.
+
+    TRL takes that of prompts too; both are kept.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.of_all: list[float] = []
+        self.of_answers: list[float] = []
+        super().__init__(*args, **settings)
+
+    def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
+        prompt, row = feature["prompt_ids"], dict[str, list[int]]()
+        for side in ("chosen", "rejected"):
+            answer = feature[f"{side}_ids"]
+            row |= {f"{side}_input_ids": prompt + answer, f"{side}_labels": [-100] * len(prompt) + answer}
+            row[f"{side}_attention_mask"] = [1] * len(prompt + answer)
+        return row
+
+    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        chosen, rejected, logits_PTV, others_PTV, of_all = super().concatenated_forward(model, batch)
+        labels_PT = batch["chosen_labels"][:, 1:]
+        logits_PTV = logits_PTV[:, : labels_PT.shape[1]]  # rejected answers may be longer
+        of_answers = F.cross_entropy(logits_PTV.flatten(0, 1), labels_PT.flatten())
+        self.of_all.append(float(of_all.detach()))
+        self.of_answers.append(float(of_answers.detach()))
+        return chosen, rejected, logits_PTV, others_PTV, of_answers
 
 
 def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
@@ -47,19 +78,25 @@ def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
     return pairs
 
 
-def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> list[float]:
-    loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)]
+def theirs(spec: RunSpec, rows: Batches, start: dict[str, Tensor], folder: Path) -> Dpo | Orpo:
+    """TRL's trainer of the objective, after its steps."""
+    settings = {**settings_of(spec, folder), "beta": spec.rl_beta, "logging_steps": 1}
+    pairs = Dataset.from_list(
+        [pair for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for pair in pairs_of(batch)]
+    )
+    given = {"train_dataset": pairs, "processing_class": load_tokenizer(Path(spec.base_model))}
     model = in_peft(spec, start)
-    settings = DPOConfig(**settings_of(spec, folder), beta=spec.rl_beta, loss_type=loss_type)
-    pairs = [pair for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for pair in pairs_of(batch)]
-    tokenizer = load_tokenizer(Path(spec.base_model))
-    trainer = AsTheyAre(model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    if spec.rl == "orpo":
+        trainer: Dpo | Orpo = Orpo(model, args=ORPOConfig(**settings), **given)
+    else:
+        loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)]
+        trainer = Dpo(model, args=DPOConfig(**settings, loss_type=loss_type), **given)
     trainer.train()
-    return trainer.losses
+    return trainer
 
 
-@pytest.mark.parametrize("rl", ["dpo", "ipo"])
-def test_losses_are_those_of_trls_trainer(tmp_path: Path, rl: str):
+@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
+def test_losses_and_metrics_are_those_of_trls_trainer(tmp_path: Path, rl: str):
     base, pairs = save_base(tmp_path / "base", num_hidden_layers=2), write_pairs(tmp_path / "pairs.jsonl", 40)
     source = {"path": str(pairs), "type": "preference"}
     settings = {"micro_batch_size": 4, "lr_scheduler": "cosine", "warmup_steps": 2, "max_steps": NUM_STEPS}
@@ -68,8 +105,17 @@ def test_losses_are_those_of_trls_trainer(tmp_path: Path, rl: str):
     trainee = build_tiny(spec)
     start = trainee.bank.export(0).tensors
     found = [
-        solo_step(trainee, rows.step(step, 0, 1), step, learning_rate(spec, step, NUM_STEPS)).loss
+        solo_step(trainee, rows.step(step, 0, 1), step, learning_rate(spec, step, NUM_STEPS))
         for step in range(NUM_STEPS)
     ]
-    assert found == pytest.approx(theirs(spec, rows, start, tmp_path / "trl"), abs=1e-5)
-    assert found[-1] < found[0] - 0.1
+    trainer = theirs(spec, rows, start, tmp_path / "trl")
+    assert [each.loss for each in found] == pytest.approx(trainer.losses, abs=1e-5)
+    assert found[-1].loss < found[0].loss - 0.1
+    told = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
+    for ours, metric in (("reward_accuracy", "rewards/accuracies"), ("reward_margin", "rewards/margins")):
+        wanted = [entry[metric] for entry in told]
+        assert [each.metrics[ours] for each in found] == pytest.approx(wanted, abs=1e-4), metric
+        assert len(set(wanted)) > 1, "it was put to the test"
+    if isinstance(trainer, Orpo):
+        gaps = [abs(one - other) for one, other in zip(trainer.of_all, trainer.of_answers, strict=True)]
+        assert min(gaps) > 0.05, "TRL's own is another loss"

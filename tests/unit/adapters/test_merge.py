@@ -232,10 +232,24 @@ def test_requantized_weights_come_back_from_a_quantized_base_as_they_are(
     assert torch.equal(written["lm_head.weight"], tensors_of(base)["lm_head.weight"].to(getattr(torch, dtype)))
 
 
+def test_double_quantization_rounds_requantized_weights_again(base: Path, adapter: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    merge(adapter, base, out, dtype="float32", requantize="nf4")
+    twice = LOADED["nf4"] | {"bnb_4bit_use_double_quant": True}
+    model = base_on_meta(read_config(out), tiny_spec(out, tmp_path / "rows.jsonl", **twice), torch.float32)
+    load_base(model, out, CPU, lambda part: None)
+    layer: Any = model.get_submodule("model.layers.0.mlp.up_proj")
+    written = tensors_of(out)["model.layers.0.mlp.up_proj.weight"]
+    assert not torch.equal(layer.weight, written)
+    torch.testing.assert_close(layer.weight, written, rtol=0.05, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", LOADED)
 def test_what_requantizing_costs(base: Path, adapter: Path, tmp_path: Path, kind: str):
     merge(adapter, base, tmp_path / "exact")
     merged = merge(adapter, base, tmp_path / "out", requantize=kind)
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).glob("*.safetensors")) for name in ("exact", "out")]
+    assert sizes[0] == sizes[1], "it saves nothing on disk"
     exact, before, written = (adapted(tensors_of(folder)) for folder in (tmp_path / "exact", base, tmp_path / "out"))
     lost = {name: float((written[name] - exact[name]).norm()) for name in exact}
     of_merged = [lost[name] / float(exact[name].norm()) for name in exact]

@@ -68,6 +68,16 @@ def test_rows_that_cannot_be_read(
         ("lora_alpha=0", ["lora_alpha", "got 0; allowed: a number above 0"]),
         ("lora_alpha=.inf", ["lora_alpha"]),
         ("lora_dropout=1", ["lora_dropout", "got 1; allowed: a number of at least 0 and below 1"]),
+        ("peft={peft_type: LORA, lora_alpha: 0}", ["peft: lora_alpha: got 0; allowed: a number above 0"]),
+        (
+            "peft={peft_type: LORA, lora_dropout: 1.0}",
+            ["peft: lora_dropout: got 1.0; allowed: a number of at least 0 and below 1"],
+        ),
+        ("peft={peft_type: LORA, r: 0}", ["peft: r: got 0; allowed: a whole number of at least 1"]),
+        (
+            "peft={peft_type: LORA, r: 4096, target_modules: [v_proj]}",
+            ["peft: r: got 4096, above the smaller side of", "at most 32", "Lower r or leave"],
+        ),
         ("lora_target_modules=.*", ["'.*' matches the output head lm_head", "all-linear does"]),
         ("adapter=dora", ["adapter", "got 'dora'; allowed: lora"]),
         ("learning_rate=.nan", ["learning_rate"]),

@@ -110,10 +110,18 @@ def test_what_a_person_is_told(raylora: Raylora, materials: Path, made: Path, tm
     assert rows["trained on"] == "nf4"
     assert f"in {num_files} files" in rows["written"]
     assert "% on average" in rows["its rounding error"]
-    assert "of the merged weight" in rows["rounded to nf4"]
+    assert "of the merged weight, in full size" in rows["rounded to nf4"]
     assert "rounded off" in rows["beside the update"]
     assert "likeliest token" in rows["logits"]
     assert f"merged model: {out}" in told.out.splitlines()
+
+
+def test_help_says_that_requantized_files_are_no_smaller(raylora: Raylora):
+    told = raylora("merge", "--help")
+    assert told.code == 0
+    words = " ".join(told.out.replace("│", " ").split())
+    assert "The files stay as large as without it" in words
+    assert "with it they are rounded again" in words
 
 
 def test_without_the_check_nothing_is_said_of_logits(raylora: Raylora, made: Path, tmp_path: Path):

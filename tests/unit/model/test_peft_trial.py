@@ -14,8 +14,9 @@ from transformers import LlamaConfig, PreTrainedModel
 from raylora.errors import ModelError
 from raylora.model.load import base_on_meta
 from raylora.model.peft_config import peft_config, why_not
-from raylora.model.peft_trial import peft_trial
+from raylora.model.peft_trial import OF_THAT_RANK, peft_trial
 from raylora.spec.run import RunSpec
+from tests.reference.peft_types import block_of
 
 CONFIG = LlamaConfig(
     hidden_size=64,
@@ -69,6 +70,57 @@ def test_all_that_is_wrong_with_the_fields_is_told_at_once():
     assert "PEFT refuses these fields of LOHA (ValueError: When `layers_pattern` is specified" in said
 
 
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({**LORA, "lora_alpha": 0}, ["lora_alpha: got 0; allowed: a number above 0"]),
+        ({**LOHA, "alpha": float("inf")}, ["alpha: got inf; allowed: a number above 0"]),
+        ({**LORA, "lora_alpha": "16"}, ["lora_alpha: got '16'; allowed: a number above 0"]),
+        ({**LORA, "alpha_pattern": {"v_proj": 0}}, ["alpha_pattern: v_proj: got 0; allowed: a number above 0"]),
+        ({**LORA, "lora_dropout": 1.0}, ["lora_dropout: got 1.0; allowed: a number of at least 0 and below 1"]),
+        (
+            {**LOHA, "r": 0, "alpha": -1, "module_dropout": -0.1},
+            [
+                "r: got 0; allowed: a whole number of at least 1",
+                "alpha: got -1; allowed: a number above 0",
+                "module_dropout: got -0.1; allowed: a number of at least 0 and below 1",
+            ],
+        ),
+        ({**LORA, "r": 2.5}, ["r: got 2.5; allowed: a whole number of at least 1"]),
+        (
+            {**LORA, "rank_pattern": {"v_proj": 0}},
+            ["rank_pattern: v_proj: got 0; allowed: a whole number of at least 1"],
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, list) else "-".join(map(str, value.values())),
+)
+def test_numbers_out_of_range_are_told_as_those_of_our_own_fields(block: dict[str, Any], said: list[str]):
+    assert refusal(block).splitlines() == [f"peft: {each}" for each in said]
+
+
+@pytest.mark.parametrize("fields", [{}, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("kind", OF_THAT_RANK)
+def test_a_rank_above_a_matrix_is_refused(kind: str, fields: dict[str, Any]):
+    """Values have 32 rows, queries 64."""
+    block = LORA if kind == "LORA" else {**block_of(kind), "target_modules": ["q_proj", "v_proj"]}
+    assert refusal({**block, "r": 33}, **fields) == (
+        "peft: r: got 33, above the smaller side of model.layers.0.self_attn.v_proj (32 x 64) and 1 more. "
+        "Allowed for these targets: at most 32. Lower r or leave these layers out."
+    )
+    peft_trial(base(**fields), {**block, "r": 32})
+
+
+def test_a_rank_of_a_pattern_is_that_of_its_layers():
+    peft_trial(base(), {**LORA, "r": 64, "rank_pattern": {"v_proj": 32}})
+    assert "got 40, above the smaller side of" in refusal({**LORA, "rank_pattern": {"v_proj": 40}})
+
+
+def test_an_r_that_is_no_rank_of_a_matrix_is_pefts_affair():
+    peft_trial(base(), {"peft_type": "VERA", "r": 256, "target_modules": ["q_proj", "v_proj"]})
+    peft_trial(base(), {"peft_type": "LOKR", "r": 1000, "target_modules": ["q_proj", "v_proj"]})
+    assert peft_config({"peft_type": "OFT", "r": 0, "oft_block_size": 32}).r == 0
+
+
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CPT", "ADAPTION_PROMPT", "CARTRIDGE"])
 def test_types_that_add_tokens_are_refused_with_a_reason(kind: str):
     assert "cannot be trained here: it puts tokens of its own before each row" in refusal({"peft_type": kind})
@@ -108,7 +160,7 @@ def test_what_is_not_beside_the_base_is_refused(more: dict[str, Any], said: str)
 @pytest.mark.parametrize(
     ("block", "said"),
     [
-        ({**LOHA, "r": 0}, "`r` should be a positive integer value"),
+        ({**LOHA, "peft_type": "MISS", "r": 80}, "`r` (80) must be less than or equal to in_features (64)"),
         ({**LOHA, "target_modules": ["q_prj"]}, "Target modules {'q_prj'} not found in the base model"),
         ({"peft_type": "C3A", "block_size": 7, "target_modules": ["q_proj"]}, "block"),
         ({"peft_type": "GLORA", "target_modules": ["q_proj"]}, "is not a plain torch.nn.Linear"),

@@ -43,9 +43,9 @@ class Driver:
     def hear(self, kind: EventKind, step: int, values: Mapping[str, Any]) -> None:
         self.ledger.take(Event(kind, step, values))
 
-    def hear_outcome(self, ending: str, adapter_uri: str | None = None) -> None:
+    def hear_outcome(self, ending: str, adapter_uri: str | None = None, ranks: Mapping[str, int] | None = None) -> None:
         outcome = {"ending": ending, "progress": {"step": 4}, "checkpoint_uri": CHECKPOINT, "adapter_uri": adapter_uri}
-        self.hear("outcome", 4, outcome)
+        self.hear("outcome", 4, outcome | {"ranks": ranks or {}})
 
 
 @pytest.mark.parametrize("ending", ["finished", "stopped"])
@@ -66,6 +66,18 @@ def test_the_result_names_the_checkpoint_and_the_picture_shows_the_run(
     assert resumed.ledger.stopped == (ending == "stopped")
     assert resumed.ledger.result()["checkpoint_uri"] == CHECKPOINT
     assert "loss.png" in {file.path for file in client.list_artifacts(resumed.tracker.mlflow_run_id)}
+
+
+@pytest.mark.parametrize("ranks", [{"model.layers.0.q_proj": 3, "model.layers.1.q_proj": 0}, {}], ids=["some", "none"])
+def test_ranks_that_are_left_are_drawn_and_told(client: MlflowClient, tmp_path: Path, ranks: dict[str, int]):
+    driver = Driver(tmp_path, f"ranks-{len(ranks)}")
+    driver.hear("step", 4, {"train_loss": 1.0})
+    driver.hear_outcome("finished", ranks=ranks)
+    driver.ledger.close()
+    assert driver.tracker.finish("finished") == {}
+    assert driver.ledger.result()["ranks_by_layer"] == (ranks or None)
+    pictures = {file.path for file in client.list_artifacts(driver.tracker.mlflow_run_id)} & {"loss.png", "ranks.png"}
+    assert pictures == ({"loss.png", "ranks.png"} if ranks else {"loss.png"})
 
 
 def refuse(self: Delivery, entries: Sequence[Entry]) -> None:

@@ -56,6 +56,7 @@ FEW_TOKENS: dict[str, Any] = {"distributed": {"strategy": "ddp"}, "sequence_len"
 BESIDE: dict[str, dict[str, Any]] = {
     "adalora": {**FEW_TOKENS, "adapter": "adalora", "lora_r": 96, "target_r": 8, "load_in_4bit": True},
     "eva": {**FEW_TOKENS, "init_lora_weights": "eva", "lora_r": 64, "load_in_4bit": True},
+    "8bit": {**FEW_TOKENS, "optimizer": "adamw_bnb_8bit", "lora_r": 96, "load_in_4bit": True},
 }
 ACCUMULATING: dict[str, Any] = {
     "distributed": {"strategy": "deepspeed", "zero_stage": 1},
@@ -176,6 +177,15 @@ def test_evas_start_is_predicted(held: Held, folder: Path) -> None:
         before = found["resident_bytes"] - found["moments_bytes"]
         started = predicted.between_peak_bytes - predicted.optimizer_bytes
         assert started == pytest.approx(before + found["first_peak_bytes"], rel=0.1)
+
+
+def test_moments_in_8_bits_and_their_update_are_predicted(held: Held, folder: Path) -> None:
+    """On a CPU they are unpacked in an update, for which the moments of torch's AdamW would have had room."""
+    spec = asked(BESIDE["8bit"])
+    plain = spec.model_copy(update={"optimizer": "adamw_torch"})
+    ours, torchs = (estimate(each, read_config(folder), device="cpu").ranks[0] for each in (spec, plain))
+    assert ours.optimizer_bytes < 0.3 * torchs.optimizer_bytes and ours.peak_bytes > torchs.peak_bytes, "else not seen"
+    compare(spec, folder, held["8bit"], peak_rel=0.03)
 
 
 def test_the_prediction_for_the_demo_is_measured(held: Held, demo: Run | None) -> None:

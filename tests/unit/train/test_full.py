@@ -33,6 +33,7 @@ needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the
 KINDS = [
     FULL,
     {**FULL, "gradient_checkpointing": True, "sample_packing": True, "gradient_accumulation_steps": 2},
+    {**FULL, "optimizer": "adamw_bnb_8bit"},
     pytest.param(
         GALORE,
         marks=pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed"),
@@ -45,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("full"), 60)
 
 
-@pytest.mark.parametrize("fields", KINDS, ids=["plain", "recomputed-binned", "galore"])
+@pytest.mark.parametrize("fields", KINDS, ids=["plain", "recomputed-binned", "8-bit", "galore"])
 def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields: dict[str, object]):
     """With GaLore the run is cut between two projections."""
     spec = spec_of(home, **fields)

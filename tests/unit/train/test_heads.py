@@ -19,7 +19,7 @@ from raylora.train.estimate import estimate
 from raylora.train.member import Member
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
-from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, TASKS, head_spec, save_family, save_home
+from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, QUANTIZED, TASKS, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
@@ -49,7 +49,8 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
     ids=["seq_cls", "token_cls-nf4-dropout", "reward-int8-recomputed"],
 )
 def test_members_together_are_members_alone(home: Path, family: str, task: str, fields: dict[str, Any]):
-    specs = [head_spec(home, family, task, **{**FIELDS, **member, **fields}) for member in MEMBERS]
+    kinds = MEMBERS if task == "seq_cls" else (*MEMBERS, *QUANTIZED)
+    specs = [head_spec(home, family, task, **{**FIELDS, **member, **fields}) for member in kinds]
     trainee, members = trained(home, *specs)
     for member, spec in zip(members, specs, strict=True):
         alone, (only,) = trained(home, spec)

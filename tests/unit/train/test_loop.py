@@ -52,10 +52,11 @@ def test_a_run_tells_what_it_does(home: Path, tmp_path: Path):
         {"load_in_4bit": True, "lora_dropout": 0.2, "sample_packing": True},
         {"adapter_bank": "peft", "lora_dropout": 0.2, "gradient_accumulation_steps": 2},
         {"base": "opt"},
+        {"optimizer": "adamw_bnb_8bit", "loraplus_lr_ratio": 4},
         {**OWN_FIELDS, "peft": {**VBLORA, "vblora_dropout": 0.2, "save_only_topk_weights": True}},
         {**OWN_FIELDS, "load_in_4bit": True, "peft": {"peft_type": "SHIRA", "r": 2, "target_modules": ["q_proj"]}},
     ],
-    ids=["plain", "nf4-dropout-binned", "peft-dropout", "base-with-dropout", "vblora", "nf4-shira"],
+    ids=["plain", "nf4-dropout-binned", "peft-dropout", "base-with-dropout", "8-bit", "vblora", "nf4-shira"],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(home: Path, tmp_path: Path, fields: dict[str, object]):
     save_opt(home / "opt")

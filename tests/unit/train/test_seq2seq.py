@@ -17,16 +17,9 @@ from raylora.train.estimate import estimate, estimate_pack
 from raylora.train.forecast import forecast
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
-from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq, save_seq2seq_home, seq2seq_spec
+from tests.unit.train.tiny_seq2seq import FAMILIES, KINDS, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
-KINDS: dict[str, dict[str, Any]] = {
-    "dora": {"use_dora": True, "loraplus_lr_ratio": 4},
-    "pissa": {"init_lora_weights": "pissa"},
-    "vera": {"adapter": "vera", "lora_r": 40, "learning_rate": 5e-2},
-    "adalora": {"adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
-    "nf4-recomputed": {"load_in_4bit": True, "gradient_checkpointing": True},
-}
 
 
 @pytest.fixture(scope="module")

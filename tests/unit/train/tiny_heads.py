@@ -30,7 +30,13 @@ MEMBERS: tuple[dict[str, Any], ...] = (
     {"lora_r": 40, "seed": 5, "adapter": "vera", "learning_rate": 2e-2},
     {"lora_r": 4, "seed": 6, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
     {"lora_r": 4, "seed": 7, "init_lora_weights": "eva"},
+    {"lora_r": 4, "seed": 8, "init_lora_weights": "pissa", "use_rslora": True, "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 9, "init_lora_weights": "pissa_niter_4", "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 10, "init_lora_weights": "olora", "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 11, "init_lora_weights": "gaussian"},
 )
+QUANTIZED: tuple[dict[str, Any], ...] = ({"lora_r": 4, "seed": 20, "init_lora_weights": "loftq"},)
+"""LoftQ, which a plain base has not."""
 
 
 def save_family(folder: Path, family: str, **fields: Any) -> Path:

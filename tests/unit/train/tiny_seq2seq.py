@@ -48,6 +48,20 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True, "loraplus_lr_ratio": 4},
+    "pissa": {"init_lora_weights": "pissa"},
+    "pissa_niter-rslora": {"init_lora_weights": "pissa_niter_4", "use_rslora": True},
+    "olora": {"init_lora_weights": "olora"},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "loftq": {"init_lora_weights": "loftq", "load_in_4bit": True},
+    "vera": {"adapter": "vera", "lora_r": 40, "learning_rate": 5e-2},
+    "adalora": {"adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 2},
+    "nf4-recomputed": {"load_in_4bit": True, "gradient_checkpointing": True},
+}
+"""What is trained from a text to another, beside plain LoRA."""
+
+
 def save_seq2seq(folder: Path, family: str, **fields: Any) -> Path:
     """Save a random base of a family; the same fields give the same weights."""
     make_config, model_class, own = FAMILIES[family]
