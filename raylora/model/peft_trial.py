@@ -74,10 +74,12 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
 
 
 def _rank_too_large(injected: Injected) -> str | None:
-    layers = {name: layer for name, layer in injected.layers.items() if isinstance(layer, BaseTunerLayer)}
+    layers: dict[str, Any] = {  # of this rank, each has `r`, which the class that they share does not promise
+        name: layer for name, layer in injected.layers.items() if isinstance(layer, BaseTunerLayer)
+    }
     shapes = {}
     for name, layer in layers.items():
-        base: Any = layer.get_base_layer()
+        base = layer.get_base_layer()
         is_linear = isinstance(base, nn.Linear)
         shapes[name] = (base.out_features, base.in_features) if is_linear else tuple(base.weight.shape)
     ranks: dict[str, int] = {name: layer.r[ADAPTER] for name, layer in layers.items()}  # rank_pattern's too

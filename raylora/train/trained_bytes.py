@@ -54,9 +54,9 @@ def trained_adapters(
         return Trained(made.adapters_bytes + beside_bytes, made.optimizer_bytes, made.gradients)
     of_slots = list(zip(specs, num_values, strict=True))
     optimizer_bytes = sum(state_bytes(of_slot, number, device) for of_slot, number in of_slots)
-    made = gradients(kind, 4 * num_all, 4 * num_all, False)
+    summed = gradients(kind, 4 * num_all, 4 * num_all, False)
     updating = max(update_bytes(of_slot, number, device) for of_slot, number in of_slots)
-    return Trained(4 * num_all + beside_bytes, optimizer_bytes, made, updating)
+    return Trained(4 * num_all + beside_bytes, optimizer_bytes, summed, updating)
 
 
 def trained_base(

@@ -24,7 +24,8 @@ from raylora.store.checkpoint import load_latest
 from raylora.train.evaluate import evaluate
 from raylora.train.sample import answer
 from raylora.train.snapshot import restore
-from tests.contract.strategy_worker import HALF, SECOND_HALF, STRATEGIES, base_digest, keep, save
+from tests.contract.strategy_specs import STRATEGIES
+from tests.contract.strategy_worker import HALF, SECOND_HALF, base_digest, keep, save
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, tiny_spec
 
 RATE = 2e-3

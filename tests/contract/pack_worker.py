@@ -22,7 +22,8 @@ from raylora.train.calibrate import calibrate
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.member import Member
 from raylora.train.trainee import Trainee
-from tests.contract.strategy_worker import STRATEGIES, digest, keep
+from tests.contract.strategy_specs import STRATEGIES
+from tests.contract.strategy_worker import digest, keep
 from tests.unit.train.pack_run import (
     KINDS,
     MIXED,

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 from raylora.spec.run import RunSpec
-from tests.contract.strategy_worker import base_digest, digest, keep, run_spec
+from tests.contract.strategy_specs import run_spec
+from tests.contract.strategy_worker import base_digest, digest, keep
 from tests.reference.peft_types import TYPES, block_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from raylora.spec.run import RunSpec
 from raylora.train.evaluate import evaluate
 from tests.contract.strategy_digest import digest
-from tests.contract.strategy_worker import STRATEGIES, keep
+from tests.contract.strategy_specs import STRATEGIES
+from tests.contract.strategy_worker import keep
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 from tests.unit.train.tiny_seq2seq import seq2seq_spec
 

@@ -33,26 +33,20 @@ from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all
 from tests.contract.strategy_digest import base_digest, digest
 from tests.contract.strategy_memory import gathered_memory, load_memory
+from tests.contract.strategy_specs import (
+    HEADS,
+    QUANTIZATIONS,
+    STRATEGIES,
+    head_of,
+    pairs_spec,
+    rated_spec,
+    run_spec,
+    weighted_spec,
+)
 from tests.unit.train.pack_run import Silent, losses_of
-from tests.unit.train.tiny_audio import audio_spec
-from tests.unit.train.tiny_heads import head_spec
-from tests.unit.train.tiny_images import image_spec
-from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps, tiny_spec
+from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 
-STRATEGIES: dict[str, dict[str, object]] = {
-    "ddp": {"strategy": "ddp"},
-    "fsdp": {"strategy": "fsdp"},
-    "zero1": {"strategy": "deepspeed", "zero_stage": 1},
-    "zero2": {"strategy": "deepspeed", "zero_stage": 2},
-    "zero3": {"strategy": "deepspeed", "zero_stage": 3},
-}
 SHARDING = ("fsdp", "zero3")
-QUANTIZATIONS: dict[str, dict[str, object]] = {
-    "none": {},
-    "nf4": {"load_in_4bit": True},
-    "int8": {"load_in_8bit": True},
-    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
-}
 FEW = ("ddp", *SHARDING)
 """Under these FP4 and kinds of adapters are tried: ZeRO-1 and ZeRO-2 leave the base whole, as ddp does."""
 CASES = [
@@ -85,19 +79,6 @@ KINDS: dict[str, dict[str, object]] = {
 }
 """A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
 EVA = {"init_lora_weights": "eva"}
-IN_8_BITS = {"optimizer": "adamw_bnb_8bit"}
-OF_FILES = {"image_cls": image_spec, "audio_cls": audio_spec}
-HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta", "image_cls": "vit", "audio_cls": "ast"}
-"""Tasks with a head, and the family of bases on which each is tried."""
-NORM = 1.4
-"""Between the gradient norms of the run: some steps are clipped and some are not."""
-
-
-def run_spec(folder: Path, strategy: str, quantization: str, **fields: object) -> RunSpec:
-    """Two micro-batches for each worker and step."""
-    place = {"num_workers": 2, **STRATEGIES[strategy]}
-    settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "val_set_size": 9, "distributed": place}
-    return tiny_spec(folder / "base", folder / "rows.jsonl", **{**settings, **QUANTIZATIONS[quantization], **fields})
 
 
 def train(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
@@ -135,18 +116,6 @@ def go_on(spec: RunSpec, folder: Path, checkpoints: Path) -> dict[str, Any]:
     return {"loss": losses, "adapter_digest": digest(trainee.bank.export(0).tensors.items())}
 
 
-def pairs_spec(folder: Path, strategy: str, **fields: object) -> RunSpec:
-    """A run that learns from pairs of answers."""
-    pairs = {"rl": "dpo", "datasets": [{"path": str(folder / "pairs.jsonl"), "type": "preference"}]}
-    return run_spec(folder, strategy, "nf4", **pairs, **fields)
-
-
-def rated_spec(folder: Path, strategy: str) -> RunSpec:
-    """A run that learns from answers that are desirable or not."""
-    rated = {"rl": "kto", "datasets": [{"path": str(folder / "rated.jsonl"), "type": "unpaired_preference"}]}
-    return run_spec(folder, strategy, "nf4", **rated, rl_beta=0.2, kto_desirable_weight=4)
-
-
 def measures(spec: RunSpec, folder: Path, name: str = "token_accuracy") -> dict[str, list[float]]:
     """Losses of steps and of evaluations before and after, with a metric of that name."""
     rows, validation = open_rows(spec, folder / "cache")
@@ -156,20 +125,6 @@ def measures(spec: RunSpec, folder: Path, name: str = "token_accuracy") -> dict[
     steps = run_steps(trainee, rows, range(7))
     told = [before, *steps, evaluate(trainee, {0: validation})[0]]
     return {"loss": [each.loss for each in told], name: [each.metrics[name] for each in told]}
-
-
-def weighted_spec(folder: Path, strategy: str) -> RunSpec:
-    """A run whose messages count differently."""
-    return run_spec(folder, strategy, "nf4", datasets=[{"path": str(folder / "weighted.jsonl")}])
-
-
-def head_of(folder: Path, strategy: str, task: str) -> RunSpec:
-    """A run that trains a head beside its adapter."""
-    place = {"num_workers": 2, **STRATEGIES[strategy]}
-    settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "distributed": place, "load_in_4bit": True}
-    if task in OF_FILES:
-        return OF_FILES[task](folder / "files", **settings)
-    return head_spec(folder / "heads", HEADS[task], task, **settings)
 
 
 def first_losses(spec: RunSpec, folder: Path) -> list[float]:
@@ -270,11 +225,15 @@ def see_together(folder: Path) -> None:
     keep(folder, "ddp-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
     for strategy in FEW:
         for kind, fields in KINDS.items():
-            spec = run_spec(folder, strategy, "nf4", **fields)
-            keep(folder, f"{strategy}-{kind}", partial(first_losses, spec, folder))
+            keep(
+                folder, f"{strategy}-{kind}", partial(first_losses, run_spec(folder, strategy, "nf4", **fields), folder)
+            )
         for task in HEADS:
             keep(folder, f"{strategy}-{task}", partial(first_losses, head_of(folder, strategy, task), folder))
-        spec, at = run_spec(folder, strategy, "nf4", **IN_8_BITS), folder / "checkpoints" / f"{strategy}-8bit"
+        spec, at = (
+            run_spec(folder, strategy, "nf4", optimizer="adamw_bnb_8bit"),
+            folder / "checkpoints" / f"{strategy}-8bit",
+        )
         keep(folder, f"{strategy}-8bit", partial(train, spec, folder, at))
         keep(folder, f"{strategy}-8bit-again", partial(go_on, spec, folder, at))
     for start, end in MOVES:

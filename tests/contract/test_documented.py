@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.contract.documented import ENDS, tables
-from tests.contract.strategy_worker import BACK_ALONE, CASES, MOVES, PEFT_UNDER, STRATEGIES
+from tests.contract.strategy_specs import STRATEGIES
+from tests.contract.strategy_worker import BACK_ALONE, CASES, MOVES, PEFT_UNDER
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 LINES = {"`ddp`": ("ddp",), "`fsdp`": ("fsdp",), "ZeRO-1, ZeRO-2": ("zero1", "zero2"), "ZeRO-3": ("zero3",)}

@@ -10,7 +10,7 @@ import torch
 from raylora.model.weights import Weights
 from tests.contract.full_worker import BACK_ALONE, MOVES, NORM, UNDER, go_on_alone, see_alone
 from tests.contract.strategy_group import Seen, run_group
-from tests.contract.strategy_worker import STRATEGIES
+from tests.contract.strategy_specs import STRATEGIES
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -25,7 +25,8 @@ from raylora.spec.run import RunSpec
 from tests.contract.documented import ENDS, tables
 from tests.contract.full_worker import WAYS
 from tests.contract.pack_worker import MEMBERS
-from tests.contract.strategy_worker import KINDS, QUANTIZATIONS, STRATEGIES
+from tests.contract.strategy_specs import QUANTIZATIONS, STRATEGIES
+from tests.contract.strategy_worker import KINDS
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED

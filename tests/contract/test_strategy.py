@@ -5,19 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.strategy_group import LATE, Seen, run_group
+from tests.contract.strategy_specs import HEADS, NORM, QUANTIZATIONS, STRATEGIES
 from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
     FEW,
-    HEADS,
     KINDS,
     LOADED,
     MOVES,
-    NORM,
     PEFT_UNDER,
-    QUANTIZATIONS,
     SHARDING,
-    STRATEGIES,
     go_on_alone,
     see_alone,
 )

@@ -22,7 +22,7 @@ from raylora.train.build import steps_in_low_precision
 from raylora.train.estimate import estimate
 from raylora.train.forecast import forecast
 from raylora.train.integrity import checksum
-from tests.contract.strategy_worker import STRATEGIES
+from tests.contract.strategy_specs import STRATEGIES
 from tests.unit.store.disks import mounted
 from tests.unit.train.solo_run import spec_of, start
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials
