@@ -59,7 +59,7 @@ test: setup ip ## All tests but those of faults: 30 to 50 minutes on 2 cores
 	python -m pytest -m 'not faults' $(TWO_LANES)
 
 # One after another: each waits for others to notice what it does to them.
-test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: 45 minutes or so
+test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: an hour or so
 	python -m pytest -m faults
 
 soak: setup ip ## Runs that random faults strike, against one left alone: 20 minutes (MINUTES=, SEED=)
