@@ -1,4 +1,4 @@
-"""A run has one driver at a time: a second one is refused while the first lives, and goes on as soon as it is dead."""
+"""A run and a sweep have one driver at a time: a second one is refused while the first lives, and goes on after it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,17 @@ from raylora.store.blob import Store, open_store
 from raylora.store.fence import key_of
 from raylora.store.lease import Holder, is_deserted
 from raylora.store.runs import list_runs, read_run, run_store
+from raylora.store.sweeps import list_sweeps, read_sweep, sweep_store
 from raylora.train.member import Member
 from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import Command, overrides
+from tests.cluster.made_sweeps import each_step_told_once, same_ends, undisturbed, whole
+from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, wait_for_saves
 from tests.cluster.undisturbed import client
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
+
+__all__ = ["undisturbed"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -97,6 +103,36 @@ def test_workers_that_slept_while_another_driver_went_on_change_nothing(
     assert contents(own) == left
     assert read_run(store, record.run_id).result == ended.json
     came_to(alone, ended.json)
+
+
+def test_a_sweep_is_resumed_by_one_driver_once_its_own_is_killed_and_not_before(
+    on_head: Command, ray_head: RayHead, s3_server: S3Server, s3_env: S3Server, undisturbed: dict[str, Any]
+):
+    """Of two that then begin at once, one goes on with it, to the bits of the sweep that was left alone."""
+    ray_head.forget_workers()
+    store = open_store(s3_server.uri("two-drivers-of-a-sweep"))
+    command = Command(on_head.folder, on_head.home, {**on_head.env, **s3_server.env})
+    first = command.start("sweep", "grid.yaml", "--json", *overrides(f"storage.uri={store.uri}"))
+    wait_for_saves(first, store.uri)
+    with ray_head.at_rest():  # while they are held, their driver is at work
+        (record,) = list_sweeps(store)
+        resume = ("resume", record.sweep_id, "--store", store.uri, "--json")
+        second = command.run(*resume)
+        assert second.code == 2, second.err
+        assert f"process {first.process.pid} on " in second.error
+        assert first.process.poll() is None
+        send(signal.SIGKILL, [first.process.pid])
+    both = [command.start(*resume) for _ in range(2)]
+    pids = {running.process.pid for running in both}
+    refused, ended = sorted((running.end() for running in both), key=lambda each: each.code == 0)
+    assert first.end().code == -signal.SIGKILL
+    assert refused.code == 2, refused.err
+    assert any(f"process {pid} on " in refused.error for pid in pids)
+    same_ends(whole(ended), undisturbed)
+    each_step_told_once(on_head, whole(ended))
+    assert AGAIN_FROM_THE_BEGINNING not in ended.err
+    assert read_sweep(store, record.sweep_id).status == "finished"
+    assert is_deserted(sweep_store(store, record.sweep_id))
 
 
 def contents(store: Store) -> dict[str, bytes]:

@@ -18,11 +18,12 @@ from raylora.data.audio import AudioProcessor
 from raylora.data.encode import Encoder
 from raylora.data.images import ImageProcessor
 from raylora.data.labelled import LabelEncoder
+from raylora.data.row_files import with_files
 from raylora.data.rows import TYPES
 from raylora.data.source import open_source
 from raylora.data.source_target import TargetEncoder
 from raylora.data.tokenise import RowEncoder, RowTokeniser
-from raylora.data.values import Processor, ValueEncoder, with_files
+from raylora.data.values import Processor, ValueEncoder
 from raylora.errors import DataError
 from raylora.spec.data import DatasetSpec
 from tests.unit.data.small_tokenizer import MARKED, small_tokenizer
@@ -126,11 +127,11 @@ def encoders(home: Path, kind: str) -> list[RowEncoder]:
 def whole(home: Path, kind: str, text: str) -> None:
     """Read one row of a file as a run does, from its bytes to its tokens."""
     (home / "asked.jsonl").write_text(text)
-    source = with_files(open_source(DatasetSpec(path=str(home / "asked.jsonl"), type=kind), home))
+    source = with_files(open_source(DatasetSpec(path=str(home / "asked.jsonl"), type=kind), home), home / "digests")
     for encoder in encoders(home, kind):
         rows = list(source.read())
         cells = dict(zip(("file", "number", "row"), map(list, zip(*rows, strict=True)), strict=True))
-        RowTokeniser(encoder, source, 64, truncates=True)(cells)
+        RowTokeniser(encoder, source, 64, "truncate")(cells)
 
 
 def test_every_type_is_put_to_the_test():

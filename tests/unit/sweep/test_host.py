@@ -5,6 +5,7 @@ from __future__ import annotations
 from raylora.runtime.desk_messages import Admit, Close
 from raylora.sweep.host import Host
 from tests.unit.runtime.steering import claim
+from tests.unit.sweep.simulated_pack import SimulatedTrials
 
 
 def test_a_group_that_wakes_up_when_another_has_its_place_takes_none_of_its_commands():
@@ -19,3 +20,13 @@ def test_a_group_that_wakes_up_when_another_has_its_place_takes_none_of_its_comm
     second = host.open_pack(0, "all", 1)
     assert host.exchange(0, first, [], True) == [Close()]
     assert host.exchange(0, second, [], True) == [admit]
+
+
+def test_a_question_on_its_way_while_its_lease_is_stopped_is_answered():
+    """Tune asks where a trial is when it begins, and reads the answer when it ends without a report."""
+    host, question = Host(), ("one", "get_auto_filled_metrics", (), {"debug_metrics_only": True})
+    host._trials = SimulatedTrials(2)
+    host.make("one", 0, {"config": {"learning_rate": 1e-3}, "storage": None}, None)
+    assert host.ask(*question)["pid"]
+    host.order("one", "stop", (), {})
+    assert host.ask(*question) == {}

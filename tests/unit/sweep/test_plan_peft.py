@@ -19,5 +19,5 @@ def test_a_block_of_pefts_is_varied_field_by_field() -> None:
 
 def test_every_block_of_a_space_is_tried_before_anything_starts() -> None:
     loha = {"peft_type": "LOHA", "r": 4, "target_modules": ["q_proj"]}
-    with pytest.raises(ModelError, match="`r` should be a positive integer"):
+    with pytest.raises(ModelError, match="r: got 0; allowed: a whole number of at least 1"):
         plan(grid({"peft.r": {"choice": [2, 0]}}, {"lora_r": 16, "peft": loha}), machine(cores=2))
