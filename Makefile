@@ -55,7 +55,7 @@ ip:
 # One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
-test: setup ip ## All tests but those of faults: 30 to 50 minutes on 2 cores
+test: setup ip ## All tests but those of faults: 20 to 40 minutes on 2 cores
 	python -m pytest -m 'not faults' $(TWO_LANES)
 
 # One after another: each waits for others to notice what it does to them.
