@@ -62,13 +62,13 @@ def _numbers(result: dict[str, Any]) -> Table:
 def _places(result: dict[str, Any]) -> dict[str, str]:
     last, best = result["checkpoint_uri"], result.get("best_checkpoint_uri")
     trained: str = result["adapter_uri"]
-    places = {
+    places: dict[str, str | None] = {
         what_lies_at(trained): trained,
         "talk to it": result.get("chat_command"),  # results of before have none of these commands
         "checkpoint": last,
         "the best one": None if best == last else best,
         "MLflow run": result["mlflow_run_id"],
         "open it with": result["mlflow_command"],
-        "this again": result.get("resume_command"),  # a run that is over trains no further
+        "show this again": result.get("resume_command"),  # a run that is over trains no further
     }
     return {name: place for name, place in places.items() if place is not None}

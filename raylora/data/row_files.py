@@ -89,14 +89,37 @@ def with_files(source: Source, digests: Path) -> Source:
         seen.update(repr(_stand(row, folder)).encode())
 
     def digest(part: Path) -> None:
-        whole = hashlib.sha256(source.digest.encode())
-        for row, folder in _rows(source):
-            with suppress(DataError):
-                whole.update(hashlib.sha256(cast(bytes, with_content(row, folder).content)).digest())
-        (part / _DIGEST).write_text(whole.hexdigest(), encoding="ascii")
+        (part / _DIGEST).write_text(_digest(source), encoding="ascii")
 
-    kept = build_once(digests / seen.hexdigest()[:32], f"a digest of the files of {source.spec.path}", digest)
+    try:
+        kept = build_once(digests / seen.hexdigest()[:32], f"a digest of the files of {source.spec.path}", digest)
+    except _Unread as unread:
+        return replace(source, digest=unread.digest)
     return replace(source, digest=(kept / _DIGEST).read_text(encoding="ascii"))
+
+
+class _Unread(Exception):
+    """A file could not be read: perhaps it can be in a moment, so that what the others come to is not kept.
+
+    Args:
+        digest: Of the others.
+    """
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+
+def _digest(source: Source) -> str:
+    whole, is_whole = hashlib.sha256(source.digest.encode()), True
+    for row, folder in _rows(source):
+        try:
+            whole.update(hashlib.sha256(cast(bytes, with_content(row, folder).content)).digest())
+        except DataError:
+            is_whole = False
+    if not is_whole:
+        raise _Unread(whole.hexdigest())
+    return whole.hexdigest()
 
 
 def _rows(source: Source) -> Iterator[tuple[ClassifiedFile, Path | None]]:

@@ -34,7 +34,7 @@ class PackedWeight(Tensor):
         unpack: Makes them.
     """
 
-    values: Callable[[], Tensor]
+    unpacked: Callable[[], Tensor]
     """Unpacks, once."""
 
     @staticmethod
@@ -43,7 +43,7 @@ class PackedWeight(Tensor):
     ) -> PackedWeight:
         """Make one without storage, so that no kernel can take it for values."""
         made: PackedWeight = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        made.values = cache(unpack)
+        made.unpacked = cache(unpack)
         made._is_param = True  # what isinstance(..., nn.Parameter) looks at
         return made
 
@@ -67,7 +67,7 @@ class PackedWeight(Tensor):
     @property
     def data(self) -> Tensor:
         """The values."""
-        return self.values()
+        return self.unpacked()
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -76,5 +76,5 @@ class PackedWeight(Tensor):
 
 
 def _on_values(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
-    args, kwargs = tree_map_only(PackedWeight, lambda weight: weight.values(), (tuple(args), dict(kwargs or {})))
+    args, kwargs = tree_map_only(PackedWeight, lambda weight: weight.unpacked(), (tuple(args), dict(kwargs or {})))
     return func(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
@@ -74,16 +74,21 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
 
 
 def _rank_too_large(injected: Injected) -> str | None:
-    layers: dict[str, Any] = {  # of this rank, each has `r`, which the class that they share does not promise
-        name: layer for name, layer in injected.layers.items() if isinstance(layer, BaseTunerLayer)
-    }
-    shapes = {}
-    for name, layer in layers.items():
-        base = layer.get_base_layer()
-        is_linear = isinstance(base, nn.Linear)
-        shapes[name] = (base.out_features, base.in_features) if is_linear else tuple(base.weight.shape)
-    ranks: dict[str, int] = {name: layer.r[ADAPTER] for name, layer in layers.items()}  # rank_pattern's too
+    shapes, ranks = {}, {}
+    for name, layer in injected.layers.items():
+        shape = _matrix(layer.get_base_layer()) if isinstance(layer, BaseTunerLayer) else None
+        if shape is not None:  # of a convolution, or of experts in one tensor, there is no such limit
+            tuner: Any = layer  # the class that they share does not promise `r`
+            shapes[name], ranks[name] = shape, tuner.r[ADAPTER]  # rank_pattern's too
     return rank_too_large("r", ranks, shapes)
+
+
+def _matrix(layer: nn.Module) -> tuple[int, int] | None:
+    """Sides of a layer that is a matrix; a packed one knows them by itself."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    weight = getattr(layer, "weight", None)
+    return (weight.shape[0], weight.shape[1]) if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def _by_layer(injected: Injected) -> dict[str, int]:

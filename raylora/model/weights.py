@@ -76,9 +76,8 @@ def check_weights(model: PreTrainedModel, weights: Weights, folder: Path) -> Non
     Raises:
         ModelError: They lack tensors that the model has, or have two different ones for weights that it ties.
     """
-    is_frozen = any(
-        isinstance(module, FrozenLinear) for module in model.modules()
-    )  # else what takes a gradient is its own
+    # What takes a gradient beside frozen layers is a head or an adapter, which no file has; else it is the model's own.
+    is_frozen = any(isinstance(module, FrozenLinear) for module in model.modules())
     held = [name for name, parameter in model.named_parameters() if not (is_frozen and parameter.requires_grad)]
     missing = [name for name in held if file_name(name) not in weights and not _is_tied(model, name)]
     if missing:

@@ -67,7 +67,7 @@ class DataFields(Part):
     """Longest row in tokens, of a pair both answers with their prompts; and the length of a bin where `sample_packing` is on. Images and recordings have as many tokens as the base has patches, whatever stands here."""
 
     excess_length_strategy: ExcessLength = "truncate"
-    """What happens to a row of more than `sequence_len` tokens: `truncate` keeps its first ones, `drop` leaves it out, `raise` is an error, `split` makes several rows of a `text`, of which nothing is lost; rows are counted by what became of them."""
+    """What happens to a row of more than `sequence_len` tokens: `truncate` keeps its first ones, `drop` leaves it out, `raise` is an error, `split` makes several rows of a `text`, with all its tokens (the first of each is read and not learned); rows are counted by what became of them."""
 
     sample_packing: Flag = False
     """Put several rows into one bin of `sequence_len` tokens; no token sees another row's tokens."""

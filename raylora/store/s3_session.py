@@ -27,7 +27,7 @@ class Session(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore ships no typ
     async def send(self, request: Any) -> Any:
         if "Expect" not in request.headers:  # without a body that may be long
             return await super().send(request)
-        num_bytes = next(int(request.headers[name]) for name in _LENGTHS if name in request.headers)
+        num_bytes = next((int(request.headers[name]) for name in _LENGTHS if name in request.headers), 0)
         try:
             return await asyncio.wait_for(super().send(request), READ_TIMEOUT_S + num_bytes / SLOWEST_BYTES_S)
         except TimeoutError as error:

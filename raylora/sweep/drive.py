@@ -202,7 +202,7 @@ def _go_on(controller: TuneController, search: Search) -> None:
     """Have a new controller take up what was kept."""
     if not is_signing():
         log.warning(
-            "what Ray Tune kept in %s/%s is not signed, and reading it can run code of whoever may write there; of a "
+            "what Ray Tune kept in %s/%s is not checked, and reading it can run code of whoever may write there; of a "
             "sweep that begins with a key in %s it is signed, and checked",
             search.folder,
             search.name,

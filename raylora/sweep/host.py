@@ -36,6 +36,7 @@ class Host:
         os.environ[OWN_FOLDERS] = "0"  # a process has one working directory, whatever its trials would like
         self._desk = Desk()
         self._leases: dict[str, Lease] = {}
+        self._stopped: set[str] = set()
         self._trials: Trials | None = None
         self._openings = Counter[int]()
 
@@ -78,6 +79,7 @@ class Host:
         lease = self._leases[name]
         if method == "stop":
             del self._leases[name]
+            self._stopped.add(name)
         return getattr(lease, method)(*args, **kwargs)
 
     def ask(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -90,8 +92,7 @@ class Host:
             args: Its arguments by place.
             kwargs: Its arguments by name.
         """
-        lease = self._leases.get(name)
-        return {} if lease is None else getattr(lease, method)(*args, **kwargs)
+        return {} if name in self._stopped else getattr(self._leases[name], method)(*args, **kwargs)
 
     def settle(self, num_orders: int, num_open: int) -> None:
         """See `Desk.settle`.

@@ -1,6 +1,6 @@
 """A sweep's knobs, searcher and scheduler: Ray Tune's own. Called by whoever starts a sweep.
 
-PBT has one change: it does not wait for trials that failed (`population.py`).
+PBT has one change: it does not wait for trials that are over (`population.py`).
 
 All knobs are drawn, and those whose condition does not hold are let go when the run is made: so every searcher can
 draw every space. A grid is a list of points for Tune's basic generator.

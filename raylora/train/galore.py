@@ -83,16 +83,19 @@ class GaloreStepper:
         self._grad.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments by ``<moment>.<weight>`` at their rank, and what projects; empty before the first step."""
+        """The moments by ``<moment>.<weight>`` at their rank, and what projects, in host memory.
+
+        Empty before the first step.
+        """
         state: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             held = self._optimizer.state[parameter]
             if "step" not in held:
                 return {}
             state["step"] = torch.tensor(held["step"])
-            state |= {f"{moment}.{name}": held[moment].clone() for moment in MOMENTS}
+            state |= {f"{moment}.{name}": held[moment].to("cpu", copy=True) for moment in MOMENTS}
             if name in self._projected:
-                state[f"{PROJECTION}.{name}"] = held["projector"].ortho_matrix.clone()
+                state[f"{PROJECTION}.{name}"] = held["projector"].ortho_matrix.to("cpu", copy=True)
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
