@@ -56,7 +56,7 @@ class Population(PopulationBasedTraining):
 
     def _reported(self, trial: Trial) -> tuple[float, str]:
         """How far a trial had come when it reported last, and its name, so that no order is by chance."""
-        result = self._trial_state[trial].last_result or {}
+        result: dict[str, Any] = self._trial_state[trial].last_result or {}
         return result.get(self._time_attr, 0), trial.trial_id
 
 
