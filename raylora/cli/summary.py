@@ -69,6 +69,6 @@ def _places(result: dict[str, Any]) -> dict[str, str]:
         "the best one": None if best == last else best,
         "MLflow run": result["mlflow_run_id"],
         "open it with": result["mlflow_command"],
-        "show it again": result.get("resume_command"),  # a run that is over trains no further
+        "show again": result.get("resume_command"),  # a run that is over trains no further
     }
     return {name: place for name, place in places.items() if place is not None}

@@ -63,7 +63,7 @@ def test_the_summary_of_a_run(screen: io.StringIO):
     assert ["the best one", RESULT["best_checkpoint_uri"]] in rows
     assert ["open it with", RESULT["mlflow_command"]] in rows
     assert ["talk to it", RESULT["chat_command"]] in rows
-    assert ["show it again", RESULT["resume_command"]] in rows
+    assert ["show again", RESULT["resume_command"]] in rows
 
 
 @pytest.mark.parametrize("told", [{"chat_command": None}, {}], ids=["nobody to talk to", "a result of before"])
