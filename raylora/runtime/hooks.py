@@ -21,6 +21,9 @@ from raylora.train.events import Event, Wish
 Written = SimpleQueue[Report | UnusableStoreError]
 """What became of the checkpoints of a pack, as its threads of writing tell it."""
 
+DRIVER_PATIENCE_S = 10.0
+"""How long a checkpoint waits for a driver that lives but is held up. Ray ends the workers of a dead one sooner."""
+
 
 class WorkerHooks:
     """The loop's hooks on a worker: events to the mailbox, checkpoints to the store.
@@ -48,7 +51,16 @@ class WorkerHooks:
         return cast("Wish | None", ray.get(self._mailbox.wish.remote()))
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint, in a thread beside training; returns its URI."""
+        """Write a checkpoint, in a thread beside training; returns its URI.
+
+        The driver has noted the steps before it by then: those of a checkpoint that outlives a killed driver are not
+        done again, and nobody would tell MLflow of them.
+        """
+        ray.get(self._mailbox.confirmed.remote(DRIVER_PATIENCE_S))
+        return self.keep(checkpoint)
+
+    def keep(self, checkpoint: Checkpoint) -> str:
+        """Write a checkpoint at once; returns its URI."""
         return save_checkpoint(self._store, checkpoint, self._keep)
 
     def give_up_beyond(self, step: int) -> None:
@@ -78,7 +90,7 @@ class PackHooks(WorkerHooks):
     @override
     def save(self, checkpoint: Checkpoint) -> str:
         try:
-            uri = super().save(checkpoint)
+            uri = self.keep(checkpoint)  # at once: the desk waits, and the driver may wait for the desk
         except UnusableStoreError as error:
             self._written.put(error)
             raise

@@ -83,6 +83,7 @@ class Mailbox:
         self._events: list[Event] = []
         self._num_forgotten = 0
         self._arrived = asyncio.Event()
+        self._confirmed = asyncio.Event()
         self._wish: Wish | None = None
         self._num_saves = 0
         self._controller: ActorHandle[Any] | None = None
@@ -135,6 +136,7 @@ class Mailbox:
         """
         del self._events[: num_seen - self._num_forgotten]
         self._num_forgotten = num_seen
+        self._confirmed.set()
         if not self._events:
             self._arrived.clear()
             try:
@@ -142,6 +144,22 @@ class Mailbox:
             except TimeoutError:
                 return []
         return list(self._events)
+
+    async def confirmed(self, timeout_s: float) -> bool:
+        """Wait until the driver has had every event that is here now; whether it has.
+
+        Args:
+            timeout_s: Longest wait in seconds.
+        """
+        due = self._num_forgotten + len(self._events)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._num_forgotten < due:
+                    self._confirmed.clear()
+                    await self._confirmed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def ask_stop(self) -> None:
         """Ask the workers to save and end."""

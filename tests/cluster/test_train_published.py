@@ -11,7 +11,7 @@ import pytest
 from raylora.model.export import FOLDER
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.manifest import MANIFEST, fetch
+from raylora.store.manifest import MANIFEST, WRITER, fetch
 from raylora.store.runs import list_runs, run_store
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
 from tests.cluster.conftest import RUN
@@ -66,7 +66,7 @@ def test_an_adapter_cut_off_on_its_way_is_published_once_and_whole(
 def check_published(command: Command, own: Store, ended: Ended, folder: Path) -> None:
     """Assert that the files of the adapter are those of its manifest, and that MLflow has the same, once."""
     names = {*fetch(own, FOLDER, folder / "stored").files}
-    assert {key.removeprefix(f"{FOLDER}/") for key in own.keys(FOLDER)} == {*names, MANIFEST}
+    assert {key.removeprefix(f"{FOLDER}/") for key in own.keys(FOLDER)} == {*names, MANIFEST, WRITER}
     mlflow, run_id = client(command), ended.json["mlflow_run_id"]
     assert [file.path for file in mlflow.list_artifacts(run_id)].count(FOLDER) == 1
     sent = Path(mlflow.download_artifacts(run_id, FOLDER, str(folder)))

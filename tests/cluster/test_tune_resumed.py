@@ -177,17 +177,17 @@ def test_with_a_key_a_search_goes_on_and_nothing_of_others_is_unpickled(
     assert not mark.exists()
     played.go_on()
     assert {outcome.status for outcome in played.outcomes} == {"succeeded", "stopped"}
-    assert "not signed" not in caplog.text
+    assert "is not checked" not in caplog.text
 
 
 def test_without_a_key_what_is_planted_runs_after_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The payload of the test above is one; and what cannot be read is an error of ours."""
     played, mark = Played(made("random", "asha", 8), tmp_path), tmp_path / "mark"
     played.go_on(3)
-    assert "not signed" not in caplog.text, "nothing was read"
+    assert "is not checked" not in caplog.text, "nothing was read"
     max((tmp_path / "tune" / "search").glob("experiment_state-*.json")).write_bytes(planted(mark))
     with pytest.raises(InputError, match="cannot be read"):
         played.go_on()
     assert mark.exists()
-    (warning,) = (record.getMessage() for record in caplog.records if "not signed" in record.getMessage())
-    assert f"{tmp_path / 'tune' / 'search'} is not signed" in warning and KEY_NAME in warning
+    (warning,) = (record.getMessage() for record in caplog.records if "is not checked" in record.getMessage())
+    assert f"{tmp_path / 'tune' / 'search'} is not checked" in warning and KEY_NAME in warning

@@ -63,6 +63,26 @@ def test_what_the_driver_has_is_forgotten():
     asyncio.run(play())
 
 
+def test_who_waits_for_the_driver_goes_on_when_it_has_confirmed_what_was_there():
+    async def play() -> None:
+        mailbox = Mailbox()
+        assert await mailbox.confirmed(0.0), "there is nothing to confirm"
+        for step in (1, 2):
+            await mailbox.put(Event("step", step, {}))
+        assert not await mailbox.confirmed(0.0)
+        waiting = [asyncio.create_task(mailbox.confirmed(10 * PATIENCE_S)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await mailbox.put(Event("step", 3, {}))
+        await mailbox.after(1, 0.0)
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting), "the second event is still to be had"
+        await mailbox.after(2, 0.0)
+        assert await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S) == [True, True]
+        assert not await mailbox.confirmed(0.01), "the third came later"
+
+    asyncio.run(play())
+
+
 def test_a_wish_to_save_is_told_once_and_counted_when_it_is_done():
     async def play() -> None:
         mailbox = Mailbox()
