@@ -39,6 +39,16 @@ class Delta:
         """Rank."""
         return self.a_RI.shape[0]
 
+    @property
+    def tensor(self) -> str:
+        """Name of the layer's weight."""
+        return f"{self.module}.weight"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the layer's weight, (O, I)."""
+        return self.b_OR.shape[0], self.a_RI.shape[1]
+
     def update(self) -> Tensor:
         """Scale B A.
 

@@ -75,6 +75,21 @@ def deltas(adapter: StoredAdapter, place: BasePlace | None = None) -> dict[str, 
         ) from error
 
 
+def needs_peft(adapter: StoredAdapter) -> bool:
+    """Whether an adapter is more than two matrices a layer, so that PEFT's own modules compute it.
+
+    Args:
+        adapter: Of any type. What is neither the one nor the other is refused by `deltas`.
+    """
+    config, kind = adapter.config, adapter.config.get("peft_type")
+    if kind not in KINDS:
+        return True
+    odd = _odd_field(config)
+    if kind == "ADALORA" or config.get("bias", "none") != "none" or odd not in (None, "use_qalora"):
+        return False
+    return bool(odd or config.get("fan_in_fan_out") or _by_layer(adapter)[1])
+
+
 def why_other_task(config: Mapping[str, Any]) -> str | None:
     """Say what an adapter was trained for; ``None`` where that is the next token, or is not said.
 
@@ -98,7 +113,7 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     """
     config, kind = adapter.config, adapter.config.get("peft_type")
     if kind not in KINDS:
-        raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it with PEFT")
+        raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it: raylora merge")
     problems = []
     if (other := why_other_task(config)) is not None:
         problems.append(other)

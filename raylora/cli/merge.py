@@ -23,7 +23,7 @@ from raylora.errors import InputError, together
 if TYPE_CHECKING:
     from raylora.adapters.base import BasePlace
     from raylora.adapters.delta import Layers
-    from raylora.adapters.merging.check import Agreement, Wanted
+    from raylora.adapters.merging.check import Agreement
     from raylora.adapters.merging.merge import Merged
     from raylora.adapters.merging.rounding import Spread
     from raylora.adapters.stored import StoredAdapter
@@ -72,8 +72,9 @@ def merge(
     ] = True,
     json_: Json = False,
 ) -> None:
-    """Merge an adapter into its full-precision base, LoftQ's as quantized: W + scale B A, for DoRA its magnitudes."""
+    """Merge an adapter into its full-precision base, LoftQ's as quantized: W + scale B A, or as PEFT merges it."""
     from raylora.adapters.base import open_base
+    from raylora.adapters.merging.content import content_of
     from raylora.adapters.merging.merge import write_merged
     from raylora.adapters.merging.plan import MergeSettings, plan_merge
     from raylora.adapters.new_folder import new_folder, writing
@@ -85,13 +86,10 @@ def merge(
     settings = MergeSettings(dtype.value, int(max_shard_gb * 1e9), form, template)
     with before_start():
         opened = open_base(stored, known, cache_dir())
-    plan = plan_merge(stored, found, opened, settings)
-    wanted: Wanted | None = None
+    content = content_of(stored, found, opened)
+    plan = plan_merge(stored, content.changes, opened, settings)
+    wanted = content.wanted(plan.rounding) if check else None
     agreement: Agreement | None = None
-    if check:
-        from raylora.adapters.merging.check import wanted_logits
-
-        wanted = wanted_logits(found, opened.path, plan.rounding)
     with new_folder(place) as fresh:
         with writing(place), _bar(len(plan.sizes)) as report:
             merged = write_merged(plan, fresh, report)
@@ -105,7 +103,7 @@ def merge(
         "dtype": plan.dtype,
         "files": merged.files,
         "bytes": merged.num_bytes,
-        "num_layers": len(found),
+        "num_layers": len(content.layers),
         "quantization": stored.about.get("quantization"),
         "merged_into": stored.about.get("quantization") if plan.is_into_rounded else "none",
         "chat_template": "base" if template is None else "run",
@@ -129,14 +127,14 @@ class _Inputs(NamedTuple):
         place: Of the new folder.
         base: Of the base, as far as it is known beside the adapter's own word for it.
         adapter: As it is stored.
-        layers: What it does to each.
+        layers: What it does to each; ``None`` where PEFT's own modules do that.
         template: The run's own chat template.
     """
 
     place: Path
     base: BasePlace | None
     adapter: StoredAdapter
-    layers: Layers
+    layers: Layers | None
     template: str | None
 
 
@@ -147,7 +145,7 @@ def _inputs(word: str, folder: Path, base: str | None, store: str | None, max_sh
         InputError: All that is wrong at once.
     """
     from raylora.adapters.base import config_of_base
-    from raylora.adapters.layers import deltas
+    from raylora.adapters.layers import deltas, needs_peft
     from raylora.adapters.new_folder import free_place
     from raylora.adapters.stored import read_adapter
     from raylora.store.before_start import Checks
@@ -164,8 +162,13 @@ def _inputs(word: str, folder: Path, base: str | None, store: str | None, max_sh
         stored = checks.of(partial(read_adapter, named.uri))
     if named is not None and stored is not None:
         checks.of(partial(config_of_base, stored, named.base))
-        found = checks.of(partial(deltas, stored, named.base))
-    if checks.errors or place is None or named is None or stored is None or found is None:
+        if needs_peft(stored):
+            from raylora.adapters.peft_seat import config_of  # seconds of import that only these adapters need
+
+            checks.of(partial(config_of, stored))
+        else:
+            found = checks.of(partial(deltas, stored, named.base))
+    if checks.errors or place is None or named is None or stored is None:
         raise together(checks.errors)
     return _Inputs(place, named.base, stored, found, template)
 

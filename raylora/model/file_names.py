@@ -1,4 +1,4 @@
-"""Names of tensors in a model and in its files: packed ones, and those under which models were published before.
+"""Names of tensors in a model and in its files: packed ones, wrapped ones, and those of models published before.
 
 The first BERTs have others for the values of a norm, and vision transformers for their layers; what transformers calls
 them today is its own to say. Called by `weights` and by merging.
@@ -13,13 +13,18 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, apply_renamings
 
+WRAPPED = (".base_layer.", ".original_module.")
+"""What PEFT's modules call the module of the base whose place they have taken."""
+
 
 def file_name(name: str) -> str:
-    """The checkpoint's name of a parameter: a packed row stands for the layer's weight.
+    """The checkpoint's name of a parameter: a packed row stands for the layer's weight, what PEFT wraps for itself.
 
     Args:
         name: In the model.
     """
+    for wrapped in WRAPPED:
+        name = name.replace(wrapped, ".")
     return name.removesuffix("packed") + "weight" if name.endswith(".packed") else name
 
 

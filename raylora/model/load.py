@@ -136,6 +136,23 @@ def load_base(
     return parts.seconds
 
 
+def load_but_matrices(model: PreTrainedModel, folder: Path, device: torch.device) -> None:
+    """Fill a meta model but for its linear layers and embeddings, which are nearly all of it.
+
+    Args:
+        model: From :func:`base_on_meta`; changed in place.
+        folder: A local folder with safetensors whose names are the model's.
+        device: Where weights are held.
+
+    Raises:
+        ModelError: As `weights.check_weights`.
+    """
+    weights = Weights(folder, model)
+    check_weights(model, weights, folder)
+    large = [f"{name}." for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    _fill(model, "", weights, device, Parts(), tuple(large))
+
+
 def load_in_turn(
     model: PreTrainedModel, folder: Path, device: torch.device, adjust: Callable[[nn.Module], None] = lambda part: None
 ) -> None:

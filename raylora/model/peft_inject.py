@@ -28,6 +28,9 @@ from raylora.model.peft_format import PREFIX
 
 ADAPTER = "default"
 
+OF_PEFT = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+"""What PEFT puts in the place of a module."""
+
 
 @dataclass(frozen=True)
 class Injected:
@@ -117,14 +120,29 @@ def _inject(
 
 def eject(model: nn.Module) -> None:
     """Take an adapter out of a base, if it has one."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BaseTunerLayer):
-                setattr(parent, name, child.get_base_layer())
-            elif isinstance(child, AuxiliaryTrainingWrapper):
-                setattr(parent, name, child.original_module)
+    _unwrap(model)
     model.requires_grad_(False)
     vars(model).pop("peft_config", None)
+
+
+def base_of(layer: Any) -> nn.Module:
+    """The base's own module in one of PEFT's.
+
+    Args:
+        layer: Of PEFT's; others are their own.
+    """
+    while isinstance(layer, OF_PEFT):
+        layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
+    return cast(nn.Module, layer)
+
+
+def _unwrap(parent: nn.Module) -> None:
+    """Put the base's own modules back; PEFT's stay whole."""
+    for name, child in list(parent.named_children()):
+        if isinstance(child, OF_PEFT):
+            setattr(parent, name, base_of(child))
+        else:
+            _unwrap(child)
 
 
 class _Base:
@@ -201,8 +219,7 @@ def _settled(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _sorted_out(holder: nn.Module, base: _Base) -> Injected:
-    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    layers = {name: module for name, module in holder.named_modules() if isinstance(module, kinds)}
+    layers = {name: module for name, module in holder.named_modules() if isinstance(module, OF_PEFT)}
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in _named(holder):

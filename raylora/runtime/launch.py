@@ -238,7 +238,7 @@ def _run(
 
 def _chat_command(spec: RunSpec, run_id: str, store_uri: str, published: str) -> str | None:
     """What somebody types to talk to what a run has left; ``None`` where `raylora chat` refuses it."""
-    if spec.task_type != "causal_lm" or spec.peft is not None:
+    if spec.task_type != "causal_lm":
         return None
     return f"raylora chat --base {published}" if spec.trains_base else chat_command(run_id, store_uri)
 

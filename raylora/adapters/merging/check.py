@@ -95,7 +95,7 @@ class Wanted:
         Args:
             merged: Its folder.
         """
-        model = _on_meta(merged)
+        model = float32_on_meta(merged)
         load_in_turn(model, merged, CPU)
         pairs = list(zip(self.logits, _logits(model, self.ids_ST, self.lengths), strict=True))
         return Agreement(
@@ -106,7 +106,7 @@ class Wanted:
 
 
 def wanted_logits(found: Mapping[str, Delta], base: Path, rounding: QuantFormat | None = None) -> Wanted:
-    """Run base and adapter over the prompts, in float32.
+    """Run base and a low-rank adapter over the prompts, in float32.
 
     Args:
         found: What the adapter does to each layer.
@@ -117,13 +117,26 @@ def wanted_logits(found: Mapping[str, Delta], base: Path, rounding: QuantFormat 
         ModelError: The base has no tokenizer that can be loaded, or cannot be loaded itself.
         RunFailedError: The tokenizer makes no tokens of a text.
     """
-    rows = _rows(base)
-    lengths = tuple(map(len, rows))
-    model = _on_meta(base)
+    model = float32_on_meta(base)
     for module, delta in found.items():
         model.get_submodule(module).register_forward_hook(partial(_updated, delta))
     load_in_turn(model, base, CPU, lambda part: None if rounding is None else _round(part, rounding))
-    ids_ST = pad_sequence(rows, batch_first=True)
+    return logits_of(model, base)
+
+
+def logits_of(model: PreTrainedModel, base: Path) -> Wanted:
+    """Run a model over the prompts.
+
+    Args:
+        model: Base and adapter, in float32; a block may be filled as late as it runs.
+        base: Folder of the base.
+
+    Raises:
+        ModelError: The base has no tokenizer that can be loaded.
+        RunFailedError: The tokenizer makes no tokens of a text.
+    """
+    rows = _rows(base)
+    lengths, ids_ST = tuple(map(len, rows)), pad_sequence(rows, batch_first=True)
     return Wanted(ids_ST, lengths, _logits(model, ids_ST, lengths))
 
 
@@ -142,7 +155,15 @@ def _logits(model: PreTrainedModel, ids_ST: Tensor, lengths: tuple[int, ...]) ->
     return tuple(logits_TV[:length] for logits_TV, length in zip(logits_STV, lengths, strict=True))
 
 
-def _on_meta(folder: Path) -> PreTrainedModel:
+def float32_on_meta(folder: Path) -> PreTrainedModel:
+    """A base without weights, frozen.
+
+    Args:
+        folder: Of the base.
+
+    Raises:
+        ModelError: It is no model for the next token.
+    """
     fields = {"base_model": str(folder), "dtype": "float32", "datasets": [{"path": "none"}]}
     return base_on_meta(read_config(folder), RunSpec.model_validate(fields), torch.float32)
 

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: W + scale B A in float32, rounded once to the dtype that is written.
+"""An adapter merged into its base in float32, W + scale B A or as PEFT merges it, and rounded once to what is written.
 
 A plan enters; the folder of a model without adapters leaves. It is merged into the base's own weights; into those of
 the base as it was quantized, in full precision, where it has what quantization took. Called by the command ``merge``.
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raylora.adapters.delta import Delta
 from raylora.adapters.merging.plan import MergePlan
 from raylora.adapters.merging.rounding import Spread, ratio, rounded, rounding_error, settled, spread_of
 from raylora.adapters.model_files import copy_model_files
@@ -85,12 +84,12 @@ def write_merged(plan: MergePlan, folder: Path, report: Callable[[], None] = lam
 
 def _written(plan: MergePlan, name: str, weight: Tensor, errors: _Errors) -> Tensor:
     """One tensor of the base as the merged model has it."""
-    dtype, delta, form = plan.dtypes.get(name), plan.deltas.get(name), plan.requantize
+    dtype, change, form = plan.dtypes.get(name), plan.changes.get(name), plan.requantize
     if dtype is None:
         return weight
     if plan.rounding is not None and name in plan.linear:
         weight = rounded(plan.rounding, weight.float())
-    whole = weight if delta is None else delta.applied(weight)
+    whole = weight if change is None else change.applied(weight)
     written = whole.to(dtype)
     if written is not weight and not bool(torch.isfinite(written).all()):
         raise RunFailedError(
@@ -99,17 +98,19 @@ def _written(plan: MergePlan, name: str, weight: Tensor, errors: _Errors) -> Ten
         )
     if form is not None and name in plan.linear:
         written = settled(form, written)
-    if delta is not None:
-        _note(plan, name, delta, (weight, whole, written), errors)
+    if change is not None:
+        _note(plan, name, (weight, whole, written), errors)
     return written
 
 
-def _note(plan: MergePlan, name: str, delta: Delta, tensors: tuple[Tensor, Tensor, Tensor], errors: _Errors) -> None:
+def _note(plan: MergePlan, name: str, tensors: tuple[Tensor, Tensor, Tensor], errors: _Errors) -> None:
     """Take down what rounding did to an adapted layer: its base's, before, and the merged weight's, after."""
+    if name not in plan.linear:
+        return
     weight_OI, whole_OI, written_OI = tensors
     if plan.trained_on is not None and plan.rounding is None:
         errors.of_base.append(rounding_error(plan.trained_on, weight_OI))
-    if plan.requantize is None or name not in plan.linear:
+    if plan.requantize is None:
         return
     lost_OI, update_OI = written_OI.float() - whole_OI, whole_OI - weight_OI.float()
     errors.of_merged.append(ratio(lost_OI, whole_OI))

@@ -1,7 +1,7 @@
 """What merging will write, from headers alone: which tensor gets which update, in which dtype and how many bytes.
 
-An adapter's deltas and its base enter; a plan, or every reason why they do not fit, leaves. Called before anything is
-written.
+What an adapter changes and its base enter; a plan, or every reason why they do not fit, leaves. Called before anything
+is written.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raylora.adapters.delta import Delta
 from raylora.adapters.merging.rounding import format_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
@@ -34,6 +34,29 @@ PACKED_FROM = (torch.float32, torch.bfloat16, torch.float16)
 
 MOST_NAMED = 5
 """Problems that a message spells out."""
+
+
+class Change(Protocol):
+    """What an adapter does to a tensor of its base."""
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the layer."""
+
+    @property
+    def tensor(self) -> str:
+        """Name of the tensor in the model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That the tensor must have."""
+
+    def applied(self, weight_OI: Tensor) -> Tensor:
+        """The tensor that computes what base and adapter compute together, float32.
+
+        Args:
+            weight_OI: As the base has it.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,7 +83,7 @@ class MergePlan:
     Args:
         base: What is merged into.
         settings: As they were asked for.
-        deltas: Updates by name of the tensor in the base's files, which may be another one than the model's of today.
+        changes: By name of the tensor in the base's files, which may be another one than the model's of today.
         dtypes: Written dtype of every float tensor of the base, by that name.
         sizes: Written bytes of every tensor, by name, in the order of the files.
         linear: Names of the weights that a quantized base holds packed.
@@ -70,7 +93,7 @@ class MergePlan:
 
     base: BaseFolder
     settings: MergeSettings
-    deltas: Mapping[str, Delta]
+    changes: Mapping[str, Change]
     dtypes: Mapping[str, torch.dtype]
     sizes: Mapping[str, int]
     linear: frozenset[str]
@@ -102,13 +125,13 @@ class MergePlan:
 
 
 def plan_merge(
-    adapter: StoredAdapter, found: Mapping[str, Delta], base: BaseFolder, settings: MergeSettings
+    adapter: StoredAdapter, found: Mapping[str, Change], base: BaseFolder, settings: MergeSettings
 ) -> MergePlan:
     """Find the tensor of each adapted layer.
 
     Args:
         adapter: What is merged.
-        found: Its deltas by layer.
+        found: What it changes.
         base: What it is merged into.
         settings: How it is written.
 
@@ -128,9 +151,9 @@ def plan_merge(
     linear = frozenset(in_files[present] for present in _packed_weights(model) & in_files.keys())
     said = str(adapter.about.get("quantization") or PLAIN)
     trained_on = format_of(said) if said in FIELDS else None
-    tied = _tied_head(model)
+    tied = _tied(model)
     entries = {present: held[name] for present, name in in_files.items()}
-    problems = [problem for module, delta in found.items() if (problem := _misfit(module, delta, entries, tied))]
+    problems = [problem for change in found.values() if (problem := _misfit(change, entries, tied))]
     if said not in FIELDS:
         problems.append(f"its lineage says that its base was held as {said!r}. Allowed: {', '.join(FIELDS)}")
     elif adapter.is_of_quantized_base and trained_on is None:
@@ -150,7 +173,7 @@ def plan_merge(
     return MergePlan(
         base=base,
         settings=settings,
-        deltas={in_files[f"{module}.weight"]: delta for module, delta in found.items()},
+        changes={in_files[change.tensor]: change for change in found.values()},
         dtypes=dtypes,
         sizes={name: _num_bytes(entry, dtypes.get(name)) for name, entry in held.items()},
         linear=linear,
@@ -159,14 +182,13 @@ def plan_merge(
     )
 
 
-def _misfit(module: str, delta: Delta, entries: Mapping[str, TensorBytes], tied_head: str | None) -> str | None:
-    """Why a layer's update cannot be merged into one of the tensors, by present name; ``None`` where it can."""
-    entry = entries.get(f"{module}.weight")
-    shape = (delta.b_OR.shape[0], delta.a_RI.shape[1])
-    if module == tied_head:
-        return f"{module} shares its weight with the embedding, which has no update"
+def _misfit(change: Change, entries: Mapping[str, TensorBytes], tied: Mapping[str, str]) -> str | None:
+    """Why a change cannot be merged into one of the tensors, by present name; ``None`` where it can."""
+    entry, module, shape = entries.get(change.tensor), change.module, change.shape
+    if module in tied:
+        return f"{module} shares its weight with the {tied[module]}, which has no update"
     if entry is None:
-        return f"{module} has no tensor {module}.weight in the base's files"
+        return f"{module} has no tensor {change.tensor} in the base's files"
     if entry.dtype not in FLOATS:
         return f"{entry.name} is of {entry.dtype}, allowed are {', '.join(FLOATS)}"
     if entry.shape != shape:
@@ -182,11 +204,13 @@ def _packed_weights(model: PreTrainedModel) -> set[str]:
     }
 
 
-def _tied_head(model: PreTrainedModel) -> str | None:
+def _tied(model: PreTrainedModel) -> dict[str, str]:
+    """Head and embedding by dotted name, where they have one weight, each with what the other is."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    is_tied = head is not None and head.weight is getattr(embedding, "weight", None)
-    names: list[str] = [name for name, module in model.named_modules() if is_tied and module is head]
-    return names[0] if names else None
+    if head is None or head.weight is not getattr(embedding, "weight", None):
+        return {}
+    others = {id(head): "embedding", id(embedding): "output head"}
+    return {name: others[id(module)] for name, module in model.named_modules() if id(module) in others}
 
 
 def _num_bytes(entry: TensorBytes, dtype: torch.dtype | None) -> int:

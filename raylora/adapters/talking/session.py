@@ -1,14 +1,15 @@
-"""Adapters in the slots of one base: whichever is asked answers.
+"""Adapters over one base, in its slots or in PEFT's modules: whichever is asked answers.
 
-A base, placed and with its slots filled, enters; answers leave, whole and word by word. Made by `opening`, and called
+A base, placed, and its adapters enter; answers leave, whole and word by word. Made by `opening`, and called
 by the commands that generate with stored adapters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from raylora.model.route import Span
 from raylora.model.seed import stable_seed
 from raylora.train.sample import Chat, as_text, encode
 from raylora.train.trainee import Trainee
+
+if TYPE_CHECKING:
+    from raylora.adapters.peft_seat import PeftSeat
 
 
 @dataclass(frozen=True)
@@ -54,26 +58,30 @@ class Answer:
 
 
 class Session:
-    """A base and the adapters in its slots.
+    """A base and the adapters in its slots, or beside it in PEFT's own modules.
 
     Args:
-        trainee: The base, placed; slot n of its bank holds the n-th adapter.
+        trainee: The base, placed.
         tokenizer: The base's.
-        names: Of the adapters.
+        places: Of the adapters by their names: a slot of the trainee's bank, or a seat.
         end_ids: Tokens that end an answer.
     """
 
     def __init__(
-        self, trainee: Trainee, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], end_ids: Sequence[int]
+        self,
+        trainee: Trainee,
+        tokenizer: PreTrainedTokenizerBase,
+        places: Mapping[str, int | PeftSeat],
+        end_ids: Sequence[int],
     ) -> None:
         self._trainee, self._tokenizer, self._end_ids = trainee, tokenizer, list(end_ids)
-        self._slots = {name: slot for slot, name in enumerate(names)}
+        self._places = dict(places)
         trainee.train_mode(False)
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters, in the order of their slots."""
-        return list(self._slots)
+        """Of the adapters, in the order in which they were given."""
+        return list(self._places)
 
     @property
     def has_template(self) -> bool:
@@ -135,15 +143,14 @@ class Session:
         Raises:
             InputError: There is no such adapter, the messages are too long, or the chat template refuses them.
         """
-        if name is not None and name not in self._slots:
-            raise InputError(f"adapter: {name!r} is not open. Open: {', '.join(self._slots) or 'none'}")
+        if name is not None and name not in self._places:
+            raise InputError(f"adapter: {name!r} is not open. Open: {', '.join(self._places) or 'none'}")
         device = self._trainee.device
         ids_1T = self._ids(chat)
         num_asked, room = ids_1T.shape[1], self._room(ids_1T)
-        self._trainee.bank.route([] if name is None else [Span(self._slots[name])])
         generate: Any = self._trainee.model.generate  # transformers' decorators hide that it can be called
         # Who draws elsewhere in this process goes on as if nothing had been drawn here.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with self._answering(name), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(stable_seed("answer", options.seed))
             output = generate(
                 input_ids=ids_1T.to(device),
@@ -158,6 +165,14 @@ class Session:
         written_T = output[0, num_asked:]
         text = str(self._tokenizer.decode(written_T, skip_special_tokens=True))
         return Answer(text.strip(), len(written_T))
+
+    @contextmanager
+    def _answering(self, name: str | None) -> Iterator[None]:
+        """Let passes of the base within be those of an adapter, or of the base alone."""
+        place = None if name is None else self._places[name]
+        self._trainee.bank.route([Span(place)] if isinstance(place, int) else [])
+        with nullcontext() if place is None or isinstance(place, int) else place.in_place():
+            yield
 
     def _ids(self, chat: Chat) -> Tensor:
         with refusal_told("messages", "leave out what it does not know, such as a system's message"):

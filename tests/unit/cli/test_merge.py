@@ -173,7 +173,7 @@ def with_another_base(made: Path, folder: Path) -> str:
     [
         (of_another_base, ["was trained on another base", "000000000000", "--base"]),
         (pickled, ["adapter_model.bin", "reading a pickle can run code"]),
-        (of_another_kind, ["'LOHA'", "Allowed: LORA, ADALORA, VERA"]),
+        (of_another_kind, ["is LOHA", "tensors that its type trains"]),
         (with_another_base, ["3 problems", "model.layers.2.mlp.down_proj has no tensor", "Nothing was written"]),
     ],
 )
