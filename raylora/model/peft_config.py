@@ -118,6 +118,11 @@ def _misplaced(name: str, fields: set[str], values: Mapping[str, Any]) -> Iterat
         elif field not in fields:
             nearest = difflib.get_close_matches(field, sorted(fields - OURS.keys()), n=1, cutoff=0.0)
             yield f"peft: {field} is no field of {name}; nearest: {', '.join(nearest)}"
+        elif field == "generator_seed" and value is not None:
+            yield (
+                "peft: generator_seed draws PVERA's noise from a generator of its own, which draws other noise where "
+                "activations are computed again and where a run is resumed; remove it: noise follows from seed"
+            )
         elif field == "init_lora_weights" and str(value).startswith(FROM_ROWS):
             yield (
                 f"peft: init_lora_weights: PEFT starts {value} from rows, by a call that a run does not make; use "

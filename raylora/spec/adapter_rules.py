@@ -22,7 +22,7 @@ rule = registrar(ADAPTER_RULES)
 
 @rule("peft", *OWN, "distributed.strategy", "distributed.zero_stage")
 def _peft_alone(run: RunFields) -> str | None:
-    """`peft` names its `peft_type`, goes with no field of raylora's own adapters, and does not run under DeepSpeed stage 3."""
+    """`peft` names its `peft_type`, goes with no field of raylora's own adapters, and does not run under DeepSpeed stage 3, nor with `module_dropout` of LOHA and LOKR under stages 1 and 2."""
     return why_no_block(run)
 
 

@@ -13,6 +13,9 @@ from raylora.spec.show import show
 OWN = tuple(name for name in AdapterFields.model_fields if name not in ("peft", "adapter_bank"))
 """Fields of raylora's own adapters."""
 
+DRAW_LAYERS = ("LOHA", "LOKR")
+"""Types whose `module_dropout` leaves whole layers out of a pass; that of others leaves out parts of each."""
+
 WHY_NOT_ZERO3 = "whose engine partitions whatever lies in the model, and so PEFT's modules"
 
 
@@ -27,7 +30,20 @@ def why_no_block(run: RunFields) -> str | None:
     wrong = [_untyped(run.peft.get("peft_type")), _beside(run)]
     if run.is_under_zero3:
         wrong.append(f"peft does not run under deepspeed stage 3, {WHY_NOT_ZERO3}; use strategy: fsdp or ddp")
+    wrong.append(_uneven(run))
     return "; ".join(each for each in wrong if each) or None
+
+
+def _uneven(run: RunFields) -> str | None:
+    """Each worker draws its layers, and DeepSpeed's sums of gradients would not be of the same ones."""
+    block, place = run.peft or {}, run.distributed
+    drawn = block.get("module_dropout")
+    if not drawn or block.get("peft_type") not in DRAW_LAYERS or place.strategy != "deepspeed":
+        return None
+    return (
+        f"got module_dropout: {show(drawn)}, which leaves other layers out on each worker, while deepspeed stage "
+        f"{place.zero_stage} sums gradients that all of them have; use strategy: fsdp or ddp, or module_dropout: 0"
+    )
 
 
 def _untyped(peft_type: object) -> str | None:

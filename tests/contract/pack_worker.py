@@ -62,7 +62,7 @@ BASES: dict[str, dict[str, object]] = {"nf4": {"load_in_4bit": True}, "plain": {
 VISITED = (("ddp", "nf4"), ("fsdp", "nf4"))
 """Where some members come and go while others train."""
 CASES: dict[str, dict[str, object]] = {**BASES, "nf4-recomputed": {**BASES["nf4"], "gradient_checkpointing": True}}
-ON_NF4 = (*MEMBERS[:-2], *QUANTIZED, *MEMBERS[-2:])
+ON_NF4 = (*MEMBERS[:-2], QUANTIZED[0], KINDS[3], *MEMBERS[-2:])
 INSIDE = {"lora_dropout", "use_dora", "adapter", "init_lora_weights", "gradient_accumulation_steps"}
 RECOMPUTED = [number for number, member in enumerate(ON_NF4) if not number or member.keys() & INSIDE]
 """Of those on an NF4 base a plain one, and members that differ inside of a block, which is what is computed again."""

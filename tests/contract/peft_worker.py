@@ -19,17 +19,15 @@ import torch.distributed as dist
 from raylora.spec.run import RunSpec
 from tests.contract.strategy_specs import run_spec
 from tests.contract.strategy_worker import base_digest, digest, keep
-from tests.reference.peft_types import TYPES, block_of
+from tests.reference.peft_types import TYPES, as_much_noise_for_every_token, block_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 
-UNDER = ("ddp", "fsdp")
+UNDER = ("ddp", "fsdp", "zero1", "zero2")
 SOME = ("LOHA", "OFT", "VBLORA")
-"""Tried under ZeRO-1 and ZeRO-2 too, which leave the base whole as ddp does, and twice in their slot."""
-CASES = [
-    *((strategy, kind) for strategy in UNDER for kind in TYPES if kind != "PVERA"),
-    *((strategy, kind) for strategy in ("zero1", "zero2") for kind in SOME),
-]
-"""PVERA draws noise for what comes in, and so other noise on each worker."""
+"""Tried twice in their slot."""
+CASES = [(strategy, kind) for strategy in UNDER for kind in TYPES]
+NOISY = "PVERA"
+"""Draws noise for what comes in, and so other noise on each worker."""
 STEPS = range(2)
 
 
@@ -55,14 +53,22 @@ def first_steps(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 def see_alone(folder: Path) -> None:
     """The single process that the strategies are held against."""
-    for kind in TYPES:
-        keep(folder, f"alone-{kind}", partial(first_steps, spec_of(folder, "ddp", kind), folder))
+    with as_much_noise_for_every_token():
+        for kind in TYPES:
+            keep(folder, f"alone-{kind}", partial(first_steps, spec_of(folder, "ddp", kind), folder))
+    noisy = spec_of(folder, "ddp", NOISY)
+    recomputed = noisy.model_copy(update={"gradient_checkpointing": True})
+    keep(folder, "alone-noise", partial(first_steps, noisy, folder))
+    keep(folder, "alone-noise-recomputed", partial(first_steps, recomputed, folder))
 
 
 def see_together(folder: Path) -> None:
     """Every case on the ranks of this group."""
-    for strategy, kind in CASES:
-        keep(folder, f"{strategy}-{kind}", partial(first_steps, spec_of(folder, strategy, kind), folder))
+    with as_much_noise_for_every_token():
+        for strategy, kind in CASES:
+            keep(folder, f"{strategy}-{kind}", partial(first_steps, spec_of(folder, strategy, kind), folder))
+    for strategy in UNDER:
+        keep(folder, f"{strategy}-noise", partial(first_steps, spec_of(folder, strategy, NOISY), folder))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from tests.unit.train.tiny_run import build_tiny, open_rows, run_steps
 
 SHARDING = ("fsdp", "zero3")
 FEW = ("ddp", *SHARDING)
-"""Under these FP4 and kinds of adapters are tried: ZeRO-1 and ZeRO-2 leave the base whole, as ddp does."""
+"""Under these FP4 is tried: ZeRO-1 and ZeRO-2 leave the base whole, as ddp does."""
 CASES = [
     (strategy, quantization)
     for strategy in STRATEGIES
@@ -78,6 +78,23 @@ KINDS: dict[str, dict[str, object]] = {
     "vera": {"adapter": "vera", "lora_r": 80, "d_initial": 0.3},
 }
 """A magnitude and two learning rates; starts that read the whole weight of a shard; matrices that no rank trains."""
+ONE_RATE: dict[str, dict[str, object]] = {
+    "dora-rslora": {"use_dora": True, "use_rslora": True},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "pissa_niter": {"init_lora_weights": "pissa_niter_4"},
+    "olora": {"init_lora_weights": "olora"},
+    **{kind: fields for kind, fields in KINDS.items() if kind != "dora-loraplus"},
+}
+"""Kinds under the stages of ZeRO that step all of an adapter at one rate; packs have them under the others."""
+KINDS_UNDER = {name: KINDS if name in FEW else ONE_RATE for name in STRATEGIES}
+KIND_CASES = [(strategy, kind) for strategy, kinds in KINDS_UNDER.items() for kind in kinds]
+IN_PEFT: dict[str, dict[str, object]] = {
+    "dora-rslora": ONE_RATE["dora-rslora"],
+    "gaussian": ONE_RATE["gaussian"],
+    "loraplus": {"loraplus_lr_ratio": 4},
+}
+"""Kinds of LoRA in PEFT's bank."""
+PEFT_CASES = [(strategy, kind) for strategy in PEFT_UNDER for kind in IN_PEFT if strategy in FEW or kind != "loraplus"]
 EVA = {"init_lora_weights": "eva"}
 
 
@@ -164,6 +181,10 @@ def step_on_an_infinite_gradient(spec: RunSpec, folder: Path) -> dict[str, Any]:
     return {"norm": repr(norm), "is_unchanged": digest(trainee.bank.export(0).tensors.items()) == before}
 
 
+def peft_spec(folder: Path, strategy: str, kind: str) -> RunSpec:
+    return run_spec(folder, strategy, "nf4", adapter_bank="peft", **IN_PEFT[kind])
+
+
 def save(trainee: Trainee, checkpoints: Path) -> None:
     checkpoint = take(trainee, 0, Progress(step=len(HALF)), {})
     if trainee.ranks.rank == 0:
@@ -192,8 +213,10 @@ def see_alone(folder: Path) -> None:
     keep(folder, "alone-weighted", partial(measures, weighted_spec(folder, "ddp"), folder))
     keep(folder, "alone-eva", partial(first_losses_from_rows, run_spec(folder, "ddp", "nf4", **EVA), folder))
     keep(folder, "alone-peft", partial(first_losses, run_spec(folder, "ddp", "nf4", adapter_bank="peft"), folder))
-    for kind, fields in KINDS.items():
+    for kind, fields in (KINDS | ONE_RATE).items():
         keep(folder, f"alone-{kind}", partial(first_losses, run_spec(folder, "ddp", "nf4", **fields), folder))
+    for kind in IN_PEFT:
+        keep(folder, f"alone-peft-{kind}", partial(first_losses, peft_spec(folder, "ddp", kind), folder))
     for task in HEADS:
         keep(folder, f"alone-{task}", partial(first_losses, head_of(folder, "ddp", task), folder))
 
@@ -223,11 +246,12 @@ def see_together(folder: Path) -> None:
         if strategy in PEFT_UNDER:
             keep(folder, f"{strategy}-peft", partial(first_losses_twice, spec_of("nf4", adapter_bank="peft"), folder))
     keep(folder, "ddp-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
+    for strategy, kind in KIND_CASES:
+        spec = run_spec(folder, strategy, "nf4", **KINDS_UNDER[strategy][kind])
+        keep(folder, f"{strategy}-{kind}", partial(first_losses, spec, folder))
+    for strategy, kind in PEFT_CASES:
+        keep(folder, f"{strategy}-peft-{kind}", partial(first_losses, peft_spec(folder, strategy, kind), folder))
     for strategy in FEW:
-        for kind, fields in KINDS.items():
-            keep(
-                folder, f"{strategy}-{kind}", partial(first_losses, run_spec(folder, strategy, "nf4", **fields), folder)
-            )
         for task in HEADS:
             keep(folder, f"{strategy}-{task}", partial(first_losses, head_of(folder, strategy, task), folder))
         spec, at = (

@@ -24,12 +24,12 @@ from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from tests.contract.documented import ENDS, tables
 from tests.contract.full_worker import WAYS
-from tests.contract.pack_worker import MEMBERS
+from tests.contract.pack_worker import ON_NF4
 from tests.contract.strategy_specs import QUANTIZATIONS, STRATEGIES
-from tests.contract.strategy_worker import KINDS
+from tests.contract.strategy_worker import EVA, IN_PEFT, KINDS, ONE_RATE
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
-from tests.unit.train.pack_run import EVERY, OF_PAIRS, QUANTIZED
+from tests.unit.train.pack_run import EVERY, OF_PAIRS, ON_INT8, QUANTIZED
 from tests.unit.train.tiny_audio import TASK as RECORDINGS
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
@@ -207,11 +207,14 @@ def test_reasons_are_the_errors_own_words():
     ("table", "columns", "members"),
     [
         ("in a pack", ["plain", "NF4"], [*EVERY, *QUANTIZED]),
-        ("in a pack", PACKING, [*MEMBERS, *QUANTIZED]),
-        ("raylora's bank", PACKING, [*KINDS.values(), *MEMBERS, *WAYS.values()]),
+        ("in a pack", ["int8"], ON_INT8),
+        ("in a pack", PACKING, ON_NF4),
+        ("raylora's bank", PACKING, [*KINDS.values(), *ON_NF4, *WAYS.values()]),
+        ("raylora's bank", ["ZeRO-1", "ZeRO-2"], [EVA, *ONE_RATE.values(), *WAYS.values()]),
+        ("PEFT's bank", PLACES, IN_PEFT.values()),
         ("answers by method", OBJECTIVES, OF_PAIRS),
     ],
-    ids=["pack", "pack-of-two-workers", "two-workers", "answers"],
+    ids=["pack", "pack-int8", "pack-of-two-workers", "two-workers", "two-workers-zero", "two-workers-peft", "answers"],
 )
 def test_a_method_is_said_to_be_tested_where_a_run_has_it(
     table: str, columns: Iterable[str], members: Iterable[Fields]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.peft_worker import CASES, see_alone
+from tests.contract.peft_worker import CASES, UNDER, see_alone
 from tests.contract.strategy_group import Seen, run_group
 from tests.unit.train.tiny_run import save_base, write_chats
 
@@ -27,3 +27,16 @@ def test_a_type_of_pefts_is_trained_as_in_one_process(seen: Seen, strategy: str,
     assert together["num_adapters"] == 1
     assert together["again"] == together["losses"], "in the slot that it has left"
     assert together["base"] == alone["base"]
+
+
+@pytest.mark.parametrize("strategy", UNDER)
+def test_noise_follows_from_the_seed_and_the_worker(seen: Seen, strategy: str):
+    """As PVERA draws it: other noise than one process, the same under every strategy, and one adapter still."""
+    together = seen[f"{strategy}-noise"]
+    assert together["losses"] == pytest.approx(seen["ddp-noise"]["losses"], abs=1e-4)
+    assert together["losses"] != pytest.approx(seen["alone-noise"]["losses"], abs=1e-4)
+    assert together["num_adapters"] == 1
+
+
+def test_noise_is_the_same_where_activations_are_computed_again(seen: Seen):
+    assert seen["alone-noise-recomputed"] == seen["alone-noise"]

@@ -10,9 +10,10 @@ from tests.contract.strategy_worker import (
     BACK_ALONE,
     CASES,
     FEW,
-    KINDS,
+    KIND_CASES,
     LOADED,
     MOVES,
+    PEFT_CASES,
     PEFT_UNDER,
     SHARDING,
     go_on_alone,
@@ -118,8 +119,7 @@ def test_weights_of_messages_are_summed_over_ranks(seen: Seen, strategy: str):
     assert together["token_accuracy"] == pytest.approx(alone["token_accuracy"], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("strategy", FEW)
+@pytest.mark.parametrize(("strategy", "kind"), KIND_CASES)
 def test_a_kind_of_adapter_is_trained_as_in_one_process(seen: Seen, strategy: str, kind: str):
     alone = seen[f"alone-{kind}"]
     assert seen[f"{strategy}-{kind}"] == pytest.approx(alone, abs=1e-4)
@@ -146,6 +146,13 @@ def test_pefts_bank_trains_under_it(seen: Seen, strategy: str):
     first, again = seen[f"{strategy}-peft"]
     assert first == pytest.approx(seen["alone-peft"], abs=1e-4)
     assert again == first
+
+
+@pytest.mark.parametrize(("strategy", "kind"), PEFT_CASES)
+def test_a_kind_in_pefts_bank_is_trained_as_in_one_process(seen: Seen, strategy: str, kind: str):
+    alone = seen[f"alone-peft-{kind}"]
+    assert seen[f"{strategy}-peft-{kind}"] == pytest.approx(alone, abs=1e-4)
+    assert alone != pytest.approx(seen["alone-peft"], abs=1e-4), "that of plain LoRA"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

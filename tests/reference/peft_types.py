@@ -5,9 +5,14 @@ A type that PEFT adds is added here, and to the table of docs/methods.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
+import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.pvera.layer import PveraLayer
 
 ATTENTION = {"target_modules": ["q_proj", "v_proj"]}
 MIXED = {"target_modules": ["k_proj", "down_proj"]}
@@ -52,3 +57,11 @@ ALL = sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
 def block_of(kind: str) -> dict[str, Any]:
     """The block as a run has it."""
     return {"peft_type": kind, **TYPES[kind]}
+
+
+@contextmanager
+def as_much_noise_for_every_token() -> Iterator[None]:
+    """PVERA draws noise in training, by the shape of what comes in: another for padded lines, and on each worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PveraLayer, "_reparametrize", lambda self, mu, logvar, name: mu + 0.3 * torch.exp(0.5 * logvar))
+        yield

@@ -20,7 +20,7 @@ from raylora.train.build import build
 from raylora.train.step import StepResult
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import base_of
-from tests.reference.tiny_lora import ADAMW, NF4, spec_of
+from tests.reference.tiny_lora import ADAMW, INT8, NF4, spec_of
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, save_materials, solo_step
 
 pytestmark = pytest.mark.slow
@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "phases": {"tinit": 3, "tfinal": 4, "deltaT": 2, "orth_reg_weight": 0.1},
     "no last phase": {"tinit": 0, "tfinal": 0, "max_grad_norm": 0},
     "nf4": NF4,
+    "int8": INT8,
 }
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
 Trained = Callable[[str], tuple[RunSpec, Adapter, list[StepResult], Trainee]]

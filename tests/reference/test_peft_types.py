@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_config, get_peft_model
-from peft.tuners.pvera.layer import PveraLayer
 from torch import Tensor, nn
 
 from raylora.model.export import adapter_files
@@ -19,7 +18,7 @@ from raylora.model.peft_trial import peft_trial
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import base_of, train_plainly
-from tests.reference.peft_types import ALL, TYPES, block_of
+from tests.reference.peft_types import ALL, TYPES, as_much_noise_for_every_token, block_of
 from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of
 from tests.unit.train.tiny_run import save_materials
 
@@ -36,10 +35,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_much_noise_for_every_token() -> Iterator[None]:
-    """PVERA draws noise in training, by the shape of what comes in, which is another for PEFT's padded lines."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PveraLayer, "_reparametrize", lambda self, mu, logvar, name: mu + 0.3 * torch.exp(0.5 * logvar))
+def noise() -> Iterator[None]:
+    with as_much_noise_for_every_token():
         yield
 
 

@@ -40,6 +40,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "loftq-int8-rslora": {**LOFTQ, **INT8, "use_rslora": True},
     "eva-plain": EVA,
     "eva-nf4-rslora": {**EVA, **NF4, "use_rslora": True},
+    "eva-int8": {**EVA, **INT8},
 }
 IDS = torch.tensor([[5, 80, 33, 200, 17, 6, 90, 41]])
 

@@ -70,6 +70,13 @@ def test_all_that_is_wrong_with_the_fields_is_told_at_once():
     assert "PEFT refuses these fields of LOHA (ValueError: When `layers_pattern` is specified" in said
 
 
+def test_a_generator_that_no_step_seeds_is_refused():
+    block = block_of("PVERA")
+    assert "generator_seed draws PVERA's noise from a generator of its own" in refusal({**block, "generator_seed": 0})
+    assert peft_config({**block, "generator_seed": None}).generator_seed is None
+    assert "generator_seed is no field of LOHA" in refusal({**LOHA, "generator_seed": 0})
+
+
 @pytest.mark.parametrize(
     ("block", "said"),
     [

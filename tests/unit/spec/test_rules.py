@@ -83,6 +83,9 @@ def test_a_broken_rule_is_reported_at_its_field_with_its_line(tmp_path: Path, fi
         "init_lora_weights: true\nadapter_bank: peft\nuse_dora: true",
         "peft: {peft_type: LOHA, r: 8, target_modules: [q_proj]}\nadapter_bank: peft\nload_in_4bit: true",
         "peft: {peft_type: LOHA}\nlora_r: 16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "peft: {peft_type: LOHA, module_dropout: 0.1}\ndistributed: {strategy: fsdp}",
+        "peft: {peft_type: LOHA, module_dropout: 0}\ndistributed: {strategy: deepspeed, zero_stage: 2}",
+        "peft: {peft_type: OFT, module_dropout: 0.1}\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "init_lora_weights: gaussian\nuse_dora: true\nuse_rslora: true\nloraplus_lr_ratio: 16",
         "init_lora_weights: pissa_niter_16\ndistributed: {strategy: deepspeed, zero_stage: 2}",
         "loraplus_lr_ratio: 1\ndistributed: {strategy: deepspeed, zero_stage: 2}",
@@ -182,6 +185,10 @@ def test_adalora_says_what_it_does_not_go_with(tmp_path: Path, variant: str, sai
         ("peft: {peft_type: LOHA}\nadapter: full", "got adapter: 'full' beside it"),
         ("peft: {peft_type: LOHA}\nloraplus_lr_ratio: 4", "got loraplus_lr_ratio: 4.0 beside it"),
         ("peft: {peft_type: LOHA}\ndistributed: {strategy: deepspeed, zero_stage: 3}", "use strategy: fsdp or ddp"),
+        (
+            "peft: {peft_type: LOKR, module_dropout: 0.1}\ndistributed: {strategy: deepspeed, zero_stage: 1}",
+            "got module_dropout: 0.1, which leaves other layers out on each worker, while deepspeed stage 1",
+        ),
     ],
 )
 def test_a_block_of_pefts_says_what_it_does_not_go_with(tmp_path: Path, text: str, said: str):

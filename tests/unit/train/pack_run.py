@@ -76,6 +76,8 @@ TWINS: tuple[dict[str, Any], ...] = (
 EVERY = (*MIXED, *KINDS, *TWINS)
 FEW = (*MIXED[2:5], *MIXED[6:8], *KINDS[::2], TWINS[1])
 """What differs inside of a block: rows and bins, dropouts, kinds of update, twins. Schedules and budgets do not."""
+ON_INT8 = (*MIXED[2:4], *KINDS[2:5], *KINDS[6::2], QUANTIZED[0])
+"""Every kind once."""
 OF_PAIRS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
     {"lora_r": 8, "seed": 2, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},

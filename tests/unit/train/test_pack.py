@@ -18,6 +18,7 @@ from tests.unit.train.pack_run import (
     EVERY,
     FEW,
     MIXED,
+    ON_INT8,
     QUANTIZED,
     admit,
     assert_same_bits,
@@ -35,6 +36,7 @@ BASES: dict[str, dict[str, object]] = {
     "nf4": {"load_in_4bit": True},
     "plain-recomputed": {"gradient_checkpointing": True},
     "nf4-recomputed": {"load_in_4bit": True, "gradient_checkpointing": True},
+    "int8": {"load_in_8bit": True},
 }
 BFLOAT16_LOSS = 2e-2
 """How far losses in bfloat16 may lie apart."""
@@ -43,6 +45,13 @@ BFLOAT16_LOSS = 2e-2
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_materials(tmp_path_factory.mktemp("pack"), 60, num_hidden_layers=2)
+
+
+def members_on(base: str) -> Sequence[dict[str, Any]]:
+    """Of every sort, where that does not take too long."""
+    if base == "int8":
+        return ON_INT8
+    return (*(FEW if base.endswith("recomputed") else EVERY), *(QUANTIZED if base.startswith("nf4") else ()))
 
 
 def together_and_alone(
@@ -63,8 +72,7 @@ def together_and_alone(
 @pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_members_together_are_members_alone(home: Path, base: str):
-    members = (*(FEW if base.endswith("recomputed") else EVERY), *(QUANTIZED if base.startswith("nf4") else ()))
-    for together, member, trainee, alone in together_and_alone(home, members, **BASES[base]):
+    for together, member, trainee, alone in together_and_alone(home, members_on(base), **BASES[base]):
         assert losses_of(member) == losses_of(alone)
         assert_same_bits(state_of(together, member), state_of(trainee, alone))
 
