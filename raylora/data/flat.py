@@ -50,6 +50,18 @@ class FlatBatch:
             "row_lengths": self.row_lengths,
         }
 
+    def counted_past(self, token: int) -> FlatBatch:
+        """The same rows with positions as RoBERTa counts them: from its token for padding on, which has none itself.
+
+        Args:
+            token: Number of that token.
+        """
+        counted = [
+            token + is_other.cumsum(0) * is_other
+            for is_other in (self.input_ids_1N[0] != token).long().split(self.row_lengths)
+        ]
+        return replace(self, position_ids_1N=torch.cat(counted)[None])
+
     def to(self, device: torch.device | str) -> FlatBatch:
         """The same rows on a device."""
         return replace(

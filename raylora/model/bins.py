@@ -15,7 +15,7 @@ import sys
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.task_class import sees_both_sides
+from raylora.model.task_class import is_encoder_by_rows, sees_both_sides
 from raylora.spec.run_fields import RunFields
 
 # Kinds of layers that obey a mask over pairs of tokens, and the config field of their window.
@@ -81,7 +81,7 @@ def why_not_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:
         model: The base; its parameters may be on the meta device.
         longest_row: Tokens of the longest row, at least 1.
     """
-    if sees_both_sides(model.config):
+    if sees_both_sides(model.config) and not is_encoder_by_rows(model.config):
         return "lets tokens see those after them"
     return _no_attention(model) or _window(model, longest_row) or _no_row_lengths(model)
 
@@ -122,7 +122,8 @@ def _no_row_lengths(model: PreTrainedModel) -> str | None:
         return "has an attention of its own"
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         return "caps its attention's scores"
-    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+    is_encoder = is_encoder_by_rows(model.config)
+    if not is_encoder and any(getattr(module, "is_causal", True) is False for module in model.modules()):
         return "lets tokens see those after them"
     kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD not in kinds:

@@ -1,7 +1,7 @@
 """Which inputs dropout keeps: drawn by slot, layer, step and row.
 
 So a mask is drawn again where a block is computed again, and is the same whichever rank or micro-batch a row is in and
-whoever's rows lie beside it. Called by the low-rank layers and by the heads.
+whoever's rows lie beside it. Called by the low-rank layers, by the heads and by the dropout of a base itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,27 @@ def draw_kept(kept_NI: Tensor, keep: float, name: str, spans: Sequence[Span], se
     Shapes:
         kept_NI: (N, I), bool.
     """
-    generator = torch.Generator("cpu" if kept_NI.is_meta else kept_NI.device)
     rest_NI = kept_NI
     for span, seed in zip(spans, seeds, strict=True):
         for row, num_tokens in _rows(span, len(kept_NI) // len(spans)):
-            generator.manual_seed(stable_seed("dropout", seed, name, span.step, row))
-            rest_NI[:num_tokens].bernoulli_(keep, generator=generator)
+            draw_row(rest_NI[:num_tokens], keep, name, span.step, row, seed)
             rest_NI = rest_NI[num_tokens:]
+
+
+def draw_row(kept: Tensor, keep: float, name: str, step: int, row: int, seed: int) -> None:
+    """Fill in what dropout keeps of one row.
+
+    Args:
+        kept: Bools of whatever shape, always the same one for a row; filled in place.
+        keep: Probability, above 0.
+        name: Of the layer.
+        step: Where the slot's training stands, from 0.
+        row: Number of the row.
+        seed: Of the slot's run.
+    """
+    generator = torch.Generator("cpu" if kept.is_meta else kept.device)
+    generator.manual_seed(stable_seed("dropout", seed, name, step, row))
+    kept.bernoulli_(keep, generator=generator)
 
 
 def _rows(span: Span, num_inputs: int) -> Sequence[tuple[int, int]]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from raylora.model.base_weights import BaseWeights
-from raylora.model.dropout import draw_kept
 from raylora.model.head_seat import HeadSeat
 from raylora.model.peft_format import PREFIX
-from raylora.model.route import Route
+from raylora.model.route import Route, Span
+from raylora.model.row_dropout import RowDropout, draw_by_rows
 from raylora.model.seed import stable_seed
 from raylora.model.slot import Slot
 
@@ -46,9 +47,10 @@ class Heads:
     def __init__(self, seat: HeadSeat | None, route: Route, device: torch.device, weights: BaseWeights) -> None:
         self._seat, self._route, self._device, self._weights = seat, route, device, weights
         self._heads: dict[int, nn.Module] = {}
-        self._seeds: dict[int, int] = {}
+        self._routes: dict[int, Route] = {}
         if seat is not None:
             seat.heads = self
+            self._dropout = RowDropout(seat.name, seat.dropout, route)
 
     def admit(self, slot: int, settings: Slot) -> None:
         """Give a slot a head at its start.
@@ -63,12 +65,15 @@ class Heads:
         for name, parameter in head.named_parameters():
             if not parameter.is_meta:
                 parameter.data.copy_(_start(self._seat, self._weights, name, parameter, settings.seed))
-        self._heads[slot], self._seeds[slot] = head.requires_grad_(), settings.seed
+        # A head takes its own rows alone, one value of each: what it drops is drawn by a route of their own.
+        self._routes[slot] = Route(seeds={slot: settings.seed})
+        draw_by_rows(head, self._seat.name, self._routes[slot])
+        self._heads[slot] = head.requires_grad_()
 
     def release(self, slot: int) -> None:
         """Forget a slot's head."""
         self._heads.pop(slot, None)
-        self._seeds.pop(slot, None)
+        self._routes.pop(slot, None)
 
     def parameters(self, slot: int) -> dict[str, nn.Parameter]:
         """What trains, by ``modules_to_save.<name of the head>.<parameter>``; nothing without a seat."""
@@ -106,26 +111,19 @@ class Heads:
         spans = self._route.spans
         counts = [len(rows)] if len(spans) == 1 else [span.num_labelled for span in spans]
         parts = zip(spans, rows.split(counts), strict=True)
-        return torch.cat([self._of(span.slot, part) for span, part in parts])
+        return torch.cat([self._of(span, part) for span, part in parts])
 
     def thinned(self, hidden_BTH: Tensor) -> Tensor:
         """Dropout of a head's inputs as the model would do it, drawn for each row of a slot by itself."""
-        assert self._seat is not None
-        if not self._seat.dropout or not self._route.training:
-            return hidden_BTH
-        keep, x_NH = 1.0 - self._seat.dropout, hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
-        kept_NH = torch.ones(x_NH.shape, dtype=torch.bool, device=x_NH.device)
-        for start, span in self._route.starts():
-            if span.slot in self._seeds:
-                end = len(x_NH) if span.num_tokens is None else start + span.num_tokens
-                draw_kept(kept_NH[start:end], keep, self._seat.name, [span], [self._seeds[span.slot]])
-        return (x_NH * kept_NH).div(keep).view_as(hidden_BTH)
+        thinned_BTH: Tensor = self._dropout.train(self._route.training)(hidden_BTH)
+        return thinned_BTH
 
-    def _of(self, slot: int, rows: Tensor) -> Tensor:
+    def _of(self, span: Span, rows: Tensor) -> Tensor:
         assert self._seat is not None
-        if slot not in self._heads:  # nobody's: numbers that none looks at, which still lead back to the base
+        if span.slot not in self._heads:  # nobody's: numbers that none looks at, which still lead back to the base
             return rows.flatten(1)[:, :1].float().expand(-1, self._seat.num_labels)
-        logits_NL: Tensor = self._heads[slot].train(self._route.training)(rows.float())
+        self._routes[span.slot].spans = (replace(span, num_tokens=len(rows)),)
+        logits_NL: Tensor = self._heads[span.slot].train(self._route.training)(rows.float())
         return logits_NL
 
 

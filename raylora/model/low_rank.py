@@ -17,7 +17,7 @@ from torch import Tensor
 from raylora.model.dropout import draw_kept
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.product import frozen_product
-from raylora.model.route import Route, Span
+from raylora.model.route import Placed, Route
 from raylora.model.site import Site
 from raylora.model.slot import Slot
 from raylora.model.stack import Stack, likeness
@@ -26,9 +26,6 @@ from raylora.model.vera import Projection
 
 Part = tuple[Addition, Tokens]
 """What one slot does in a forward pass, or several alike, and on which tokens."""
-
-Placed = tuple[int, Span]
-"""Tokens of a slot, and the first of them."""
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -111,10 +108,10 @@ class LowRank:
         self.updates[slot] = self._site.update(settings, projection)
 
     def _forward(self, input: Tensor) -> Tensor:
-        placed = [(start, span) for start, span in self._route.starts() if span.slot in self.updates]
+        x_NI = input.reshape(-1, self._base.in_features)
+        placed = [part for part in self._route.placed(len(x_NI)) if part.span.slot in self.updates]
         if not placed:
             return self._plain(input)
-        x_NI = input.reshape(-1, self._base.in_features)
         parts = [self._part(x_NI, run, is_stack) for run, is_stack in self._runs(x_NI, placed)]
         trained = [parameter for addition, _ in parts for parameter in addition.parameters]
         y_NO: Tensor = _AdaptedLinear.apply(x_NI, self._base.held, self._base, parts, *trained)
@@ -124,31 +121,26 @@ class LowRank:
         """Neighbours that are alike, each of the others by itself; and whether they are a stack."""
         runs: list[tuple[list[Placed], bool]] = []
         last, end = None, 0
-        for start, span in placed:
-            num_tokens = _num_tokens(span, x_NI)
-            alike = likeness(self.updates[span.slot], num_tokens, x_NI.dtype)
-            if alike is not None and alike == last and start == end:
-                runs[-1][0].append((start, span))
+        for part in placed:
+            alike = likeness(self.updates[part.span.slot], part.num_inputs, x_NI.dtype)
+            if alike is not None and alike == last and part.start == end:
+                runs[-1][0].append(part)
             else:
-                runs.append(([(start, span)], alike is not None))
-            last, end = alike, start + num_tokens
+                runs.append(([part], alike is not None))
+            last, end = alike, part.where.stop
         return runs
 
     def _part(self, x_NI: Tensor, run: Sequence[Placed], is_stack: bool) -> Part:
-        updates = [self.updates[span.slot] for _, span in run]
+        updates = [self.updates[part.span.slot] for part in run]
         return Stack(updates) if is_stack else updates[0], self._tokens(x_NI, run)
 
     def _tokens(self, x_NI: Tensor, run: Sequence[Placed]) -> Tokens:
-        settings = self.updates[run[0][1].slot].settings
-        start, num_tokens = run[0][0], sum(_num_tokens(span, x_NI) for _, span in run)
+        settings = self.updates[run[0].span.slot].settings
+        where = slice(run[0].start, run[-1].where.stop)
         keep, kept_NI = 1.0 - settings.dropout, None
         if settings.dropout and self._route.training:
-            kept_NI = torch.empty(num_tokens, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
-            spans = [span for _, span in run]
+            kept_NI = torch.empty(where.stop - where.start, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
+            spans = [part.span for part in run]
             seeds = [self.updates[span.slot].settings.seed for span in spans]
             draw_kept(kept_NI, keep, self.name, spans, seeds)
-        return Tokens(slice(start, start + num_tokens), keep, kept_NI)
-
-
-def _num_tokens(span: Span, x_NI: Tensor) -> int:
-    return len(x_NI) if span.num_tokens is None else span.num_tokens
+        return Tokens(where, keep, kept_NI)

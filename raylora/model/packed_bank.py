@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from raylora.model.bank import Adapter
 from raylora.model.base_weights import BaseWeights
@@ -17,8 +18,10 @@ from raylora.model.heads import Heads
 from raylora.model.low_rank import LowRank
 from raylora.model.peft_format import adapter_config, short_targets, tensor_name
 from raylora.model.route import Route, Span
+from raylora.model.row_dropout import draw_by_rows
 from raylora.model.site import Site
 from raylora.model.slot import Slot
+from raylora.model.task_class import is_encoder_by_rows
 from raylora.model.vera import Projections
 from raylora.spec.task import OF_VALUES, TaskType
 
@@ -46,13 +49,15 @@ class PackedBank:
         self._weights = weights or BaseWeights(model)
         self._route, self._projections = Route(), Projections(device)
         self._heads = Heads(seat_of(model), self._route, device, self._weights)
+        if isinstance(model, PreTrainedModel) and is_encoder_by_rows(model.config):
+            draw_by_rows(model, "", self._route)
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
         self._settings: dict[int, Slot] = {}
 
     def admit(self, slot: int, settings: Slot, targets: Sequence[str]) -> None:
         """Give a slot a new adapter, or, where a part of it cannot be made, none; the other slots are not touched."""
-        self._targets[slot], self._settings[slot] = [], settings
+        self._targets[slot], self._settings[slot], self._route.seeds[slot] = [], settings, settings.seed
         with ExitStack() as undo:
             undo.callback(self.release, slot)
             bases = {name: cast(FrozenLinear, self._model.get_submodule(name)) for name in targets}
@@ -67,7 +72,7 @@ class PackedBank:
 
     def release(self, slot: int) -> None:
         """Forget a slot's adapter."""
-        del self._settings[slot]
+        del self._settings[slot], self._route.seeds[slot]
         self._heads.release(slot)
         for layer in self._of(slot):
             del layer.updates[slot]

@@ -1,6 +1,6 @@
-"""How long a row may be in a base that learned a vector for each position, and how long what is no text is.
+"""Positions of a base that learned a vector for each: how long a row and what is no text may be, where they begin.
 
-Called where such a base is made.
+Called where such a base is made, and where rows go in one after the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,30 @@ def check_positions(model: PreTrainedModel, sequence_len: int) -> None:
     Raises:
         ModelError: There are more.
     """
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            before = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
-            if sequence_len > module.num_embeddings - before:
-                raise ModelError(
-                    f"sequence_len: got {sequence_len}, and {type(model).__name__} has "
-                    f"{module.num_embeddings - before} positions. Lower sequence_len, or take another base"
-                )
+    for module in _learned(model):
+        before = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
+        if sequence_len > module.num_embeddings - before:
+            raise ModelError(
+                f"sequence_len: got {sequence_len}, and {type(model).__name__} has "
+                f"{module.num_embeddings - before} positions. Lower sequence_len, or take another base"
+            )
+
+
+def uncounted_token(model: PreTrainedModel) -> int | None:
+    """The token that has no position of its own and whose number the others' positions follow, as RoBERTa counts.
+
+    Args:
+        model: The base, placed or not.
+
+    Returns:
+        ``None`` where positions begin at 0.
+    """
+    return next((module.padding_idx for module in _learned(model) if module.padding_idx is not None), None)
+
+
+def _learned(model: PreTrainedModel) -> list[nn.Embedding]:
+    named = model.named_modules()
+    return [each for name, each in named if name.endswith("position_embeddings") and isinstance(each, nn.Embedding)]
 
 
 COUNTED = ("vit", "audio-spectrogram-transformer")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 NOBODY = -1
 """A slot that no adapter is in."""
@@ -31,6 +32,19 @@ class Span:
     num_labelled: int = 0
 
 
+class Placed(NamedTuple):
+    """A span, and where its inputs of one layer begin and how many they are."""
+
+    start: int
+    num_inputs: int
+    span: Span
+
+    @property
+    def where(self) -> slice:
+        """Its inputs."""
+        return slice(self.start, self.start + self.num_inputs)
+
+
 @dataclass
 class Route:
     """The spans of the present forward pass, in the order of its tokens, until its backward pass is over.
@@ -38,14 +52,24 @@ class Route:
     Args:
         spans: Whose tokens it holds; tokens after the last belong to nobody.
         training: Whether dropout is on.
+        seeds: Of each slot's run, which its dropout is drawn by.
     """
 
     spans: tuple[Span, ...] = ()
     training: bool = True
+    seeds: dict[int, int] = field(default_factory=dict)
 
-    def starts(self) -> Iterator[tuple[int, Span]]:
-        """Each span with its first token."""
+    def placed(self, num_inputs: int) -> Iterator[Placed]:
+        """Each span among the inputs of one layer.
+
+        Args:
+            num_inputs: Of the layer, in this pass: tokens, or one of each row where it stands behind a pooler.
+        """
+        counts = [num_inputs if span.num_tokens is None else span.num_tokens for span in self.spans]
+        by_row = [max(1, len(span.rows)) for span in self.spans]  # without any row, a pass still has a line of padding
+        if num_inputs == sum(by_row) != sum(counts):
+            counts = by_row
         start = 0
-        for span in self.spans:
-            yield start, span
-            start += span.num_tokens or 0
+        for span, count in zip(self.spans, counts, strict=True):
+            yield Placed(start, count, span)
+            start += count

@@ -4,6 +4,9 @@ A model enters, on the meta device or filled; it leaves taking ``row_lengths`` b
 the positions starting again with each row. No mask over pairs of tokens is made, each row is computed as if it were
 alone, and without ``row_lengths`` the model is transformers' own. The lengths travel as a keyword argument, which a
 block that runs again in the backward pass is given again. Called where a model is made for training.
+
+Encoders' rows lie so as well: padded to a common length, each would cost what the longest row of all slots does, and
+round otherwise than alone.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from raylora.errors import ModelError
 from raylora.model.bins import shortest_window, why_not_by_rows
+from raylora.model.first_tokens import first_tokens
+from raylora.model.row_dropout import RowDropout
+from raylora.model.task_class import sees_both_sides
 
 NAME = "raylora_sdpa_by_rows"
 """The attention's name in transformers' registry; with ``sdpa`` in it, transformers asks the model for support."""
@@ -31,6 +37,8 @@ NAME = "raylora_sdpa_by_rows"
 class _Pass:
     """A forward pass that was given lengths, and how often they reached the attention."""
 
+    row_lengths: tuple[int, ...] = ()
+    is_causal: bool = True
     num_attended: int = 0
 
 
@@ -78,11 +86,14 @@ class _Watch:
     def __init__(self, model: PreTrainedModel) -> None:
         self._window = shortest_window(model)
         self._num_layers = model.config.get_text_config().num_hidden_layers
+        self._is_causal = not sees_both_sides(model.config)
         self.last = _Pass()
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
         ]
+        poolers = [module for module in model.modules() if type(module).__name__.endswith("Pooler")]
+        self._handles += [pooler.register_forward_pre_hook(_pool_rows) for pooler in poolers]
 
     def remove(self) -> None:
         """Let the model go."""
@@ -97,7 +108,7 @@ class _Watch:
             raise _refusal(model, "got row_lengths with a mask, or without position_ids")
         if self._window is not None and max(row_lengths) > self._window:
             raise _refusal(model, f"has a window of {self._window} tokens, and a row has {max(row_lengths)}")
-        self.last = _Pass()
+        self.last = _Pass(tuple(row_lengths), self._is_causal)
         _pass.set(self.last)
         # A mask of four axes is handed on as it is, so none is made; whoever adds an empty one to scores fails.
         return args, kwargs | {"attention_mask": torch.empty(1, 1, 0, 0, device=positions.device)}
@@ -145,7 +156,13 @@ def _attend(
         return output
     _check_plain(module, query, key, attention_mask, row_lengths, kwargs)
     if running is not None:  # None in the backward pass, where a block runs again
+        if _is_causal(module, kwargs) is not running.is_causal:
+            does = "lets tokens see" if running.is_causal else "hides from tokens"
+            raise _refusal(module, f"{does} those after them")
         running.num_attended += 1
+    drop = getattr(module, "dropout", None)
+    if kwargs.get("dropout") and isinstance(drop, RowDropout):
+        return _attend_and_drop(drop, query, key, value, row_lengths, kwargs["scaling"])[None], None
     # A kernel that takes rows of any lengths at once (varlen) would replace what follows.
     runs = [(len(list(rows)), length) for length, rows in groupby(row_lengths)]
     sizes = [num_rows * length for num_rows, length in runs]
@@ -156,6 +173,21 @@ def _attend(
         for (n, _), q, k, v in parts
     ]
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+
+def _attend_and_drop(
+    drop: RowDropout, query: Tensor, key: Tensor, value: Tensor, row_lengths: Sequence[int], scaling: float
+) -> Tensor:
+    """Attention of an encoder that drops weights, which torch's kernels would draw for all rows at once.
+
+    Row by row, since a product of several rows rounds by their number.
+    """
+    parts = (each[0].split(list(row_lengths), dim=1) for each in (query, key, value))
+    outputs = []
+    for of_row, q, k, v in zip(drop.of_rows(len(row_lengths)), *parts, strict=True):
+        weights_HTT = torch.softmax((q.contiguous() @ k.contiguous().mT) * scaling, dim=-1)
+        outputs.append((of_row(weights_HTT) @ v.contiguous()).transpose(0, 1))
+    return torch.cat(outputs)
 
 
 def _stack(line: Tensor, num_rows: int) -> Tensor:
@@ -172,12 +204,9 @@ def _check_plain(
     row_lengths: Sequence[int],
     kwargs: dict[str, Any],
 ) -> None:
-    """Refuse attention that is more than causal attention within each row of one line."""
-    is_causal = kwargs.get("is_causal")
+    """Refuse attention that is more than plain attention within each row of one line."""
     if (attention_mask is not None and attention_mask.numel()) or kwargs.get("position_bias") is not None:
         raise _refusal(module, "adds to the scores of pairs of tokens")
-    if (getattr(module, "is_causal", True) if is_causal is None else is_causal) is not True:
-        raise _refusal(module, "lets tokens see those after them")
     if kwargs.get("softcap") is not None:
         raise _refusal(module, "caps its attention's scores")
     if (kwargs.get("sliding_window") or max(row_lengths)) < max(row_lengths):
@@ -185,6 +214,18 @@ def _check_plain(
     is_one_line = query.shape[0] == 1 and query.shape[2] == key.shape[2] == sum(row_lengths)
     if not is_one_line or min(row_lengths) < 1:
         raise _refusal(module, f"got {tuple(query.shape)} queries, {tuple(key.shape)} keys for rows {row_lengths}")
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    asked = kwargs.get("is_causal")
+    found: bool = getattr(module, "is_causal", True) if asked is None else asked
+    return found
+
+
+def _pool_rows(pooler: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Give a pooler, which takes the first token of a line, that of each row."""
+    running = _pass.get()
+    return None if running is None else (first_tokens(args[0], running.row_lengths),)
 
 
 def _refusal(module: nn.Module, what: str) -> ModelError:

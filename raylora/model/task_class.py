@@ -59,6 +59,10 @@ CAUSAL_FLAGS = ("is_decoder", "causal")
 TWO_SIDES = ("t5", "mt5")
 """Types whose encoder and decoder are trained together: T5, T5 v1.1, Flan-T5 and mT5."""
 
+ENCODERS_BY_ROWS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Types of encoders whose rows lie one after the other on a line: what looks at a line's first token, how they count
+positions and where they drop values is known."""
+
 SEES_BOTH_SIDES = ("cpmant", "xlnet")
 """Types that transformers lists as causal and whose tokens see those after them unless a special mask is given."""
 
@@ -157,6 +161,15 @@ def sees_both_sides(config: PretrainedConfig) -> bool:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.model_type in SEES_BOTH_SIDES:
         return True
     return _flag_down(config, cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])) is not None
+
+
+def is_encoder_by_rows(config: PretrainedConfig) -> bool:
+    """Whether a base is an encoder whose rows lie one after the other on a line.
+
+    Args:
+        config: Of the base.
+    """
+    return config.model_type in ENCODERS_BY_ROWS and sees_both_sides(config)
 
 
 def _flag_down(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> str | None:

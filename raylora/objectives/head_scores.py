@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.first_tokens import first_tokens, rows_of
 from raylora.model.head_seat import seat_of
 from raylora.objectives.objective import Scores
 from raylora.objectives.readout import logits_of
@@ -33,6 +34,7 @@ class HeadScores:
         assert seat is not None
         self._model, self._seat = model, seat
         self._labels_BT: Tensor | None = None
+        self._row_lengths: Sequence[int] | None = None
         seat.read = self._read
 
     def __call__(self, inputs: Mapping[str, Any], labels_BT: Tensor) -> Scores:
@@ -45,7 +47,7 @@ class HeadScores:
         Raises:
             ModelError: The model's forward pass cannot run, or its head looks at lines and one has several labels.
         """
-        self._labels_BT = labels_BT
+        self._labels_BT, self._row_lengths = labels_BT, inputs.get("row_lengths")
         try:
             # One token's are all of them.
             scores_M = logits_of(self._model, inputs).flatten(0, -2)[0]
@@ -68,11 +70,18 @@ class HeadScores:
         if is_by_token:
             rows = self._seat.heads.thinned(hidden).flatten(0, 1)[_places(is_label_BT.flatten())]
         else:
-            rows = hidden[_places(is_label_BT.any(1))]
+            rows = self._lines(hidden, is_label_BT)
         scores_M = self._seat.heads(rows).flatten()
         if is_by_token and self._seat.task_type == "seq_cls":
             return scores_M.expand(*hidden.shape[:-1], len(scores_M))
         return torch.stack([scores_M])  # no view: FSDP2 hangs its backward pass on what a model hands on
+
+    def _lines(self, hidden: Tensor, is_label_BT: Tensor) -> Tensor:
+        """Lines with a label; of rows on one line the first token of each with one, or what a pooler made of it."""
+        if self._row_lengths is None:
+            return hidden[_places(is_label_BT.any(1))]
+        of_rows = hidden if hidden.ndim == is_label_BT.ndim else first_tokens(hidden, self._row_lengths)
+        return of_rows[rows_of(_places(is_label_BT.flatten()), self._row_lengths)]
 
 
 def _places(is_N: Tensor) -> Tensor:

@@ -17,25 +17,19 @@ from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from raylora.data.collate import Batch
-from raylora.data.flat import FlatBatch
 from raylora.errors import ModelError
 from raylora.model.bank import AdapterBank
 from raylora.model.head_seat import output_head
 from raylora.model.heads import without_head
 from raylora.model.route import Span
 from raylora.model.row_attention import attend_by_rows
-from raylora.model.task_class import sees_both_sides
 from raylora.objectives.choose import readout_of
 from raylora.objectives.readout import Readout
 from raylora.spec.run import RunSpec
-from raylora.spec.value_shape import row_tokens, value_shape
 from raylora.train.allocation import penalty_of
 from raylora.train.build import recompute_activations
-from raylora.train.forward import encoder_inputs, padded_inputs, two_sided_inputs
+from raylora.train.full_batches import META, Lines, full_batches
 from raylora.train.live_bytes import LiveBytes
-
-META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -57,25 +51,6 @@ class StepBytes:
     logits_bytes: int
     looking_bytes: int
     backward_bytes: int
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """What a pass is given.
-
-    Args:
-        inputs: Of the model.
-        labels_BT: Of the readout.
-        counts: Labelled tokens, texts or files of each slot.
-        num_tokens: Of each slot; ``None`` where the model takes them in two parts.
-        is_padded: Whether lines have padding, which models then mask.
-    """
-
-    inputs: dict[str, Any]
-    labels_BT: Tensor
-    counts: tuple[int, ...]
-    num_tokens: tuple[int | None, ...]
-    is_padded: bool = False
 
 
 def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec]) -> StepBytes:
@@ -105,7 +80,7 @@ def dry_run(model: PreTrainedModel, bank: AdapterBank, specs: Sequence[RunSpec])
     readout = readout_of(spec, model)
     passes = [
         _run(model, bank, specs, readout, LiveBytes(known), lines)
-        for lines in _full_batches(model, specs, why_not is None)
+        for lines in full_batches(model, specs, why_not is None)
     ]
     parts = [field.name for field in fields(StepBytes)]
     return StepBytes(**{part: max(getattr(each, part) for each in passes) for part in parts})
@@ -117,14 +92,14 @@ def _run(
     specs: Sequence[RunSpec],
     readout: Readout,
     live: LiveBytes,
-    lines: _Lines,
+    lines: Lines,
 ) -> StepBytes:
     """One pass over some lines, forward and backward."""
     before_loss: list[int] = []
     watch = output_head(model).register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
     counts = lines.counts
-    spans = zip(counts, lines.num_tokens, strict=True)
-    bank.route([Span(slot, number, num_labelled=count) for slot, (count, number) in enumerate(spans)])
+    spans = enumerate(zip(counts, lines.num_tokens, lines.rows, strict=True))
+    bank.route([Span(slot, number, rows=rows, num_labelled=count) for slot, (count, number, rows) in spans])
     try:
         with _attention_without_scores(), live, _Answers(sum(counts), lines.is_padded):
             _penalise(bank, specs)
@@ -157,69 +132,6 @@ def _penalise(bank: AdapterBank, specs: Sequence[RunSpec]) -> None:
     penalties = [penalty_of(without_head(bank.parameters(slot)), weight) for slot, weight in enumerate(weights)]
     if found := [penalty for penalty in penalties if penalty is not None]:
         torch.stack(found).sum().backward()
-
-
-def _num_labels(spec: RunSpec) -> int:
-    """Every token, or every text or file."""
-    of_line = {"seq_cls": 2 if spec.rl == "reward" else 1, "image_cls": 1, "audio_cls": 1}
-    return spec.micro_batch_size * of_line.get(spec.task_type, spec.sequence_len)
-
-
-def _full_batches(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> list[_Lines]:
-    """Inputs and labels of full lines, as the step would hand them to the model; of those that differ the largest."""
-    spec = specs[0]
-    if spec.has_two_sides:
-        return [_two_sides(model, spec, *lengths) for lengths in _lengths_of_sides(spec)]
-    length = row_tokens(spec, model.config)
-    inputs, labels_BT = _full_lines(model, specs, by_rows)
-    counts = tuple(_num_labels(of_slot) for of_slot in specs)
-    return [_Lines(inputs, labels_BT, counts, tuple(of_slot.micro_batch_size * length for of_slot in specs))]
-
-
-def _lengths_of_sides(spec: RunSpec) -> list[tuple[int, int]]:
-    """Tokens of the longest source and of the longest target.
-
-    One row has `sequence_len` of them in both together. What a pass takes is most where nearly all of them are on one
-    side: it grows with each side and with its square. Of two rows one may be all source, and the other all target.
-    """
-    if spec.micro_batch_size > 1:
-        return [(spec.sequence_len, spec.sequence_len)]
-    most = max(1, spec.sequence_len - 1)
-    return [(most, 1), (1, most)]
-
-
-def _two_sides(model: PreTrainedModel, spec: RunSpec, num_sources: int, num_targets: int) -> _Lines:
-    """Lines of sources and of targets, all of whose tokens are labelled."""
-    rows = ((0,),) * spec.micro_batch_size
-    sources, targets = (Batch(*_empty((len(rows), number)), rows) for number in (num_sources, num_targets))
-    inputs = two_sided_inputs(sources, targets, model.config.decoder_start_token_id)
-    return _Lines(inputs, targets.labels_BT, (len(rows) * num_targets,), (None,), is_padded=len(rows) > 1)
-
-
-def _full_lines(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool) -> tuple[dict[str, Any], Tensor]:
-    """Lines of one side, or files."""
-    spec = specs[0]
-    if (values := value_shape(spec.task_type, model.config)) is not None:
-        num_rows = sum(of_slot.micro_batch_size for of_slot in specs)
-        labels_BT = torch.empty(num_rows, values.num_tokens, dtype=torch.int64, device=META)
-        return {model.main_input_name: torch.empty(num_rows, *values.size, dtype=model.dtype, device=META)}, labels_BT
-    both_sides = sees_both_sides(model.config)
-    # Of a pair, an encoder has each text on a line of its own, at worst with next to nothing in the other.
-    texts_a_line = 2 if spec.rl == "reward" and both_sides else 1
-    shape = (texts_a_line * sum(of_slot.micro_batch_size for of_slot in specs), spec.sequence_len)
-    ids_BT, labels_BT, positions_BT, segments_BT = _empty(shape)
-    if by_rows:
-        line = FlatBatch(ids_BT.view(1, -1), labels_BT.view(1, -1), positions_BT.view(1, -1), (shape[1],) * shape[0])
-        return line.inputs, line.labels_1N
-    rows = (0, 1) if spec.joins_texts else (0,)  # two texts on a line need a mask
-    batch = Batch(ids_BT, labels_BT, positions_BT, segments_BT, (rows,) * shape[0])
-    return encoder_inputs(batch) if both_sides else padded_inputs(batch, model.dtype), batch.labels_BT
-
-
-def _empty(shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids, labels, positions and segments of lines."""
-    ids, labels, positions, segments = (torch.empty(shape, dtype=torch.int64, device=META) for _ in range(4))
-    return ids, labels, positions, segments
 
 
 class _Answers(TorchDispatchMode):

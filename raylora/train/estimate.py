@@ -27,8 +27,9 @@ from raylora.spec.value_shape import row_tokens
 from raylora.strategy.shares import Gathered, StrategyKind, gathered, piece, strategy_kind
 from raylora.train.base_bytes import StoredParameter, by_block, stored_parameters
 from raylora.train.build import make_bank
-from raylora.train.dry_run import META, StepBytes, dry_run
+from raylora.train.dry_run import StepBytes, dry_run
 from raylora.train.eva import A, start_bytes
+from raylora.train.full_batches import META
 from raylora.train.steppers import projected_names
 from raylora.train.trained_bytes import Trained, trained_adapters, trained_base
 

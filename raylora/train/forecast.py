@@ -124,7 +124,7 @@ def _time_blocks(
     args, kwargs = _called_with(model, spec, block, lengths)
     _make_real(block, device)
     if not spec.trains_base:
-        _attach(model, spec, num_slots, sum(lengths), names[0], device)
+        _attach(model, spec, num_slots, lengths, names[0], device)
     block.train()
 
     args, kwargs = tree_map(lambda value: _real(value, model, device), (args, kwargs))
@@ -152,14 +152,16 @@ def _alike(found: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _attach(
-    model: PreTrainedModel, spec: RunSpec, num_slots: int, num_tokens: int, block: str, device: torch.device
+    model: PreTrainedModel, spec: RunSpec, num_slots: int, lengths: tuple[int, ...], block: str, device: torch.device
 ) -> None:
-    """Give a block the adapters of all slots, and each of them its part of the tokens."""
+    """Give a block the adapters of all slots, and each of them its part of the rows."""
     bank = PackedBank(model, ("", None), device)
     targets = [name for name in match_targets(model, spec) if name.startswith(f"{block}.")]
     for slot in range(num_slots):
         bank.admit(slot, slot_of(soon_started(spec)), targets)
-    bank.route([Span(slot, num_tokens // num_slots) for slot in range(num_slots)])
+    rows = tuple(enumerate(lengths[: len(lengths) // num_slots]))
+    num_tokens = sum(lengths) // num_slots
+    bank.route([Span(slot, num_tokens, rows=rows) for slot in range(num_slots)])
 
 
 def _called_with(

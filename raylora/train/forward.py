@@ -114,7 +114,10 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
             for piece, line, of_piece in zip(present, lines, rows, strict=True)
         ]
     )
-    line = join(lines).to(trainee.device)
+    line = join(lines)
+    if trainee.uncounted_token is not None:
+        line = line.counted_past(trainee.uncounted_token)
+    line = line.to(trainee.device)
     return trainee.readout(line.inputs, line.labels_1N)
 
 

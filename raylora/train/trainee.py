@@ -18,6 +18,7 @@ from raylora.model.bank import Adapter, AdapterBank
 from raylora.model.bins import joins_texts
 from raylora.model.heads import without_head
 from raylora.model.own_dropout import own_dropout
+from raylora.model.positions import uncounted_token
 from raylora.model.slot import slot_of
 from raylora.model.targets import match_targets
 from raylora.model.task_class import sees_both_sides
@@ -143,6 +144,11 @@ class Trainee:
     def sees_both_sides(self) -> bool:
         """Whether tokens see those after them: each text then has a line of its own, and padding is masked."""
         return sees_both_sides(self.model.config)
+
+    @cached_property
+    def uncounted_token(self) -> int | None:
+        """The token that positions on a line are counted past; ``None`` where they begin at 0."""
+        return uncounted_token(self.model) if self.sees_both_sides else None
 
     @cached_property
     def value_shape(self) -> ValueShape | None:

@@ -37,6 +37,7 @@ from tests.unit.train.pack_run import (
     train_all,
     turn,
 )
+from tests.unit.train.tiny_heads import ENCODER_MEMBERS, head_spec
 from tests.unit.train.tiny_images import image_spec
 from tests.unit.train.tiny_run import open_rows
 
@@ -53,6 +54,7 @@ ON_IMAGES: tuple[dict[str, object], ...] = (
     {"lora_r": 8, "seed": 2, "max_steps": 4, "micro_batch_size": 5, "lora_dropout": 0.2},
     {"lora_r": 4, "seed": 3, "max_steps": 5, "use_dora": True, "val_set_size": 5, "eval_steps": 2},
 )
+ON_TEXTS: tuple[dict[str, object], ...] = (*ENCODER_MEMBERS[:3], {**ENCODER_MEMBERS[1], "seed": 5, "max_steps": 6})
 ALONE, ALONE_ON_TWO = "alone", "alone-on-two"
 HALF_WAY = 2
 """Turns before a member comes, goes or is cloned."""
@@ -85,6 +87,13 @@ def image_specs(folder: Path, strategy: str) -> list[RunSpec]:
     """Runs on images of unequal lengths, so that ranks come to be without any."""
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     return [image_spec(folder / "images", distributed=place, load_in_4bit=True, **member) for member in ON_IMAGES]
+
+
+def text_specs(folder: Path, strategy: str) -> list[RunSpec]:
+    """Runs over an encoder that drops values itself, each with a head of its own."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    common = {"val_set_size": 6, "eval_steps": 2, "max_steps": 5, "load_in_4bit": True, "distributed": place}
+    return [head_spec(folder / "texts", "roberta", "seq_cls", **{**common, **member}) for member in ON_TEXTS]
 
 
 class Visitors:
@@ -168,6 +177,7 @@ def see_alone(folder: Path) -> None:
         keep(folder, f"{ALONE}-{base}", partial(train_each_alone, specs_of(folder, "ddp", base), folder))
     keep(folder, f"{ALONE}-rated", partial(train_each_alone, rated_specs(folder, "ddp"), folder))
     keep(folder, f"{ALONE}-images", partial(train_each_alone, image_specs(folder, "ddp"), folder))
+    keep(folder, f"{ALONE}-texts", partial(train_each_alone, text_specs(folder, "ddp"), folder))
 
 
 def train_each_alone(specs: Sequence[RunSpec], folder: Path) -> list[dict[str, Any]]:
@@ -194,6 +204,8 @@ def see_together(folder: Path) -> None:
             keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True, saves))
         keep(folder, f"{strategy}-at-home-rated", partial(train_pack, rated_specs(folder, strategy), folder, True))
         keep(folder, f"{strategy}-at-home-images", partial(train_pack, image_specs(folder, strategy), folder, True))
+        keep(folder, f"{strategy}-at-home-texts", partial(train_pack, text_specs(folder, strategy), folder, True))
+        keep(folder, f"{strategy}-shared-texts", partial(train_pack, text_specs(folder, strategy), folder, False))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, BASES, CASES, RECOMPUTED, UNDER, see_alone
 from tests.contract.strategy_group import LATE, run_group
+from tests.unit.train.tiny_heads import save_family, write_classified
 from tests.unit.train.tiny_images import save_images
 from tests.unit.train.tiny_run import save_materials, write_rated
 
@@ -22,11 +23,16 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     write_rated(folder / "rated.jsonl", 60)
     (folder / "images").mkdir()
     save_images(folder / "images")
+    (folder / "texts").mkdir()
+    save_family(folder / "texts" / "roberta", "roberta", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    write_classified(folder / "texts" / "texts.jsonl", 60)
     see_alone(folder)
     last_words = run_group(folder, program="tests.contract.pack_worker", late=LATE)
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
     errors = [value["error"] for value in found.values() if isinstance(value, dict)]
-    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER) + 2 * (1 + len(UNDER)), last_words
+    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER) + 2 * (1 + len(UNDER)) + 1 + 2 * len(UNDER), (
+        last_words
+    )
     assert not errors, errors[0]
     return found
 
@@ -80,6 +86,15 @@ def test_slots_at_home_have_images_of_their_own(seen: Seen, strategy: str):
     for together, alone in zip(seen[f"{strategy}-at-home-images"], seen[f"{ALONE}-images"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         assert together == alone or strategy == "zero3"
+
+
+@pytest.mark.parametrize("place", ["at-home", "shared"])
+@pytest.mark.parametrize("strategy", UNDER)
+def test_slots_on_an_encoder_are_each_alone_in_one_process(seen: Seen, strategy: str, place: str):
+    """Rows of all slots on one line, and what the base drops drawn for each of them."""
+    for together, alone in zip(seen[f"{strategy}-{place}-texts"], seen[f"{ALONE}-texts"], strict=True):
+        assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+        assert together == alone or place == "shared" or strategy == "zero3"
 
 
 def test_members_differ(seen: Seen):

@@ -15,13 +15,18 @@ from raylora.model.route import Span
 from raylora.train.forward import Piece, not_training, scores_of
 from tests.reference.head_oracle import base_of, check_ten_steps
 from tests.reference.peft_steps import BASES, SETTINGS
-from tests.unit.train.tiny_heads import FAMILIES, head_spec, save_home
+from tests.unit.train.tiny_heads import ENCODERS, FAMILIES, QUIET, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
+
+FURTHER = [family for family in ENCODERS if family not in FAMILIES]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_home(tmp_path_factory.mktemp("heads"))
+    folder = save_home(tmp_path_factory.mktemp("heads"))
+    for family in FURTHER:
+        save_family(folder / family, family, **QUIET)
+    return folder
 
 
 CASES = [
@@ -82,3 +87,8 @@ def test_a_bases_own_head_is_started_from_where_it_fits(home: Path, tmp_path: Pa
 def open_tokenizer(start: Path, end: Path) -> None:
     for file in start.glob("tokenizer*"):
         (end / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("family", FURTHER)
+def test_further_encoders_are_those_of_transformers(home: Path, family: str, tmp_path: Path):
+    check_ten_steps(head_spec(home, family, "seq_cls", **SETTINGS), home, tmp_path)

@@ -18,7 +18,7 @@ from raylora.model.bank import Adapter
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.packed_bank import PackedBank
-from raylora.model.route import Span
+from raylora.model.route import Placed, Span
 from raylora.model.slot import Slot
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
@@ -177,7 +177,7 @@ def test_a_dora_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: fl
 
 def mask_of(x: Tensor, bank: PackedBank, dropout: float) -> Tensor:
     """What the layer's dropout makes of ones."""
-    tokens = bank._layers["layer"]._tokens(x, [(0, Span(0))])
+    tokens = bank._layers["layer"]._tokens(x, [Placed(0, len(x), Span(0))])
     return tokens.of(torch.ones_like(x))
 
 

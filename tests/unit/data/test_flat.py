@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 from raylora.data.collate import attention_mask, collate, filler_batch
 from raylora.data.flat import FlatBatch, flatten
@@ -61,3 +62,12 @@ def test_a_model_loses_on_bins_and_on_their_line_the_same():
         ).logits
     torch.testing.assert_close(flat_1NV[0], binned_BTV[batch.segment_ids_BT > 0], rtol=0, atol=1e-6)
     assert torch.equal(line.labels_1N[0], batch.labels_BT[batch.segment_ids_BT > 0])
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=4), st.integers(0, 2))
+def test_positions_past_a_token_are_those_of_roberta(rows: list[list[int]], padding: int):
+    """Of each row alone, a token for padding in its midst included."""
+    ids_1N = torch.tensor([[token for row in rows for token in row]])
+    line = FlatBatch(ids_1N, ids_1N, ids_1N, tuple(map(len, rows))).counted_past(padding)
+    alone = [RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([row]), padding) for row in rows]
+    assert torch.equal(line.position_ids_1N, torch.cat(alone, dim=1))

@@ -15,7 +15,7 @@ from raylora.model.adalora import pruned
 from raylora.model.export import adapter_files
 from raylora.model.frozen_linear import FrozenLinear
 from raylora.model.packed_bank import PackedBank
-from raylora.model.route import Span
+from raylora.model.route import Placed, Span
 from raylora.model.slot import Slot
 from tests.unit.model.tiny import Kept
 
@@ -46,7 +46,7 @@ def test_a_layer_is_pefts_with_bias_and_dropout(has_bias: bool, dropout: float):
     x = torch.randn(10, 24, requires_grad=True)
     bank.route([Span(0)])
     if dropout:
-        tokens = bank._layers["layer0"]._tokens(x, [(0, Span(0))])
+        tokens = bank._layers["layer0"]._tokens(x, [Placed(0, len(x), Span(0))])
         theirs.lora_dropout["default"] = Kept(tokens.of(torch.ones_like(x)))
     weights = torch.randn(10, 40)
     made, wanted = model["layer0"](x), theirs(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from transformers import (
+    BertConfig,
     BioGptConfig,
     DbrxConfig,
     GPT2Config,
@@ -12,6 +13,7 @@ from transformers import (
     OPTConfig,
     PhimoeConfig,
     PretrainedConfig,
+    RobertaConfig,
 )
 
 from raylora.model.own_dropout import own_dropout
@@ -31,6 +33,13 @@ from raylora.model.own_dropout import own_dropout
 def test_a_base_that_draws_names_the_fields(config: PretrainedConfig, named: str):
     reason = own_dropout(config)
     assert reason is not None and named in reason
+
+
+@pytest.mark.parametrize("config", [BertConfig(), RobertaConfig()], ids=["bert", "roberta"])
+def test_what_is_drawn_for_each_row_by_itself_is_none(config: PretrainedConfig):
+    assert config.hidden_dropout_prob == 0.1
+    assert own_dropout(config) is None
+    assert own_dropout(type(config)(is_decoder=True)) is not None
 
 
 @pytest.mark.parametrize(

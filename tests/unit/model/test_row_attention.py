@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    BertConfig,
+    BigBirdConfig,
     BloomConfig,
     DogeConfig,
     Gemma2Config,
@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "short window": (MistralConfig(**SMALL, **HEADS, sliding_window=6), "has sliding_window: 6"),
     "recurrent": (MambaConfig(**SMALL, state_size=8), "do not keep to a mask"),
     "no positions": (BloomConfig(**SMALL, n_head=4), "has an attention of its own"),
-    "both ways": (BertConfig(**SMALL, num_attention_heads=4), "lets tokens see those after them"),
+    "both ways": (BigBirdConfig(**SMALL, num_attention_heads=4), "lets tokens see those after them"),
     "lengths lost": (StableLmConfig(**SMALL, **HEADS), "StableLmAttention loses row_lengths"),
     "own mask": (DogeConfig(**SMALL, **HEADS), "cannot attend by rows"),
 }

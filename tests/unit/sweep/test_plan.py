@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import BloomConfig, OPTConfig, PretrainedConfig
+from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig
 
 from raylora.spec.run import RunSpec
 from raylora.sweep.duration import Rows, makespan_s, start_up_s
@@ -154,6 +154,15 @@ def test_a_base_that_takes_one_adapters_rows_at_a_time_trains_runs_alone(
     found = only(plan(grid(RANKS, {"lora_target_modules": [target]}), machine(), config))
     assert found.why_alone is not None and "base_model" in found.why_alone and why in found.why_alone
     assert found.width.num_slots == 1
+
+
+def test_an_encoder_as_it_is_published_trains_its_runs_in_one_pack() -> None:
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=64)
+    of_texts = {"task_type": "seq_cls", "labels": ["a", "b"]}
+    rows = {"datasets": [{"path": "rows.jsonl", "type": "classification"}], "lora_target_modules": "all-linear"}
+    found = only(plan(grid(RANKS, of_texts | rows | STEPS), machine(), config))
+    assert (config.hidden_dropout_prob, found.why_alone, found.width.num_slots, found.num_packs) == (0.1, None, 4, 1)
+    assert found.duration is not None, found.why_no_duration
 
 
 def test_a_space_that_is_drawn_from_is_planned_for_its_worst() -> None:

@@ -1,4 +1,4 @@
-"""Runs with heads: packed as alone, resumed as whole, what they learn, and what takes one adapter at a time."""
+"""Runs with heads: packed as alone on decoders, resumed as whole, what they learn, what is counted and refused."""
 
 from __future__ import annotations
 
@@ -121,14 +121,6 @@ def test_inspect_and_the_plan_count_the_head(home: Path):
     model = base_on_meta(read_config(home / "roberta"), spec, torch.float32)
     num_values = build_tiny(spec).num_trainable(0)
     assert inspect_targets(model, spec).trainable_parameters == adapter_values(model, spec) == num_values
-
-
-def test_an_encoder_takes_one_adapter_at_a_time(home: Path):
-    spec = head_spec(home, "bert", "seq_cls")
-    trainee = place_tiny(spec)
-    trainee.admit(0, spec)
-    with pytest.raises(ModelError, match="lets tokens see those after them, so it takes the rows of one adapter"):
-        trainee.admit(1, spec)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForPreTraining, PretrainedConfig, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    CamembertConfig,
+    CamembertForMaskedLM,
+    ElectraConfig,
+    ElectraForPreTraining,
+    PretrainedConfig,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 
 from raylora.spec.run import RunSpec
 from tests.unit.data.small_tokenizer import PLAIN
@@ -22,6 +34,14 @@ QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """Of encoders, which draw by chance in training unless they are told not to."""
 NO_DROPOUT = {"llama": {"classifier_dropout": 0.0}, "bert": QUIET, "roberta": QUIET}
 FAMILIES = tuple(NO_DROPOUT)
+ENCODERS = {
+    "bert": (BertConfig, BertForPreTraining),
+    "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
+    "camembert": (CamembertConfig, CamembertForMaskedLM),
+    "electra": (ElectraConfig, ElectraForPreTraining),
+}
+"""Classes under which encoders are published, by their type."""
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 1},
     {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2},
@@ -35,6 +55,12 @@ MEMBERS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 10, "init_lora_weights": "olora", "learning_rate": 1e-3},
     {"lora_r": 4, "seed": 11, "init_lora_weights": "gaussian"},
 )
+ENCODER_MEMBERS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1},
+    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2, "micro_batch_size": 3},
+    {"lora_r": 8, "seed": 3, "lora_target_modules": ["query", "value"], "lora_dropout": 0.2, "max_steps": 3},
+    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2, "init_lora_weights": "eva"},
+)
 QUANTIZED: tuple[dict[str, Any], ...] = ({"lora_r": 4, "seed": 20, "init_lora_weights": "loftq"},)
 """LoftQ, which a plain base has not."""
 
@@ -45,8 +71,7 @@ def save_family(folder: Path, family: str, **fields: Any) -> Path:
         return save_base(folder, pad_token_id=0, **fields)
     torch.manual_seed(0)
     tokenizer = wordpiece_tokenizer()
-    kinds = {"bert": (BertConfig, BertForPreTraining), "roberta": (RobertaConfig, RobertaForMaskedLM)}
-    make_config, model_class = kinds[family]
+    make_config, model_class = ENCODERS[family]
     config: PretrainedConfig = make_config(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
