@@ -51,7 +51,7 @@ def main(player: Player) -> None:
         eval_loss=evaluate(trainee, held_out)[0].loss,
         step_s=statistics.median(steps_s),
         peak_bytes=memory.peak_bytes - memory.start_bytes,
-        optimizer_bytes=sum(moment.nbytes for name, moment in trainee.steppers[0].state().items() if name != "step"),
+        optimizer_bytes=sum(moment.nbytes for name, moment in trainee.steppers[0].state() if name != "step"),
         trainable_parameters=trainee.num_trainable(0),
     )
     player.wait()  # until the stage is over

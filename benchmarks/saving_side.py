@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,7 +58,7 @@ def main(player: Player) -> None:
     while player.wait():
         told: dict[str, Any] = {"without_s": steps()}
         start = perf_counter()
-        writing.begin(take(trainee, 0, Progress(step=step), {}))
+        writing.begin(partial(take, trainee, 0, Progress(step=step), {}))
         told["waited_s"] = perf_counter() - start
         told["with_s"] = told["waited_s"] + steps()
         writing.settle()

@@ -72,8 +72,9 @@ def with_content(row: ClassifiedFile, folder: Path | None) -> ClassifiedFile:
 def with_files(source: Source, digests: Path) -> Source:
     """The same rows, with a digest that covers their files; these are read once on a machine, until one has changed.
 
-    A row or a file that cannot be read is passed over: nothing is kept under such a digest, since it is refused where
-    the rows are encoded.
+    Rows that hold the bytes of their files are not even looked at again: their source has another digest first. A row
+    or a file that cannot be read is passed over: nothing is kept under such a digest, since it is refused where the
+    rows are encoded.
 
     Args:
         source: Of any rows; those of texts have no files, and neither have those of the hub.
@@ -85,14 +86,19 @@ def with_files(source: Source, digests: Path) -> Source:
     if source.read_hub is not None or source.spec.type not in ("image", "audio"):
         return source
     seen = hashlib.sha256(repr((source.digest, source.spec.type, sorted(source.spec.columns.items()))).encode())
+    without_paths, names_files = digests / seen.hexdigest()[:32], False
+    if without_paths.is_dir():
+        return replace(source, digest=(without_paths / _DIGEST).read_text(encoding="ascii"))
     for row, folder in _rows(source):
         seen.update(repr(_stand(row, folder)).encode())
+        names_files |= isinstance(row.content, str)
+    place = digests / seen.hexdigest()[:32] if names_files else without_paths
 
     def digest(part: Path) -> None:
         (part / _DIGEST).write_text(_digest(source), encoding="ascii")
 
     try:
-        kept = build_once(digests / seen.hexdigest()[:32], f"a digest of the files of {source.spec.path}", digest)
+        kept = build_once(place, f"a digest of the files of {source.spec.path}", digest)
     except _Unread as unread:
         return replace(source, digest=unread.digest)
     return replace(source, digest=(kept / _DIGEST).read_text(encoding="ascii"))

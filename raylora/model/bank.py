@@ -6,7 +6,7 @@ The loop sees parameters and slots, never modules. ``packed_bank`` holds any num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,11 +70,14 @@ class AdapterBank(Protocol):
     def export(self, slot: int) -> Adapter:
         """One slot as a PEFT adapter; of a base that trains its weights, a collective call."""
 
-    def state(self, slot: int) -> dict[str, Tensor]:
-        """What a checkpoint keeps of a slot's adapter, on the CPU; of a base that trains a collective call."""
+    def state(self, slot: int) -> Iterator[tuple[str, Tensor]]:
+        """What a checkpoint keeps of a slot's adapter, by name, where it lives: who keeps it copies it.
+
+        Of a base that trains whole weights, gathered one by one; collective, to its end.
+        """
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up tensors that :meth:`state` gave.
+        """Take up copies of what :meth:`state` gave.
 
         Args:
             slot: One whose adapter has the rank and the targets of theirs.

@@ -6,7 +6,7 @@ full` asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -97,12 +97,14 @@ class FullBank:
         gathered = ((name, self.whole(parameter)) for name, parameter in self.parameters(slot).items())
         return Adapter({name: whole for name, whole in gathered if whole is not None}, {})
 
-    def state(self, slot: int) -> dict[str, Tensor]:
-        """The tensors of `export`. A collective call."""
-        return self.export(slot).tensors
+    def state(self, slot: int) -> Iterator[tuple[str, Tensor]]:
+        """Whole weights, one by one; a collective call. Those that no other rank shares are the live ones."""
+        assert self._placed is not None
+        for name, parameter in self.parameters(slot).items():
+            yield name, self._placed.full(parameter).detach()
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up weights that `state` gave."""
+        """Take up copies of what `state` gave."""
         for name, parameter in self.parameters(slot).items():
             self._fill(parameter, tensors[name])
 

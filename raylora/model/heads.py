@@ -8,7 +8,7 @@ of its size, and at random otherwise. Called by the packed bank, and through the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -81,13 +81,13 @@ class Heads:
             return {}
         return {f"{SAVED}{self._seat.name}.{name}": each for name, each in self._heads[slot].named_parameters()}
 
-    def export(self, slot: int) -> dict[str, Tensor]:
+    def state(self, slot: int) -> Iterator[tuple[str, Tensor]]:
         """A slot's head by the names of ``adapter_model.safetensors``."""
-        named = self.parameters(slot).items()
-        return {PREFIX + name.removeprefix(SAVED): each.detach().cpu().clone() for name, each in named}
+        for name, parameter in self.parameters(slot).items():
+            yield PREFIX + name.removeprefix(SAVED), parameter.detach()
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`export` gave."""
+        """Take up copies of what :meth:`state` gave."""
         with torch.no_grad():
             for name, parameter in self.parameters(slot).items():
                 parameter.copy_(tensors[PREFIX + name.removeprefix(SAVED)])

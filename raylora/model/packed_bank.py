@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -106,20 +106,18 @@ class PackedBank:
 
     def export(self, slot: int) -> Adapter:
         """One slot as a PEFT adapter."""
-        tensors = {
-            self._name(slot, layer, matrix): tensor.cpu().clone()
-            for layer in self._of(slot)
-            for matrix, tensor in layer.updates[slot].export().items()
-        }
         return Adapter(
-            tensors | self._heads.export(slot),
+            {name: tensor.to("cpu", copy=True) for name, tensor in self.state(slot)},
             self._config(slot),
             {layer.name: layer.shape for layer in self._of(slot)},
         )
 
-    def state(self, slot: int) -> dict[str, Tensor]:
-        """The tensors of :meth:`export`."""
-        return self.export(slot).tensors
+    def state(self, slot: int) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of :meth:`export`, where they live."""
+        for layer in self._of(slot):
+            for matrix, tensor in layer.updates[slot].export().items():
+                yield self._name(slot, layer, matrix), tensor
+        yield from self._heads.state(slot)
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill one slot from a PEFT adapter of the same kind, rank and targets."""

@@ -6,7 +6,7 @@ find them, and no strategy takes their tensors for the base's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,11 +100,11 @@ class PeftBank:
         }
         linears = {name: base for name, base in bases.items() if isinstance(base, nn.Linear)}
         shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
-        return Adapter({name: tensor.cpu().clone() for name, tensor in state.items()}, self._config, shapes)
+        return Adapter({name: tensor.to("cpu", copy=True) for name, tensor in state.items()}, self._config, shapes)
 
-    def state(self, slot: int) -> dict[str, Tensor]:
+    def state(self, slot: int) -> Iterator[tuple[str, Tensor]]:
         """The adapter's own tensors: what PEFT saves of some types cannot be trained on."""
-        return {_kept_name(name): tensor.cpu().clone() for name, tensor in self._made.state.items()}
+        return ((_kept_name(name), tensor) for name, tensor in self._made.state.items())
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill the adapter from what `state` gave, or `export` of a LoRA."""

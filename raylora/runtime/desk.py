@@ -1,7 +1,6 @@
 """Where leases and slots meet: trials ask for slots on one side, packs of slots report and fetch commands on the other.
 
-A plain class under one lock, without Ray: calls that wait do so in the caller's thread. The sweep puts it into an
-actor. Two rules make a sweep's decisions independent of luck:
+A plain class under one lock, without Ray, which a sweep puts into an actor. Two rules keep luck out of its decisions:
 
 - Reports of one turn are passed on in trial order, and the next one only once whoever steers has *settled*: it has
   taken in all it was told, has given all its orders, and waits.
@@ -22,12 +21,12 @@ from raylora.runtime.desk_seating import is_served, lacking, num_waiting, place
 from raylora.runtime.desk_state import Claim, Pack, Tenant
 from raylora.runtime.waiters import Waiters
 
-POLL_S = 10.0
-"""Longest wait of a pack for commands: it comes back and asks again."""
+ANSWERS_S, IDLE_S = 10.0, 1.0
+"""Longest wait of a pack for answers to its reports, and for a command: an idle one looks whether a node is to go."""
 
 
 class Desk:
-    """Leases, packs, and what they have to tell each other."""
+    """Leases, packs, and what they have to tell each other; calls that wait do so in the caller's thread."""
 
     def __init__(self) -> None:
         self._changed = Waiters()
@@ -180,7 +179,7 @@ class Desk:
             wait: Whether the pack has nothing to train, and would rather wait for a command.
 
         Returns:
-            Commands in order; none where nothing came up for ten seconds.
+            Commands in order; none where nothing came up for a second.
         """
         with self._change():
             here = self._packs.get(pack)
@@ -188,7 +187,9 @@ class Desk:
                 return [Close()]  # a group that is held to be lost, and still asks
             for report in sorted(reports, key=lambda report: self._in_line(report.lease)):
                 self._take(here, report)
-            self._wait(lambda: bool(here.ready) or (here.settled and not wait), POLL_S)
+            self._wait(lambda: bool(here.ready) or here.settled, ANSWERS_S)
+            if wait:
+                self._wait(lambda: bool(here.ready), IDLE_S)
             return here.take()
 
     def lose_pack(self, pack: int, reason: str, again: bool) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
@@ -50,11 +50,6 @@ class Checkpoint:
     uri: str = ""
     eval_loss: float | None = None
     digest: str = ""
-
-    def on_host(self) -> Checkpoint:
-        """A copy in the CPU's memory, which stays as it is while training goes on."""
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()}
-        return replace(self, tensors=copies)
 
 
 def save_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:

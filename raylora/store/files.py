@@ -86,10 +86,20 @@ def _move_to_free_place(partial: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with path.open("xb") as file:  # one alone still succeeds; a crash now may leave a part
+        _copy_to_free_place(partial, path)
+    partial.unlink()
+
+
+def _copy_to_free_place(partial: Path, path: Path) -> None:
+    """One alone still succeeds; a crash now may leave a part, and a refusal leaves none."""
+    file = path.open("xb")
+    try:
+        with file:
             file.write(partial.read_bytes())
         sync(path)
-    partial.unlink()
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def sync(path: Path) -> None:

@@ -104,15 +104,10 @@ class Lease:
         if self._beating is None or self._ended.is_set():
             return
         self._ended.set()
-        self._beating.join(self._beat_s)  # a store that does not answer may hold it up for longer
+        self._beating.join(self._watch_s)
         _TAKEN.discard(self._mine.token)
-        if self._lost:
-            return
-        try:
-            given_back = self._mine.model_copy(update={"is_released": True})
-            self._store.write(key_of(self._number), given_back.model_dump_json().encode())
-        except StoreError as failure:
-            _log.warning("run %s could not be given back: %s", self._run_id, failure)
+        if self._beating.is_alive():
+            _log.warning("run %s is not given back yet: its store does not answer", self._run_id)
 
     @property
     def fence(self) -> Fence:
@@ -204,6 +199,16 @@ class Lease:
                 self._store.write(key_of(self._number), self._next_beat())
             except StoreError as failure:  # tried again at the next beat, which tells whether another came meanwhile
                 _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
+        if not self._lost:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Say so after the last sign of life: one that a slow store held up would take it back."""
+        try:
+            given_back = self._mine.model_copy(update={"is_released": True})
+            self._store.write(key_of(self._number), given_back.model_dump_json().encode())
+        except StoreError as failure:
+            _log.warning("run %s could not be given back: %s", self._run_id, failure)
 
     def _next_beat(self) -> bytes:
         beat = {"num_beats": self._mine.num_beats + 1, "beaten_at": time.time()}

@@ -3,8 +3,8 @@
 In come files, out comes one prefix of a store. A group without its manifest was interrupted and does not exist; one
 whose files differ from it is corrupt. Of two that write one group, the one that began last goes on: it leaves its mark
 before its files, and the other looks for its own before each of its own. What is on its way between a look and its
-arrival can still tear a group; then its digests differ. Called by `checkpoint`, and by whatever stores an adapter or a
-base model.
+arrival can still tear a group: then its digests differ, or its manifest is gone. Called by `checkpoint`, and by
+whatever stores an adapter or a base model.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
         else:
             store.write(key, content)
     document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
-    turn.check()
-    store.create(f"{prefix}/{MANIFEST}", json.dumps(signed(document), indent=1).encode())
-    turn.check()
+    turn.end(json.dumps(signed(document), indent=1).encode())
     return store.uri_of(prefix)
 
 
@@ -108,11 +106,11 @@ class _Turn:
     """
 
     def __init__(self, store: Store, prefix: str) -> None:
-        self._store, self._prefix = store, prefix
+        self._store, self._prefix, self._manifest = store, prefix, f"{prefix}/{MANIFEST}"
         self._key, self._mark = f"{prefix}/{WRITER}", secrets.token_hex(16).encode()
         store.write(self._key, self._mark)  # first: whoever deletes or writes from here on is told
         before = set(store.keys(prefix)) - {self._key}
-        for key in sorted(before, key=lambda key: key != f"{prefix}/{MANIFEST}"):  # it goes first, as in `discard`
+        for key in sorted(before, key=lambda key: key != self._manifest):  # it goes first, as in `discard`
             self.check()
             store.delete(key)
 
@@ -131,6 +129,31 @@ class _Turn:
                 f"{self._store.uri_of(self._prefix)}: another writer has begun or deleted it meanwhile; see to it that "
                 "one command alone writes there"
             )
+
+    def end(self, manifest: bytes) -> None:
+        """Create the manifest; one that a writer before this one had on its way makes room for it.
+
+        That writer looks once more and finds its mark gone: were this one refused as well, the group would be nobody's.
+
+        Args:
+            manifest: All of it.
+
+        Raises:
+            ExistingObjectError: Another writer has begun the group since.
+        """
+        self.check()
+        while not self._create(manifest):
+            self.check()
+            self._store.delete(self._manifest)
+            self.check()
+        self.check()
+
+    def _create(self, manifest: bytes) -> bool:
+        try:
+            self._store.create(self._manifest, manifest)
+        except ExistingObjectError:
+            return False
+        return True
 
 
 def read_manifest(store: Store, prefix: str) -> Manifest:

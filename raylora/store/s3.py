@@ -222,7 +222,11 @@ def _connect() -> s3fs.S3FileSystem:
         client["region_name"] = region
     files = s3fs.S3FileSystem(
         client_kwargs=client,
-        config_kwargs=TIMEOUTS | {"http_session_cls": s3_session.Session},
+        config_kwargs={
+            **TIMEOUTS,
+            "http_session_cls": s3_session.Session,
+            "connector_args": {"socket_factory": s3_session.open_socket},
+        },
         use_listings_cache=False,  # other processes write here too
         skip_instance_cache=True,  # a cached instance would keep credentials that have changed since
     )

@@ -7,7 +7,7 @@ weights are what steps. Every implementation passes ``tests/contract/test_strate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -44,14 +44,19 @@ class Stepper(Protocol):
     def forget(self) -> None:
         """Clear the gradient without an update."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What the optimizer keeps, whole, by ``<moment>.<parameter>``; a collective call.
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """What the optimizer keeps, by ``<moment>.<parameter>``; collective, to its end.
 
-        Where ranks share it out, rank 0 alone has it, so that no device holds the whole of it at once.
+        Each tensor comes whole, where it lives or as it was just gathered: what the optimizer will change, or what no
+        device has room for beside the next one. Who keeps it copies it.
         """
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`state` returned under any strategy and world size."""
+        """Take up a copy of what :meth:`state` gave under any strategy and world size.
+
+        Raises:
+            StoreError: The moments are of another kind of optimizer.
+        """
 
 
 class Strategy(Protocol):

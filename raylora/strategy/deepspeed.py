@@ -6,7 +6,7 @@ Source: ZeRO, https://arxiv.org/abs/1910.02054.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from deepspeed.utils import (
 from raylora.strategy.contract import MASTER, MOMENTS, OptimizerFactory, Stepper
 from raylora.strategy.ddp import Ddp
 from raylora.strategy.flat import StepsFlat
+from raylora.strategy.saved_moments import check_moments
 from raylora.strategy.shares import LIVE_BLOCKS, piece
 
 
@@ -216,25 +217,26 @@ class EngineStepper:
         """Let the engine see a gradient that is not finite: it clears it and updates nothing."""
         self._engine.step()
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments, of 16-bit weights the float32 ones, the count of steps: in host memory, on rank 0 alone.
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The count of steps, the moments, of 16-bit weights the float32 ones; none before the first step.
 
-        They are gathered one by one: together they would take more of every device than a step does. Empty before the
-        first step.
+        They are gathered one by one: together they would take more of every device than a step does.
         """
         if not (held := self._optimizer.state.get(self._row)):
-            return {}
-        gathered = (
-            (f"{kind}.{name}", _whole(parameter, kind))
-            for name, parameter in self._adapters.items()
-            for kind in (*MOMENTS, MASTER)
-            if kind != MASTER or parameter.dtype is not torch.float32
-        )
-        state = {name: whole for name, whole in gathered if whole is not None}
-        return {"step": held["step"].cpu().clone(), **state} if dist.get_rank() == 0 else {}
+            return
+        yield "step", held["step"]
+        for name, parameter in self._adapters.items():
+            yield from ((f"{moment}.{name}", safe_get_full_optimizer_state(parameter, moment)) for moment in MOMENTS)
+            if parameter.dtype is not torch.float32:
+                yield f"{MASTER}.{name}", safe_get_full_fp32_param(parameter)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Scatter what was saved; of what no float32 values were, the engine copies the parameters as they are now."""
+        """Scatter what was saved; of what no float32 values were, the engine copies the parameters as they are now.
+
+        Raises:
+            StoreError: The moments are of another kind of optimizer.
+        """
+        check_moments(state)
         self._zero_optimizer.refresh_fp32_params()
         if not state:
             self._optimizer.state.clear()
@@ -247,11 +249,3 @@ class EngineStepper:
                 safe_set_full_optimizer_state(parameter, state[f"{moment}.{name}"].to(self._row.device), moment)
             if (master := state.get(f"{MASTER}.{name}")) is not None:
                 safe_set_full_fp32_param(parameter, master.to(self._row.device))
-
-
-def _whole(parameter: nn.Parameter, kind: str) -> Tensor | None:
-    """What the ranks share out of a parameter's state, in host memory; ``None`` but on rank 0. A collective call."""
-    whole: Tensor = (
-        safe_get_full_fp32_param(parameter) if kind == MASTER else safe_get_full_optimizer_state(parameter, kind)
-    )
-    return whole.cpu() if dist.get_rank() == 0 else None

@@ -6,7 +6,7 @@ Used by every strategy that leaves the optimizer alone (ddp, fsdp, zero3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from raylora.strategy.clipped_update import RATE, clipped_update
 from raylora.strategy.contract import MASTER, MOMENTS, OptimizerFactory, Stepper
+from raylora.strategy.saved_moments import OF_BITSANDBYTES, check_moments
 
 
 class FlatStepper:
@@ -75,25 +76,28 @@ class FlatStepper:
         """Clear the gradient."""
         self._grad.zero_()
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments by ``<moment>.<parameter>``, in host memory; what belongs to no parameter by its own name.
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments by ``<moment>.<parameter>``, views of them; what belongs to no parameter by its own name.
 
         The latter are ``step`` (the optimizer's count of steps) and the scales and codes of 8-bit moments; those of the
         second stretch and further ones carry its number, as in ``step@1``.
         """
-        state: dict[str, Tensor] = {}
         for number, stretch in enumerate(self._stretches):
             for moment, value in self._optimizer.state.get(stretch.row, {}).items():
                 whole = torch.as_tensor(value)
                 if whole.shape == stretch.row.shape:
-                    parts = stretch.parts(whole).items()
-                    state |= {f"{moment}.{name}": part.to("cpu", copy=True) for name, part in parts}
+                    yield from ((f"{moment}.{name}", part) for name, part in stretch.parts(whole).items())
                 else:
-                    state[f"{moment}@{number}" if number else moment] = whole.to("cpu", copy=True)
-        return state
+                    yield f"{moment}@{number}" if number else moment, whole
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up saved moments."""
+        """Take up saved moments.
+
+        Raises:
+            StoreError: They are of another kind of optimizer.
+        """
+        is_bitsandbytes = hasattr(self._optimizer, "get_state_buffer")
+        check_moments(state, OF_BITSANDBYTES if is_bitsandbytes else MOMENTS)
         self._optimizer.state.clear()
         # bitsandbytes makes its own, which pages where it is to: one of the device would not, and may not fit.
         zeros_like = getattr(self._optimizer, "get_state_buffer", torch.zeros_like)

@@ -7,7 +7,7 @@ told and kept of the moments is whole again, weight by weight, so that a checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from raylora.strategy.clipped_update import clipped_update
 from raylora.strategy.contract import MOMENTS, OptimizerFactory
+from raylora.strategy.saved_moments import check_moments
 from raylora.strategy.shares import piece
 
 
@@ -63,26 +64,24 @@ class ShardStepper:
         for parameter in (*self._sharded.values(), *self._shards.values()):
             parameter.grad = None
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments by ``<moment>.<weight>``, whole and in host memory, on rank 0; nothing on the others.
-
-        They are gathered one by one. Empty before the first step.
-        """
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments by ``<moment>.<weight>``, gathered one by one; none before the first step."""
         held = self._optimizer.state
         if not held:
-            return {}
-        state: dict[str, Tensor] = {}
+            return
         for moment in MOMENTS:
             for name, parameter in self._sharded.items():
-                whole = _whole(held[self._shards[name]][moment] if name in self._shards else None, parameter)
-                if dist.get_rank() == 0:
-                    state[f"{moment}.{name}"] = whole.cpu()
-        if state:
-            state["step"] = next(iter(held.values()))["step"].clone()
-        return state
+                mine = held[self._shards[name]][moment] if name in self._shards else None
+                yield f"{moment}.{name}", _whole(mine, parameter)
+        yield "step", next(iter(held.values()))["step"]
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up this rank's part of saved moments."""
+        """Take up this rank's part of saved moments.
+
+        Raises:
+            StoreError: They are of another kind of optimizer.
+        """
+        check_moments(state)
         self._optimizer.state.clear()
         if not state:
             return

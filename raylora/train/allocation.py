@@ -106,21 +106,19 @@ class Allocation:
         left = pruned(adapter)
         return replace(left, config=left.config | self._settings)
 
-    def state(self) -> dict[str, Tensor]:
-        """The means by ``<mean>.<parameter>``, and which ranks were left the last time by ``left.<parameter>``."""
-        means = {
-            f"{mean}.{name.removesuffix(SUFFIX)}": value.clone()
-            for mean in MEANS
-            for name, value in getattr(self._allocator, mean).items()
-        }
-        left = {
-            f"{LEFT}.{name.removesuffix(SUFFIX)}": torch.tensor(flags, dtype=torch.int32)
-            for name, flags in self._left.items()
-        }
-        return means | left
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The means by ``<mean>.<parameter>``, and which ranks were left the last time by ``left.<parameter>``.
+
+        The means are the live ones: who keeps them copies them.
+        """
+        for mean in MEANS:
+            for name, value in getattr(self._allocator, mean).items():
+                yield f"{mean}.{name.removesuffix(SUFFIX)}", value
+        for name, flags in self._left.items():
+            yield f"{LEFT}.{name.removesuffix(SUFFIX)}", torch.tensor(flags, dtype=torch.int32)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Take up copies of what :meth:`state` gave."""
         self._allocator.reset_ipt()
         self._left = {}
         for key, value in state.items():

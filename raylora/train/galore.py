@@ -8,7 +8,7 @@ Source: GaLore, https://arxiv.org/abs/2403.03507, algorithm 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,21 +82,17 @@ class GaloreStepper:
         """Clear the gradient."""
         self._grad.zero_()
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments by ``<moment>.<weight>`` at their rank, and what projects, in host memory.
-
-        Empty before the first step.
-        """
-        state: dict[str, Tensor] = {}
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments by ``<moment>.<weight>`` at their rank, and what projects; none before the first step."""
+        held: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
             held = self._optimizer.state[parameter]
             if "step" not in held:
-                return {}
-            state["step"] = torch.tensor(held["step"])
-            state |= {f"{moment}.{name}": held[moment].to("cpu", copy=True) for moment in MOMENTS}
+                return
+            yield from ((f"{moment}.{name}", held[moment]) for moment in MOMENTS)
             if name in self._projected:
-                state[f"{PROJECTION}.{name}"] = held["projector"].ortho_matrix.to("cpu", copy=True)
-        return state
+                yield f"{PROJECTION}.{name}", held["projector"].ortho_matrix
+        yield "step", torch.tensor(held["step"])
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up saved moments."""

@@ -99,7 +99,7 @@ class Member:
         with suppress(StoreError):  # the rank that goes on saves anew
             self._writing.settle()
         moment = take(self._trainee, self.slot, self.progress, self._digests)
-        return replace(moment.on_host(), uri=self._writing.uri)
+        return replace(moment, uri=self._writing.uri)
 
     def take_over(self, moment: Checkpoint) -> None:
         """Go on where another rank stood.
@@ -224,7 +224,7 @@ class Member:
             StoreError: The checkpoint before this one could not be kept; on every rank.
         """
         if self._saved_step != self.progress.step:
-            self._writing.begin(take(self._trainee, self.slot, self.progress, self._digests))
+            self._writing.begin(lambda: take(self._trainee, self.slot, self.progress, self._digests))
             self._saved_step = self.progress.step
 
     def settle(self) -> str:

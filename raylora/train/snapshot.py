@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,7 +49,8 @@ class Progress:
 def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str]) -> Checkpoint:
     """Gather what trains in a slot, its optimizer and progress; called on every rank that shares it.
 
-    Of what ranks share out, weights of a base that trains or an optimizer's state, rank 0 alone gets the tensors.
+    The first of these ranks gets the tensors, in host memory: the one copy that is made, which stays as it is while
+    training goes on. The others take part and keep nothing.
 
     Args:
         trainee: What is trained.
@@ -57,10 +58,12 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
         progress: Where it stands.
         digests: Of base, data and configuration; a resumed run must meet the same.
     """
-    tensors = {ADAPTER + name: tensor for name, tensor in trainee.bank.state(slot).items()}
-    tensors |= {OPTIMIZER + name: tensor for name, tensor in trainee.steppers[slot].state().items()}
-    if (allocation := trainee.allocations.get(slot)) is not None:
-        tensors |= {ALLOCATION + name: tensor for name, tensor in allocation.state().items()}
+    tensors: dict[str, Tensor] = {}
+    for prefix, named in _states(trainee, slot).items():
+        for name, tensor in named:
+            if trainee.slot_ranks.rank == 0:
+                tensors[prefix + name] = tensor.to("cpu", copy=True)
+            del tensor  # before the next one is gathered: no device has room for both
     state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
     eval_loss = progress.eval_loss if progress.eval_step == progress.step else None
     return Checkpoint(progress.step, tensors, state, eval_loss=eval_loss)
@@ -77,7 +80,8 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
             it was written before there was such a digest, is not asked for.
 
     Raises:
-        StoreError: The checkpoint was made on another base or other data, or by a run that was asked for otherwise.
+        StoreError: The checkpoint was made on another base or other data, by a run that was asked for otherwise, or by
+            another kind of optimizer.
     """
     for name, digest in digests.items():
         saved = checkpoint.state["digests"].get(name, digest)
@@ -92,6 +96,13 @@ def restore(trainee: Trainee, slot: int, checkpoint: Checkpoint, digests: dict[s
     if (allocation := trainee.allocations.get(slot)) is not None:
         allocation.load_state(_under(ALLOCATION, tensors))
     return Progress(**checkpoint.state["progress"])
+
+
+def _states(trainee: Trainee, slot: int) -> dict[str, Iterator[tuple[str, Tensor]]]:
+    """All tensors of a slot, live or just gathered, by what they are of; collective, to the end of each."""
+    states = {ADAPTER: trainee.bank.state(slot), OPTIMIZER: trainee.steppers[slot].state()}
+    allocation = trainee.allocations.get(slot)
+    return states if allocation is None else states | {ALLOCATION: allocation.state()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -34,11 +34,11 @@ class Writing:
         self._future: Future[str] = Future()
         self.uri = ""
 
-    def begin(self, checkpoint: Checkpoint) -> None:
+    def begin(self, take: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint beside whatever comes next; collective.
 
         Args:
-            checkpoint: Of this moment; its tensors may change afterwards.
+            take: Copies this moment into host memory, once there is room for it; collective.
 
         Raises:
             StoreError: The one before could not be written; on every rank.
@@ -48,11 +48,12 @@ class Writing:
         if self._ranks.rank == 0:
             _room.acquire()
             try:
-                copy = checkpoint.on_host()
-                threading.Thread(target=self._run, args=(copy, self._future), name="checkpoint").start()
+                threading.Thread(target=self._run, args=(take(), self._future), name="checkpoint").start()
             except BaseException:
                 _room.release()
                 raise
+        else:
+            take()
         self._is_pending = True
 
     def settle(self) -> None:

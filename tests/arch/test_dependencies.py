@@ -22,7 +22,6 @@ UNIMPORTED = {
 
 # Imported and not asked for: the part of a declared package, whose version that package chooses.
 COMES_WITH = {
-    "aiobotocore": "s3fs",
     "aiohttp": "s3fs",
     "annotated-types": "pydantic",
     "botocore": "s3fs",

@@ -67,18 +67,20 @@ def begin(strategy: Strategy) -> tuple[dict[str, nn.Parameter], Stepper]:
 
 def state_of(stepper: Stepper) -> dict[str, Tensor]:
     """What rank 0 has of the state, on every rank, as a checkpoint hands it out."""
-    of_ranks: list[dict[str, Tensor]] = Ranks.current().gather(stepper.state())
+    of_ranks: list[dict[str, Tensor]] = Ranks.current().gather({name: each.clone() for name, each in stepper.state()})
     return of_ranks[0]
 
 
 def gathering(stepper: Stepper) -> dict[str, list[int]]:
-    """Of each rank, the tensors that it has of the state, and the most bytes that were made to gather them."""
+    """Of each rank, the tensors that it sees of the state, and the most bytes that were made to gather them."""
     there = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    num_seen = 0
     with LiveBytes(there) as live:
-        state = stepper.state()
-    mine = (len(state), live.lap())
-    of_ranks = Ranks.current().gather(mine)
-    return {"num_kept": [kept for kept, _ in of_ranks], "peak_bytes": [peak for _, peak in of_ranks]}
+        for _, tensor in stepper.state():
+            num_seen += 1
+            del tensor  # as a checkpoint does, before the next one is gathered
+    of_ranks = Ranks.current().gather((num_seen, live.lap()))
+    return {"num_seen": [seen for seen, _ in of_ranks], "peak_bytes": [peak for _, peak in of_ranks]}
 
 
 def go_on(strategy: Strategy, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def assert_trained_alike(trainee: Trainee, model: PreTrainedModel, apart: float 
 def test_galores_moments_are_a_part_of_adams(home: Path):
     by_adam, by_galore = (ours(spec_of(home, **fields), home)[2] for fields in ({}, GALORE))
     held = [
-        sum(moment.nbytes for name, moment in trainee.steppers[0].state().items() if name != "step")
+        sum(moment.nbytes for name, moment in trainee.steppers[0].state() if name != "step")
         for trainee in (by_adam, by_galore)
     ]
     weights = {name: tuple(weight.shape) for name, weight in by_adam.bank.parameters(0).items()}

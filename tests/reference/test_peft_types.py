@@ -49,7 +49,7 @@ def trained(home: Path) -> Trained:
         spec = spec_of(home, **OWN_FIELDS, **BASES[base], peft=block_of(kind))
         *_, fresh = ours(spec, home, rates=[])
         _, losses, norms, trainee = ours(spec, home)
-        return spec, fresh.bank.state(0), losses, norms, trainee
+        return spec, {name: each.clone() for name, each in fresh.bank.state(0)}, losses, norms, trainee
 
     return train
 

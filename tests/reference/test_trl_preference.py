@@ -32,9 +32,9 @@ class Dpo(Recorded, DPOTrainer):
 
 
 class Orpo(Recorded, ORPOTrainer):
-    """Takes tokens as they are, and the likelihood of answers alone, which the paper's equation 6 is about.
+    """Takes tokens as they are, and the cross-entropy of answers alone; TRL takes that of prompts too.
 
-    TRL takes that of prompts too; both are kept.
+    Both are kept.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""An S3 on loopback that gives one answer to everything: a refusal, an object, or none at all.
+"""An S3 on loopback that gives one answer to everything: a refusal, an object, thanks for one, or none at all.
 
 For what a real server cannot be brought to say, or only in minutes.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+PIECE_BYTES = 64 << 10
+"""About as much lies between a client and a server that takes pieces."""
 
 
 @contextmanager
@@ -47,6 +50,44 @@ def s3_that_says(status: int, body: bytes, monkeypatch: pytest.MonkeyPatch) -> I
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         _name(server.server_port, monkeypatch)
         yield asked
+        server.shutdown()
+
+
+@contextmanager
+def s3_that_takes(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> Iterator[list[int]]:
+    """Let S3 be a server that takes every object, a piece at a time.
+
+    Args:
+        monkeypatch: Sets the environment that clients read.
+        wait: Called once S3 has given leave to send a body, before each piece of it.
+
+    Yields:
+        Bytes of each object that it has whole.
+    """
+    whole: list[int] = []
+
+    class Takes(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # which gives leave
+
+        def do_PUT(self) -> None:
+            num_bytes = int(self.headers["Content-Length"])
+            for start in range(0, num_bytes, PIECE_BYTES):
+                wait()
+                self.rfile.read(min(PIECE_BYTES, num_bytes - start))
+            whole.append(num_bytes)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Takes) as server:
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE_BYTES)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        _name(server.server_port, monkeypatch)
+        yield whole
         server.shutdown()
 
 

@@ -21,7 +21,7 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 from raylora.data import row_files
-from raylora.data.formats import read_rows
+from raylora.data.formats import read_rows, to_json
 from raylora.data.prepare import Prepared
 from raylora.data.row_files import with_content, with_files
 from raylora.data.rows import ClassifiedFile
@@ -145,6 +145,15 @@ def test_files_are_digested_once_until_one_has_changed(home: Path, monkeypatch: 
     file.unlink()
     assert digest() != first
     assert all(with_files(source, home / name).digest == digest() for name in ("digests", "others"))
+
+
+def test_rows_that_hold_bytes_are_read_for_a_digest_once(home: Path, monkeypatch: pytest.MonkeyPatch):
+    file, spec = home / "rows.jsonl", DatasetSpec(path=str(home / "rows.jsonl"), type="image")
+    file.write_text(to_json({"image": {"bytes": png(digit(3))}, "label": 3}))
+    first = with_files(open_source(spec, home), home / "digests").digest
+    read = with_files(open_source(spec, home), home / "elsewhere").digest
+    monkeypatch.setattr(row_files, "read_row", None)
+    assert with_files(open_source(spec, home), home / "digests").digest == first == read
 
 
 def test_two_columns_of_files_have_two_digests(home: Path):

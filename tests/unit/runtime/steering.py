@@ -64,7 +64,15 @@ class Steering:
         return future.result(PATIENCE_S)
 
     def exchange(self, pack: int, reports: Sequence[Report] = (), wait: bool = False) -> Future[Any]:
-        return self.pool.submit(self.desk.exchange, pack, reports, wait)
+        """What a pack is told; one that waits asks again until it is told something."""
+
+        def ask() -> list[Command]:
+            commands = self.desk.exchange(pack, reports, wait)
+            while wait and not commands:
+                commands = self.desk.exchange(pack, (), wait)
+            return commands
+
+        return self.pool.submit(ask)
 
 
 def told(commands: list[Command]) -> list[str]:

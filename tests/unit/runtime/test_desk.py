@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from raylora.runtime.desk import Desk
 from raylora.runtime.desk_messages import Admit, Close, Go, Report, Save
+from raylora.runtime.waiters import Waiters
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
 
 
@@ -31,6 +32,20 @@ def test_reports_are_passed_on_in_trial_order_one_at_a_time(steering: Steering):
         futures[trial] = steering.go(report.lease)
         steering.settle()
     assert told(turn.result(PATIENCE_S)) == ["Go lease0-0", "Go lease1-0", "Go lease2-0"]
+
+
+def test_an_idle_pack_is_let_go_every_second(steering: Steering, monkeypatch: pytest.MonkeyPatch):
+    """It looks whether one of its nodes is about to be taken away, and saves before that."""
+    started(steering, 1)
+    waits: list[float | None] = []
+
+    def wait_for(waiters: Waiters, reached: Callable[[], bool], timeout_s: float | None = None) -> None:
+        if not reached():
+            waits.append(timeout_s)
+
+    monkeypatch.setattr(Waiters, "wait_for", wait_for)
+    assert steering.desk.exchange(0, [], wait=True) == []
+    assert waits == [1.0]
 
 
 def test_an_order_that_is_on_its_way_keeps_the_desk_from_going_on(steering: Steering):

@@ -105,18 +105,6 @@ def test_one_whose_manifest_is_damaged_is_not_the_best(store: Store):
     assert best_checkpoint(store) == f"{store.uri}/checkpoints/step-00000002"
 
 
-def test_a_copy_on_the_host_stays_as_it_is():
-    live = torch.arange(6.0)
-    copy = Checkpoint(1, {"all": live, "part": live[2:4], "again": live}, {"a": 1}, eval_loss=0.5).on_host()
-    live.zero_()
-    assert (copy.step, copy.state, copy.eval_loss) == (1, {"a": 1}, 0.5)
-    assert {name: tensor.tolist() for name, tensor in copy.tensors.items()} == {
-        "all": [0, 1, 2, 3, 4, 5],
-        "part": [2, 3],
-        "again": [0, 1, 2, 3, 4, 5],
-    }
-
-
 def test_an_interrupted_checkpoint_is_passed_over_and_later_deleted(store: Store):
     save_checkpoint(store, at_step(1), keep=2)
     store.write("checkpoints/step-00000002/state.safetensors", b"half")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import InputError, StoreError, UnusableStoreError
+from raylora.store import files
 from raylora.store.blob import Store, open_store
 from raylora.store.local import FolderStore
 from tests.contract.store_suite import StoreSuite
@@ -43,6 +44,23 @@ def without_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("without_links")
 class TestFolderWithoutLinks(StoreSuite):
     pass
+
+
+@pytest.mark.usefixtures("without_links")
+def test_without_links_a_disk_that_fails_half_way_leaves_no_part(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(path: Path) -> None:
+        if path.name == "whole":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(UnusableStoreError, match="No space left on device"):
+        store.create("whole", b"bytes")
+    monkeypatch.undo()
+    assert store.keys() == []
+    assert list(tmp_path.rglob("*whole*")) == []
+    store.create("whole", b"bytes")
 
 
 def test_storage_that_lets_a_second_writer_in_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -159,10 +159,27 @@ def test_what_was_on_its_way_and_comes_last_is_refused_and_found(tmp_path: Path,
 def test_a_manifest_on_its_way_takes_no_others_place(tmp_path: Path):
     theirs = open_store(str(tmp_path / "store"))
     mine = Meanwhile(tmp_path / "store", f"group/{MANIFEST}", lambda: publish(theirs, "group", content("b"), {}))
-    with pytest.raises(ExistingObjectError, match=r"manifest\.json: there is one already"):
+    with pytest.raises(ExistingObjectError, match="begun or deleted it meanwhile"):
         publish(mine, "group", content("a"), {})
     fetch(theirs, "group", tmp_path / "here")
     assert (tmp_path / "here" / "a").read_bytes() == b"a of b"
+
+
+class Overtaken(FolderStore):
+    """A folder where a manifest is on its way when another writer begins, and arrives before that one's last file."""
+
+    def create(self, key: str, data: bytes) -> None:
+        def arrive() -> None:
+            super(Overtaken, self).create(key, data)
+
+        publish(Meanwhile(self.folder, "group/b", arrive), "group", content("b"), {})
+
+
+def test_a_manifest_that_arrives_when_another_is_at_it_refuses_its_own_writer_alone(tmp_path: Path):
+    with pytest.raises(ExistingObjectError, match="begun or deleted it meanwhile"):
+        publish(Overtaken(tmp_path / "store"), "group", content("a"), {})
+    fetch(open_store(str(tmp_path / "store")), "group", tmp_path / "here")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()} == content("b")
 
 
 def test_a_manifest_that_arrives_when_another_has_begun_is_no_success(tmp_path: Path):

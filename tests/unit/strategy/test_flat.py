@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 import torch
 from bitsandbytes.optim.adamw import AdamW as BitsandbytesAdamW
 from torch import Tensor, nn
 
+from raylora.errors import StoreError
 from raylora.strategy.contract import OptimizerFactory
 from raylora.strategy.flat import FlatStepper
 
@@ -40,6 +42,10 @@ def run(stepper: FlatStepper, named: dict[str, nn.Parameter], steps: range) -> l
             stepper.backward(loss_of(named, step, part))
         norms.append(stepper.step(1e-2))
     return norms
+
+
+def copied(stepper: FlatStepper) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in stepper.state()}
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.05, 100.0], ids=["unclipped", "clipped", "below"])
@@ -91,7 +97,7 @@ def test_state_goes_on_bit_for_bit(name: str, rates: dict[str, float]):
     whole = parameters()
     stepper = FlatStepper(whole, OPTIMIZERS[name], 1.0, rates)
     run(stepper, whole, range(3))
-    state, values = stepper.state(), {key: p.detach().clone() for key, p in whole.items()}
+    state, values = copied(stepper), {key: p.detach().clone() for key, p in whole.items()}
     run(stepper, whole, range(3, 6))
     resumed = parameters()
     other = FlatStepper(resumed, OPTIMIZERS[name], 1.0, rates)
@@ -104,16 +110,32 @@ def test_state_goes_on_bit_for_bit(name: str, rates: dict[str, float]):
         assert torch.equal(resumed[key], parameter), key
 
 
-def test_state_is_a_copy_by_parameter_and_empty_before_the_first_step():
+@pytest.mark.parametrize("saved_by, here", [("torch", "bitsandbytes-8bit"), ("bitsandbytes", "torch")])
+def test_moments_of_another_kind_of_optimizer_are_refused_in_words(saved_by: str, here: str):
+    """Those of paged optimizers that come from a device of another kind, and of older 8-bit ones from CPUs."""
+    theirs, ours = parameters(), parameters()
+    stepper = FlatStepper(theirs, OPTIMIZERS[saved_by], 1.0, ONE_RATE)
+    run(stepper, theirs, range(2))
+    other = FlatStepper(ours, OPTIMIZERS[here], 1.0, ONE_RATE)
+    run(other, ours, range(1))
+    before = copied(other)
+    names = {"torch": "torch's AdamW (exp_avg, exp_avg_sq)"}
+    of_bitsandbytes = "bitsandbytes' AdamW (state1, state2)"
+    said = f"moments are {names.get(saved_by, of_bitsandbytes)}; wanted here: {names.get(here, of_bitsandbytes)}"
+    with pytest.raises(StoreError, match=re.escape(said)):
+        other.load_state(dict(stepper.state()))
+    assert all(torch.equal(before[name], tensor) for name, tensor in copied(other).items())
+
+
+def test_state_is_by_parameter_and_empty_before_the_first_step():
     named = parameters()
     stepper = FlatStepper(named, ADAMW, 0.0, ONE_RATE)
-    assert stepper.state() == {}
+    assert not list(stepper.state())
     stepper.load_state({})
     run(stepper, named, range(2))
-    state = stepper.state()
+    state = dict(stepper.state())
     assert set(state) == {"step", *(f"{m}.{name}" for m in ("exp_avg", "exp_avg_sq") for name in named)}
     assert {name: state[f"exp_avg.{name}"].shape for name in named} == {name: p.shape for name, p in named.items()}
-    run(stepper, named, range(2, 3))
     assert state["step"] == 2
 
 
@@ -121,20 +143,21 @@ def test_float32_weights_that_an_engine_kept_beside_its_moments_are_not_taken_up
     named = parameters()
     stepper = FlatStepper(named, ADAMW, 0.0, ONE_RATE)
     run(stepper, named, range(2))
-    state = stepper.state()
+    state = copied(stepper)
     stepper.load_state(state | {f"master.{name}": parameter.detach().clone() for name, parameter in named.items()})
-    assert set(stepper.state()) == set(state)
+    assert set(copied(stepper)) == set(state)
 
 
 def test_a_gradient_that_is_not_finite_updates_nothing_and_is_forgotten():
     named = parameters()
     stepper = FlatStepper(named, ADAMW, 1.0, ONE_RATE)
     run(stepper, named, range(2))
-    before, state = {key: p.detach().clone() for key, p in named.items()}, stepper.state()
+    before, state = {key: p.detach().clone() for key, p in named.items()}, copied(stepper)
     stepper.backward(loss_of(named, 2, 0) * float("inf"))
     assert not torch.isfinite(torch.tensor(stepper.step(1e-2)))
     assert all(torch.equal(named[key], value) for key, value in before.items())
-    assert all(torch.equal(stepper.state()[key], value) for key, value in state.items())
+    after = copied(stepper)
+    assert all(torch.equal(after[key], value) for key, value in state.items())
     assert all(torch.isfinite(torch.tensor(run(stepper, named, range(3, 4)))))
 
 

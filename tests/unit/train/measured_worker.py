@@ -111,7 +111,7 @@ def measure(spec: RunSpec, folder: Path) -> list[dict[str, int]]:
     resident_bytes = resident() - before
     adapters = [] if spec.trains_base else [*trainee.bank.parameters(0).values(), *trainee.bank.frozen(0)]
     if allocation := trainee.allocations.get(0):
-        adapters += [mean for mean in allocation.state().values() if mean.is_floating_point()]
+        adapters += [mean for _, mean in allocation.state() if mean.is_floating_point()]
     mine = {
         "base_bytes": trainee.held_base_bytes,
         "adapters_bytes": sum(parameter.numel() * parameter.element_size() for parameter in adapters),

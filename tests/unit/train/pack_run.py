@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def train_all(trainee: Trainee, members: Sequence[Member]) -> None:
 def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
     """Adapter and moments of a member, and which of its ranks are left."""
     adapter, allocation = trainee.bank.export(member.slot).tensors, trainee.allocations.get(member.slot)
-    return {**adapter, **trainee.steppers[member.slot].state(), **(allocation.state() if allocation else {})}
+    states = [trainee.steppers[member.slot].state(), allocation.state() if allocation else ()]
+    return adapter | {name: tensor.clone() for name, tensor in chain.from_iterable(states)}
 
 
 def losses_of(member: Member, names: Sequence[str] = ("train_loss", "eval_loss", "grad_norm")) -> list[float]:

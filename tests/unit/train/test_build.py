@@ -66,7 +66,7 @@ def test_moments_in_8_bits_need_no_gpu(base: Path, tmp_path: Path, caplog: pytes
     assert "torch's AdamW runs instead" not in caplog.text
     assert losses["adamw_bnb_8bit"] == pytest.approx(losses["adamw_torch"], abs=0.02)
     assert losses["adamw_bnb_8bit"] != losses["adamw_torch"]
-    moments = {name: each for name, each in trainee.steppers[0].state().items() if name != "step"}
+    moments = {name: each for name, each in trainee.steppers[0].state() if name != "step"}
     assert {each.dtype for name, each in moments.items() if name.startswith("state")} == {torch.uint8}
     kept = state_bytes(spec, trainee.num_trainable(0), "cpu")
     assert kept == sum(each.nbytes for each in moments.values()) < 0.5 * 8 * trainee.num_trainable(0)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from raylora.errors import StoreError
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint
 from raylora.store.manifest import read_manifest
 from raylora.train import writing
+from raylora.train.live_bytes import LiveBytes
 from raylora.train.member import Member
 from raylora.train.ranks import Ranks
 from raylora.train.snapshot import Progress, take
+from raylora.train.trainee import Trainee
 from raylora.train.writing import Writing
 from tests.unit.train.pack_run import admit, assert_same_bits, member_specs, place_tiny, state_of, turn
 from tests.unit.train.solo_run import Recorder, spec_of, start
@@ -44,8 +49,8 @@ class SlowStore:
         return f"step {checkpoint.step}"
 
 
-def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint(step, {"w": torch.full((2,), float(step))}, {})
+def at(step: int) -> Callable[[], Checkpoint]:
+    return lambda: Checkpoint(step, {"w": torch.full((2,), float(step))}, {})
 
 
 def refuse(checkpoint: Checkpoint) -> str:
@@ -66,7 +71,7 @@ def test_what_is_written_of_a_base_that_trains_is_of_the_moment_and_not_of_later
     run_steps(trainee, rows, range(2))
     of_moment = {name: weight.detach().clone() for name, weight in trainee.bank.parameters(0).items()}
     writing = Writing(Ranks(), store.write)
-    writing.begin(take(trainee, 0, Progress(step=2), {}))
+    writing.begin(lambda: take(trainee, 0, Progress(step=2), {}))
     assert store.begun.wait(PATIENCE_S)
     run_steps(trainee, rows, range(2, 4))
     store.go.set()
@@ -74,6 +79,30 @@ def test_what_is_written_of_a_base_that_trains_is_of_the_moment_and_not_of_later
     for name, weight in of_moment.items():
         assert torch.equal(store.taken[0].tensors[f"adapter/{name}"], weight), name
         assert not torch.equal(trainee.bank.parameters(0)[name], weight), name
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_training_waits_for_one_copy_of_what_is_kept(home: Path, tmp_path: Path, adapter: str):
+    """On the rank that writes; another one that shares the run copies nothing."""
+    spec = spec_of(home, adapter=adapter)
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    trainee, store = build_tiny(spec), SlowStore()
+    store.go.set()
+    run_steps(trainee, rows, range(2))
+    num_bytes = [bytes_made_to_begin(trainee, rank, store) for rank in range(2)]
+    (kept,) = store.taken
+    assert {name.split("/")[0] for name in kept.tensors} == {"adapter", "optimizer"}
+    assert num_bytes == [sum(tensor.nbytes for tensor in kept.tensors.values()), 0]
+
+
+def bytes_made_to_begin(trainee: Trainee, rank: int, store: SlowStore) -> int:
+    """Bytes of the tensors that are made in training's own thread where a checkpoint is begun, as a rank of two."""
+    writing, shared = Writing(Ranks(rank), store.write), replace(trainee, slot_ranks=Ranks(rank, 2))
+    there = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    with LiveBytes(there) as live:
+        writing.begin(lambda: take(shared, 0, Progress(step=2), {}))
+    writing.end()
+    return live.lap()
 
 
 def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -103,8 +132,8 @@ def test_training_goes_on_while_the_store_is_at_it(home: Path, tmp_path: Path, m
 def test_the_next_checkpoint_waits_for_the_one_before():
     slow = SlowStore()
     writing = Writing(Ranks(), slow.write)
-    writing.begin(checkpoint(1))
-    second = beside(lambda: writing.begin(checkpoint(2)))
+    writing.begin(at(1))
+    second = beside(lambda: writing.begin(at(2)))
     assert slow.begun.wait(PATIENCE_S)
     second.join(0.2)
     assert [taken.step for taken in slow.taken] == [1]
@@ -118,8 +147,8 @@ def test_few_checkpoints_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(writing, "_room", threading.BoundedSemaphore(1))
     slow = SlowStore()
     runs = [Writing(Ranks(), slow.write) for _ in range(2)]
-    runs[0].begin(checkpoint(1))
-    other = beside(lambda: runs[1].begin(checkpoint(2)))
+    runs[0].begin(at(1))
+    other = beside(lambda: runs[1].begin(at(2)))
     other.join(0.2)
     assert len(slow.taken) == 1
     slow.go.set()
@@ -131,16 +160,16 @@ def test_few_checkpoints_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_store_that_fails_is_met_once_by_whoever_waits():
     run = Writing(Ranks(), refuse)
-    run.begin(checkpoint(1))
+    run.begin(at(1))
     with pytest.raises(StoreError, match="no room for step 1"):
-        run.begin(checkpoint(2))
+        run.begin(at(2))
     run.settle()
     assert run.uri == ""
 
 
 def test_what_nobody_needs_any_more_raises_nothing():
     run = Writing(Ranks(), refuse)
-    run.begin(checkpoint(1))
+    run.begin(at(1))
     run.end()
     run.settle()
 
