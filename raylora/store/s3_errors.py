@@ -22,6 +22,7 @@ REFUSED_KEYS = {
     "InvalidToken",
     "TokenRefreshRequired",
     "RequestTimeTooSkewed",
+    "400",  # all that there is to read of an answer to HEAD, which has no document: of a token that expired, say
 }
 FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403"}
 EXISTING = {"PreconditionFailed", "412"}

@@ -20,12 +20,19 @@ from tests.servers.ray import TOKEN, RayHead
 GRACE_S = 30
 """As Kubernetes has it; Ray's own three seconds are not enough on a machine that is busy."""
 
+OF_NODES = {
+    "HF_TOKEN": "hf-token-of-nodes-nobody-may-print",
+    "AWS_SECRET_ACCESS_KEY": "s3-key-of-nodes-nobody-may-print",
+    "MLFLOW_TRACKING_PASSWORD": "mlflow-password-of-nodes-nobody-may-print",
+}
+"""Secrets that every process of the cluster is started with, as by a Secret of Kubernetes: jobs have them."""
+
 
 @pytest.fixture
 def job_head(tmp_path: Path) -> Iterator[RayHead]:
     """A cluster that takes jobs."""
     grace = {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}
-    yield from served(RayHead(tmp_path, env=grace, takes_jobs=True))
+    yield from served(RayHead(tmp_path, env=grace | OF_NODES, takes_jobs=True))
 
 
 class Job:

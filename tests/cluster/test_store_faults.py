@@ -95,6 +95,15 @@ def test_what_tune_keeps_outlives_it(s3_env: S3Server, proxy: FaultProxy, kind: 
     assert [len(fault.struck) for fault in faults] == [5, 5]
 
 
+def test_a_key_that_expires_is_said_at_once_also_where_the_answer_has_no_document(store: Store, proxy: FaultProxy):
+    """As every answer to HEAD, which has a status and no more."""
+    store.write("a", b"bytes")
+    fault = proxy.strike(Fault("expired", "HEAD", "/a", times=99))
+    with pytest.raises(UnusableStoreError, match=r"refuses the credentials \(400\).*AWS_ACCESS_KEY_ID"):
+        store.exists("a")
+    assert len(fault.struck) == 1
+
+
 def test_a_key_that_expires_is_said_at_once(store: Store, proxy: FaultProxy):
     fault = proxy.strike(Fault("expired", "PUT", "/a", times=99))
     with pytest.raises(

@@ -52,7 +52,7 @@ def test_a_sweep_whose_key_expires_goes_on_with_another(
         for method in ("PUT", "GET", "HEAD", "POST", "DELETE"):
             proxy.strike(Fault("expired", method, "", times=10**6))
         ended = running.end()
-    sweep_id = check_gave_up(ended, store, "ExpiredToken")
+    sweep_id = check_gave_up(ended, store, "refuses the credentials (")  # of HEAD nobody hears why
     check_as_before(ray_head, before, ended)
     with_another = Command(on_head.folder, on_head.home, env)
     result = whole(with_another.run("resume", sweep_id, "--store", store, "--json"))

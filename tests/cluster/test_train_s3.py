@@ -99,6 +99,16 @@ def swept(command: Command, result: dict[str, Any], in_bucket: list[str]) -> End
 
 
 @pytest.fixture(scope="module")
+def written(command: Command, result: dict[str, Any], s3_as_owner: S3Server) -> list[Ended]:
+    """The run's adapter, merged and exported from the bucket into folders of the home."""
+    place, base = (result["run_id"], "--store", s3_as_owner.uri("store"), "--json", "--out"), "owner/tiny-llama"
+    return [
+        command.run("merge", *place, str(command.home / "merged")),
+        command.run("export", *place, str(command.home / "exported"), "--for", "vllm", "--base-name", base),
+    ]
+
+
+@pytest.fixture(scope="module")
 def tables(ray_head: RayHead, ended: Ended, failed: Ended, swept: Ended) -> bytes:
     """Ray's, after all of them."""
     return ray_head.tables()
@@ -173,19 +183,26 @@ def test_a_run_and_a_trial_failed_on_the_way(failed: Ended, swept: Ended):
     assert sorted(trial["status"] for trial in whole(swept)["trials"]) == ["failed", "succeeded"]
 
 
+def test_an_adapter_in_the_bucket_is_merged_and_exported(command: Command, written: list[Ended]):
+    assert [ended.code for ended in written] == [0, 0], [ended.err for ended in written]
+    for name in ("merged/model.safetensors", "exported/adapter_model.safetensors"):
+        assert (command.home / name).stat().st_size > 0
+
+
 @pytest.mark.parametrize("secret", [SECRET, *CANARIES.values()])
 def test_no_secret_is_found(
     command: Command,
     ended: Ended,
     failed: Ended,
     swept: Ended,
+    written: list[Ended],
     ray_head: RayHead,
     tables: bytes,
     s3_as_owner: S3Server,
     secret: str,
 ):
     """In what commands print and write, in Ray's session with its logs, in its tables, or in the bucket."""
-    for each in (ended, failed, swept):
+    for each in (ended, failed, swept, *written):
         assert not holds((each.out + each.err).encode(), secret)
     for folder in (command.home, command.folder, ray_head.session):
         assert files_with(secret, folder) == []

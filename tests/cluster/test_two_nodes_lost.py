@@ -1,13 +1,10 @@
-"""Two Ray nodes, of which the second has rank 0: lost under packed sweeps in three ways, and cut off from a run.
+"""Two Ray nodes, of which the second has rank 0: lost under packed sweeps in four ways, and under a run in two.
 
-A sweep waits until the node is back, since a pack keeps its number of workers; the run goes on with the other one.
+A sweep waits until the node is back, since a pack keeps its number of workers; a run goes on with the other one.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,12 +30,11 @@ from tests.cluster.made_sweeps import (
     write,
 )
 from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, check_as_before
-from tests.cluster.two_hosts import MISSED_SOON, NODES, announce, hosts, second_node
+from tests.cluster.two_hosts import MISSED_SOON, Second, hosts
 from tests.cluster.undisturbed import client
 from tests.conftest import served
 from tests.servers.host import Host
-from tests.servers.process import Server
-from tests.servers.ray import TOKEN, RayHead, asked
+from tests.servers.ray import RayHead
 
 __all__ = ["hosts", "in_workplace"]
 
@@ -71,65 +67,9 @@ def head(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> 
     yield from served(RayHead(folder, num_cpus=CPUS_OF_HEAD, host=hosts[0], env=MISSED_SOON))
 
 
-class Second:
-    """The second node, which goes and comes back; the cluster has noticed that it is gone when a way to go returns."""
-
-    def __init__(self, hosts: tuple[Host, Host], head: RayHead, logs: Path) -> None:
-        self._hosts, self._host, self._head, self._logs = hosts, hosts[1], head, logs
-        self._node: Server | None = None
-
-    def come(self) -> None:
-        number = len(list(self._logs.iterdir()))
-        self._node = second_node(self._host, self._head, self._logs / f"{number}.log", CPUS_OF_SECOND)
-
-    def die(self) -> None:
-        """All its processes are killed."""
-        self._kill()
-        self._wait_until_missed()
-
-    def lose_its_link(self) -> None:
-        """Until it is given up; then there is a link again, by which it hears of that and ends by itself."""
-        self._host.cut_off()
-        self._wait_until_missed()
-        self._host.link_up()
-        assert self._node is not None and self._node.process is not None
-        self._node.process.wait(90)
-        self._kill()
-
-    def be_taken_back(self, command: Command) -> None:
-        """It is killed when the time that was announced is over; the sweep, which had no saves, has used it by then."""
-        store = open_store(str(command.home / "store"))
-        assert num_saved(store, since=1) == 0
-        with self._head.at_rest():  # it takes seconds until the word is given
-            deadline = announce(self._hosts, self._head)
-        wait_until(lambda: num_saved(store, since=1) == 3, deadline - time.monotonic())
-        seen = least_step(command)
-        wait_until(
-            lambda: least_step(command) >= seen + 4, deadline - time.monotonic()
-        )  # the saves were told meanwhile
-        with self._head.at_rest():  # the steps that are left are for what follows
-            time.sleep(max(0.0, deadline - time.monotonic()))
-        self.die()
-
-    def has(self, worker: psutil.Process) -> bool:
-        """Whether a process is one of its own."""
-        assert self._node is not None and self._node.process is not None
-        return self._node.process.pid in {parent.pid for parent in worker.parents()}
-
-    def _kill(self) -> None:
-        if self._node is not None:
-            self._node.stop(signal.SIGKILL)
-
-    def _wait_until_missed(self) -> None:
-        wait_until(lambda: self._host.address not in self._alive(), 60)
-
-    def _alive(self) -> dict[str, str]:
-        return json.loads(asked(self._head.address, NODES, os.environ | TOKEN, self._head.door))
-
-
 @pytest.fixture(scope="module")
 def second(hosts: tuple[Host, Host], head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Second]:
-    second = Second(hosts, head, tmp_path_factory.mktemp("second"))
+    second = Second(hosts, head, tmp_path_factory.mktemp("second"), CPUS_OF_SECOND)
     second.come()
     yield second
     hosts[1].link_up()
@@ -154,6 +94,20 @@ def undisturbed(
 def least_step(command: Command) -> int:
     """Of the trials of the only sweep, as its record has it, which lags behind by a second or little more."""
     return min((trial.steps for trial in the_record(command).trials), default=0)
+
+
+def take_back(command: Command, head: RayHead, second: Second) -> None:
+    """Kill it when the time that was announced is over; the sweep, which had no saves, has used that by then."""
+    store = open_store(str(command.home / "store"))
+    assert num_saved(store, since=1) == 0
+    with head.at_rest():  # it takes seconds until the word is given
+        deadline = second.announce_its_end()
+    wait_until(lambda: num_saved(store, since=1) == 3, deadline - time.monotonic())
+    seen = least_step(command)
+    wait_until(lambda: least_step(command) >= seen + 4, deadline - time.monotonic())  # the saves were told meanwhile
+    with head.at_rest():  # the steps that are left are for what follows
+        time.sleep(max(0.0, deadline - time.monotonic()))
+    second.die()
 
 
 def check_went_on(
@@ -202,26 +156,49 @@ def test_a_sweep_whose_link_to_a_node_is_cut_goes_on_when_it_is_back(
     same_ends(check_went_on(command, head, second, second.lose_its_link), undisturbed[1])
 
 
+def test_a_sweep_goes_on_when_a_node_is_back_whose_raylet_alone_was_killed(
+    command: Command, head: RayHead, second: Second, undisturbed: tuple[Command, dict[str, Any]]
+):
+    same_ends(check_went_on(command, head, second, second.lose_its_raylet), undisturbed[1])
+
+
 def test_a_sweep_is_saved_before_its_node_is_taken_back(
     command: Command, head: RayHead, second: Second, undisturbed: tuple[Command, dict[str, Any]]
 ):
     """It has no other saves."""
-    result = check_went_on(command, head, second, lambda: second.be_taken_back(command), "--set", "save_steps=null")
+    result = check_went_on(command, head, second, lambda: take_back(command, head, second), "--set", "save_steps=null")
     same_ends(result, undisturbed[1])
+
+
+def check_goes_on_alone(
+    command: Command, head: RayHead, second: Second, lose: Callable[[], None], folder: Path
+) -> list[psutil.Process]:
+    """Lose the node of rank 0 of a run, which ends on the other one; returns the workers that it had before."""
+    running = command.start("train", "run.yaml", "--json", *overrides(*RUN_SETTINGS))
+    running.wait_for("step 10/")
+    first = [head.worker(rank=0), head.worker(rank=1)]
+    assert second.has(first[0]) and not second.has(first[1])
+    lose()
+    ended = running.end()
+    assert ended.code == 0, ended.err
+    assert ended.begun in ([0, 8], [0, 16])
+    assert ended.json["num_workers"] == 1
+    alone = trained_alone(load_spec(command.folder / "run.yaml", RUN_SETTINGS).spec, folder)
+    came_to(alone, ended.json)
+    told_of(alone, client(command), ended.json["mlflow_run_id"])
+    return first
+
+
+def test_a_run_goes_on_without_a_node_whose_raylet_alone_was_killed(
+    command: Command, head: RayHead, second: Second, in_workplace: Path, tmp_path: Path
+):
+    """The worker there trained on when its raylet was gone, and ended by itself."""
+    first = check_goes_on_alone(command, head, second, second.lose_its_raylet, tmp_path)
+    assert not any(worker.is_running() for worker in first)
+    second.come()
 
 
 def test_a_run_goes_on_without_the_node_of_rank_0(
     command: Command, hosts: tuple[Host, Host], head: RayHead, second: Second, in_workplace: Path, tmp_path: Path
 ):
-    running = command.start("train", "run.yaml", "--json", *overrides(*RUN_SETTINGS))
-    running.wait_for("step 10/")
-    first = head.worker(rank=0)
-    assert second.has(first) and not second.has(head.worker(rank=1))
-    hosts[1].cut_off()
-    ended = running.end()
-    assert ended.code == 0, ended.err
-    assert ended.begun in ([0, 8], [0, 16])
-    assert ended.json["num_workers"] == 1
-    alone = trained_alone(load_spec(in_workplace / "run.yaml", RUN_SETTINGS).spec, tmp_path)
-    came_to(alone, ended.json)
-    told_of(alone, client(command), ended.json["mlflow_run_id"])
+    check_goes_on_alone(command, head, second, hosts[1].cut_off, tmp_path)

@@ -83,6 +83,8 @@ class FaultProxy:
         address = urlsplit(endpoint)
         self._server = (address.hostname or "127.0.0.1", address.port or 80)
         self._faults: list[Fault] = []
+        self.unserved: list[str] = []
+        """First lines of requests that came while the server was not there."""
         self._choosing, self._is_closed = threading.Lock(), False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -123,7 +125,7 @@ class FaultProxy:
                 fault = next((fault for fault in self._faults if fault.strikes(method, path)), None)
             match fault.kind if fault else None:
                 case "busy" | "expired" as kind:
-                    client.sendall(_answer(*ANSWERS[kind]))
+                    client.sendall(_answer(*ANSWERS[kind], has_body=method != "HEAD"))
                 case "reset":
                     if b"100-continue" in head.lower():
                         client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -145,9 +147,9 @@ class FaultProxy:
                     self._pass_on(client, head, body, _pump)
 
     def _pass_on(self, client: socket.socket, head: bytes, body: bytes, answer: Answer) -> None:
-        with socket.create_connection(self._server, PATIENCE_S) as server:
-            # One request a connection: whatever follows the head goes through unread.
-            first, rest = head.split(b"\r\n", 1)
+        # One request a connection: whatever follows the head goes through unread.
+        first, rest = head.split(b"\r\n", 1)
+        with self._connected(first) as server:
             server.sendall(first + b"\r\nConnection: close\r\n" + rest + body)
             up = threading.Thread(target=_pump, args=(client, server), daemon=True)
             up.start()
@@ -155,6 +157,13 @@ class FaultProxy:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
             up.join(PATIENCE_S)
+
+    def _connected(self, first: bytes) -> socket.socket:
+        try:
+            return socket.create_connection(self._server, PATIENCE_S)
+        except OSError:
+            self.unserved.append(first.decode())
+            raise
 
 
 @contextmanager
@@ -180,10 +189,11 @@ def _head(client: socket.socket) -> tuple[bytes, bytes]:
     return b"\r\n".join(lines) + b"\r\n\r\n", body
 
 
-def _answer(status: str, code: str) -> bytes:
+def _answer(status: str, code: str, has_body: bool = True) -> bytes:
+    """An answer with S3's document; to HEAD it has none, and thus no code."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
     kind = f"Content-Type: application/xml\r\nContent-Length: {len(body)}"
-    return f"HTTP/1.1 {status}\r\n{kind}\r\nConnection: close\r\n\r\n{body}".encode()
+    return f"HTTP/1.1 {status}\r\n{kind}\r\nConnection: close\r\n\r\n{body if has_body else ''}".encode()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

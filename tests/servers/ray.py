@@ -64,10 +64,18 @@ print(json.dumps({
 }))
 """
 
-# The rows as Ray has them, protocol buffers with texts as they are; those of the dead, too.
+# The rows as Ray has them, protocol buffers with texts as they are; those of the dead, too. Beside them lies what has a
+# key: pickled functions and classes, what was submitted as a job, what the dashboard knows.
 TABLES = """
+from ray._private import ray_constants
+from ray._raylet import GcsClient
+
 ask = state._connect_and_get_accessor()
 jobs = ask.get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+kept, rooms = GcsClient(address=sys.argv[1]), vars(ray_constants).items()
+for room in {value for name, value in rooms if name.startswith("KV_NAMESPACE_")}:
+    for key in kept.internal_kv_keys(b"", room):
+        jobs += [key, kept.internal_kv_get(key, room) or b""]
 sys.stdout.buffer.write(b"\\n".join([*jobs, *ask.get_actor_table(None, None), *ask.get_worker_table()]))
 """
 
@@ -191,7 +199,7 @@ class RayHead(Server):
         return sum(each.rss - each.shared for each in held) + shutil.disk_usage("/dev/shm").used
 
     def tables(self) -> bytes:
-        """What Ray keeps in memory of its jobs, actors and workers, and in no file."""
+        """What Ray keeps in memory, and in no file: of jobs, actors, workers and functions."""
         return self._asked(TABLES)
 
     def _processes(self) -> list[psutil.Process]:

@@ -28,11 +28,13 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
 
 
-def fill(folder: Path) -> None:
-    """Leave no room on a mounted disk; again, take what has become free."""
-    with (folder / "rest").open("ab", buffering=0) as file, suppress(OSError):
+def fill(folder: Path) -> Path:
+    """Leave no room on a mounted disk; again, take what has become free. Returns the file that has it."""
+    rest = folder / "rest"
+    with rest.open("ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
+    return rest
 
 
 def close(folder: Path) -> None:

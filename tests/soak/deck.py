@@ -1,0 +1,40 @@
+"""Which fault strikes next: drawn by a seed, each once before any strikes again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from tests.soak.scene import Scene, Strike, Struck
+
+
+class Deck:
+    """The order of faults; what finds nothing to strike keeps its place.
+
+    Args:
+        chance: Draws the order.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance, self._order = chance, list[str]()
+
+    def strike(self, faults: Mapping[str, Strike], scene: Scene) -> tuple[str, Struck] | None:
+        """Let the next fault strike that finds something to strike.
+
+        Args:
+            faults: By name, the same names each time.
+            scene: What they may strike.
+
+        Returns:
+            The fault's name, and how to learn whether it has struck; `None` where none found anything.
+        """
+        if len(self._order) < len(faults):
+            self._order += self._chance.sample(sorted(faults), len(faults))
+        for place, name in enumerate(self._order[: len(faults)]):
+            if not scene.is_under_way:
+                return None
+            struck = faults[name](scene)
+            if struck is not None:
+                del self._order[place]
+                return name, struck
+        return None
