@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -54,7 +53,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
                 str(chats),
                 quantized=fields["load_in_4bit"],
                 micro_batch_rows=MICRO_BATCH_ROWS,
-                num_threads=os.cpu_count() or 1,
+                num_threads=material.num_threads,
                 watches_memory=True,
                 options=options,
             )
@@ -68,7 +67,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         "steps": STEPS,
         "seeds": len(SEEDS),
         "rows": f"{MICRO_BATCH_ROWS} x at most {ROW_TOKENS} tokens",
-        "threads": os.cpu_count() or 1,
+        "threads": material.num_threads,
         "eval_loss_before": told["LoRA r=16"][0]["eval_loss_before"],
         "methods": {
             name: {

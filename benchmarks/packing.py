@@ -5,7 +5,6 @@ Beside it the roofline: what the pack needs in floating-point operations against
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +36,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         material: What is trained on what.
         num_turns: Turns that count, after one that does not.
     """
-    threads = os.cpu_count() or 1
+    threads = material.num_threads
     counted = _turns(material, num_turns, num_threads=threads, rates_s=material.rates_s, square=material.square)
     others = {
         name: _turns(material, min(num_turns, OTHER_TURNS), num_threads=threads, **fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Material:
         num_rows: Rows taken of the data.
         rates_s: Seconds that each rate of the machine is measured beside a turn.
         square: Rows and columns of the large matrices among what is measured.
+        num_threads: Of a process that is measured alone.
     """
 
     base: Path
@@ -59,6 +61,7 @@ class Material:
     num_rows: int
     rates_s: float
     square: int
+    num_threads: int
 
     def chats(self, num_tokens: int) -> Path:
         """Write real rows, of at most so many tokens each, loss on the assistant's alone; returns the file."""
@@ -104,7 +107,8 @@ def real_material(folder: Path) -> Material:
     """SmolLM2-135M and the documentation of Python's library."""
     _make_data()
     base = resolve_base(_spec(BASE_MODEL, DATA, 128), cache_dir())
-    return Material(base.path, base.name, folder, DATA, 1024, rates_s=0.5, square=SQUARE)
+    threads = os.cpu_count() or 1
+    return Material(base.path, base.name, folder, DATA, 1024, rates_s=0.5, square=SQUARE, num_threads=threads)
 
 
 def tiny_material(folder: Path) -> Material:
@@ -119,7 +123,8 @@ def tiny_material(folder: Path) -> Material:
     base = folder / "tiny"
     LlamaForCausalLM(config).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    return Material(base, "a random Llama of two layers", folder, few, 64, rates_s=0.01, square=128)
+    # One thread: beside other processes, threads that wait for each other take many times as long.
+    return Material(base, "a random Llama of two layers", folder, few, 64, rates_s=0.01, square=128, num_threads=1)
 
 
 def _make_data() -> None:

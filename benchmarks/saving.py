@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +28,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         num_turns: Turns that count.
     """
     store = material.folder / "store"
-    work = Workload(str(material.base), str(material.lines(ROW_TOKENS)), num_threads=os.cpu_count() or 1)
+    work = Workload(str(material.base), str(material.lines(ROW_TOKENS)), num_threads=material.num_threads)
     work = replace(work, options={"store": str(store), "num_steps": STEPS})
     turns = []
     with Stage() as stage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,7 +34,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         str(material.base),
         str(material.lines(ROW_TOKENS)),
         micro_batch_rows=1,
-        num_threads=os.cpu_count() or 1,
+        num_threads=material.num_threads,
         options={"counts": COUNTS},
     )
     with Stage() as stage:

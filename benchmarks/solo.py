@@ -5,7 +5,6 @@ Both sides take the same rows in the same order with the same threads; the first
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
         material: What is trained on what.
         num_turns: Turns of each side that count, after one that does not.
     """
-    plain = Workload(str(material.base), str(material.lines(ROW_TOKENS)), num_threads=os.cpu_count() or 1)
+    plain = Workload(str(material.base), str(material.lines(ROW_TOKENS)), num_threads=material.num_threads)
     chats = replace(plain, rows=str(material.chats(ROW_TOKENS)))
     long = replace(plain, rows=str(material.chats(BIN_TOKENS)), micro_batch_rows=TRL_DEFAULT_ROWS, accumulation_steps=2)
     binned = replace(long, bin_tokens=BIN_TOKENS)

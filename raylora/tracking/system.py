@@ -21,7 +21,7 @@ INTERVAL_S = 10.0
 
 
 class SystemSampler:
-    """Samples until it is stopped.
+    """Samples until it is stopped, and once at its end where it was too short for any.
 
     Args:
         log: Takes a step and its metrics.
@@ -45,9 +45,11 @@ class SystemSampler:
     def _run(self) -> None:
         monitors = _monitors()
         sample(monitors)  # psutil's first answer on CPU use is always 0
-        while not self._stopping.wait(self._interval_s):
+        has_logged = False
+        while not self._stopping.wait(self._interval_s) or not has_logged:
             step = int(time.time() - self._started_ms / 1000)
             self._log(step, sample(monitors))
+            has_logged = True
 
 
 def sample(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -24,6 +25,7 @@ from raylora.sweep.drive import Search, TrialOutcome, drive
 from raylora.sweep.host import open_host
 from raylora.sweep.tune_space import tune_scheduler
 from raylora.sweep.watch import TrialEvent
+from tests.servers.forks import of_workers
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
 MAX_STEPS = 16
@@ -32,7 +34,10 @@ SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-2), "lora_r": tune.choice([4,
 
 def ray_of_two_cores() -> Iterator[None]:
     """A Ray on which two packs hold all cores: leases must need none."""
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in of_workers().items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

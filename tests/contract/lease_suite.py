@@ -104,7 +104,9 @@ class LeaseSuite:
                 lease(store).take()
             assert holder(store).process.pid == process.pid
 
-    @pytest.mark.parametrize("left", ["nothing", "a dead driver's lease", "something unreadable"])
+    @pytest.mark.parametrize(
+        "left", ["nothing", "a dead driver's lease", pytest.param("something unreadable", marks=pytest.mark.slow)]
+    )
     def test_of_many_that_take_it_at_once_one_gets_it(self, store: Store, left: str):
         if left != "nothing":
             is_dead = left.startswith("a dead")

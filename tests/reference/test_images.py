@@ -22,7 +22,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_images(tmp_path_factory.mktemp("images"))
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    "base", [pytest.param(base, marks=[] if base == "nf4" else pytest.mark.slow) for base in BASES]
+)
 def test_ten_steps_are_those_of_transformers_model_with_pefts_adapter(home: Path, base: str, tmp_path: Path):
     check_ten_steps(image_spec(home, **SETTINGS, **BASES[base]), home, tmp_path)
 

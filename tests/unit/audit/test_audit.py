@@ -91,6 +91,7 @@ def test_the_next_source_is_asked_and_without_one_it_is_not_done(
     assert capsys.readouterr().out.endswith("audit: 1 packages looked up at pypi, 0 known vulnerabilities\n")
 
 
+@pytest.mark.slow
 def test_a_source_that_never_answers_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert asked(tmp_path, timeout_s=2, osv_hang="", pypi_hang="") == 3
     assert capsys.readouterr().out == (

@@ -46,6 +46,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(s3.TIMEOUTS, "retries", {"mode": "standard", "total_max_attempts": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["write", "read"])
 def test_silence_for_two_minutes_is_an_unusable_store(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = Clock()

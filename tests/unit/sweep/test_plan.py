@@ -130,7 +130,8 @@ def test_a_grid_of_two_lengths_makes_two_groups() -> None:
     assert short < 0.6 * long
 
 
-def test_what_cannot_be_packed_runs_alone_with_its_reason() -> None:
+def test_what_cannot_be_packed_runs_alone_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
     space = {"adapter_bank": {"choice": ["packed", "peft"]}, "lora_r": {"choice": [4, 8]}}
     packed, alone = plan(grid(space, STEPS), machine(cores=2)).groups
     assert (packed.why_alone, packed.width.num_slots) == (None, 2)
@@ -225,7 +226,8 @@ def test_one_trial_after_the_other_pays_each_start(monkeypatch: pytest.MonkeyPat
     assert time.one_by_one_s == pytest.approx(time.seconds + 7 * time.start_s + before_the_first_step)
 
 
-def test_a_start_is_foreseen_by_the_size_of_the_base() -> None:
+def test_a_start_is_foreseen_by_the_size_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
     found = only(plan(grid(GRID_OF_8, STEPS), machine()))
     assert found.duration is not None
     assert found.duration.start_s == start_up_s(found.memory.base_parameters)
@@ -244,7 +246,14 @@ def test_a_start_is_foreseen_by_the_size_of_the_base() -> None:
         ({}, {"budget": {"tokens": 256}}, None, 2),
     ],
 )
-def test_steps_of_a_trial(run: dict[str, Any], fields: dict[str, Any], rows: Rows | None, num_steps: int) -> None:
+def test_steps_of_a_trial(
+    run: dict[str, Any],
+    fields: dict[str, Any],
+    rows: Rows | None,
+    num_steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_up(monkeypatch)
     time = only(plan(grid(RANKS, {"micro_batch_size": 4} | run, **fields), machine(), rows=rows)).duration
     assert time is not None and time.num_steps == num_steps
 

@@ -37,3 +37,10 @@ def test_samples_come_at_the_age_of_the_run_and_end_with_the_sampler():
     assert "system/disk_usage_percentage" in got[0][1]
     time.sleep(0.05)
     assert len(got) == number
+
+
+def test_a_run_that_is_shorter_than_the_interval_has_one_sample():
+    got: list[int] = []
+    sampler = SystemSampler(lambda step, values: got.append(step), started_ms=int(time.time() * 1000), interval_s=600)
+    sampler.stop()
+    assert len(got) == 1

@@ -43,8 +43,10 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
     ("family", "task", "fields"),
     [
         ("llama", "seq_cls", {}),
-        ("drops", "token_cls", {"load_in_4bit": True}),
-        ("llama", "reward", {"load_in_8bit": True, "gradient_checkpointing": True}),
+        pytest.param("drops", "token_cls", {"load_in_4bit": True}, marks=pytest.mark.slow),
+        pytest.param(
+            *("llama", "reward", {"load_in_8bit": True, "gradient_checkpointing": True}), marks=pytest.mark.slow
+        ),
     ],
     ids=["seq_cls", "token_cls-nf4-dropout", "reward-int8-recomputed"],
 )

@@ -61,6 +61,7 @@ def test_the_line_meets_what_a_dry_run_counts() -> None:
     assert memory.at(11).trainable_parameters == counted.trainable_parameters
 
 
+@pytest.mark.slow
 def test_adapters_of_vera_that_share_no_random_matrices_each_hold_theirs() -> None:
     runs = [spec(adapter="vera", lora_r=64, projection_prng_key=key) for key in (0, 1, 2)]
     pair = 4 * 64 * (520 + 520)

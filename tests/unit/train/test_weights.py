@@ -59,6 +59,7 @@ def test_weights_that_are_all_alike_change_nothing(home: Path):
     assert [step.loss for step in steps(home)] != pytest.approx([step.loss for step in full], abs=1e-2)
 
 
+@pytest.mark.slow
 def test_members_together_are_members_alone(home: Path):
     specs = [
         tiny_spec(home / "base", home / "rows.jsonl", **{"val_set_size": 6, "eval_steps": 2, **fields})
