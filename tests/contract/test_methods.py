@@ -29,7 +29,7 @@ from tests.contract.strategy_specs import QUANTIZATIONS, STRATEGIES
 from tests.contract.strategy_worker import EVA, IN_PEFT, KINDS, ONE_RATE
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
-from tests.unit.train.pack_run import EVERY, OF_PAIRS, ON_INT8, QUANTIZED
+from tests.unit.train.pack_run import EVERY, JUDGED, ON_INT8, QUANTIZED
 from tests.unit.train.tiny_audio import TASK as RECORDINGS
 from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
@@ -212,7 +212,7 @@ def test_reasons_are_the_errors_own_words():
         ("raylora's bank", PACKING, [*KINDS.values(), *ON_NF4, *WAYS.values()]),
         ("raylora's bank", ["ZeRO-1", "ZeRO-2"], [EVA, *ONE_RATE.values(), *WAYS.values()]),
         ("PEFT's bank", PLACES, IN_PEFT.values()),
-        ("answers by method", OBJECTIVES, OF_PAIRS),
+        ("answers by method", OBJECTIVES, [*JUDGED, *WAYS.values()]),
     ],
     ids=["pack", "pack-int8", "pack-of-two-workers", "two-workers", "two-workers-zero", "two-workers-peft", "answers"],
 )

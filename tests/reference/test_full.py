@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from raylora.adapters.publish_model import publish_model
 from raylora.adapters.stored import read_adapter
@@ -21,14 +18,13 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
 from raylora.train.trainee import Trainee
+from tests.reference.galore_oracle import GALORE, galore, needs_galore
 from tests.reference.naive_lora import Optimizer, train_plainly
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, save_gpt2, save_materials, solo_step, tiny_spec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]
 SETTINGS = {"adapter": "full", "gradient_accumulation_steps": 2, "max_grad_norm": 4.0, "weight_decay": 0.05}
 ADAMW = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.05)
-GALORE = {"optimizer": "galore_adamw", "galore_rank": 8, "galore_update_proj_gap": 8, "galore_scale": 0.5}
-needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +59,6 @@ def plainly(
     steps = [rows.step(step, 0, 1) for step in range(len(RATES))]
     losses, norms = train_plainly(model, steps, RATES, make(model), spec.max_grad_norm)
     return losses, norms, model
-
-
-def galore(model: PreTrainedModel) -> Optimizer:
-    """The library's optimizer as transformers' trainer makes it, over the linear layers of the blocks."""
-    from galore_torch import GaLoreAdamW
-
-    layers = [module.weight for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D))]
-    of_layers = {id(weight) for weight in layers}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in of_layers]
-    projection = {"rank": 8, "update_proj_gap": 8, "scale": 0.5, "proj_type": "std"}
-    groups = [{"params": rest}, {"params": layers, **projection}]
-    return lambda _: GaLoreAdamW(groups, lr=0.0, eps=1e-8, weight_decay=0.05, no_deprecation_warning=True)
 
 
 @pytest.mark.parametrize("base", ["base", "tied"])

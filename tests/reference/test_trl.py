@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
+from raylora.model.bank import Adapter
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
 from tests.reference.trl_run import Recorded, in_peft, settings_of
@@ -34,7 +34,7 @@ def rows_of(batch: Batch) -> list[dict[str, list[int]]]:
     return rows
 
 
-def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> list[float]:
+def theirs(spec: RunSpec, rows: Batches, start: Adapter, folder: Path) -> list[float]:
     model, settings = in_peft(spec, start), SFTConfig(**settings_of(spec, folder))
     dataset = Dataset.from_list(
         [row for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for row in rows_of(batch)]
@@ -52,7 +52,7 @@ def test_losses_are_those_of_trls_trainer(tmp_path: Path, accumulation: int):
     spec = tiny_spec(base, chats, warmup_steps=2, **settings)
     rows, _ = open_rows(spec, tmp_path / "cache")
     trainee = build_tiny(spec)
-    start = trainee.bank.export(0).tensors
+    start = trainee.bank.export(0)
     losses = []
     for step in range(NUM_STEPS):
         rate = learning_rate(spec, step, NUM_STEPS)

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
 from trl import KTOConfig, KTOTrainer
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
+from raylora.model.bank import Adapter
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
+from tests.reference.peft_steps import BASES
 from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_rated
 
@@ -72,7 +73,7 @@ def answers_of(rows: Batches, step: int) -> list[dict[str, Any]]:
     ]
 
 
-def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder: Path) -> AsTheyAre:
+def theirs(spec: RunSpec, rows: Batches, start: Adapter, folder: Path) -> AsTheyAre:
     weights = {"desirable_weight": spec.kto_desirable_weight, "undesirable_weight": spec.kto_undesirable_weight}
     settings = KTOConfig(**settings_of(spec, folder), beta=spec.rl_beta, **weights, logging_steps=1)
     answers = [answer for step in range(NUM_STEPS) for answer in answers_of(rows, step)]
@@ -87,15 +88,16 @@ def theirs(spec: RunSpec, rows: Batches, start: dict[str, torch.Tensor], folder:
 
 
 @pytest.mark.slow
-def test_losses_are_those_of_trls_trainer(tmp_path: Path):
+@pytest.mark.parametrize("on", BASES)
+def test_losses_are_those_of_trls_trainer(tmp_path: Path, on: str):
     base, rated = save_base(tmp_path / "base"), write_rated(tmp_path / "rated.jsonl", 60)
     source = {"path": str(rated), "type": "unpaired_preference"}
-    objective = {"rl": "kto", "rl_beta": 0.3, "kto_desirable_weight": 1.2, "kto_undesirable_weight": 0.9}
+    objective = {"rl": "kto", "rl_beta": 0.3, "kto_desirable_weight": 3.0, "kto_undesirable_weight": 0.9}
     settings = {"micro_batch_size": 8, "lr_scheduler": "cosine", "warmup_steps": 2, "max_steps": NUM_STEPS}
-    spec = tiny_spec(base, rated, datasets=[source], **objective, **settings, learning_rate=1e-2)
+    spec = tiny_spec(base, rated, datasets=[source], **objective, **settings, **BASES[on], learning_rate=1e-2)
     rows, _ = open_rows(spec, tmp_path / "cache")
     trainee = build_tiny(spec)
-    start = trainee.bank.export(0).tensors
+    start = trainee.bank.export(0)
     found = [
         solo_step(trainee, rows.step(at, 0, 1), at, learning_rate(spec, at, NUM_STEPS), rows.mismatched(at, 0, 1))
         for at in range(NUM_STEPS)

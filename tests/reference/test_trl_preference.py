@@ -1,22 +1,32 @@
-"""Six steps of DPO, IPO and ORPO against TRL's trainers with PEFT: same pairs in the same order, same start."""
+"""Six steps of DPO, IPO and ORPO against TRL's trainers: same pairs in the same order, same start.
+
+With PEFT's adapter on each kind of base; under ORPO, which has no reference, also of all weights.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
 from raylora.data.tokenizer import load_tokenizer
+from raylora.model.bank import Adapter
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
+from raylora.train.step import StepResult
+from tests.reference.galore_oracle import GALORE, galore, needs_galore
+from tests.reference.peft_steps import BASES
 from tests.reference.trl_run import Recorded, in_peft, settings_of
 from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, solo_step, tiny_spec, write_pairs
 
@@ -78,14 +88,27 @@ def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
     return pairs
 
 
-def theirs(spec: RunSpec, rows: Batches, start: dict[str, Tensor], folder: Path) -> Dpo | Orpo:
-    """TRL's trainer of the objective, after its steps."""
+def ours(spec: RunSpec, rows: Batches) -> tuple[Adapter, list[StepResult]]:
+    """What was trained at its start, and its steps."""
+    trainee = build_tiny(spec)
+    start = trainee.bank.export(0)
+    steps = [
+        solo_step(trainee, rows.step(step, 0, 1), step, learning_rate(spec, step, NUM_STEPS))
+        for step in range(NUM_STEPS)
+    ]
+    return start, steps
+
+
+def theirs(
+    spec: RunSpec, rows: Batches, model: nn.Module, folder: Path, optimizer: torch.optim.Optimizer | None = None
+) -> Dpo | Orpo:
+    """TRL's trainer of the objective, after its steps; with its own optimizer where none is given."""
     settings = {**settings_of(spec, folder), "beta": spec.rl_beta, "logging_steps": 1}
     pairs = Dataset.from_list(
         [pair for at in range(NUM_STEPS) for batch in rows.step(at, 0, 1) for pair in pairs_of(batch)]
     )
     given = {"train_dataset": pairs, "processing_class": load_tokenizer(Path(spec.base_model))}
-    model = in_peft(spec, start)
+    given["optimizers"] = (optimizer, None)
     if spec.rl == "orpo":
         trainer: Dpo | Orpo = Orpo(model, args=ORPOConfig(**settings), **given)
     else:
@@ -95,27 +118,41 @@ def theirs(spec: RunSpec, rows: Batches, start: dict[str, Tensor], folder: Path)
     return trainer
 
 
-@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
-def test_losses_and_metrics_are_those_of_trls_trainer(tmp_path: Path, rl: str):
-    base, pairs = save_base(tmp_path / "base", num_hidden_layers=2), write_pairs(tmp_path / "pairs.jsonl", 40)
+def spec_of(home: Path, rl: str, **fields: object) -> RunSpec:
+    base, pairs = save_base(home / "base", num_hidden_layers=2), write_pairs(home / "pairs.jsonl", 40)
     source = {"path": str(pairs), "type": "preference"}
     settings = {"micro_batch_size": 4, "lr_scheduler": "cosine", "warmup_steps": 2, "max_steps": NUM_STEPS}
-    spec = tiny_spec(base, pairs, datasets=[source], rl=rl, rl_beta=0.2, **settings)
+    return tiny_spec(base, pairs, datasets=[source], rl=rl, rl_beta=0.2, **settings, **fields)
+
+
+@pytest.mark.parametrize("on", BASES)
+@pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo"])
+def test_losses_and_metrics_are_those_of_trls_trainer(tmp_path: Path, rl: str, on: str):
+    spec = spec_of(tmp_path, rl, **BASES[on])
     rows, _ = open_rows(spec, tmp_path / "cache")
-    trainee = build_tiny(spec)
-    start = trainee.bank.export(0).tensors
-    found = [
-        solo_step(trainee, rows.step(step, 0, 1), step, learning_rate(spec, step, NUM_STEPS))
-        for step in range(NUM_STEPS)
-    ]
-    trainer = theirs(spec, rows, start, tmp_path / "trl")
+    start, found = ours(spec, rows)
+    trainer = theirs(spec, rows, in_peft(spec, start), tmp_path / "trl")
     assert [each.loss for each in found] == pytest.approx(trainer.losses, abs=1e-5)
     assert found[-1].loss < found[0].loss - 0.1
     told = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-    for ours, metric in (("reward_accuracy", "rewards/accuracies"), ("reward_margin", "rewards/margins")):
+    for name, metric in (("reward_accuracy", "rewards/accuracies"), ("reward_margin", "rewards/margins")):
         wanted = [entry[metric] for entry in told]
-        assert [each.metrics[ours] for each in found] == pytest.approx(wanted, abs=1e-4), metric
+        assert [each.metrics[name] for each in found] == pytest.approx(wanted, abs=1e-4), metric
         assert len(set(wanted)) > 1, "it was put to the test"
     if isinstance(trainer, Orpo):
         gaps = [abs(one - other) for one, other in zip(trainer.of_all, trainer.of_answers, strict=True)]
         assert min(gaps) > 0.05, "TRL's own is another loss"
+
+
+@pytest.mark.parametrize("kind", ["full", pytest.param("galore", marks=needs_galore)])
+def test_all_weights_learn_from_pairs_as_in_trls_trainer(tmp_path: Path, kind: str):
+    """With the optimizer given, since TRL's own takes no decay of biases and norms."""
+    asked = GALORE if kind == "galore" else {}
+    spec = spec_of(tmp_path, "orpo", adapter="full", learning_rate=2e-3, weight_decay=0.05, **asked)
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    _, found = ours(spec, rows)
+    model = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
+    make = galore(model, 2e-3) if kind == "galore" else partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.05)
+    trainer = theirs(spec, rows, model, tmp_path / "trl", make(model.parameters()))
+    assert [each.loss for each in found] == pytest.approx(trainer.losses, abs=1e-5)
+    assert found[-1].loss < found[0].loss - 0.1

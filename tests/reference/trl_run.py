@@ -10,7 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch.utils.data import SequentialSampler
 from transformers import LlamaForCausalLM, Trainer
 
+from raylora.model.bank import Adapter
 from raylora.spec.run import RunSpec
+from tests.reference.peft_steps import as_packed
 
 
 class Recorded(Trainer):
@@ -29,11 +31,12 @@ class Recorded(Trainer):
         return SequentialSampler(self.train_dataset)
 
 
-def in_peft(spec: RunSpec, start: dict[str, torch.Tensor]) -> PeftModel:
-    """The run's model at its start."""
+def in_peft(spec: RunSpec, start: Adapter) -> PeftModel:
+    """The run's model at its start; where its base is packed, with what packing leaves of weights."""
     config = LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32), config)
-    set_peft_model_state_dict(model, start)
+    base = LlamaForCausalLM.from_pretrained(spec.base_model, dtype=torch.float32)
+    model = get_peft_model(as_packed(base, spec, list(start.layers)), config)
+    set_peft_model_state_dict(model, start.tensors)
     return model
 
 

@@ -82,10 +82,21 @@ ON_INT8 = (*MIXED[2:4], *KINDS[2:5], *KINDS[6::2], QUANTIZED[0])
 OF_PAIRS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 1, "rl_beta": 0.5},
     {"lora_r": 8, "seed": 2, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2, "sample_packing": True},
-    {"lora_r": 3, "seed": 3, "use_dora": True, "gradient_accumulation_steps": 2, "max_steps": 4},
+    {"lora_r": 3, "seed": 3, "use_dora": True, "gradient_accumulation_steps": 2, "max_steps": 3},
     {"lora_r": 4, "seed": 4, "init_lora_weights": "pissa", "learning_rate": 1e-3},
 )
-"""That learn from pairs of answers."""
+"""That learn from answers that were judged."""
+JUDGED: tuple[dict[str, Any], ...] = (
+    *OF_PAIRS,
+    {"lora_r": 4, "seed": 5, "init_lora_weights": "gaussian", "use_rslora": True, "loraplus_lr_ratio": 4},
+    {"lora_r": 3, "seed": 6, "init_lora_weights": "pissa_niter_4", "learning_rate": 1e-3},
+    {"lora_r": 4, "seed": 7, "init_lora_weights": "olora", "learning_rate": 1e-3},
+    {"lora_r": 40, "seed": 8, "adapter": "vera", "learning_rate": 2e-2},
+    {"lora_r": 4, "seed": 9, "init_lora_weights": "eva"},
+    {"lora_r": 4, "seed": 10, "adapter": "adalora", "target_r": 2, "tinit": 1, "tfinal": 1},
+    {"lora_r": 4, "seed": 11, "init_lora_weights": "loftq"},
+)
+"""The same on a quantized base: a member of every kind."""
 
 
 class Silent:
