@@ -27,9 +27,10 @@ from tests.unit.train.tiny_seq2seq import seq2seq_spec
 UNDER = list(STRATEGIES)
 WAYS: dict[str, dict[str, object]] = {
     "flan-t5-nf4": {"load_in_4bit": True},
+    "mt5-nf4": {"load_in_4bit": True},
     "t5-int8-dropout": {"load_in_8bit": True, "lora_dropout": 0.2, "gradient_checkpointing": True},
 }
-FAMILY = {"flan-t5-nf4": "flan-t5", "t5-int8-dropout": "t5"}
+FAMILY = {"flan-t5-nf4": "flan-t5", "mt5-nf4": "mt5", "t5-int8-dropout": "t5"}
 SHARDING = ("fsdp", "zero3")
 
 

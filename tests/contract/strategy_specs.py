@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raylora.spec.run import RunSpec
 from tests.unit.train.tiny_audio import audio_spec
-from tests.unit.train.tiny_heads import head_spec
+from tests.unit.train.tiny_heads import FAMILIES, TASKS, head_spec
 from tests.unit.train.tiny_images import image_spec
 from tests.unit.train.tiny_run import tiny_spec
 
@@ -23,9 +23,11 @@ QUANTIZATIONS: dict[str, dict[str, object]] = {
     "int8": {"load_in_8bit": True},
     "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
 }
-OF_FILES = {"image_cls": image_spec, "audio_cls": audio_spec}
-HEADS = {"seq_cls": "llama", "token_cls": "bert", "reward": "roberta", "image_cls": "vit", "audio_cls": "ast"}
-"""Tasks with a head, and the family of bases on which each is tried."""
+OF_FILES = {"vit-image_cls": image_spec, "ast-audio_cls": audio_spec}
+HEADS = (*(f"{family}-{task}" for family in FAMILIES for task in TASKS), *OF_FILES)
+"""Families of bases, and tasks that each has a head for."""
+PAIRWISE = ("dpo", "ipo", "orpo")
+"""What is learned from pairs of answers."""
 NORM = 1.4
 """Between the gradient norms of the run: some steps are clipped and some are not."""
 
@@ -37,10 +39,10 @@ def run_spec(folder: Path, strategy: str, quantization: str, **fields: object) -
     return tiny_spec(folder / "base", folder / "rows.jsonl", **{**settings, **QUANTIZATIONS[quantization], **fields})
 
 
-def pairs_spec(folder: Path, strategy: str, **fields: object) -> RunSpec:
+def pairs_spec(folder: Path, strategy: str, rl: str) -> RunSpec:
     """A run that learns from pairs of answers."""
-    pairs = {"rl": "dpo", "datasets": [{"path": str(folder / "pairs.jsonl"), "type": "preference"}]}
-    return run_spec(folder, strategy, "nf4", **pairs, **fields)
+    pairs = {"rl": rl, "datasets": [{"path": str(folder / "pairs.jsonl"), "type": "preference"}]}
+    return run_spec(folder, strategy, "nf4", **pairs)
 
 
 def rated_spec(folder: Path, strategy: str) -> RunSpec:
@@ -53,10 +55,11 @@ def weighted_spec(folder: Path, strategy: str) -> RunSpec:
     return run_spec(folder, strategy, "nf4", datasets=[{"path": str(folder / "weighted.jsonl")}])
 
 
-def head_of(folder: Path, strategy: str, task: str) -> RunSpec:
+def head_of(folder: Path, strategy: str, head: str) -> RunSpec:
     """A run that trains a head beside its adapter."""
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     settings = {"gradient_accumulation_steps": 2, "max_grad_norm": NORM, "distributed": place, "load_in_4bit": True}
-    if task in OF_FILES:
-        return OF_FILES[task](folder / "files", **settings)
-    return head_spec(folder / "heads", HEADS[task], task, **settings)
+    if head in OF_FILES:
+        return OF_FILES[head](folder / "files", **settings)
+    family, task = head.split("-")
+    return head_spec(folder / "heads", family, task, **settings)

@@ -35,6 +35,7 @@ from tests.contract.strategy_digest import base_digest, digest
 from tests.contract.strategy_memory import gathered_memory, load_memory
 from tests.contract.strategy_specs import (
     HEADS,
+    PAIRWISE,
     QUANTIZATIONS,
     STRATEGIES,
     head_of,
@@ -144,9 +145,9 @@ def measures(spec: RunSpec, folder: Path, name: str = "token_accuracy") -> dict[
     return {"loss": [each.loss for each in told], name: [each.metrics[name] for each in told]}
 
 
-def first_losses(spec: RunSpec, folder: Path) -> list[float]:
+def first_losses(spec: RunSpec, folder: Path, num_steps: int = 3) -> list[float]:
     rows, _ = open_rows(spec, folder / "cache")
-    return [result.loss for result in run_steps(build_tiny(spec), rows, range(3))]
+    return [result.loss for result in run_steps(build_tiny(spec), rows, range(num_steps))]
 
 
 def first_losses_from_rows(spec: RunSpec, folder: Path) -> dict[str, Any]:
@@ -208,7 +209,8 @@ def see_alone(folder: Path) -> None:
         name = f"alone-{quantization}"
         keep(folder, name, partial(train, spec, folder, folder / "checkpoints" / name))
     keep(folder, "alone-dropout", partial(first_losses, run_spec(folder, "ddp", "nf4", **DROPOUT), folder))
-    keep(folder, "alone-pairs", partial(first_losses, pairs_spec(folder, "ddp"), folder))
+    for rl in PAIRWISE:
+        keep(folder, f"alone-{rl}", partial(first_losses, pairs_spec(folder, "ddp", rl), folder))
     keep(folder, "alone-rated", partial(measures, rated_spec(folder, "ddp"), folder, "kl"))
     keep(folder, "alone-weighted", partial(measures, weighted_spec(folder, "ddp"), folder))
     keep(folder, "alone-eva", partial(first_losses_from_rows, run_spec(folder, "ddp", "nf4", **EVA), folder))
@@ -217,8 +219,8 @@ def see_alone(folder: Path) -> None:
         keep(folder, f"alone-{kind}", partial(first_losses, run_spec(folder, "ddp", "nf4", **fields), folder))
     for kind in IN_PEFT:
         keep(folder, f"alone-peft-{kind}", partial(first_losses, peft_spec(folder, "ddp", kind), folder))
-    for task in HEADS:
-        keep(folder, f"alone-{task}", partial(first_losses, head_of(folder, "ddp", task), folder))
+    for head in HEADS:
+        keep(folder, f"alone-{head}", partial(first_losses, head_of(folder, "ddp", head), folder, 2))
 
 
 def go_on_alone(folder: Path) -> None:
@@ -238,7 +240,10 @@ def see_together(folder: Path) -> None:
         spec_of = partial(run_spec, folder, strategy)
         recomputed = spec_of("nf4", **DROPOUT, gradient_checkpointing=True)
         keep(folder, f"{strategy}-recomputed", partial(first_losses, recomputed, folder))
-        keep(folder, f"{strategy}-pairs", partial(first_losses, pairs_spec(folder, strategy), folder))
+        for rl in PAIRWISE:
+            keep(folder, f"{strategy}-{rl}", partial(first_losses, pairs_spec(folder, strategy, rl), folder))
+        for head in HEADS:
+            keep(folder, f"{strategy}-{head}", partial(first_losses, head_of(folder, strategy, head), folder, 2))
         keep(folder, f"{strategy}-rated", partial(measures, rated_spec(folder, strategy), folder, "kl"))
         keep(folder, f"{strategy}-weighted", partial(measures, weighted_spec(folder, strategy), folder))
         keep(folder, f"{strategy}-eva", partial(first_losses_from_rows, spec_of("nf4", **EVA), folder))
@@ -252,8 +257,6 @@ def see_together(folder: Path) -> None:
     for strategy, kind in PEFT_CASES:
         keep(folder, f"{strategy}-peft-{kind}", partial(first_losses, peft_spec(folder, strategy, kind), folder))
     for strategy in FEW:
-        for task in HEADS:
-            keep(folder, f"{strategy}-{task}", partial(first_losses, head_of(folder, strategy, task), folder))
         spec, at = (
             run_spec(folder, strategy, "nf4", optimizer="adamw_bnb_8bit"),
             folder / "checkpoints" / f"{strategy}-8bit",

@@ -25,15 +25,15 @@ from raylora.spec.run import RunSpec
 from tests.contract.documented import ENDS, tables
 from tests.contract.full_worker import WAYS
 from tests.contract.pack_worker import ON_NF4
-from tests.contract.strategy_specs import QUANTIZATIONS, STRATEGIES
+from tests.contract.strategy_specs import HEADS, QUANTIZATIONS, STRATEGIES
 from tests.contract.strategy_worker import EVA, IN_PEFT, KINDS, ONE_RATE
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
 from tests.unit.train.pack_run import EVERY, JUDGED, ON_INT8, QUANTIZED
 from tests.unit.train.tiny_audio import TASK as RECORDINGS
-from tests.unit.train.tiny_heads import FAMILIES, TASKS
 from tests.unit.train.tiny_heads import MEMBERS as WITH_HEADS
 from tests.unit.train.tiny_heads import QUANTIZED as QUANTIZED_WITH_HEADS
+from tests.unit.train.tiny_heads import TASKS
 from tests.unit.train.tiny_images import TASK as IMAGES
 from tests.unit.train.tiny_seq2seq import FAMILIES as TWO_SIDED
 from tests.unit.train.tiny_seq2seq import KINDS as WITH_TWO_SIDES
@@ -55,7 +55,6 @@ PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
 RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
 OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
 OF_PEFT = "PEFT's own"
-HEADS = [*(f"{family}-{task}" for family in FAMILIES for task in TASKS), "vit-image_cls", "ast-audio_cls"]
 Fields = Mapping[str, Any]
 
 
