@@ -6,17 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from ray.tune.schedulers import FIFOScheduler, pbt
-from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raylora.spec.packing import pack_key
 from raylora.spec.sweep import SweepSpec
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.trials import SweepTrials
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.tune_space import NEEDS, tune_scheduler, tune_searcher, tune_space
 from tests.cluster.plain_simulated import decided
 from tests.cluster.simulated_packs import MAX_STEPS, Stage, made, ray_of_two_cores, stage
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
@@ -75,6 +76,10 @@ def made_for(searcher: str, scheduler: str, num_trials: int) -> SweepSpec:
     match searcher, scheduler:
         case "grid", _:
             return made(searcher, scheduler, num_trials, learning_rate={"choice": [1e-4, 3e-4, 1e-3]}, lora_r=RANKS)
+        case "bohb", _:  # a model of one knob takes the fewest reports
+            return made(searcher, scheduler, num_trials, budget={"steps": 4})
+        case "hyperopt", _:
+            return made(searcher, scheduler, num_trials, budget={"steps": 2}, lora_r=RANKS)
         case _, "hyperband":
             return made(searcher, scheduler, num_trials, budget={"steps": 4}, lora_r=RANKS)
         case _, "pbt":
@@ -82,12 +87,24 @@ def made_for(searcher: str, scheduler: str, num_trials: int) -> SweepSpec:
     return made(searcher, scheduler, num_trials, lora_r=RANKS)
 
 
+def drawn_blindly(sweep: SweepSpec) -> list[dict[str, Any]]:
+    """What a searcher draws that is never told how a trial went."""
+    searcher = tune_searcher(sweep, 1)
+    assert isinstance(searcher, Searcher)
+    searcher.set_search_properties(sweep.metric, sweep.mode, tune_space(sweep.space))
+    drawn = []
+    for number in map(str, range(sweep.num_configurations)):
+        drawn.append(searcher.suggest(number))
+        searcher.on_trial_complete(number)
+    return drawn
+
+
 @pytest.mark.parametrize(
     ("searcher", "scheduler", "num_trials"),
     [
         ("grid", "fifo", 6),
         ("optuna", "asha", 12),
-        ("hyperopt", "asha", 8),
+        ("hyperopt", "asha", 22),  # the first 20 are drawn by chance
         ("random", "median", 8),
         ("random", "hyperband", 6),
         ("bohb", "hyperband", 6),
@@ -102,7 +119,12 @@ def test_tune_decides_what_it_decides_over_actors(
     here, packed, pack = ran(sweep, tmp_path, at_once=2)
     monkeypatch.setattr(pbt, "random", Random(0))
     plain = decided(sweep, here.events, 2, tmp_path / "plain", reuse_actors=scheduler not in ("hyperband", "pbt"))
-    assert [dict(outcome.sampled) for outcome in packed] == [each.config for each in plain]
+    drawn = [dict(outcome.sampled) for outcome in packed]
+    assert drawn == [each.config for each in plain]
+    if searcher in NEEDS:
+        assert drawn != drawn_blindly(sweep), "as if it had not been told of any trial"
+    begun = {event.number: event.sampled for event in reversed(here.events) if event.kind == "start"}
+    assert (drawn != [begun[number] for number in range(num_trials)]) == (scheduler == "pbt")
     assert [outcome.result["steps"] for outcome in packed] == [each.metrics["steps"] for each in plain]
     losses = [outcome.result["eval_loss"] for outcome in packed]
     assert losses == pytest.approx([each.metrics["eval_loss"] for each in plain], rel=1e-12)
