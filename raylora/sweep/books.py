@@ -76,6 +76,7 @@ class Books:
         for trial in record.trials:
             self._shelve(trial)
         self._left_open = set(self._shelves)
+        self._goes_on = record.mlflow_run_id is not None
         self._writing = RecordWriting(lambda: write_sweep(self._store, self.record))
         write_sweep(store, self.record)
 
@@ -110,6 +111,8 @@ class Books:
             )
             shelf = self._shelve(new)
             told = False
+            if self._goes_on:  # a driver that was killed may have told of it and not written that down
+                shelf.ledger.ask()
         else:
             told = shelf.book.record.config == dict(config)
             if run_id in self._left_open:

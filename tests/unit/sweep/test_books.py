@@ -156,7 +156,7 @@ def test_a_driver_that_dies_leaves_a_record_and_no_second_run(client: MlflowClie
 def test_a_driver_that_is_killed_has_told_no_metric_that_is_told_again(
     client: MlflowClient, store: Store, tmp_path: Path
 ):
-    """It told MLflow more than it wrote down: of a trial the last steps, and that there is a run of it."""
+    """It told MLflow more than it wrote down: of a trial the last steps, of the next all, and that there are runs."""
     first = Sweep(store, tmp_path / "spool", sweep_spec("killed"))
     trial = first.begun(0, 1)
     first.books._writing._due = 0.0
@@ -164,15 +164,19 @@ def test_a_driver_that_is_killed_has_told_no_metric_that_is_told_again(
     left = first.read()
     assert [(known.steps, known.mlflow_run_id) for known in left.trials] == [(1, None)]
     trial.train(3)
+    first.begun(1, 2)
+    assert len(first.read().trials) == 1
     first.tracker._lanes.close(60)  # as its thread would have
 
     second = Sweep(store, tmp_path / "spool", first.spec, left)
-    going_on = second.begun(0, 6)
-    going_on.finish()
+    begun = [second.begun(number, 6) for number in (0, 1)]
+    for each in begun:
+        each.finish()
     record = second.books.close("finished")
-    run = children(client, "killed", str(record.mlflow_run_id))["t000"]
-    assert history(client, run, "train_loss") == [(step, going_on.loss(step)) for step in range(1, 7)]
-    assert history(client, run, "eval_loss") == [(step, going_on.loss(step)) for step in (0, 2, 4, 6)]
+    runs = children(client, "killed", str(record.mlflow_run_id))
+    for name, each in zip(("t000", "t001"), begun, strict=True):
+        assert history(client, runs[name], "train_loss") == [(step, each.loss(step)) for step in range(1, 7)]
+        assert history(client, runs[name], "eval_loss") == [(step, each.loss(step)) for step in (0, 2, 4, 6)]
 
 
 def test_a_mutated_trial_says_what_it_has_now(client: MlflowClient, store: Store, tmp_path: Path):
