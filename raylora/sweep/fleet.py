@@ -89,6 +89,11 @@ class Fleet:
         for number, (key, _) in self._packs.items():
             self._begin(number, key, berths[key])
 
+    def hear(self) -> None:
+        """Pass on what the packs have told so far."""
+        for number, (_, group) in self._packs.items():
+            self._pass_on(number, group)
+
     def tend(self, berths: Mapping[str, Berth]) -> None:
         """Pass events on, note groups that ended, and open packs for leases that wait; not oftener than it is worth.
 
@@ -103,7 +108,7 @@ class Fleet:
         if now < self._tended_at + TEND_S:
             return
         self._tended_at = now
-        self._hear()
+        self._look()
         waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
         self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
@@ -120,7 +125,7 @@ class Fleet:
             self._packs.pop(number)[1].close()
         deadline = time.monotonic() + END_PATIENCE_S
         while self._packs and time.monotonic() < deadline:
-            self._hear()
+            self._look()
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -129,13 +134,16 @@ class Fleet:
             group.close()
         self._packs = {}
 
-    def _hear(self) -> None:
+    def _look(self) -> None:
         for number, (key, group) in list(self._packs.items()):
             is_running = group.running
-            for event in group.events():
-                self._listen(number, event)
+            self._pass_on(number, group)
             if not is_running:
                 self._note_end(number, key, group)
+
+    def _pass_on(self, number: int, group: PackGroup) -> None:
+        for event in group.events():
+            self._listen(number, event)
 
     def _begin(self, number: int, key: str, berth: Berth) -> None:
         assert self._store is not None

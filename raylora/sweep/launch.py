@@ -164,7 +164,8 @@ class _Launch:
                 stop.patient = True
                 search = search_of(self._spec, sweep_store(store, sweep_id).uri, self._berths.num_at_once)
                 is_kept = self._is_kept(store)
-                outcomes = drive(host, search, stop, self._note, is_kept, lambda: self._tend(fleet, lease), books.write)
+                tend, write = lambda: self._tend(fleet, lease), lambda: self._write(fleet, books)
+                outcomes = drive(host, search, stop, self._note, is_kept, tend, write)
                 was_cut = stop.asked  # a search that is over is not interrupted by what comes while the workers end
                 self._tell("ending the workers")
                 fleet.end()
@@ -184,6 +185,11 @@ class _Launch:
         lease.check()
         fleet.tend(self._berths.by_key)
         self._told().write_if_due()
+
+    def _write(self, fleet: Fleet, books: Books) -> None:
+        """Write down all that there is to know: a trial that Tune keeps as over tells nothing again."""
+        fleet.hear()
+        books.write()
 
     def _hear(self, pack: int, event: Event) -> None:
         """Take what a run told."""

@@ -1,4 +1,4 @@
-"""Two sweeps at once on a cluster that a stranger has filled: they wait, and each comes to its end."""
+"""Two sweeps at once whose packs are gangs, on a cluster with room for one of them and a half, at first for none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from tests.cluster.command import Command, wait_until
-from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
+from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import same_ends, whole, write
+from tests.cluster.stopped import GANG
 from tests.servers.ray import TOKEN, RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SWEEP: dict[str, Any] = {
-    "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK},
+    "run": SWEPT | {"distributed": GANG},
     "searcher": "grid",
     "budget": {"steps": 4},
     "report_steps": 2,
@@ -60,10 +61,11 @@ def stranger(head: RayHead) -> Iterator[None]:
             process.stdin.close()
 
 
-def test_two_sweeps_on_a_full_cluster_come_to_their_ends(
+def test_two_sweeps_whose_gangs_compete_come_to_their_ends_one_after_the_other(
     workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]
 ):
-    """One pack takes a core and a half of two: with the stranger there is room for none, and then for one."""
+    """Beside the stranger there is room for half a gang, of which none takes it; then for three of the four workers."""
+    ray_head.forget_workers()
     commands = [Command(workplace, new_home(), ray_head.env) for _ in range(2)]
     name = write(workplace, "crowded.yaml", SWEEP)
     with stranger(ray_head):
@@ -75,4 +77,6 @@ def test_two_sweeps_on_a_full_cluster_come_to_their_ends(
     results = [whole(each.end()) for each in running]
     same_ends(*results)
     assert [trial["status"] for trial in results[0]["trials"]] == ["succeeded"] * 2
+    seen = [env["RANK"] for env in ray_head.seen_by_workers().values() if "RANK" in env]
+    assert sorted(seen) == ["0", "0", "1", "1"]
     assert ray_head.census() == {"actors": [], "groups": []}

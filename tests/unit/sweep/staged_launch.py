@@ -19,6 +19,8 @@ from raylora.sweep import launch
 from raylora.sweep.berths import Berth, Berths
 from raylora.sweep.drive import Search, TrialOutcome
 from raylora.sweep.trials import SweepTrials
+from raylora.sweep.watch import Listener
+from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
 
 Act = Callable[[], None]
@@ -41,6 +43,12 @@ class Stage:
         self.leases: list[Lease] = []
         self.stop = StopWish()
         self.while_driving: Callable[[Act], None] = lambda tend: None
+        self.note: Listener = lambda event: None
+        """Takes what happens to a trial, while it drives."""
+        self.write: Act = lambda: None
+        """Called before Tune keeps anything, while it drives."""
+        self.told: list[Event] = []
+        """What the packs have told and nobody has heard yet."""
         self.while_ending: Act = lambda: None
         monkeypatch.setattr(launch, "cluster", self._cluster)
         monkeypatch.setattr(launch, "check_places", lambda spec: None)
@@ -48,7 +56,7 @@ class Stage:
         monkeypatch.setattr(launch, "stop_wish", self._stop_wish)
         monkeypatch.setattr(launch, "open_host", lambda num_leases, num_packs: Handle(StagedHost()))
         monkeypatch.setattr(launch, "ray", NoRay)
-        monkeypatch.setattr(launch, "Fleet", lambda *made_with: StagedFleet(self))
+        monkeypatch.setattr(launch, "Fleet", lambda host, steps, listen, first: StagedFleet(self, listen))
         monkeypatch.setattr(launch, "Lease", self._lease)
         monkeypatch.setattr(Berths, "plan", lambda berths: None)
         monkeypatch.setattr("raylora.sweep.drive.drive", self._drive)
@@ -67,7 +75,8 @@ class Stage:
         return self.leases[-1]
 
     def _drive(self, host: Any, search: Search, stop: StopWish, listen: Any, resume: bool, *calls: Act) -> Any:
-        tend, _ = calls
+        tend, self.write = calls
+        self.note = listen
         self.searches.append((search, resume))
         self.while_driving(tend)
         return self.outcomes
@@ -85,10 +94,11 @@ class StagedFleet:
 
     Args:
         stage: What it does at its end.
+        listen: Told of every event, with the number of its pack.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, stage: Stage, listen: Callable[[int, Event], None]) -> None:
+        self._stage, self._listen = stage, listen
 
     def start(self, key: str, spec: RunSpec) -> int:
         self._stage.packs[key] = spec
@@ -96,6 +106,10 @@ class StagedFleet:
 
     def begin(self, store_uri: str, fence: Fence, berths: Mapping[str, Berth]) -> None:
         self._stage.packs = {key: berths[key].spec for key in self._stage.packs}
+
+    def hear(self) -> None:
+        while self._stage.told:
+            self._listen(0, self._stage.told.pop(0))
 
     def tend(self, berths: Mapping[str, Berth]) -> None:
         pass

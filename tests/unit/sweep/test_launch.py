@@ -21,6 +21,8 @@ from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_swe
 from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
 from raylora.sweep.standing import Standing
+from raylora.sweep.watch import TrialEvent
+from raylora.train.events import Event
 from tests.unit.store.other_driver import OTHER, take_over
 from tests.unit.sweep.planted_sweep import new_record, sweep_spec
 from tests.unit.sweep.staged_launch import Stage
@@ -155,3 +157,20 @@ def test_a_wish_to_stop_before_the_last_trial_interrupts_it(left: SweepRecord, s
         resume_sweep(left.sweep_id, store.uri, told.append)
     assert read_sweep(store, left.sweep_id).status == "interrupted"
     assert told[-1].record.status == told[-1].doing == "interrupted", "whoever shows the trials shows how they ended"
+
+
+def test_before_tune_keeps_the_end_of_a_trial_all_that_its_pack_told_is_written_down(
+    left: SweepRecord, store: Store, stage: Stage
+):
+    """Tune hears of a failure at once, the driver of steps twice a second: killed in between, it lost them."""
+
+    def fail(tend: Callable[[], None]) -> None:
+        stage.note(TrialEvent("start", 0, SAMPLED))
+        stage.note(TrialEvent("end", 0, SAMPLED, error="its loss is not finite"))
+        stage.told = [Event("step", 1, {"train_loss": 2.0, "num_tokens": 32.0}, f"{left.sweep_id}-000")]
+        stage.write()
+        (trial,) = read_sweep(store, left.sweep_id).trials
+        assert (trial.status, trial.steps, trial.tokens) == ("failed", 1, 32)
+
+    stage.outcomes, stage.while_driving = [through(left)], fail
+    resume_sweep(left.sweep_id, store.uri)
