@@ -50,6 +50,9 @@ PASSWORD = "MLFLOW_TRACKING_PASSWORD"
 ALONE_ON_ITS_RANK = {"strategy": "ddp", "num_workers": 1, "cpus_per_worker": 1.5}
 """On the cluster of the tests, one pack at a time; in one thread, since two may take a sum in another order."""
 
+GANG: dict[str, Any] = {"strategy": "fsdp", "num_workers": 2, "cpus_per_worker": 0.65}
+"""On the cluster of the tests there is room for three such workers: for one gang, and for half of another."""
+
 ASHA: dict[str, Any] = {
     "run": SWEPT,
     "num_trials": 16,

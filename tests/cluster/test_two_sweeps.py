@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.command import Command, wait_until
-from tests.cluster.conftest import SWEPT
+from tests.cluster.conftest import GANG, SWEPT
 from tests.cluster.made_sweeps import same_ends, whole, write
-from tests.cluster.stopped import GANG
 from tests.servers.ray import TOKEN, RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
