@@ -32,6 +32,17 @@ def kill_the_worker(ray_head: RayHead) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def next_workers(ray_head: RayHead, but: set[int], number: int = 2) -> dict[str, int]:
+    """Those that train next, once all of a group are there: process ids by rank."""
+
+    def found() -> dict[str, int]:
+        seen = ray_head.seen_by_workers().items()
+        return {env["RANK"]: pid for pid, env in seen if "RANK" in env and pid not in but}
+
+    wait_until(lambda: len(found()) == number, 120)
+    return found()
+
+
 def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> None:
     """Nobody of the command is there any more, on the cluster or beside it."""
     assert ended.left_behind == ()

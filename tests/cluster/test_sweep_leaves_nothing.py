@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.command import Command, Running, wait_until
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import the_record, whole, write
-from tests.cluster.stopped import UNDER_WAY, check_as_before, kill_the_worker
+from tests.cluster.stopped import UNDER_WAY, check_as_before, kill_the_worker, next_workers
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -32,17 +32,6 @@ SWEEP: dict[str, Any] = {
     "space": {"learning_rate": {"loguniform": [1e-4, 3e-2]}},
 }
 """Three of four trials are stopped at their first step; the others have many to go. Two workers share the base."""
-
-
-def next_workers(ray_head: RayHead, but: set[int]) -> dict[str, int]:
-    """Those that train next, once both are there: process ids by rank."""
-
-    def found() -> dict[str, int]:
-        seen = ray_head.seen_by_workers().items()
-        return {env["RANK"]: pid for pid, env in seen if "RANK" in env and pid not in but}
-
-    wait_until(lambda: len(found()) == 2, 120)
-    return found()
 
 
 def wait_for_stops(running: Running, number: int) -> None:

@@ -10,7 +10,7 @@ from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig
 from raylora.spec.run import RunSpec
 from raylora.sweep.duration import Rows, makespan_s, start_up_s
 from raylora.sweep.plan import share_out
-from raylora.sweep.width import KEPT_FREE, PROCESS_BYTES
+from raylora.sweep.width import HELD, KEPT_FREE, PROCESS_BYTES
 from raylora.train.estimate import estimate, estimate_pack
 from raylora.train.forecast import StepTime
 from raylora.train.pack_memory import PackMemory
@@ -21,7 +21,8 @@ RANKS = {"lora_r": {"choice": [4, 8, 16, 32]}}
 
 def offered(usable: int) -> int:
     """What a machine must have free so that a plan may use so much."""
-    return -(-(usable + PROCESS_BYTES["cpu"]) * 100 // round(100 * (1 - KEPT_FREE))) + 1
+    held = -(-usable * round(100 * HELD["cpu"]) // 100) + PROCESS_BYTES["cpu"]
+    return -(-held * 100 // round(100 * (1 - KEPT_FREE))) + 1
 
 
 def test_eight_slots_fit() -> None:
