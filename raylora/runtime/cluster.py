@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -190,9 +191,17 @@ def waits_for_places(spec: RunSpec) -> bool:
     """
     needed = {name: amount for name, amount in worker_resources(spec).items() if amount}
     asked = [needed] * spec.distributed.num_workers
+    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in _own_groups())
+
+
+def num_placed() -> int:
+    """Groups of workers of this driver that have their room; those that are being restarted have none for a moment."""
+    return sum(group["state"] == "CREATED" for group in _own_groups())
+
+
+def _own_groups() -> list[dict[str, Any]]:
     job = ray.get_runtime_context().get_job_id()  # with which the ids of its groups end
-    ours = [group for name, group in placement_group_table().items() if name.endswith(job)]
-    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in ours)
+    return [group for name, group in placement_group_table().items() if name.endswith(job)]
 
 
 def places(node: dict[str, float], needed: dict[str, float]) -> int:

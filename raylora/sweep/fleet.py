@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 
 from raylora.errors import InputError, RayloraError, RunFailedError, UnusableStoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, free_places, waits_for_places, worker_resources
+from raylora.runtime.cluster import check_places, free_places, num_placed, waits_for_places, worker_resources
 from raylora.runtime.growth import can_grow
 from raylora.runtime.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
@@ -206,7 +206,10 @@ class Fleet:
             return
         starting = [number for number in packs if number not in held]
         without_room = [number for number in starting if waits_for_places(berths[packs[number]].spec)]
-        match next_move(key, berths, packs, held, has_room, self._may_grow, without_room):
+        # The room of workers that are being restarted is theirs: in another pack's hands it would not come back, for
+        # Tune waits for what their trials save, and nobody trains on before.
+        is_free = num_placed() >= len(packs) - len(without_room)
+        match next_move(key, berths, packs, held, has_room and is_free, self._may_grow and is_free, without_room):
             case Opening():
                 self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):

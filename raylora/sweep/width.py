@@ -17,9 +17,9 @@ PROCESS_BYTES = {"cpu": 600 * 10**6, "cuda": 500 * 10**6}
 """What a worker holds before it trains: Python with its libraries, or a CUDA context."""
 
 HELD = {"cpu": 1.5, "cuda": 1.0}
-"""Bytes that a worker holds for each that is predicted. On a CPU glibc keeps freed blocks, not all of which the next pass
-can use, and saves that are under way are copies: a pack of four slots, predicted at 585 MB, grew by 966 MB over its
-first steps, and a run at 970 MB by 1.33 to 1.49 GB. CUDA's allocator was not measured."""
+"""Bytes that a worker holds for each that is predicted. On a CPU glibc keeps freed blocks, not all of which the next
+pass can use, and saves that are under way are copies: a pack of four slots, predicted at 585 MB, grew by 966 MB over
+its first steps, and a run at 970 MB by 1.33 to 1.49 GB. CUDA's allocator was not measured."""
 
 
 @dataclass(frozen=True)
