@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from raylora.spec.sweep import SweepSpec
 from raylora.spec.trial import trial_spec
 from raylora.store.blob import Store, open_store
 from raylora.store.manifest import MANIFEST
-from raylora.store.sweeps import SweepRecord, list_sweeps
+from raylora.store.sweeps import TUNE_FOLDER, SweepRecord, list_sweeps
 from tests.cluster.command import Command, Ended
 from tests.cluster.undisturbed import adapter_bits, client
 
@@ -51,7 +52,7 @@ def ends(result: dict[str, Any]) -> list[tuple[str, str, int, float | None]]:
 
 def same_ends(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Assert that all trials ended alike: with the same losses, and adapters of the same bits."""
-    assert ends(found) == ends(wanted)
+    assert ends(found) == ends(wanted), f"{ends(found)} instead of {ends(wanted)}"
     for one, other in zip(found["trials"], wanted["trials"], strict=True):
         assert (one["adapter_uri"] is None) == (other["adapter_uri"] is None) == (one["status"] != "succeeded")
         if one["adapter_uri"] is not None:
@@ -79,7 +80,7 @@ def told_once(mlflow: MlflowClient, experiment: str, result: dict[str, Any]) -> 
     assert runs == {result["mlflow_run_id"], *(trial["mlflow_run_id"] for trial in result["trials"])}
     for trial in result["trials"]:
         steps = [point.step for point in mlflow.get_metric_history(trial["mlflow_run_id"], "train_loss")]
-        assert steps == list(range(1, trial["steps"] + 1)), trial["trial_id"]
+        assert steps == list(range(1, trial["steps"] + 1)), f"{trial['trial_id']}: {steps}"
 
 
 def num_saved(store: Store, since: int) -> int:
@@ -91,6 +92,16 @@ def num_saved(store: Store, since: int) -> int:
     """
     saves = [key.split("/")[1:4] for key in store.keys("runs") if key.endswith(f"/{MANIFEST}") and "/step-" in key]
     return len({run for run, _, step in saves if int(step.removeprefix("step-")) >= since})
+
+
+def ended_by_tune(command: Command) -> list[int]:
+    """Numbers of the trials that are over by what Ray Tune has kept of the only sweep in the command's home."""
+    kept = command.home / "store" / "sweeps" / the_record(command).sweep_id / TUNE_FOLDER
+    states = sorted(kept.glob("experiment_state-*.json"))
+    trials = json.loads(states[-1].read_text())["trial_data"] if states else []
+    return [
+        number for number, (trial, _) in enumerate(trials) if json.loads(trial)["status"] in ("TERMINATED", "ERROR")
+    ]
 
 
 def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:

@@ -8,14 +8,23 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raylora.store.blob import open_store
-from tests.cluster.command import Command, Ended, wait_until
-from tests.cluster.made_sweeps import each_step_told_once, num_saved, same_ends, the_record, undisturbed, whole
+from tests.cluster.command import Command, Ended, Running, overrides, wait_until
+from tests.cluster.made_sweeps import (
+    each_step_told_once,
+    ended_by_tune,
+    num_saved,
+    same_ends,
+    the_record,
+    undisturbed,
+    whole,
+)
 from tests.cluster.stopped import AGAIN_FROM_THE_BEGINNING, NOTHING, UNDER_WAY, kill_the_worker, workers
 from tests.servers.ray import RayHead
 
@@ -63,6 +72,38 @@ def last(command: Command, killed: Ended, ray_head: RayHead) -> Ended:
 @pytest.fixture(scope="module")
 def finished(last: Ended) -> dict[str, Any]:
     return whole(last)
+
+
+def kill_once_kept(running: Running, ray_head: RayHead, is_kept: Callable[[], bool]) -> None:
+    """Kill the driver when Tune has kept something, as it does between saves; trials stand still most of the time."""
+    while running.process.poll() is None:
+        with ray_head.at_rest(), suppress(TimeoutError):
+            wait_until(is_kept, 1.0)
+            os.kill(running.process.pid, signal.SIGKILL)
+            return
+
+
+def test_a_sweep_whose_driver_was_killed_goes_on_and_keeps_what_had_ended(
+    on_head: Command, ray_head: RayHead, undisturbed: dict[str, Any]
+):
+    """One trial after the other: the first came to its end, and others are still to come."""
+    ray_head.forget_workers()
+    running = on_head.start("sweep", "grid.yaml", "--json", *overrides("slots=1"))
+    running.wait_for("t000 succeeded")
+    kill_once_kept(running, ray_head, lambda: 0 in ended_by_tune(on_head))
+    assert running.end().code == -signal.SIGKILL
+    first = the_record(on_head).trials[0]
+    assert first.status == "succeeded" and first.adapter_uri
+    files = {file: file.stat().st_mtime_ns for file in Path(first.adapter_uri).iterdir()}
+    resumed = on_head.run("resume", the_record(on_head).sweep_id, "--json")
+    result = whole(resumed)
+    same_ends(result, undisturbed)
+    assert result["best_trial"] == undisturbed["best_trial"]
+    each_step_told_once(on_head, result)
+    assert {file: file.stat().st_mtime_ns for file in Path(first.adapter_uri).iterdir()} == files
+    assert "t000 begins" not in resumed.err and "t000 goes on" not in resumed.err
+    assert "t003 begins" in resumed.err, "nothing was left to go on with"
+    assert ray_head.census() == NOTHING
 
 
 @pytest.mark.faults
