@@ -76,8 +76,8 @@ bench: setup ## Measure against TRL and the machine's own limits
 	python -m benchmarks
 
 docs: setup ## Write the references of runs and sweeps from the spec
-	python -m raylora.spec.reference > docs/configuration.md
-	python -m raylora.spec.reference sweep > docs/sweeps.md
+	python -m raylora.spec.pages.reference > docs/configuration.md
+	python -m raylora.spec.pages.reference sweep > docs/sweeps.md
 
 clean: ## Remove .venv and what the tools cached
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis $(DEMO_DATA)

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.rows import DATA, Material
 from benchmarks.turns import REPOSITORY
-from raylora.model.dtype import cpu_has_bf16
+from raylora.model.base.dtype import cpu_has_bf16
 
 CONFIG = REPOSITORY / "examples" / "quickstart.yaml"
 GOALS = {"wall_s": 360.0, "loss_falls_by": 0.25}

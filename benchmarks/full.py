@@ -11,8 +11,8 @@ from benchmarks.sides import enter_raylora
 from benchmarks.summaries import summary
 from benchmarks.turns import Stage
 from benchmarks.workload import Workload
-from raylora.model.meta import read_config
-from raylora.train.estimate import estimate
+from raylora.model.base.meta import read_config
+from raylora.train.prediction.estimate import estimate
 
 ROW_TOKENS, MICRO_BATCH_ROWS, STEPS, NUM_VALIDATION_ROWS = 256, 4, 24, 64
 SEEDS = (1, 2, 3)

@@ -19,7 +19,7 @@ from benchmarks.raylora_side import CPU, run_spec
 from benchmarks.workload import Workload
 from raylora.data.batches import Batches
 from raylora.data.collate import collate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.evaluate import evaluate

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.packing_workers import AT_HOME, SHARED
 from benchmarks.results import load
 from benchmarks.tables import table
-from raylora.sweep.width import stay_on_ranks
+from raylora.sweep.planning.width import stay_on_ranks
 
 
 @dataclass(frozen=True)

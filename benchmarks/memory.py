@@ -11,8 +11,8 @@ from benchmarks.rows import Material
 from benchmarks.sides import enter_raylora
 from benchmarks.turns import SideFailed, Stage
 from benchmarks.workload import Workload
-from raylora.model.meta import read_config
-from raylora.train.estimate import estimate
+from raylora.model.base.meta import read_config
+from raylora.train.prediction.estimate import estimate
 
 STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 NUM_RANKS, ROW_TOKENS = 2, 128

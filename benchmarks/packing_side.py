@@ -24,7 +24,7 @@ from benchmarks.products import rates
 from benchmarks.raylora_side import CPU, run_spec
 from benchmarks.workload import LEARNING_RATE, Workload
 from raylora.data.collate import Batch, collate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.train.build import place_base
 from raylora.train.step import Share, StepResult, train_step
 

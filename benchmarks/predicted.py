@@ -1,11 +1,11 @@
-"""Bytes of a pack of like slots in one process, by the parts that `raylora.train.estimate` predicts."""
+"""Bytes of a pack of like slots in one process, by the parts that `raylora.train.prediction.estimate` predicts."""
 
 from __future__ import annotations
 
 from transformers import PretrainedConfig
 
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate_pack
+from raylora.train.prediction.estimate import estimate_pack
 
 
 def pack_bytes(spec: RunSpec, config: PretrainedConfig, device: str, num_slots: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The machine's own float32 matrix products, by two kernels: the rates that a training step is held against.
 
 ``torch.mm`` is what users know as the machine's rate, and what the goals are set against; it calls MKL. ``oneDNN`` is
-what raylora's frozen layers call (``raylora/model/product.py``); on an AMD CPU with AVX-512 it is the faster one.
+what raylora's frozen layers call (``raylora/model/base/product.py``); on an AMD CPU with AVX-512 it is the faster one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from raylora.model.product import frozen_product
+from raylora.model.base.product import frozen_product
 
 SQUARE = 2048
 AT_LEAST_S = 1.0

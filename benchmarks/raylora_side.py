@@ -20,7 +20,7 @@ from benchmarks.player import Player, play
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_R, MAX_GRAD_NORM, Workload
 from raylora.data.binning import fill_bins
 from raylora.data.collate import Batch, collate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.memory import PeakMemory

@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupContext
 from typing_extensions import override
 
-from raylora.runtime.introduction import Introduction
+from raylora.runtime.cluster.introduction import Introduction
 from raylora.train.events import Event
 
 

@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.products import SQUARE
 from benchmarks.turns import REPOSITORY
 from raylora.data.prepare import prepare
-from raylora.data.tokenised import TokenisedRows
-from raylora.model.source import resolve_base
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.model.source.source import resolve_base
 from raylora.spec.run import RunSpec
 from raylora.store.home import cache_dir
 

@@ -17,7 +17,7 @@ import torch
 from benchmarks.player import Player, play
 from benchmarks.raylora_side import CPU, run_spec, step_batches
 from benchmarks.workload import LEARNING_RATE, Workload
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, save_checkpoint
 from raylora.train.build import build

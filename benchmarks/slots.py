@@ -14,7 +14,7 @@ from benchmarks.sides import enter_raylora
 from benchmarks.summaries import ratios, summary
 from benchmarks.turns import Report, Stage
 from benchmarks.workload import Workload
-from raylora.model.meta import read_config
+from raylora.model.base.meta import read_config
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 ROW_TOKENS = 32

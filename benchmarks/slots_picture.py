@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raylora.sweep.canvas import INK, MUTED, RAMP, WINNER, draw
+from raylora.sweep.reporting.canvas import INK, MUTED, RAMP, WINNER, draw
 from raylora.tracking.loss_picture import GRID
 
 NAME, SIZE = "slots", (9.0, 3.6)

@@ -19,10 +19,10 @@ from benchmarks.player import Player, play
 from benchmarks.raylora_side import CPU, run_spec
 from benchmarks.workload import LEARNING_RATE, Workload
 from raylora.data.collate import collate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.train.build import place_base
-from raylora.train.live_bytes import LiveBytes
 from raylora.train.memory import PeakMemory, anonymous_bytes
+from raylora.train.prediction.live_bytes import LiveBytes
 from raylora.train.step import Share, train_step
 from raylora.train.trainee import Trainee
 

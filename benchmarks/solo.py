@@ -15,7 +15,7 @@ from benchmarks.sides import enter_gemm, enter_raylora, enter_trl
 from benchmarks.summaries import held_against, ratios, summary
 from benchmarks.turns import Report, Side, SideFailed, Stage
 from benchmarks.workload import Workload
-from raylora.model.dtype import cpu_has_bf16
+from raylora.model.base.dtype import cpu_has_bf16
 
 ROW_TOKENS, BIN_TOKENS = 128, 256
 TRL_DEFAULT_ROWS = 8

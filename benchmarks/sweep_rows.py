@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from raylora.data.batches import open_batches
 from raylora.data.collate import Batch
 from raylora.data.prepare import prepare
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.store.home import cache_dir
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from raylora.runtime.launch import resume, train
 from raylora.runtime.look import estimate, inspect
 from raylora.runtime.preflight import preflight
-from raylora.spec.load import load_spec
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.reading.load import load_spec
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.load import load_sweep
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.runs import list_runs
 from raylora.sweep.launch import resume_sweep, sweep
 

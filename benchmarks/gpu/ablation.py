@@ -27,7 +27,7 @@ from benchmarks.gpu.taken_apart import (
 from benchmarks.summaries import ratios, summary
 from benchmarks.tables import spread, table
 from raylora.data.flat import flatten, join
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.train.step import Share
 from raylora.train.trainee import Trainee
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.taken_apart import in_place_of
-from raylora.model import frozen_linear, low_rank
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.product import frozen_product
-from raylora.model.quant import BLOCK
+from raylora.model.adapter import low_rank
+from raylora.model.base import frozen_linear
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.product import frozen_product
+from raylora.model.base.quant import BLOCK
 
 
 def product_of_row(x_NI: Tensor, layer: QuantLinear, held: Tensor) -> Tensor:

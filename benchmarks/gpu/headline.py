@@ -18,9 +18,9 @@ from benchmarks.gpu.roofline import Peaks, step_floor_s
 from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.tables import megabytes, table
-from raylora.model.dtype import compute_dtype
-from raylora.train.estimate import Estimate, estimate
+from raylora.model.base.dtype import compute_dtype
 from raylora.train.memory import PeakMemory
+from raylora.train.prediction.estimate import Estimate, estimate
 
 CAP_BYTES, WIDER_BYTES = 48 * 10**9, 80 * 10**9
 TOKENS = 512

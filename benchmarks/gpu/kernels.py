@@ -30,7 +30,7 @@ from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import summary
 from benchmarks.tables import table
-from raylora.model.dtype import compute_dtype
+from raylora.model.base.dtype import compute_dtype
 from raylora.spec.run import RunSpec
 
 ROWS = (1, 8, 64, 512, 4096)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from benchmarks.gpu.fused_product import product_of_row
 from benchmarks.gpu.random_base import linear_4bit
 from benchmarks.workload import LORA_ALPHA, LORA_R
-from raylora.model.base_weights import BaseWeights
-from raylora.model.frozen_linear import FrozenLinear, QuantLinear
-from raylora.model.low_rank import LowRank
-from raylora.model.quant import QuantFormat
-from raylora.model.route import Route, Span
-from raylora.model.site import Site
-from raylora.model.slot import Slot
+from raylora.model.adapter.low_rank import LowRank
+from raylora.model.adapter.site import Site
+from raylora.model.adapter.slot import Slot
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.frozen_linear import FrozenLinear, QuantLinear
+from raylora.model.base.quant import QuantFormat
+from raylora.model.rows.route import Route, Span
 
 OURS, PLAIN, TRITON = "raylora", "not quantized", "triton"
 BITSANDBYTES, ON_OUR_ROW, ADAPTED = "bitsandbytes", "bitsandbytes on our row", f"raylora, adapter r={LORA_R}"

@@ -13,7 +13,7 @@ from benchmarks.gpu.random_base import VOCAB_SIZE
 from benchmarks.gpu.setting import Setting
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_R, MAX_GRAD_NORM
 from raylora.data.collate import Batch, collate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from raylora.train.step import Share, StepResult, train_step
 from raylora.train.trainee import Trainee

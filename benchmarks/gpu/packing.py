@@ -18,11 +18,11 @@ from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import ratios, summary
 from benchmarks.tables import megabytes, percent, spread, table
-from raylora.data.tokenised import TokenisedRows
-from raylora.model.dtype import compute_dtype
-from raylora.train.estimate import estimate_pack
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.model.base.dtype import compute_dtype
 from raylora.train.memory import PeakMemory
-from raylora.train.pack_memory import PackMemory
+from raylora.train.prediction.estimate import estimate_pack
+from raylora.train.prediction.pack_memory import PackMemory
 from raylora.train.step import Share
 from raylora.train.trainee import Trainee
 

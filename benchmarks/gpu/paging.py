@@ -28,8 +28,8 @@ from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.tables import megabytes, table
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import RankBytes, estimate
 from raylora.train.memory import PeakMemory
+from raylora.train.prediction.estimate import RankBytes, estimate
 
 RANK = 256
 """Large, so that the moments are a good part of the memory."""

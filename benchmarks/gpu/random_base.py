@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
-from raylora.model.bins import why_not_binned
-from raylora.model.dtype import compute_dtype
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import base_on_meta, blocks, move_buffers
-from raylora.model.meta import meta_model
-from raylora.model.row_attention import attend_by_rows
+from raylora.model.base.dtype import compute_dtype
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.load import base_on_meta, blocks, move_buffers
+from raylora.model.base.meta import meta_model
+from raylora.model.rows.bins import why_not_binned
+from raylora.model.rows.row_attention import attend_by_rows
 from raylora.objectives.token_losses import TokenLosses
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy

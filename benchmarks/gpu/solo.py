@@ -23,7 +23,7 @@ from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import ratios, summary
 from benchmarks.tables import megabytes, percent, spread, table
-from raylora.model.dtype import compute_dtype
+from raylora.model.base.dtype import compute_dtype
 from raylora.objectives import linear_cross_entropy
 from raylora.train.memory import PeakMemory
 from raylora.train.step import Share

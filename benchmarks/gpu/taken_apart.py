@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raylora.model import low_rank
-from raylora.model.frozen_linear import QuantLinear
+from raylora.model.adapter import low_rank
+from raylora.model.base.frozen_linear import QuantLinear
 
 Without = Callable[[int], Any]
 """Number of slots -> a context."""

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.quant import BLOCK, NESTED_BLOCK
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.quant import BLOCK, NESTED_BLOCK
 
 MOST_ROWS = 64
 """Beyond, whole weights are worth unpacking."""

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.log import get_logger
-from raylora.model.source import BaseFolder, base_config, resolve_base
+from raylora.model.source.source import BaseFolder, base_config, resolve_base
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)

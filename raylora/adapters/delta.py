@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raylora.model.dora import TINY
-from raylora.model.peft_format import MAGNITUDE, tensor_name
+from raylora.model.adapter.dora import TINY
+from raylora.model.adapter.peft_format import MAGNITUDE, tensor_name
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from raylora.adapters.delta import Delta
 from raylora.adapters.projected import SHARED, projected
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.adalora import VALUES
-from raylora.model.peft_format import MAGNITUDE, PREFIX, VECTORS, of_pattern
-from raylora.model.slot import RANK_EPSILON
-from raylora.model.vera import B, D
+from raylora.model.adapter.adalora import VALUES
+from raylora.model.adapter.peft_format import MAGNITUDE, PREFIX, VECTORS, of_pattern
+from raylora.model.adapter.slot import RANK_EPSILON
+from raylora.model.adapter.vera import B, D
 
 KINDS = ("LORA", "ADALORA", "VERA")
 """PEFT's kinds whose update is a product of two matrices."""

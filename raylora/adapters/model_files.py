@@ -10,7 +10,7 @@ import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from raylora.model.folder import FILES, INDEX
+from raylora.model.base.folder import FILES, INDEX
 from raylora.store.files import copy
 
 CONFIG = "config.json"

@@ -12,7 +12,7 @@ from raylora.adapters.base import BasePlace, base_of, check_base, find_base
 from raylora.adapters.layers import why_other_task
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError, together
-from raylora.model.source import BaseFolder
+from raylora.model.source.source import BaseFolder
 
 
 def open_one_base(adapters: Mapping[str, StoredAdapter], place: BasePlace | None, cache: Path) -> BaseFolder:

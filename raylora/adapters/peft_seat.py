@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from raylora.adapters.layers import why_other_task
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.base_weights import BaseWeights
-from raylora.model.peft_config import why_not
-from raylora.model.peft_inject import ADAPTER, Injected, eject, inject
+from raylora.model.bank.peft_config import why_not
+from raylora.model.bank.peft_inject import ADAPTER, Injected, eject, inject
+from raylora.model.base.base_weights import BaseWeights
 
 
 class PeftSeat:

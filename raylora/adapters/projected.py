@@ -15,9 +15,9 @@ from raylora.adapters.base import BasePlace, config_of_base
 from raylora.adapters.delta import Delta
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.meta import meta_model
+from raylora.model.adapter.vera import B, D, Projection, random_projection
+from raylora.model.base.meta import meta_model
 from raylora.model.targets import linear_layers
-from raylora.model.vera import B, D, Projection, random_projection
 
 SHARED = ("base_model.vera_A", "base_model.vera_B")
 """Names of the random matrices, where they were saved."""

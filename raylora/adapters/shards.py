@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raylora.model.folder import INDEX
+from raylora.model.base.folder import INDEX
 
 SINGLE = "model.safetensors"
 

@@ -17,8 +17,8 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.rerank import evened
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.peft_format import tensor_name
-from raylora.model.slot import Slot
+from raylora.model.adapter.peft_format import tensor_name
+from raylora.model.adapter.slot import Slot
 from raylora.model.targets import linear_layers
 
 

@@ -1,7 +1,7 @@
 """How the base of stored adapters is to be held: as it was when they were trained, by the word in their lineage.
 
-Adapters enter; the word that they agree on leaves, a key of `raylora.spec.holding.FIELDS`. Called by what loads a base
-for them.
+Adapters enter; the word that they agree on leaves, a key of `raylora.spec.fields.holding.FIELDS`. Called by what loads
+a base for them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.log import get_logger
-from raylora.spec.holding import FIELDS, PLAIN
+from raylora.spec.fields.holding import FIELDS, PLAIN
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ def warn_of_other_holding(adapters: Mapping[str, StoredAdapter], word: str) -> N
 
     Args:
         adapters: By name.
-        word: How the base is held, a key of `raylora.spec.holding.FIELDS`.
+        word: How the base is held, a key of `raylora.spec.fields.holding.FIELDS`.
     """
     for name, adapter in adapters.items():
         if adapter.is_of_quantized_base and (trained_on := adapter.about.get("quantization")) != word:

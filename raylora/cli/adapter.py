@@ -53,7 +53,7 @@ class AdapterPlace:
         Raises:
             DataError: It cannot be read any more.
         """
-        from raylora.data.tokenizer import read_template
+        from raylora.data.tokens.tokenizer import read_template
 
         try:
             return None if self.chat_template is None else read_template(self.chat_template)
@@ -107,7 +107,7 @@ def _found(store: Store, word: str) -> AdapterPlace:
 
 def _trial(swept: SweepRecord, trial_id: str) -> TrialRecord | None:
     """The trial of a name; without one the best, where there is one."""
-    from raylora.sweep.summary import summarise
+    from raylora.sweep.reporting.summary import summarise
 
     if not trial_id:
         return summarise(swept).best_trial
@@ -120,8 +120,8 @@ def _trial(swept: SweepRecord, trial_id: str) -> TrialRecord | None:
 
 
 def _spec_of(swept: SweepRecord, trial: TrialRecord) -> Mapping[str, Any] | None:
-    from raylora.spec.sweep import SweepSpec
-    from raylora.spec.trial import run_of
+    from raylora.spec.sweeps.sweep import SweepSpec
+    from raylora.spec.sweeps.trial import run_of
 
     try:
         return run_of(SweepSpec.model_validate(swept.spec), trial.config, trial.repeat).model_dump(mode="json")

@@ -11,11 +11,11 @@ import typer
 
 from raylora.cli.output import Json, Overrides, err, out, print_json, say
 from raylora.errors import InputError
-from raylora.spec.file_kind import is_sweeps
-from raylora.spec.load import LoadedSpec, load_spec, read_document
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.reading.file_kind import is_sweeps
+from raylora.spec.reading.load import LoadedSpec, load_spec, read_document
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.load import load_sweep
+from raylora.spec.sweeps.sweep import SweepSpec
 
 
 def read(path: Path, overrides: list[str] | None) -> LoadedSpec:
@@ -58,7 +58,7 @@ def init(
     json_: Json = False,
 ) -> None:
     """Write a commented configuration to start from."""
-    from raylora.spec.template import commented_config
+    from raylora.spec.pages.template import commented_config
 
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -121,7 +121,7 @@ def schema(
     json_: Json = False,
 ) -> None:
     """Print the JSON schema of a run's or a sweep's file, for editors and programs."""
-    from raylora.spec.schema import json_schema, sweep_json_schema
+    from raylora.spec.pages.schema import json_schema, sweep_json_schema
 
     found = sweep_json_schema() if kind is Kind.SWEEP else json_schema()
     if json_:

@@ -9,14 +9,14 @@ from rich.table import Table
 from raylora.cli.output import out
 
 if TYPE_CHECKING:
-    from raylora.train.estimate import Estimate
+    from raylora.train.prediction.estimate import Estimate
 
 
 def print_estimate(predicted: Estimate) -> None:
     """Print the parts of an estimate.
 
     Args:
-        predicted: What ``raylora.train.estimate.estimate`` gave.
+        predicted: What ``raylora.train.prediction.estimate.estimate`` gave.
     """
     shown = predicted.to_json()
     out.print(

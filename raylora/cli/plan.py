@@ -14,7 +14,7 @@ from rich.table import Table
 from raylora.cli.output import out, print_json
 
 if TYPE_CHECKING:
-    from raylora.sweep.plan import Group, Plan
+    from raylora.sweep.planning.plan import Group, Plan
 
 
 SLOWER = 0.9

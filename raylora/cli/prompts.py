@@ -22,7 +22,7 @@ def read_prompts(path: Path) -> list[str]:
         InputError: There is no such file, it cannot be read, or has another ending or no prompt; or lines of it, which
             are named, are malformed.
     """
-    from raylora.data.formats import read_rows
+    from raylora.data.sources.formats import read_rows
 
     ending = path.suffix.lower()
     if ending not in ENDINGS:

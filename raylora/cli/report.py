@@ -27,8 +27,8 @@ def report(
     from raylora.store.blob import open_store
     from raylora.store.home import default_store_uri
     from raylora.store.sweeps import read_sweep
-    from raylora.sweep.report import write_report
-    from raylora.sweep.words import verdict
+    from raylora.sweep.reporting.report import write_report
+    from raylora.sweep.reporting.words import verdict
 
     with before_start():
         record = read_sweep(open_store(store or default_store_uri()), sweep)

@@ -83,7 +83,7 @@ def _run(record: RunRecord, status: str) -> dict[str, str]:
 
 
 def _sweep(record: SweepRecord, result: Mapping[str, Any]) -> dict[str, str]:
-    from raylora.sweep.words import number
+    from raylora.sweep.reporting.words import number
 
     best, metric = result["best_trial"], record.spec.get("metric", "")
     return {

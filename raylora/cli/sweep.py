@@ -13,8 +13,8 @@ from raylora.cli.output import Json, Overrides, out, print_json, say
 from raylora.cli.published import what_lies_at
 from raylora.errors import InterruptedRunError, RunFailedError
 from raylora.runtime.first_look import first_look
-from raylora.spec.axolotl_grid import grid_sweep
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.sweeps.axolotl_grid import grid_sweep
+from raylora.spec.sweeps.load import load_sweep
 
 if TYPE_CHECKING:
     from raylora.store.sweeps import SweepRecord
@@ -33,7 +33,7 @@ def sweep(
     tell_notes(loaded.notes)
     if plan:
         from raylora.cli.plan import print_plan
-        from raylora.sweep.plan import plan_ahead
+        from raylora.sweep.planning.plan import plan_ahead
 
         print_plan(plan_ahead(loaded.spec), json_)
         return
@@ -98,8 +98,8 @@ def print_result(record: SweepRecord, result: dict[str, Any]) -> None:
         result: What ``raylora sweep --json`` prints.
     """
     from raylora.cli.trials import print_trials
-    from raylora.sweep.summary import summarise
-    from raylora.sweep.words import config_text, span, verdict
+    from raylora.sweep.reporting.summary import summarise
+    from raylora.sweep.reporting.words import config_text, span, verdict
 
     print_trials(record)
     for sentence in verdict(summarise(record)):

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from raylora.cli.output import err, say
 from raylora.cli.trials import TrialsTable
-from raylora.sweep.summary import Summary, summarise
-from raylora.sweep.words import config_text, number, span
+from raylora.sweep.reporting.summary import Summary, summarise
+from raylora.sweep.reporting.words import config_text, number, span
 
 if TYPE_CHECKING:
     from raylora.store.sweeps import TrialRecord

@@ -16,12 +16,12 @@ import typer
 from raylora.cli.adapter import AdapterPlace, find_adapter
 from raylora.cli.output import err
 from raylora.errors import InputError, together
-from raylora.spec.holding import FIELDS, PLAIN
+from raylora.spec.fields.holding import FIELDS, PLAIN
 
 if TYPE_CHECKING:
     from raylora.adapters.stored import StoredAdapter
     from raylora.adapters.talking.session import Options, Session
-    from raylora.model.source import BaseFolder
+    from raylora.model.source.source import BaseFolder
 
 AdapterWords = Annotated[
     list[str] | None,

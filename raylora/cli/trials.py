@@ -17,9 +17,9 @@ from rich.text import Text
 from raylora.cli.output import out
 from raylora.cli.published import what_lies_at
 from raylora.store.sweeps import SweepRecord, TrialRecord
-from raylora.sweep.effects import knobs_of
-from raylora.sweep.summary import Summary, summarise
-from raylora.sweep.words import config_text, knob_labels, number, value_text
+from raylora.sweep.reporting.effects import knobs_of
+from raylora.sweep.reporting.summary import Summary, summarise
+from raylora.sweep.reporting.words import config_text, knob_labels, number, value_text
 
 STYLES = {
     "running": "cyan",

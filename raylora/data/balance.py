@@ -5,7 +5,7 @@ Training rows and weights enter; words to warn with leave. Called by prepare.
 
 from __future__ import annotations
 
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 
 LEAST, MOST = 1.0, 4 / 3

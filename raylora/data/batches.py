@@ -20,7 +20,7 @@ from raylora.data.collate import Batch, collate, filler_batch
 from raylora.data.mismatched import Mismatched
 from raylora.data.mix import epoch_rows
 from raylora.data.order import Purpose, permutation
-from raylora.data.tokenised import Positions, TokenisedRows
+from raylora.data.tokens.tokenised import Positions, TokenisedRows
 from raylora.spec.run import RunSpec
 
 

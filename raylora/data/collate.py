@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from raylora.data.mismatched import Mismatched
-from raylora.data.tokenised import TokenisedRows
-from raylora.spec.labels import IGNORED
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.spec.fields.labels import IGNORED
 
 PADDING = -1
 """In the place of a row's number."""

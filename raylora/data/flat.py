@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from raylora.data.collate import Batch
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 
 
 @dataclass(frozen=True)

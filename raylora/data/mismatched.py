@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from raylora.data.tokenised import LabelledText, Positions, TokenisedRows, next_tokens
+from raylora.data.tokens.tokenised import LabelledText, Positions, TokenisedRows, next_tokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,36 +17,23 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from raylora.data import (
-    audio,
-    chat,
-    conversation,
-    encode,
-    formats,
-    images,
-    json_array,
-    labelled,
-    row_files,
-    rows,
-    source_target,
-    tokenise,
-    values,
-)
 from raylora.data.balance import why_unbalanced
-from raylora.data.encode import Encoder
-from raylora.data.labelled import LabelEncoder
 from raylora.data.mix import check_weights
-from raylora.data.processors import PROCESSORS
 from raylora.data.report import DataReport, SourceReport, report_source
-from raylora.data.row_files import with_files
-from raylora.data.rows import check_columns
-from raylora.data.source import Source, open_source
-from raylora.data.source_target import TargetEncoder
+from raylora.data.sources import conversation, formats, json_array, rows
+from raylora.data.sources.rows import check_columns
+from raylora.data.sources.source import Source, open_source
 from raylora.data.split import split_rows
-from raylora.data.tokenise import USED, Fate, RowEncoder, RowTokeniser, tokens_table
-from raylora.data.tokenised import TokenisedRows
-from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
-from raylora.data.values import ValueEncoder
+from raylora.data.tokens import audio, chat, encode, images, labelled, row_files, source_target, tokenise, values
+from raylora.data.tokens.encode import Encoder
+from raylora.data.tokens.labelled import LabelEncoder
+from raylora.data.tokens.processors import PROCESSORS
+from raylora.data.tokens.row_files import with_files
+from raylora.data.tokens.source_target import TargetEncoder
+from raylora.data.tokens.tokenise import USED, Fate, RowEncoder, RowTokeniser, tokens_table
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.data.tokens.values import ValueEncoder
 from raylora.errors import DataError, together
 from raylora.log import get_logger
 from raylora.spec.run import RunSpec

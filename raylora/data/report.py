@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raylora.data.source import Source
-from raylora.data.tokenise import USED, Fate
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.sources.source import Source
+from raylora.data.tokens.tokenise import USED, Fate
+from raylora.data.tokens.tokenised import TokenisedRows
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from raylora.errors import RunFailedError
-from raylora.model.bank import Adapter
-from raylora.model.peft_format import MAGNITUDE, PREFIX, of_pattern
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.peft_format import MAGNITUDE, PREFIX, of_pattern
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 

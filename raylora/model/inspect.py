@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.head_seat import head_values
+from raylora.model.base.head_seat import head_values
 from raylora.model.targets import find_targets, layer_values, linear_layers, refuse
-from raylora.spec.adapter import AdapterFields
+from raylora.spec.fields.adapter import AdapterFields
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int]
         layers = linear_layers(model)
         shapes = {name: (layers[name].out_features, layers[name].in_features) for name in names}
         return {name: layer_values(spec, *shape) for name, shape in shapes.items()}, problems
-    from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+    from raylora.model.bank.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
 
     try:
         return dict(peft_trial(model, spec.peft).by_layer), []

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from raylora.errors import ModelError
-from raylora.model.head_seat import HeadSeat, head_values
-from raylora.model.rank_limit import rank_too_large
-from raylora.spec.adapter import AdapterFields
-from raylora.spec.pattern import matching
+from raylora.model.adapter.rank_limit import rank_too_large
+from raylora.model.base.head_seat import HeadSeat, head_values
+from raylora.spec.fields.adapter import AdapterFields
+from raylora.spec.text.pattern import matching
 
 ALL_LINEAR = "all-linear"
 
@@ -162,7 +162,7 @@ def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
         ModelError: The targets match nothing, or PEFT cannot put its adapter on this base.
     """
     if spec.peft is not None:
-        from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+        from raylora.model.bank.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
 
         return peft_trial(model, spec.peft).num_values
     if spec.adapter == "full":

@@ -13,8 +13,8 @@ from raylora.objectives.readout import Readout
 from raylora.objectives.reward import Reward
 from raylora.objectives.supervised import Supervised
 from raylora.objectives.token_losses import TokenLosses
-from raylora.spec.run_fields import RunFields
-from raylora.spec.task import TaskFields
+from raylora.spec.fields.run import RunFields
+from raylora.spec.fields.task import TaskFields
 
 
 def objective_of(spec: RunFields) -> Objective:

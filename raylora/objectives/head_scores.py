@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.first_tokens import first_tokens, rows_of
-from raylora.model.head_seat import seat_of
+from raylora.model.base.head_seat import seat_of
+from raylora.model.rows.first_tokens import first_tokens, rows_of
 from raylora.objectives.objective import Scores
 from raylora.objectives.readout import logits_of
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 
 
 class HeadScores:

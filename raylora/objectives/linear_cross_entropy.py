@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raylora.model.product import frozen_product
+from raylora.model.base.product import frozen_product
 
 CHUNK_BYTES = 32 * 2**20
 """Largest chunk of logits held at once."""

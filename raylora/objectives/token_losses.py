@@ -16,7 +16,7 @@ from raylora.errors import ModelError
 from raylora.objectives.linear_cross_entropy import linear_cross_entropy
 from raylora.objectives.objective import Scores
 from raylora.objectives.readout import logits_of
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 
 POST_PROCESSED = (
     "final_logit_softcapping",

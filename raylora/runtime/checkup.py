@@ -19,9 +19,9 @@ import ray
 import torch
 import torch.distributed as dist
 
-from raylora.model.dtype import cpu_has_bf16
-from raylora.runtime.cluster import knock
-from raylora.spec.place import TrackingSpec
+from raylora.model.base.dtype import cpu_has_bf16
+from raylora.runtime.cluster.cluster import knock
+from raylora.spec.fields.place import TrackingSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.s3 import bucket_names, credential_source
@@ -88,7 +88,7 @@ def _bf16() -> tuple[State, str]:
 
 
 def _bitsandbytes() -> tuple[State, str]:
-    from raylora.model.quant import QuantFormat  # here, so that the other checks do without bitsandbytes
+    from raylora.model.base.quant import QuantFormat  # here, so that the other checks do without bitsandbytes
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     form, weight = QuantFormat("nf4", True, torch.float32), torch.randn(64, 64, device=device)

@@ -6,9 +6,9 @@ command line.
 
 from __future__ import annotations
 
-from raylora.data.source import look_here
+from raylora.data.sources.source import look_here
 from raylora.errors import DataError, InputError, ModelError, together
-from raylora.model.local import local_path
+from raylora.model.source.local import local_path
 from raylora.spec.run import RunSpec
 
 

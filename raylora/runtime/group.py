@@ -27,14 +27,14 @@ from typing_extensions import override
 
 from raylora.errors import RunFailedError
 from raylora.log import get_logger
-from raylora.runtime.as_asked import AsAsked
-from raylora.runtime.cluster import worker_resources
-from raylora.runtime.elastic import Elastic
-from raylora.runtime.failures import cause, gist, worker_error
-from raylora.runtime.introduction import Introduction
-from raylora.runtime.mailbox import Mailbox
-from raylora.runtime.network import NodeNetwork
-from raylora.runtime.recovery import Recovery
+from raylora.runtime.cluster.as_asked import AsAsked
+from raylora.runtime.cluster.cluster import worker_resources
+from raylora.runtime.cluster.elastic import Elastic
+from raylora.runtime.cluster.failures import cause, gist, worker_error
+from raylora.runtime.cluster.introduction import Introduction
+from raylora.runtime.cluster.mailbox import Mailbox
+from raylora.runtime.cluster.network import NodeNetwork
+from raylora.runtime.cluster.recovery import Recovery
 from raylora.runtime.worker import work
 from raylora.spec.run import RunSpec
 

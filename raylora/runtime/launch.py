@@ -21,13 +21,13 @@ from ray.exceptions import RayError
 
 from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, cluster, warn_without_gpus
-from raylora.runtime.environment import forwarded
-from raylora.runtime.failures import lost_contact
+from raylora.runtime.cluster.cluster import check_places, cluster, warn_without_gpus
+from raylora.runtime.cluster.environment import forwarded
+from raylora.runtime.cluster.failures import lost_contact
+from raylora.runtime.cluster.mailbox import Job, Mailbox, open_mailbox
 from raylora.runtime.group import Group
-from raylora.runtime.mailbox import Job, Mailbox, open_mailbox
 from raylora.runtime.stopping import StopWish, stop_wish
-from raylora.spec.elsewhere import elsewhere
+from raylora.spec.reading.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import Store, open_store

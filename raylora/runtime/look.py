@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import torch
 
+from raylora.model.base.meta import meta_model
 from raylora.model.inspect import Inspection, inspect_targets
-from raylora.model.meta import meta_model
-from raylora.model.source import base_config
+from raylora.model.source.source import base_config
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import before_start
-from raylora.train.estimate import Estimate
-from raylora.train.estimate import estimate as predict
+from raylora.train.prediction.estimate import Estimate
+from raylora.train.prediction.estimate import estimate as predict
 
 
 def estimate(spec: RunSpec) -> Estimate:

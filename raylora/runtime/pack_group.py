@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import ray
 
-from raylora.runtime.environment import forwarded
+from raylora.runtime.cluster.environment import forwarded
+from raylora.runtime.cluster.mailbox import PackJob, open_mailbox
 from raylora.runtime.group import Group
-from raylora.runtime.mailbox import PackJob, open_mailbox
 from raylora.spec.run import RunSpec
 from raylora.train.events import Event
 

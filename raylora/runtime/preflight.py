@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 
 from raylora.data.prepare import Prepared, open_sources, prepare
 from raylora.errors import together
-from raylora.model.bins import check_bins, joins_texts
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
-from raylora.model.source import BaseFolder, resolve_base
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
+from raylora.model.base.weights import Weights, check_weights
+from raylora.model.rows.bins import check_bins, joins_texts
+from raylora.model.source.source import BaseFolder, resolve_base
 from raylora.model.targets import match_targets
-from raylora.model.weights import Weights, check_weights
 from raylora.spec.run import RunSpec
 from raylora.store.before_start import Checks
 from raylora.store.blob import open_store
@@ -86,6 +86,6 @@ def _targets(spec: RunSpec, base: BaseFolder) -> list[str]:
 
 
 def _peft_layers(model: PreTrainedModel, block: Mapping[str, Any]) -> list[str]:
-    from raylora.model.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
+    from raylora.model.bank.peft_trial import peft_trial  # seconds of import that only PEFT's own adapters need
 
     return peft_trial(model, block).layers

@@ -14,10 +14,10 @@ import ray
 import ray.train
 
 from raylora.log import ROOT
-from raylora.runtime.allocator import keep_freed_memory
-from raylora.runtime.environment import put_on
-from raylora.runtime.imports import importing
-from raylora.runtime.mailbox import Job, MailboxHandler, PackJob
+from raylora.runtime.cluster.allocator import keep_freed_memory
+from raylora.runtime.cluster.environment import put_on
+from raylora.runtime.cluster.imports import importing
+from raylora.runtime.cluster.mailbox import Job, MailboxHandler, PackJob
 
 
 def work(config: dict[str, Any]) -> None:
@@ -41,8 +41,8 @@ def work(config: dict[str, Any]) -> None:
     with importing():
         import torch
 
-        from raylora.runtime.job import run_job
-        from raylora.runtime.pack_job import run_pack
+        from raylora.runtime.job.job import run_job
+        from raylora.runtime.pack.job import run_pack
 
     imported_at = time.time()
     job: Job | PackJob = ray.get(mailbox.job.remote())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from raylora.spec.run_fields import RunFields
+from raylora.spec.fields.run import RunFields
 
 _BNB = {"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage"}
 _SHARED = {

@@ -10,8 +10,8 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from raylora.errors import SpecError
-from raylora.spec.rules import broken_rules
-from raylora.spec.run_fields import RunFields
+from raylora.spec.fields.run import RunFields
+from raylora.spec.rules.run import broken_rules
 
 NOT_DIGESTED = frozenset({
     "run_name",

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raylora.spec.run_fields import RunFields
-from raylora.spec.task import TaskType
+from raylora.spec.fields.run import RunFields
+from raylora.spec.fields.task import TaskType
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raylora.spec.place import DistributedSpec
+from raylora.spec.fields.place import DistributedSpec
 
 StrategyKind = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
 

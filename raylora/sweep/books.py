@@ -19,10 +19,10 @@ from raylora.spec.run import RunSpec
 from raylora.store.contract import Store
 from raylora.store.runs import run_store
 from raylora.store.sweeps import SweepRecord, TrialRecord, write_sweep
-from raylora.sweep.asked import aim_of
 from raylora.sweep.record_writing import RecordWriting
-from raylora.sweep.report import write_report
-from raylora.sweep.summary import summarise
+from raylora.sweep.reporting.asked import aim_of
+from raylora.sweep.reporting.report import write_report
+from raylora.sweep.reporting.summary import summarise
 from raylora.sweep.trial_book import TrialBook
 from raylora.tracking.new_run import SPEC_FILE, spec_text
 from raylora.tracking.params import flat_params

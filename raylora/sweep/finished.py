@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from raylora.log import get_logger
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.contract import Store
 from raylora.store.home import spool_dir
 from raylora.store.sweeps import SweepRecord, write_sweep

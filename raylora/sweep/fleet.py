@@ -16,15 +16,15 @@ from ray.actor import ActorHandle
 
 from raylora.errors import InputError, RayloraError, RunFailedError, UnusableStoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, free_places, num_placed, waits_for_places, worker_resources
-from raylora.runtime.growth import can_grow
-from raylora.runtime.mailbox import PackJob
+from raylora.runtime.cluster.cluster import check_places, free_places, num_placed, waits_for_places, worker_resources
+from raylora.runtime.cluster.growth import can_grow
+from raylora.runtime.cluster.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
-from raylora.sweep.berths import Berth
-from raylora.sweep.host import Host
 from raylora.sweep.openings import Closing, Opening, next_move
+from raylora.sweep.planning.berths import Berth
+from raylora.sweep.steering.host import Host
 from raylora.train.events import Event
 
 log = get_logger(__name__)

@@ -15,33 +15,33 @@ import ray
 
 from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster import check_places, cluster, warn_without_gpus
-from raylora.runtime.environment import forwarded
+from raylora.runtime.cluster.cluster import check_places, cluster, warn_without_gpus
+from raylora.runtime.cluster.environment import forwarded
 from raylora.runtime.launch import checking
 from raylora.runtime.stopping import stop_wish
 from raylora.spec.run import RunSpec
-from raylora.spec.space import resolve
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.space import resolve
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.before_start import before_start
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.home import default_store_uri, resume_command, spool_dir
 from raylora.store.lease import Lease
 from raylora.store.sweeps import TUNE_FOLDER, SweepRecord, new_sweep, read_sweep, sweep_store, write_sweep
-from raylora.sweep.berths import Berths
 from raylora.sweep.finished import finished
 from raylora.sweep.fleet import Fleet
-from raylora.sweep.host import open_host
-from raylora.sweep.likely import first_run
+from raylora.sweep.planning.berths import Berths
+from raylora.sweep.planning.likely import first_run
 from raylora.sweep.result import sweep_result
 from raylora.sweep.standing import Listener, Standing, awaited, next_of_pack
-from raylora.sweep.trials import SweepTrials
+from raylora.sweep.steering.host import open_host
+from raylora.sweep.steering.trials import SweepTrials
 from raylora.train.events import Event
 
 if TYPE_CHECKING:
     from raylora.sweep.books import Books
-    from raylora.sweep.drive import TrialOutcome
-    from raylora.sweep.watch import TrialEvent
+    from raylora.sweep.steering.drive import TrialOutcome
+    from raylora.sweep.steering.watch import TrialEvent
 
 log = get_logger(__name__)
 
@@ -146,8 +146,8 @@ class _Launch:
             if first is not None:
                 self._berths.note(first)
             from raylora.sweep.books import Books
-            from raylora.sweep.drive import drive
-            from raylora.sweep.search import search_of
+            from raylora.sweep.steering.drive import drive
+            from raylora.sweep.steering.search import search_of
             from raylora.tracking.sweep_tracker import SweepTracker
 
             sweep_id = self._record.sweep_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from raylora.sweep.berths import Berth
+from raylora.sweep.planning.berths import Berth
 
 
 @dataclass(frozen=True)

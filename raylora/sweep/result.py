@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raylora.store.sweeps import SweepRecord, TrialRecord
-from raylora.sweep.summary import summarise
+from raylora.sweep.reporting.summary import summarise
 
 
 def sweep_result(record: SweepRecord) -> dict[str, Any]:

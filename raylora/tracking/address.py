@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from raylora.errors import InputError
-from raylora.spec.place import TrackingSpec
+from raylora.spec.fields.place import TrackingSpec
 from raylora.store.home import default_mlflow_uri, home
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

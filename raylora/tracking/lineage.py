@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raylora import __version__
-from raylora.spec.holding import word_for
+from raylora.spec.fields.holding import word_for
 from raylora.spec.run import RunSpec
 
 TAG_PREFIX = "raylora."

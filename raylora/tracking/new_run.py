@@ -18,9 +18,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pydantic import BaseModel
 
 from raylora import __version__
-from raylora.spec.place import TrackingSpec
+from raylora.spec.fields.place import TrackingSpec
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.tracking.params import params
 
 PARAMS_PER_REQUEST = 100

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from raylora.errors import InputError, RayloraError, TrackingError
 from raylora.log import get_logger
-from raylora.spec.place import TrackingSpec
+from raylora.spec.fields.place import TrackingSpec
 from raylora.store.retry import retrying
 from raylora.tracking.address import default_artifact_uri, make_database_folder, redacted, without_secret
 from raylora.tracking.entries import now_ms

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.home import resume_command
 from raylora.tracking.address import tracking_uri
 from raylora.tracking.children import Children

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from raylora.errors import InputError
-from raylora.model.adalora import VALUES, pruned
-from raylora.model.bank import Adapter
-from raylora.spec.phases import phases, why_no_phases
-from raylora.spec.run_fields import RunFields
+from raylora.model.adapter.adalora import VALUES, pruned
+from raylora.model.adapter.bank import Adapter
+from raylora.spec.fields.phases import phases, why_no_phases
+from raylora.spec.fields.run import RunFields
 
 BETA = 0.85
 """Of both means that a rank's importance is made of; AdaLoRA, https://arxiv.org/abs/2303.10512, equations 9 and 10."""

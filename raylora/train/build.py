@@ -16,16 +16,16 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.log import get_logger
-from raylora.model.bank import AdapterBank
-from raylora.model.base_weights import BaseWeights
-from raylora.model.bins import why_not_binned
-from raylora.model.dtype import compute_dtype
-from raylora.model.full_bank import FullBank, Placed
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.meta import read_config
-from raylora.model.packed_bank import PackedBank
-from raylora.model.row_attention import attend_by_rows
-from raylora.model.unreached import warning_of_unreached
+from raylora.model.adapter.bank import AdapterBank
+from raylora.model.bank.full import FullBank, Placed
+from raylora.model.bank.packed import PackedBank
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.dtype import compute_dtype
+from raylora.model.base.load import base_on_meta, load_base
+from raylora.model.base.meta import read_config
+from raylora.model.base.unreached import warning_of_unreached
+from raylora.model.rows.bins import why_not_binned
+from raylora.model.rows.row_attention import attend_by_rows
 from raylora.objectives.choose import readout_of
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import choose_strategy
@@ -164,7 +164,7 @@ def make_bank(
         return FullBank(model, weights, placed, keeps)
     if spec.bank == "packed":
         return PackedBank(model, base_name, device, weights, spec.task_type)
-    from raylora.model.peft_bank import PeftBank  # seconds of import that only this bank needs
+    from raylora.model.bank.peft import PeftBank  # seconds of import that only this bank needs
 
     return PeftBank(model, base_name, device, weights)
 

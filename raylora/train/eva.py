@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from raylora.data.collate import Batch
 from raylora.data.flat import one_text_a_line
-from raylora.model.route import NOBODY, Span
-from raylora.model.seed import stable_seed
+from raylora.model.rows.route import NOBODY, Span
+from raylora.model.rows.seed import stable_seed
 from raylora.train.forward import Piece, idle_losses, not_training, scores_of
 from raylora.train.trainee import Trainee
 

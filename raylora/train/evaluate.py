@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raylora.data.batches import Batches
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.objectives.objective import Measured, measured
 from raylora.train.forward import Piece
 from raylora.train.measure import Points, idle_sums, points_of, sums_of, texts_of

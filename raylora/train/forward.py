@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
 from raylora.data.flat import flatten, join, one_text_a_line, sources_and_targets
-from raylora.model.route import NOBODY, Span
+from raylora.model.rows.route import NOBODY, Span
 from raylora.objectives.objective import Scores
 from raylora.train.trainee import Trainee
 

@@ -17,7 +17,7 @@ from galore_torch import GaLoreAdamW
 from galore_torch.galore_projector import GaLoreProjector
 from torch import Tensor, nn
 
-from raylora.spec.train import TrainFields
+from raylora.spec.fields.train import TrainFields
 from raylora.strategy.clipped_update import clipped_update
 
 MOMENTS, PROJECTION = ("exp_avg", "exp_avg_sq"), "projection"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raylora.data.collate import Batch
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.objectives.kto import gain_of, reference_point
 from raylora.objectives.objective import Texts
 from raylora.train.forward import Piece, beside_reference, idle_losses, not_training, scores_of

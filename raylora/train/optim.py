@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import torch
 
 from raylora.log import get_logger
-from raylora.model.heads import SAVED
-from raylora.spec.run_fields import RunFields
-from raylora.spec.train import TrainFields
+from raylora.model.bank.heads import SAVED
+from raylora.spec.fields.run import RunFields
+from raylora.spec.fields.train import TrainFields
 from raylora.strategy.contract import ParameterGroup
 
 log = get_logger(__name__)

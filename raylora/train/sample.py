@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from raylora.data.chat import refusal_told
-from raylora.model.route import Span
+from raylora.data.tokens.chat import refusal_told
+from raylora.model.rows.route import Span
 from raylora.train.trainee import Trainee
 
 Chat = Sequence[Mapping[str, str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raylora.spec.train import TrainFields
+from raylora.spec.fields.train import TrainFields
 
 
 def num_warmup_steps(spec: TrainFields, num_steps: int) -> int:

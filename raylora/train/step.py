@@ -12,8 +12,8 @@ from torch import Tensor
 
 from raylora.data.collate import Batch
 from raylora.errors import NonFiniteLossError
-from raylora.model.route import Span
-from raylora.model.seed import stable_seed
+from raylora.model.rows.route import Span
+from raylora.model.rows.seed import stable_seed
 from raylora.objectives.objective import measured
 from raylora.train.eva import start_from_inputs
 from raylora.train.forward import Piece

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from raylora.errors import InputError
 from raylora.model.targets import match_targets
+from raylora.spec.fields.train import TrainFields
 from raylora.spec.run import RunSpec
-from raylora.spec.train import TrainFields
 from raylora.strategy.contract import Stepper, Strategy
 from raylora.strategy.flat import FlatStepper
 from raylora.train.optim import AdamWFactory, rates_of

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.bank import Adapter, AdapterBank
-from raylora.model.bins import joins_texts
-from raylora.model.heads import without_head
-from raylora.model.own_dropout import own_dropout
-from raylora.model.positions import uncounted_token
-from raylora.model.slot import slot_of
+from raylora.model.adapter.bank import Adapter, AdapterBank
+from raylora.model.adapter.slot import slot_of
+from raylora.model.bank.heads import without_head
+from raylora.model.base.positions import uncounted_token
+from raylora.model.base.task_class import sees_both_sides
+from raylora.model.rows.bins import joins_texts
+from raylora.model.rows.own_dropout import own_dropout
 from raylora.model.targets import match_targets
-from raylora.model.task_class import sees_both_sides
 from raylora.objectives.choose import objective_of
 from raylora.objectives.objective import Objective
 from raylora.objectives.readout import Readout

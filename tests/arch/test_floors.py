@@ -1,4 +1,4 @@
-"""Imports only point down the floors, no module is in a cycle, and ray and mlflow stay in their rooms."""
+"""Imports only point down the floors, no module or folder is in a cycle, and ray and mlflow stay in their rooms."""
 
 from __future__ import annotations
 
@@ -76,6 +76,26 @@ def cycle(package: Path) -> list[str]:
     return []
 
 
+def cycle_of_folders(package: Path) -> list[str]:
+    """Folders of one room that import each other; the room itself is one, with its own modules."""
+    inside: dict[str, dict[str, set[str]]] = {}
+    for module, targets in module_graph(package).items():
+        graph, here = inside.setdefault(room(module), {}), _folder(package, module)
+        there = {_folder(package, target) for target in targets if room(target) == room(module)}
+        graph.setdefault(here, set()).update(there - {here})
+    try:
+        for name in inside.keys() - {""}:
+            TopologicalSorter(inside[name]).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _folder(package: Path, module: str) -> str:
+    is_folder = package.parent.joinpath(*module.split(".")).is_dir()
+    return module if is_folder else module.rpartition(".")[0]
+
+
 def test_imports_only_point_down():
     assert arrows_up(PACKAGE) == []
 
@@ -90,6 +110,10 @@ def test_ray_and_mlflow_stay_in_their_rooms():
 
 def test_no_import_cycle():
     assert cycle(PACKAGE) == []
+
+
+def test_no_folders_of_a_room_import_each_other():
+    assert cycle_of_folders(PACKAGE) == []
 
 
 @pytest.mark.parametrize(
@@ -142,3 +166,16 @@ def test_a_cycle_is_found(tmp_path: Path):
         "spec/run.py": "def f():\n    from raylora.spec import load",
     }
     assert set(cycle(plant(tmp_path, files))) == {"raylora.spec.load", "raylora.spec.run"}
+
+
+def test_a_cycle_of_folders_is_found(tmp_path: Path):
+    """No module is in one."""
+    files = {
+        "model/base/load.py": "from raylora.model.bank import packed",
+        "model/bank/packed.py": "",
+        "model/bank/heads.py": "from raylora.model.base import quant",
+        "model/base/quant.py": "",
+    }
+    package = plant(tmp_path, files)
+    assert cycle(package) == []
+    assert set(cycle_of_folders(package)) == {"raylora.model.base", "raylora.model.bank"}

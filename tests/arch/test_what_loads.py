@@ -26,19 +26,19 @@ def test_light_rooms_load_nothing_heavy(room: str):
 
 
 def test_a_sweeps_report_loads_nothing_heavy():
-    assert loaded_after(["raylora.sweep.report", "raylora.cli.trials"], REPOSITORY) & HEAVY == set()
+    assert loaded_after(["raylora.sweep.reporting.report", "raylora.cli.trials"], REPOSITORY) & HEAVY == set()
 
 
 def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
-    actors = ["runtime.mailbox", "runtime.desk", "sweep.host"]
-    in_ray_trains_controller = ["runtime.introduction", "runtime.network", "runtime.recovery", "runtime.worker"]
-    modules = [f"raylora.{name}" for name in (*actors, *in_ray_trains_controller)]
+    actors = ["runtime.cluster.mailbox", "runtime.pack.desk", "sweep.steering.host"]
+    in_ray_trains_controller = [f"runtime.cluster.{name}" for name in ("introduction", "network", "recovery")]
+    modules = [f"raylora.{name}" for name in (*actors, *in_ray_trains_controller, "runtime.worker")]
     assert "torch" not in loaded_after(modules, REPOSITORY)
 
 
 @pytest.mark.slow
 def test_packing_a_base_does_without_torchs_compiler():
-    loaded = loaded_after(["raylora.model.quant"], REPOSITORY)
+    loaded = loaded_after(["raylora.model.base.quant"], REPOSITORY)
     assert "bitsandbytes.functional" in loaded
     assert "torch._inductor.compile_fx" not in loaded
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from raylora.spec.knobs import Ratio
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.fields.knobs import Ratio
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
+from raylora.spec.sweeps.load import load_sweep
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
 from raylora.store.blob import Store, open_store
 from raylora.store.manifest import MANIFEST
 from raylora.store.sweeps import TUNE_FOLDER, SweepRecord, list_sweeps

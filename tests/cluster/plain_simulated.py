@@ -20,11 +20,11 @@ from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
-from raylora.sweep import tune_space as ours
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from raylora.sweep.watch import TrialEvent
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
+from raylora.sweep.steering import tune_space as ours
+from raylora.sweep.steering.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.steering.watch import TrialEvent
 from tests.unit.sweep.simulated_pack import loss, quality
 
 PATIENCE_S = 100.0

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.steering.tune_space import tune_scheduler, tune_searcher, tune_space
 
 
 class Turnstile:

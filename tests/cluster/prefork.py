@@ -98,7 +98,7 @@ def _server() -> subprocess.Popen[bytes]:
 def main() -> None:
     """Import, and fork for each line."""
     from raylora.cli.output import silence_bars
-    from raylora.runtime.imports import importing
+    from raylora.runtime.cluster.imports import importing
 
     silence_bars()
     before = set(os.environ)

@@ -17,14 +17,14 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from raylora.runtime.desk_messages import Command, Report
-from raylora.runtime.environment import forwarded
+from raylora.runtime.cluster.desk_messages import Command, Report
+from raylora.runtime.cluster.environment import forwarded
 from raylora.runtime.stopping import StopWish
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.drive import Search, TrialOutcome, drive
-from raylora.sweep.host import open_host
-from raylora.sweep.tune_space import tune_scheduler
-from raylora.sweep.watch import TrialEvent
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.steering.drive import Search, TrialOutcome, drive
+from raylora.sweep.steering.host import open_host
+from raylora.sweep.steering.tune_space import tune_scheduler
+from raylora.sweep.steering.watch import TrialEvent
 from tests.servers.forks import of_workers
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 

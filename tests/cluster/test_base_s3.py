@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import ModelError
-from raylora.model.source import base_config, resolve_base
+from raylora.model.source.source import base_config, resolve_base
 from raylora.store.blob import Store, open_store
 from tests.servers.s3 import S3Server
 from tests.unit.model.tiny import save_tiny, spec_of

@@ -19,7 +19,7 @@ import sys
 
 import ray
 
-from raylora.runtime.cluster import cluster
+from raylora.runtime.cluster.cluster import cluster
 from raylora.spec.run import RunSpec
 
 with cluster(RunSpec(base_model="base", datasets=[{"path": "rows.jsonl"}])):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import came_to, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT

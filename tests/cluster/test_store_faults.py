@@ -13,7 +13,7 @@ from raylora.errors import ExistingObjectError, StoreError, UnusableStoreError
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.s3 import PART_BYTES
-from raylora.sweep.signed_files import tunes_files
+from raylora.sweep.steering.signed_files import tunes_files
 from tests.servers.fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from tests.servers.s3 import SECRET, S3Server
 

@@ -13,8 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from raylora.spec.load import load_spec
-from raylora.spec.space import resolve
+from raylora.spec.reading.load import load_spec
+from raylora.spec.sweeps.space import resolve
 from tests.cluster.alone import curves_alone, loss_alone, trained_alone
 from tests.cluster.command import Command, Ended, overrides
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, ASHA, GRID, SWEPT

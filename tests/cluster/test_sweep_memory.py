@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from raylora.model.source import base_config
-from raylora.sweep.offer import this_machine
-from raylora.sweep.plan import plan_sweep
-from raylora.sweep.width import usable_bytes
+from raylora.model.source.source import base_config
+from raylora.sweep.planning.offer import this_machine
+from raylora.sweep.planning.plan import plan_sweep
+from raylora.sweep.planning.width import usable_bytes
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
 from tests.cluster.made_sweeps import in_workplace, loaded, whole, write

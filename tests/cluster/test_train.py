@@ -18,8 +18,8 @@ from mlflow.entities import Run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
-from raylora.spec.load import load_spec
+from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.spec.reading.load import load_spec
 from raylora.store.blob import open_store
 from raylora.store.home import cache_dir
 from raylora.store.manifest import read_manifest

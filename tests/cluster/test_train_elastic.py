@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import came_to, told_of, trained_alone
 from tests.cluster.command import LONG_S, Command, Ended, Running, overrides, wait_until
 from tests.cluster.made_sweeps import in_workplace

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import came_to, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT

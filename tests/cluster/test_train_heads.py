@@ -13,7 +13,7 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.undisturbed import client

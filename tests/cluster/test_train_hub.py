@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.model.digest import base_digest
-from raylora.spec.load import load_spec
+from raylora.model.source.digest import base_digest
+from raylora.spec.reading.load import load_spec
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
 from tests.cluster.alone import SHORT, ended_as_alone

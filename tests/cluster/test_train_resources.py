@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import SHORT, ended_as_alone
 from tests.cluster.command import Command, overrides
 from tests.cluster.made_sweeps import in_workplace

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.store.runs import RunRecord, read_run, run_store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import ended_as_alone
 from tests.cluster.command import Command, Ended, Running, overrides
 from tests.cluster.conftest import RUN

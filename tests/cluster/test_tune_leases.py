@@ -14,10 +14,10 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raylora.spec.packing import pack_key
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.drive import TrialOutcome
-from raylora.sweep.trials import SweepTrials
-from raylora.sweep.tune_space import NEEDS, tune_scheduler, tune_searcher, tune_space
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.steering.drive import TrialOutcome
+from raylora.sweep.steering.trials import SweepTrials
+from raylora.sweep.steering.tune_space import NEEDS, tune_scheduler, tune_searcher, tune_space
 from tests.cluster.plain_simulated import decided
 from tests.cluster.simulated_packs import MAX_STEPS, Stage, made, ray_of_two_cores, stage
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality

@@ -13,7 +13,7 @@ from ray._private.state import actors as actor_table
 from ray.util.placement_group import placement_group_table
 
 from raylora.errors import RunFailedError, UnusableStoreError
-from raylora.sweep.watch import TrialEvent
+from raylora.sweep.steering.watch import TrialEvent
 from tests.cluster.command import wait_until
 from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
 from tests.unit.store.disks import fill, mounted

@@ -15,12 +15,12 @@ import pytest
 
 from raylora.errors import CorruptObjectError, InputError
 from raylora.spec.packing import pack_key
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.signature import KEY_NAME, SEAL
-from raylora.sweep.drive import TrialOutcome
-from raylora.sweep.trials import SweepTrials
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
-from raylora.sweep.watch import TrialEvent
+from raylora.sweep.steering.drive import TrialOutcome
+from raylora.sweep.steering.trials import SweepTrials
+from raylora.sweep.steering.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.sweep.steering.watch import TrialEvent
 from tests.cluster.simulated_packs import Stage, made, ray_of_two_cores, stage
 from tests.servers.ray import REPOSITORY
 

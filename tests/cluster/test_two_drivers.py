@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from raylora.store.blob import Store, open_store
 from raylora.store.fence import key_of
 from raylora.store.lease import Holder, is_deserted

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from raylora.store.blob import open_store
 from tests.cluster.alone import APART, came_to, curves_alone, told_of, trained_alone
 from tests.cluster.command import Command, overrides, wait_until

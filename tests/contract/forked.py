@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from raylora.runtime.imports import importing
+from raylora.runtime.cluster.imports import importing
 
 
 def main(program: str, folder: str, num_ranks: str, *late: str) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from raylora.adapters.publish_model import publish_model
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest

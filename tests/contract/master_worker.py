@@ -25,7 +25,7 @@ from raylora.strategy.contract import Stepper, Strategy
 from raylora.strategy.ddp import Ddp
 from raylora.strategy.deepspeed import ZeroOptimizer
 from raylora.strategy.shard_stepper import ShardStepper
-from raylora.train.live_bytes import LiveBytes
+from raylora.train.prediction.live_bytes import LiveBytes
 from raylora.train.ranks import Ranks
 from tests.contract.strategy_worker import keep
 

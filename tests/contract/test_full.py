@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raylora.model.weights import Weights
+from raylora.model.base.weights import Weights
 from tests.contract.full_worker import BACK_ALONE, MOVES, NORM, UNDER, go_on_alone, see_alone
 from tests.contract.strategy_group import Seen, run_group
 from tests.contract.strategy_specs import STRATEGIES

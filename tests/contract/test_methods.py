@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from raylora.errors import ModelError, SpecError
-from raylora.model.load import base_on_meta
-from raylora.model.peft_trial import peft_trial
+from raylora.model.bank.peft_trial import peft_trial
+from raylora.model.base.load import base_on_meta
 from raylora.spec.packing import why_alone
 from raylora.spec.run import RunSpec
 from tests.contract.documented import ENDS, tables

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.quant import QuantFormat
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.quant import QuantFormat
 
 
 def packed_layer(num_outputs: int, num_inputs: int, kind: Literal["nf4", "fp4"] = "nf4") -> QuantLinear:

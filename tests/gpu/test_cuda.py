@@ -13,11 +13,11 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from benchmarks.gpu.material import losses, random_rows, run_spec, shares_of
 from benchmarks.gpu.random_base import llama_config, random_trainee
 from benchmarks.gpu.setting import Setting
-from raylora.model.quant import QuantFormat
+from raylora.model.base.quant import QuantFormat
 from raylora.spec.run import RunSpec
 from raylora.train.build import build, place_base
-from raylora.train.estimate import estimate
 from raylora.train.memory import PeakMemory
+from raylora.train.prediction.estimate import estimate
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import MIXED, admit, losses_of, member_specs, train_all
 from tests.unit.train.tiny_run import BASE_NAME, CPU, open_rows, run_steps, save_materials, tiny_spec

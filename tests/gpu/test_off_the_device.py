@@ -9,8 +9,8 @@ import torch
 from bitsandbytes.optim.adamw import AdamW
 from torch import Tensor, nn
 
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.meta import read_config
+from raylora.model.base.load import base_on_meta, load_base
+from raylora.model.base.meta import read_config
 from raylora.strategy.flat import FlatStepper
 from tests.unit.train.tiny_run import save_materials, tiny_spec
 

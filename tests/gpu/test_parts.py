@@ -23,7 +23,7 @@ from benchmarks.gpu.peft_side import PeftSide, Way
 from benchmarks.gpu.random_base import inner_size, llama_config, random_model, random_trainee
 from benchmarks.gpu.roofline import TRIPS, step_bytes
 from benchmarks.gpu.setting import Setting
-from raylora.model.frozen_linear import QuantLinear
+from raylora.model.base.frozen_linear import QuantLinear
 from raylora.spec.run import RunSpec
 from tests.arch.interpreter import loaded_after
 from tests.arch.source_tree import REPOSITORY, module_paths

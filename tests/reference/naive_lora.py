@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from raylora.data.collate import Batch
-from raylora.model.load import quant_format
+from raylora.model.base.load import quant_format
 from raylora.spec.run import RunSpec
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

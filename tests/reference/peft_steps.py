@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
-from raylora.model.load import quant_format
+from raylora.model.base.load import quant_format
 from raylora.spec.run import RunSpec
 
 RATES = [0.0, 4e-3, 5e-3, 4e-3, 4e-3, 3e-3, 2e-3, 2e-3, 1e-3, 1e-3]

@@ -12,9 +12,9 @@ import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.model.export import adapter_files
-from raylora.spec.phases import phases
+from raylora.spec.fields.phases import phases
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.step import StepResult

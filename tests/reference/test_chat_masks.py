@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylora.data.chat import ChatTemplate
-from raylora.data.conversation import Conversation, read_conversation
-from raylora.data.encode import Encoder
+from raylora.data.sources.conversation import Conversation, read_conversation
+from raylora.data.tokens.chat import ChatTemplate
+from raylora.data.tokens.encode import Encoder
 from tests.reference.chat_oracle import WRITERS, Messages, learned_tokens, weighed_tokens
 from tests.unit.data.small_tokenizer import TEMPLATES, small_tokenizer
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from raylora.adapters.publish_model import publish_model
 from raylora.adapters.stored import read_adapter
 from raylora.errors import ModelError
-from raylora.model.weights import Weights
+from raylora.model.base.weights import Weights
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from raylora.model.export import adapter_files
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.train.forward import Piece, not_training, scores_of
 from tests.reference.head_oracle import base_of, check_ten_steps
 from tests.reference.peft_steps import BASES, SETTINGS

@@ -14,12 +14,12 @@ from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.slot import Slot
+from raylora.model.bank.packed import PackedBank
+from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.export import adapter_files
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.packed_bank import PackedBank
-from raylora.model.route import Placed, Span
-from raylora.model.slot import Slot
+from raylora.model.rows.route import Placed, Span
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import Optimizer, base_of, train_plainly

@@ -16,7 +16,7 @@ from raylora.adapters.base import BasePlace
 from raylora.adapters.serving.asked import Asked
 from raylora.adapters.serving.gguf_file import ARCHITECTURES
 from raylora.adapters.serving.served_folder import export_adapter
-from raylora.model.source import resolve_base
+from raylora.model.source.source import resolve_base
 from tests.reference.llama_cpp import continued, server_of
 from tests.reference.tiny_gguf import VOCAB_SIZE, tiny_base, write_base
 from tests.unit.adapters.exported_adapters import PATTERNS, adapted, base_of, published

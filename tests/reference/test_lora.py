@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+from raylora.model.base.frozen_linear import QuantLinear
 from raylora.model.export import adapter_files
-from raylora.model.frozen_linear import QuantLinear
 from raylora.train.build import build
 from tests.reference.naive_lora import add_naive_lora, base_of, train_plainly
 from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from raylora.model.source import resolve_base
+from raylora.model.source.source import resolve_base
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
 from tests.reference.naive_lora import base_of, train_plainly

@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel, get_peft_config, get_peft_model
 from torch import Tensor, nn
 
+from raylora.model.bank.peft_trial import peft_trial
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
 from raylora.model.export import adapter_files
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
-from raylora.model.peft_trial import peft_trial
 from raylora.spec.run import RunSpec
 from raylora.train.trainee import Trainee
 from tests.reference.naive_lora import base_of, train_plainly
@@ -101,7 +101,7 @@ def test_the_driver_counts_what_will_train(home: Path, trained: Trained, kind: s
 
 
 def test_every_type_is_here_or_refused():
-    from raylora.model.peft_config import why_not
+    from raylora.model.bank.peft_config import why_not
 
     assert {kind for kind in ALL if why_not(kind) is None} - TYPES.keys() == {"GLORA"}
     assert all(why_not(kind) is None for kind in TYPES)

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
 from raylora.data.collate import Batch
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.model.export import adapter_files
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.forward import Piece, not_training, scores_of
 from raylora.train.trainee import Trainee

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raylora.data.conversation import Conversation
-from raylora.data.encode import Encoder
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.sources.conversation import Conversation
+from raylora.data.tokens.encode import Encoder
+from raylora.data.tokens.tokenizer import load_tokenizer
 from tests.reference.chat_oracle import Messages, chatml, learned_tokens
 
 SYSTEM_PROMPT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

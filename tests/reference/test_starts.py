@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from raylora.data.collate import Batch
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.peft_format import tensor_name
+from raylora.model.adapter.slot import slot_of
 from raylora.model.export import adapter_files
-from raylora.model.peft_format import tensor_name
-from raylora.model.route import Span
-from raylora.model.slot import slot_of
+from raylora.model.rows.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.eva import start_from_inputs

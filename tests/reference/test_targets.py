@@ -16,8 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from raylora.model.base.meta import meta_model
 from raylora.model.inspect import inspect_targets
-from raylora.model.meta import meta_model
 from raylora.model.targets import adapter_values, match_targets
 from tests.unit.model.tiny import spec_of, tiny_config
 

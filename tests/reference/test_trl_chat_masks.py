@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from raylora.data.conversation import Conversation, Message
-from raylora.data.encode import Encoder
+from raylora.data.sources.conversation import Conversation, Message
+from raylora.data.tokens.encode import Encoder
 from tests.unit.data.small_tokenizer import small_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief."}

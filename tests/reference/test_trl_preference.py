@@ -20,8 +20,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
-from raylora.data.tokenizer import load_tokenizer
-from raylora.model.bank import Adapter
+from raylora.data.tokens.tokenizer import load_tokenizer
+from raylora.model.adapter.bank import Adapter
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
 from raylora.train.step import StepResult

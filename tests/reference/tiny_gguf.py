@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from raylora.model.task_class import causal_lm_class
+from raylora.model.base.task_class import causal_lm_class
 from tests.unit.model.tiny import in_llama_cpps_order
 
 VOCAB_SIZE = 258

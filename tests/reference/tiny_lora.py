@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.trainee import Trainee

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch.utils.data import SequentialSampler
 from transformers import LlamaForCausalLM, Trainer
 
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.spec.run import RunSpec
 from tests.reference.peft_steps import as_packed
 

@@ -110,7 +110,7 @@ def _server() -> str:
 
 def main(folder: Path, number: int) -> None:
     """Import, and fork for each that asks at a listening socket."""
-    from raylora.runtime.imports import importing
+    from raylora.runtime.cluster.imports import importing
 
     before = dict(os.environ)
     with socket.socket(fileno=number) as server:

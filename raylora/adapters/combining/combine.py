@@ -17,7 +17,7 @@ from raylora.adapters.combining.recipe import FACTOR_WISE, Recipe
 from raylora.adapters.delta import Delta, Layers
 from raylora.adapters.rerank import truncated
 from raylora.errors import ModelError
-from raylora.model.seed import stable_seed
+from raylora.model.rows.seed import stable_seed
 
 Parts = Sequence[tuple[Delta, float]]
 """Of one layer: what the adapters that have it do there, and their weights."""

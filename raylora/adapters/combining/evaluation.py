@@ -17,18 +17,18 @@ from raylora.adapters.delta import Layers
 from raylora.adapters.slots import in_one_slot
 from raylora.data.batches import Batches, open_batches
 from raylora.data.prepare import prepare
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import DataError, InputError, together
-from raylora.model.source import BaseFolder
+from raylora.model.source.source import BaseFolder
 from raylora.objectives.choose import objective_of
 from raylora.objectives.objective import Objective
-from raylora.spec.data import DataFields
-from raylora.spec.holding import FIELDS
-from raylora.spec.place import DistributedSpec
+from raylora.spec.fields.data import DataFields
+from raylora.spec.fields.holding import FIELDS
+from raylora.spec.fields.place import DistributedSpec
 from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
-from raylora.train.estimate import device_of
 from raylora.train.evaluate import evaluate
+from raylora.train.prediction.estimate import device_of
 from raylora.train.trainee import Trainee
 
 SLOT = 0
@@ -81,7 +81,7 @@ def evaluate_adapters(
         cache: Folder that keeps tokens and downloads.
         runs: By the names of their validation rows; at least one.
         adapters: Names and layers, LoRA alone; without layers it is the base.
-        holding: How the base is held, a key of `raylora.spec.holding.FIELDS`.
+        holding: How the base is held, a key of `raylora.spec.fields.holding.FIELDS`.
         listen: Told how far it is.
 
     Returns:

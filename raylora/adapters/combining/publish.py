@@ -18,10 +18,10 @@ from raylora.adapters.delta import Layers, tensors_of
 from raylora.adapters.new_folder import free_place, new_folder
 from raylora.adapters.stored import StoredAdapter, local_folder, place_of
 from raylora.errors import ExistingObjectError, InputError
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.peft_format import adapter_config
+from raylora.model.adapter.slot import Slot
 from raylora.model.export import adapter_files
-from raylora.model.peft_format import adapter_config
-from raylora.model.slot import Slot
 from raylora.store.blob import open_store
 from raylora.store.manifest import discard, publish
 

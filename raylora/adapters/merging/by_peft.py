@@ -20,12 +20,12 @@ from raylora.adapters.merging.check import CPU, Wanted, float32_on_meta, logits_
 from raylora.adapters.peft_seat import seat_in
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.base_weights import BaseWeights
-from raylora.model.load import load_but_matrices, load_in_turn
-from raylora.model.peft_inject import base_of
-from raylora.model.quant import QuantFormat
-from raylora.model.source import BaseFolder
-from raylora.model.weights import Weights
+from raylora.model.bank.peft_inject import base_of
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.load import load_but_matrices, load_in_turn
+from raylora.model.base.quant import QuantFormat
+from raylora.model.base.weights import Weights
+from raylora.model.source.source import BaseFolder
 
 Read = Callable[[str], Tensor]
 """Gives a parameter of a layer, by its name there."""

@@ -21,13 +21,13 @@ from transformers import PreTrainedModel
 
 from raylora.adapters.delta import Delta
 from raylora.adapters.merging.rounding import rounded
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import RunFailedError
-from raylora.model.dora import TINY
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.load import base_on_meta, load_in_turn
-from raylora.model.meta import read_config
-from raylora.model.quant import QuantFormat
+from raylora.model.adapter.dora import TINY
+from raylora.model.base.frozen_linear import FrozenLinear
+from raylora.model.base.load import base_on_meta, load_in_turn
+from raylora.model.base.meta import read_config
+from raylora.model.base.quant import QuantFormat
 from raylora.spec.run import RunSpec
 
 PROMPTS = (

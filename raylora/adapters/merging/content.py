@@ -15,8 +15,8 @@ from raylora.adapters.delta import Layers
 from raylora.adapters.merging.check import Wanted, wanted_logits
 from raylora.adapters.merging.plan import Change
 from raylora.adapters.stored import StoredAdapter
-from raylora.model.quant import QuantFormat
-from raylora.model.source import BaseFolder
+from raylora.model.base.quant import QuantFormat
+from raylora.model.source.source import BaseFolder
 
 
 class Content(Protocol):

@@ -18,7 +18,7 @@ from raylora.adapters.merging.rounding import Spread, ratio, rounded, rounding_e
 from raylora.adapters.model_files import copy_model_files
 from raylora.adapters.shards import write_shards
 from raylora.errors import RunFailedError
-from raylora.model.weights import Weights
+from raylora.model.base.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 from raylora.adapters.merging.rounding import format_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
-from raylora.model.digest import TensorBytes, tensors_in
-from raylora.model.file_names import present_names
-from raylora.model.folder import weight_files
-from raylora.model.meta import meta_model, read_config
-from raylora.model.quant import QuantFormat
-from raylora.model.source import BaseFolder
-from raylora.spec.holding import FIELDS, PLAIN
+from raylora.model.base.file_names import present_names
+from raylora.model.base.folder import weight_files
+from raylora.model.base.meta import meta_model, read_config
+from raylora.model.base.quant import QuantFormat
+from raylora.model.source.digest import TensorBytes, tensors_in
+from raylora.model.source.source import BaseFolder
+from raylora.spec.fields.holding import FIELDS, PLAIN
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Dtypes, in the words of safetensors, that are merged into and cast; tensors of any other are copied."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from raylora.errors import RunFailedError
-from raylora.model.load import quant_format
-from raylora.model.quant import QuantFormat
-from raylora.spec.base import BaseFields
-from raylora.spec.holding import FIELDS
+from raylora.model.base.load import quant_format
+from raylora.model.base.quant import QuantFormat
+from raylora.spec.fields.base import BaseFields
+from raylora.spec.fields.holding import FIELDS
 
 MAX_PASSES = 16
 
@@ -42,7 +42,7 @@ def format_of(word: str) -> QuantFormat | None:
     """The format that a word asks for; ``None`` for a base that is not quantized.
 
     Args:
-        word: A key of `raylora.spec.holding.FIELDS`.
+        word: A key of `raylora.spec.fields.holding.FIELDS`.
     """
     return quant_format(BaseFields.model_validate({"base_model": "any", **FIELDS[word]}), torch.uint8)
 

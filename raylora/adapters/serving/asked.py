@@ -10,7 +10,7 @@ from raylora.adapters.new_folder import free_place
 from raylora.adapters.serving.servers import SERVERS
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError
-from raylora.model.folder import LOGICAL_NAME
+from raylora.model.base.folder import LOGICAL_NAME
 
 NO_NAME = "which is no name that other machines know. Allowed: a hub id such as Qwen/Qwen2.5-7B-Instruct"
 

@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from raylora.adapters.delta import Delta
 from raylora.adapters.rerank import Even
 from raylora.errors import ModelError
-from raylora.model.meta import meta_model
+from raylora.model.base.meta import meta_model
 from raylora.model.targets import linear_layers
 
 ARCHITECTURES = {

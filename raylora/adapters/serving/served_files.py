@@ -17,8 +17,8 @@ from raylora.adapters.serving.asked import BaseName
 from raylora.adapters.serving.gguf_file import Layout
 from raylora.adapters.serving.servers import Server, cautions, last_name
 from raylora.adapters.stored import CONFIG, TENSORS, StoredAdapter
-from raylora.model.peft_format import adapter_config
-from raylora.model.slot import Slot
+from raylora.model.adapter.peft_format import adapter_config
+from raylora.model.adapter.slot import Slot
 
 
 @dataclass(frozen=True)

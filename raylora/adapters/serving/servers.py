@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylora.adapters.stored import StoredAdapter
-from raylora.model.peft_format import MAGNITUDE
+from raylora.model.adapter.peft_format import MAGNITUDE
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's ``--max-lora-rank`` may be."""

@@ -18,16 +18,16 @@ from raylora.adapters.layers import needs_peft
 from raylora.adapters.slots import Seat, check_seat, seat_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.adapters.talking.session import Session
-from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import ModelError, together
 from raylora.log import get_logger
-from raylora.model.base_weights import BaseWeights
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
-from raylora.model.source import BaseFolder
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
+from raylora.model.source.source import BaseFolder
 from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
-from raylora.train.estimate import device_of
+from raylora.train.prediction.estimate import device_of
 from raylora.train.trainee import Trainee
 
 if TYPE_CHECKING:

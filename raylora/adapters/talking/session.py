@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
 from typing_extensions import override
 
-from raylora.data.chat import refusal_told
+from raylora.data.tokens.chat import refusal_told
 from raylora.errors import InputError
-from raylora.model.route import Span
-from raylora.model.seed import stable_seed
+from raylora.model.rows.route import Span
+from raylora.model.rows.seed import stable_seed
 from raylora.train.sample import Chat, as_text, encode
 from raylora.train.trainee import Trainee
 

@@ -21,7 +21,7 @@ def begin():
     folder = os.environ.get("NOTES")  # now: a worker may forget it before it imports what trains
 
     def note(event, args):
-        if event == "import" and args[0] == "raylora.runtime.job":
+        if event == "import" and args[0] == "raylora.runtime.job.job":
             path = f"{folder}/{os.getpid()}"
             with open(path, "w") as file:
                 json.dump(dict(os.environ), file)

@@ -17,9 +17,9 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.merging.merge import Merged, write_merged
 from raylora.adapters.merging.plan import MergeSettings, plan_merge
 from raylora.adapters.stored import read_adapter
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.model.export import publish_adapter
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.store.blob import Store, open_store
 from raylora.train.trainee import Trainee
 

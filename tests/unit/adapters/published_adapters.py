@@ -12,10 +12,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.peft_format import MAGNITUDE, adapter_config, tensor_name
+from raylora.model.adapter.slot import Slot
 from raylora.model.export import adapter_files
-from raylora.model.peft_format import MAGNITUDE, adapter_config, tensor_name
-from raylora.model.slot import Slot
 from raylora.store.blob import open_store
 from raylora.store.manifest import publish
 from tests.unit.model.tiny import tiny_config

@@ -15,8 +15,8 @@ from raylora.adapters.combining.recipe import FACTOR_WISE, METHODS, Recipe, read
 from raylora.adapters.delta import Layers
 from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.errors import InputError, ModelError
-from raylora.model.seed import stable_seed
-from raylora.model.slot import Slot
+from raylora.model.adapter.slot import Slot
+from raylora.model.rows.seed import stable_seed
 from tests.unit.adapters.published_adapters import assert_same_updates, in_peft, lora_layers, peft_updates, save_adapter
 
 FIRST, SECOND = ("q_proj", "v_proj", "down_proj"), ("v_proj", "down_proj", "o_proj")

@@ -19,10 +19,10 @@ from raylora.adapters.merging.plan import MergeSettings, plan_merge
 from raylora.adapters.merging.rounding import format_of, rounded
 from raylora.adapters.stored import read_adapter
 from raylora.errors import ModelError, RunFailedError
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.meta import read_config
-from raylora.spec.holding import FIELDS, PLAIN
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.load import base_on_meta, load_base
+from raylora.model.base.meta import read_config
+from raylora.spec.fields.holding import FIELDS, PLAIN
 from raylora.store.blob import open_store
 from tests.unit.adapters.made_adapters import (
     IDS,

@@ -14,10 +14,10 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import wanted_logits
 from raylora.adapters.merging.rounding import format_of, rounded
 from raylora.adapters.stored import read_adapter
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import ModelError
 from raylora.model.export import publish_adapter
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.store.blob import open_store
 from tests.unit.adapters.made_adapters import (
     IDS,

@@ -14,8 +14,8 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import PROMPTS, Agreement, wanted_logits
 from raylora.adapters.stored import read_adapter
 from raylora.errors import RunFailedError
-from raylora.model.load import blocks, load_in_turn
-from raylora.model.meta import meta_model, read_config
+from raylora.model.base.load import blocks, load_in_turn
+from raylora.model.base.meta import meta_model, read_config
 from tests.unit.adapters.made_adapters import IDS, load_model, merge, replace_tensors, save_adapter, tensors_of
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.tiny_run import save_base

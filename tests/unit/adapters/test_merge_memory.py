@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from raylora.model.meta import meta_model
-from raylora.model.peft_format import adapter_config, tensor_name
-from raylora.model.slot import Slot
+from raylora.model.adapter.peft_format import adapter_config, tensor_name
+from raylora.model.adapter.slot import Slot
+from raylora.model.base.meta import meta_model
 from raylora.model.targets import linear_layers
 from tests.arch.source_tree import REPOSITORY
 from tests.unit.data.small_tokenizer import small_tokenizer

@@ -19,8 +19,8 @@ from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.adapters.talking.opening import open_session
 from raylora.adapters.talking.session import Options, Session
 from raylora.errors import ModelError
-from raylora.model.source import BaseFolder
-from raylora.spec.holding import FIELDS
+from raylora.model.source.source import BaseFolder
+from raylora.spec.fields.holding import FIELDS
 from raylora.train.integrity import check_unchanged, checksum
 from tests.reference.naive_lora import base_of as packed_base_of
 from tests.reference.peft_types import ATTENTION, TYPES, block_of

@@ -19,7 +19,7 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.adapters.trained_over import holding_of
 from raylora.errors import InputError, StoreError
-from raylora.model.slot import Slot
+from raylora.model.adapter.slot import Slot
 from tests.unit.adapters.published_adapters import (
     DIGEST,
     assert_same_updates,

@@ -18,8 +18,8 @@ from raylora.adapters.talking.session import Options, Session
 from raylora.adapters.trained_over import holding_of
 from raylora.errors import InputError, ModelError
 from raylora.model.export import publish_adapter
-from raylora.model.source import BaseFolder
-from raylora.spec.holding import FIELDS
+from raylora.model.source.source import BaseFolder
+from raylora.spec.fields.holding import FIELDS
 from raylora.store.blob import open_store
 from raylora.train.integrity import check_unchanged, checksum
 from tests.unit.adapters.made_adapters import PATTERNS

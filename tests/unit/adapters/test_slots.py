@@ -14,8 +14,8 @@ from raylora.adapters.layers import deltas
 from raylora.adapters.slots import check_seat, seat_of
 from raylora.adapters.stored import StoredAdapter, read_adapter
 from raylora.errors import ModelError
-from raylora.model.meta import meta_model, read_config
-from raylora.model.peft_format import MAGNITUDE, tensor_name
+from raylora.model.adapter.peft_format import MAGNITUDE, tensor_name
+from raylora.model.base.meta import meta_model, read_config
 from tests.unit.adapters.made_adapters import PATTERNS
 from tests.unit.adapters.peft_saved import save_peft
 from tests.unit.train.tiny_run import save_base

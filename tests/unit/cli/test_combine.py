@@ -15,13 +15,13 @@ from torch import Tensor
 from raylora.adapters.layers import deltas
 from raylora.adapters.stored import read_adapter
 from raylora.cli.adapter import find_adapter
-from raylora.model.adalora import pruned
-from raylora.model.bank import Adapter
-from raylora.model.digest import base_digest
+from raylora.model.adapter.adalora import pruned
+from raylora.model.adapter.bank import Adapter
 from raylora.model.export import publish_adapter
-from raylora.spec.holding import word_for
+from raylora.model.source.digest import base_digest
+from raylora.spec.fields.holding import word_for
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.home import cache_dir, default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run

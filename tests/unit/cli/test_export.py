@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from raylora.adapters.serving.servers import SERVERS
 from raylora.model.export import publish_adapter
-from raylora.model.source import resolve_base
+from raylora.model.source.source import resolve_base
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.runs import new_run, run_store, update_run, write_run

@@ -13,7 +13,7 @@ from raylora.adapters.base import BasePlace, find_base
 from raylora.adapters.stored import read_adapter
 from raylora.adapters.talking.opening import open_session
 from raylora.adapters.talking.session import Options, Session
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
 from raylora.model.export import publish_adapter
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store

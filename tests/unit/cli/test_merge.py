@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from raylora.data.tokenizer import load_tokenizer
-from raylora.model.digest import base_digest
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.model.export import publish_adapter
+from raylora.model.source.digest import base_digest
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from raylora.model.digest import base_digest
+from raylora.model.source.digest import base_digest
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri

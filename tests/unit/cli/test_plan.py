@@ -10,11 +10,11 @@ from rich.console import Console
 
 from raylora.cli.plan import print_plan
 from raylora.spec.run import RunSpec
-from raylora.sweep.duration import Duration
-from raylora.sweep.plan import Group, Plan
-from raylora.sweep.width import Width
-from raylora.train.estimate import Estimate, RankBytes
-from raylora.train.pack_memory import SlotBytes
+from raylora.sweep.planning.duration import Duration
+from raylora.sweep.planning.plan import Group, Plan
+from raylora.sweep.planning.width import Width
+from raylora.train.prediction.estimate import Estimate, RankBytes
+from raylora.train.prediction.pack_memory import SlotBytes
 from tests.unit.cli.terminal import cells
 
 MB = 10**6

@@ -12,7 +12,7 @@ from raylora.cli.trials import TrialsTable, print_trials
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.sweeps import SweepRecord, write_sweep
-from raylora.sweep.summary import summarise
+from raylora.sweep.reporting.summary import summarise
 from tests.unit.cli.conftest import Raylora
 from tests.unit.cli.terminal import cells
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial

@@ -12,7 +12,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 
-from raylora.sweep.drive import PAUSE_PATIENCE_S
+from raylora.sweep.steering.drive import PAUSE_PATIENCE_S
 from tests.unit.clusters.cluster_files import CLUSTERS, by_reader
 
 DEFAULT_S = JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S

@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from raylora.spec.run import RunSpec
-from raylora.sweep.drive import PAUSE_PATIENCE_S
+from raylora.sweep.steering.drive import PAUSE_PATIENCE_S
 from tests.unit.clusters.cluster_files import by_reader
 
 REPOSITORY = Path(__file__).resolve().parents[3]

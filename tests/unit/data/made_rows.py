@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from raylora.data.source import Source
-from raylora.data.tokenised import TokenisedRows
-from raylora.spec.data import DatasetSpec
+from raylora.data.sources.source import Source
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.spec.fields.data import DatasetSpec
 from raylora.spec.run import RunSpec
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raylora.data.formats import read_rows
+from raylora.data.sources.formats import read_rows
 from raylora.train.memory import PeakMemory
 
 CPU = torch.device("cpu")

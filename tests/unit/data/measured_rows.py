@@ -16,10 +16,10 @@ import torch
 
 from raylora.data.batches import open_batches
 from raylora.data.prepare import prepare
-from raylora.data.source import Source
-from raylora.data.tokenise import tokens_table
-from raylora.data.tokenised import TokenisedRows
-from raylora.spec.data import DatasetSpec
+from raylora.data.sources.source import Source
+from raylora.data.tokens.tokenise import tokens_table
+from raylora.data.tokens.tokenised import TokenisedRows
+from raylora.spec.fields.data import DatasetSpec
 from raylora.train.memory import PeakMemory
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import small_tokenizer

@@ -13,8 +13,8 @@ import pytest
 from datasets import Dataset
 from transformers import AutoFeatureExtractor
 
-from raylora.data.audio import AudioProcessor
 from raylora.data.prepare import Prepared
+from raylora.data.tokens.audio import AudioProcessor
 from raylora.errors import DataError, ModelError
 from tests.unit.data.prepared_files import prepared_files, values_of
 from tests.unit.train.tiny_audio import RATE, audio_spec, save_recordings, vowel, write_wav

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from raylora.data.collate import Batch, attention_mask, collate, filler_batch
-from raylora.model.bins import check_bins
-from raylora.spec.labels import IGNORED
+from raylora.model.rows.bins import check_bins
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.made_rows import made_rows
 
 LENGTHS = [5, 9, 3, 14, 2, 7]

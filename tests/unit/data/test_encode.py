@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.data.conversation import Conversation
-from raylora.data.encode import Encoded, Encoder
-from raylora.data.rows import Passage
-from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.data.sources.conversation import Conversation
+from raylora.data.sources.rows import Passage
+from raylora.data.tokens.encode import Encoded, Encoder
+from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import DataError, ModelError
 from tests.unit.data.small_tokenizer import CHATML, LLAMA, MARKED, saved, small_tokenizer
 

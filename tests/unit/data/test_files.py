@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.data import files
-from raylora.data.files import bucket_files
+from raylora.data.sources import files
+from raylora.data.sources.files import bucket_files
 from raylora.errors import DataError
 
 

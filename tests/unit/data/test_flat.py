@@ -10,8 +10,8 @@ from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 from raylora.data.collate import attention_mask, collate, filler_batch
 from raylora.data.flat import FlatBatch, flatten
-from raylora.model.row_attention import attend_by_rows
-from raylora.spec.labels import IGNORED
+from raylora.model.rows.row_attention import attend_by_rows
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.made_rows import made_rows
 
 LENGTHS = [5, 9, 3, 14, 2, 7, 1]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.data.formats import FORMATS, read_rows
-from raylora.data.json_array import array_items
+from raylora.data.sources.formats import FORMATS, read_rows
+from raylora.data.sources.json_array import array_items
 from raylora.errors import DataError
 
 ROWS = [{"text": "one\ntwo", "n": 1}, {"text": 'é "quoted", 🙂', "n": 2}, {"text": "", "n": 3}]

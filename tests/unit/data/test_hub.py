@@ -21,11 +21,11 @@ import pytest
 from datasets.packaged_modules.json.json import Json
 
 from raylora.data.prepare import prepare
-from raylora.data.row_files import with_files
-from raylora.data.rows import ClassifiedFile, read_row
-from raylora.data.source import open_source
+from raylora.data.sources.rows import ClassifiedFile, read_row
+from raylora.data.sources.source import open_source
+from raylora.data.tokens.row_files import with_files
 from raylora.errors import DataError, UnusableStoreError
-from raylora.spec.data import DatasetSpec
+from raylora.spec.fields.data import DatasetSpec
 from tests.servers.hub import Hub
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import saved, small_tokenizer

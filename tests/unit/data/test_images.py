@@ -20,14 +20,14 @@ from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
-from raylora.data import row_files
-from raylora.data.formats import read_rows, to_json
 from raylora.data.prepare import Prepared
-from raylora.data.row_files import with_content, with_files
-from raylora.data.rows import ClassifiedFile
-from raylora.data.source import open_source
+from raylora.data.sources.formats import read_rows, to_json
+from raylora.data.sources.rows import ClassifiedFile
+from raylora.data.sources.source import open_source
+from raylora.data.tokens import row_files
+from raylora.data.tokens.row_files import with_content, with_files
 from raylora.errors import DataError, ModelError
-from raylora.spec.data import DatasetSpec
+from raylora.spec.fields.data import DatasetSpec
 from tests.unit.data.prepared_files import prepared_files, values_of
 from tests.unit.train.tiny_images import digit, image_spec, save_images, save_vit
 

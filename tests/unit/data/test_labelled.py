@@ -11,12 +11,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.batches import open_batches
-from raylora.data.encode import Encoded
-from raylora.data.labelled import LabelEncoder
 from raylora.data.prepare import prepare
-from raylora.data.rows import read_row
+from raylora.data.sources.rows import read_row
+from raylora.data.tokens.encode import Encoded
+from raylora.data.tokens.labelled import LabelEncoder
 from raylora.errors import DataError
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.small_tokenizer import saved, small_tokenizer
 from tests.unit.data.wordpiece import wordpiece_tokenizer
 from tests.unit.train.tiny_run import tiny_spec

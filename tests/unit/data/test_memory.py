@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raylora.data.formats import FORMATS
+from raylora.data.sources.formats import FORMATS
 from tests.unit.data.small_tokenizer import saved, small_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from raylora.data.collate import collate
-from raylora.data.conversation import Conversation
-from raylora.data.encode import Encoded, Encoder
 from raylora.data.prepare import prepare
-from raylora.data.rows import Pair, Passage, read_row
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.sources.conversation import Conversation
+from raylora.data.sources.rows import Pair, Passage, read_row
+from raylora.data.tokens.encode import Encoded, Encoder
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import MARKED, saved, small_tokenizer
 from tests.unit.train.tiny_run import write_pairs

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raylora.data.prepare import Prepared, prepare
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError, StoreError
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import CHATML, LLAMA, saved, small_tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raylora.data.tokenise import _write_raw
+from raylora.data.tokens.tokenise import _write_raw
 
 MIB = 1 << 20
 

@@ -15,10 +15,10 @@ from raylora.data.batches import open_batches
 from raylora.data.collate import Batch, filler_batch
 from raylora.data.flat import sources_and_targets
 from raylora.data.prepare import prepare
-from raylora.data.rows import read_row
-from raylora.data.source_target import START, SourceTarget, TargetEncoder
+from raylora.data.sources.rows import read_row
+from raylora.data.tokens.source_target import START, SourceTarget, TargetEncoder
 from raylora.errors import DataError
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.tiny_run import tiny_spec
 from tests.unit.train.tiny_seq2seq import word_tokenizer

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylora.data.encode import Encoder
 from raylora.data.prepare import Prepared, prepare
-from raylora.data.rows import Passage
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.sources.rows import Passage
+from raylora.data.tokens.encode import Encoder
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError
 from tests.unit.data.made_rows import blocks_of, run_spec
 from tests.unit.data.small_tokenizer import saved, small_tokenizer

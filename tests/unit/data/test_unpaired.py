@@ -11,11 +11,11 @@ import pytest
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch, collate
-from raylora.data.conversation import Conversation
-from raylora.data.encode import Encoder
 from raylora.data.prepare import prepare
-from raylora.data.rows import Passage, Rated, read_row
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.sources.conversation import Conversation
+from raylora.data.sources.rows import Passage, Rated, read_row
+from raylora.data.tokens.encode import Encoder
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import saved, small_tokenizer

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from raylora.data.collate import collate
-from raylora.data.conversation import read_conversation
-from raylora.data.encode import Encoder
 from raylora.data.prepare import Prepared, prepare
-from raylora.data.rows import read_row
+from raylora.data.sources.conversation import read_conversation
+from raylora.data.sources.rows import read_row
+from raylora.data.tokens.encode import Encoder
 from raylora.errors import DataError
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 from tests.unit.data.made_rows import run_spec
 from tests.unit.data.small_tokenizer import CHATML, saved, small_tokenizer
 

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 
 from raylora.adapters.stored import CONFIG as CONFIG_FILE
 from raylora.adapters.stored import TENSORS, read_adapter
-from raylora.data.formats import FORMATS, read_rows
 from raylora.data.prepare import prepare
+from raylora.data.sources.formats import FORMATS, read_rows
 from raylora.errors import CorruptObjectError, ModelError, RayloraError
-from raylora.model.bank import Adapter
-from raylora.model.digest import tensors_in
+from raylora.model.adapter.bank import Adapter
+from raylora.model.base.folder import INDEX, weight_files
+from raylora.model.base.meta import read_config
 from raylora.model.export import publish_adapter
-from raylora.model.folder import INDEX, weight_files
-from raylora.model.gguf_header import general_facts
-from raylora.model.meta import read_config
-from raylora.spec.load import load_spec
-from raylora.spec.load_sweep import load_sweep
+from raylora.model.source.digest import tensors_in
+from raylora.model.source.gguf_header import general_facts
+from raylora.spec.reading.load import load_spec
 from raylora.spec.run import RunSpec
+from raylora.spec.sweeps.load import load_sweep
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.store.manifest import MANIFEST, fetch, publish, read_manifest, read_verified

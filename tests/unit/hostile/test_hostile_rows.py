@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.data.audio import AudioProcessor
-from raylora.data.encode import Encoder
-from raylora.data.images import ImageProcessor
-from raylora.data.labelled import LabelEncoder
-from raylora.data.row_files import with_files
-from raylora.data.rows import TYPES
-from raylora.data.source import open_source
-from raylora.data.source_target import TargetEncoder
-from raylora.data.tokenise import RowEncoder, RowTokeniser
-from raylora.data.values import Processor, ValueEncoder
+from raylora.data.sources.rows import TYPES
+from raylora.data.sources.source import open_source
+from raylora.data.tokens.audio import AudioProcessor
+from raylora.data.tokens.encode import Encoder
+from raylora.data.tokens.images import ImageProcessor
+from raylora.data.tokens.labelled import LabelEncoder
+from raylora.data.tokens.row_files import with_files
+from raylora.data.tokens.source_target import TargetEncoder
+from raylora.data.tokens.tokenise import RowEncoder, RowTokeniser
+from raylora.data.tokens.values import Processor, ValueEncoder
 from raylora.errors import DataError
-from raylora.spec.data import DatasetSpec
+from raylora.spec.fields.data import DatasetSpec
 from tests.unit.data.small_tokenizer import MARKED, small_tokenizer
 from tests.unit.hostile.edits import NESTED, edited
 from tests.unit.hostile.reading import many, readable_or_refused

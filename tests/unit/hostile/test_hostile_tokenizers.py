@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from raylora.data.chat import ChatTemplate
-from raylora.data.conversation import Conversation
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.sources.conversation import Conversation
+from raylora.data.tokens.chat import ChatTemplate
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import DataError, ModelError
 from tests.unit.data.small_tokenizer import CHATML, MARKED, saved, small_tokenizer
 from tests.unit.hostile.edits import NESTED, edited
@@ -104,7 +104,7 @@ def test_a_template_nested_too_deep_is_refused_before_any_row(tmp_path: Path, te
     ids=["loops", "filters", "a function of Jinja's", "a large number", "macros"],
 )
 def test_a_template_that_does_not_end_is_refused(template: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("raylora.data.in_time.RENDER_S", 0.1)
+    monkeypatch.setattr("raylora.data.tokens.in_time.RENDER_S", 0.1)
     watched = sys.gettrace()
     with pytest.raises(DataError, match=r"^the chat template refuses the conversation: TimeoutError: it takes longer"):
         ChatTemplate(small_tokenizer(template)).render(CHAT)

@@ -11,12 +11,12 @@ from peft.tuners.adalora import SVDLinear
 from torch import Tensor, nn
 
 from raylora.errors import RunFailedError
-from raylora.model.adalora import pruned
+from raylora.model.adapter.adalora import pruned
+from raylora.model.adapter.slot import Slot
+from raylora.model.bank.packed import PackedBank
+from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.export import adapter_files
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.packed_bank import PackedBank
-from raylora.model.route import Placed, Span
-from raylora.model.slot import Slot
+from raylora.model.rows.route import Placed, Span
 from tests.unit.model.tiny import Kept
 
 CPU = torch.device("cpu")

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from raylora.errors import ModelError
-from raylora.model.base_weights import BaseWeights
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.packed_bank import PackedBank
-from raylora.model.route import Span
-from raylora.model.slot import Slot
+from raylora.model.adapter.slot import Slot
+from raylora.model.bank.packed import PackedBank
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.frozen_linear import FrozenLinear
+from raylora.model.rows.route import Span
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials, tiny_spec
 
 

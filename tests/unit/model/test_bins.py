@@ -20,8 +20,8 @@ from transformers import (
 
 from raylora.data.collate import Batch, attention_mask, collate
 from raylora.errors import ModelError
-from raylora.model.bins import check_bins
-from raylora.model.meta import meta_model
+from raylora.model.base.meta import meta_model
+from raylora.model.rows.bins import check_bins
 from tests.unit.data.made_rows import made_rows
 
 LENGTHS = [12, 12]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raylora.errors import ModelError, UnusableStoreError
-from raylora.model.digest import base_digest, file_digest
+from raylora.model.source.digest import base_digest, file_digest
 from tests.unit.model.tiny import save_tiny
 from tests.unit.store.disks import close, fill, mounted
 

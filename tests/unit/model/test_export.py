@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from raylora.errors import RunFailedError
-from raylora.model.bank import Adapter
+from raylora.model.adapter.bank import Adapter
+from raylora.model.adapter.peft_format import MAGNITUDE, tensor_name
+from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.export import FOLDER, adapter_files, publish_adapter
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.peft_format import MAGNITUDE, tensor_name
 from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest, read_verified
 from tests.unit.train.tiny_run import build_tiny, save_materials, tiny_spec

@@ -20,12 +20,12 @@ from transformers import (
 )
 
 from raylora.errors import ModelError
-from raylora.model.folder import check_listing
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.head_seat import seat_of
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
-from raylora.model.source import resolve_base
+from raylora.model.base.folder import check_listing
+from raylora.model.base.frozen_linear import FrozenLinear
+from raylora.model.base.head_seat import seat_of
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
+from raylora.model.source.source import resolve_base
 from raylora.model.targets import linear_layers, match_targets
 from raylora.spec.run import RunSpec
 from tests.unit.train.tiny_audio import TASK as RECORDINGS

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, GPTNeoXConfig, PretrainedConfig, T5Config, XLNetConfig
 
 from raylora.errors import ModelError
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.head_seat import seat_of
+from raylora.model.base.frozen_linear import FrozenLinear
+from raylora.model.base.head_seat import seat_of
+from raylora.model.base.meta import meta_model, read_config
+from raylora.model.base.task_class import sees_both_sides, task_class
 from raylora.model.inspect import inspect_targets
-from raylora.model.meta import meta_model, read_config
 from raylora.model.targets import linear_layers, match_targets
-from raylora.model.task_class import sees_both_sides, task_class
-from raylora.spec.task import TaskFields
+from raylora.spec.fields.task import TaskFields
 from tests.unit.train.tiny_heads import FAMILIES, SHAPE, head_spec, save_home
 from tests.unit.train.tiny_run import build_tiny
 

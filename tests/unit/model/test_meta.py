@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from raylora.errors import ModelError
-from raylora.model.meta import meta_model, read_config
-from raylora.spec.task import TaskFields
+from raylora.model.base.meta import meta_model, read_config
+from raylora.spec.fields.task import TaskFields
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "intermediate_size": 96}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

@@ -16,7 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from raylora.model.own_dropout import own_dropout
+from raylora.model.rows.own_dropout import own_dropout
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
 from raylora.errors import ModelError
-from raylora.model.load import base_on_meta
-from raylora.model.peft_config import peft_config, why_not
-from raylora.model.peft_trial import OF_THAT_RANK, peft_trial
+from raylora.model.bank.peft_config import peft_config, why_not
+from raylora.model.bank.peft_trial import OF_THAT_RANK, peft_trial
+from raylora.model.base.load import base_on_meta
 from raylora.spec.run import RunSpec
 from tests.reference.peft_types import block_of
 

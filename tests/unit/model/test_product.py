@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raylora.model.product import ONEDNN_FLOP, add_product, frozen_product, is_batched, product
+from raylora.model.base.product import ONEDNN_FLOP, add_product, frozen_product, is_batched, product
 
 # Around the widths of vector registers and of blocks, where kernels change, and what lies between.
 SIZES = st.sampled_from([1, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 128, 129]) | st.integers(1, 600)

@@ -17,8 +17,8 @@ from bitsandbytes.functional import (
 )
 from torch import Tensor, nn
 
-from raylora.model.frozen_linear import QuantLinear
-from raylora.model.quant import BLOCK, QuantFormat
+from raylora.model.base.frozen_linear import QuantLinear
+from raylora.model.base.quant import BLOCK, QuantFormat
 
 # Whole blocks and broken ones, more and fewer than one block of scales, odd counts of values.
 SHAPES = [(64, 64), (64, 96), (7, 34), (1, 2), (3, 5), (300, 700)]

@@ -35,8 +35,8 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel
 
 from raylora.errors import ModelError
-from raylora.model.load import base_on_meta
-from raylora.model.row_attention import NAME, attend_by_rows
+from raylora.model.base.load import base_on_meta
+from raylora.model.rows.row_attention import NAME, attend_by_rows
 from tests.unit.model.tiny import spec_of
 
 LENGTHS = (9, 12, 12, 12, 8, 12)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raylora.model.route import NOBODY, Route, Span
-from raylora.model.row_dropout import RowDropout, draw_by_rows
+from raylora.model.rows.route import NOBODY, Route, Span
+from raylora.model.rows.row_dropout import RowDropout, draw_by_rows
 
 ROWS = ((3, 40), (9, 60))
 SEEDS = {0: 5, 1: 6}

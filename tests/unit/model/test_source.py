@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raylora.errors import ModelError
-from raylora.model.remote import bucket_config, bucket_folder
-from raylora.model.source import base_config, resolve_base
+from raylora.model.source.remote import bucket_config, bucket_folder
+from raylora.model.source.source import base_config, resolve_base
 from tests.servers.hub import Hub
 from tests.unit.model.tiny import GGUF_TEMPLATE, save_tiny, spec_of, write_gguf
 

@@ -7,8 +7,8 @@ import torch
 from transformers import GPT2Config, PreTrainedModel
 
 from raylora.errors import ModelError
+from raylora.model.base.meta import meta_model
 from raylora.model.inspect import inspect_targets
-from raylora.model.meta import meta_model
 from raylora.model.targets import match_targets
 from tests.unit.model.tiny import spec_of, tiny_config
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, BartConfig, LlamaConfig, MT5Config, PretrainedConfig, T5Config
 
 from raylora.errors import ModelError
-from raylora.model.base_weights import BaseWeights
-from raylora.model.frozen_linear import FrozenLinear, QuantLinear
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.meta import meta_model, read_config
-from raylora.model.task_class import has_own_head, task_class
-from raylora.spec.task import TaskFields
+from raylora.model.base.base_weights import BaseWeights
+from raylora.model.base.frozen_linear import FrozenLinear, QuantLinear
+from raylora.model.base.load import base_on_meta, load_base
+from raylora.model.base.meta import meta_model, read_config
+from raylora.model.base.task_class import has_own_head, task_class
+from raylora.spec.fields.task import TaskFields
 from tests.unit.train.tiny_seq2seq import FAMILIES, SHAPE, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
 TWO_SIDES = TaskFields(task_type="seq_2_seq_lm")

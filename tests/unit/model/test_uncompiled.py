@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from raylora.model.uncompiled import SWITCH, uncompiled
+from raylora.model.base.uncompiled import SWITCH, uncompiled
 
 
 def double(value: int) -> int:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, MixtralConfig, PretrainedConfig
 
-from raylora.model.load import base_on_meta
-from raylora.model.unreached import unreached_weights, warning_of_unreached
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.unreached import unreached_weights, warning_of_unreached
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate
+from raylora.train.prediction.estimate import estimate
 
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

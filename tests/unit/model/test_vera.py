@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from raylora.model.frozen_linear import FrozenLinear
-from raylora.model.packed_bank import PackedBank
-from raylora.model.slot import Slot, VeraStart
+from raylora.model.adapter.slot import Slot, VeraStart
+from raylora.model.bank.packed import PackedBank
+from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.targets import adapter_values
 from tests.unit.model.tiny import spec_of, tiny_config
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from raylora.objectives.choose import objective_of
 from raylora.objectives.kto import Kto, gain_of, reference_point
 from raylora.objectives.objective import Measured, Scores, Texts, measured
-from raylora.spec.metrics import GREATER_IS_BETTER, LOSSES, TOLD, Metric
-from raylora.spec.run_fields import RunFields
-from raylora.spec.task import TaskType
-from raylora.spec.train import TrainFields
+from raylora.spec.fields.metrics import GREATER_IS_BETTER, LOSSES, TOLD, Metric
+from raylora.spec.fields.run import RunFields
+from raylora.spec.fields.task import TaskType
+from raylora.spec.fields.train import TrainFields
 
 COUNTS = (3, 2, 1, 4)
 """Labelled tokens of four answers."""

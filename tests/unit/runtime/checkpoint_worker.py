@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from raylora.errors import StoreError
-from raylora.runtime.desk_messages import Admit
-from raylora.runtime.same_checkpoint import load_alike
+from raylora.runtime.cluster.desk_messages import Admit
+from raylora.runtime.job.same_checkpoint import load_alike
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.train.ranks import Ranks

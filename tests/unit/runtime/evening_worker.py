@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from raylora.errors import RunFailedError
-from raylora.runtime import pack as pack_module
-from raylora.runtime.desk_messages import Admit, Go, Report, Save
+from raylora.runtime.cluster.desk_messages import Admit, Go, Report, Save
+from raylora.runtime.pack import pack as pack_module
 from raylora.spec.run import RunSpec
 from raylora.train.ranks import Ranks
 from raylora.train.trainee import Trainee

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from raylora.errors import InputError
-from raylora.runtime.inputs import Inputs
+from raylora.runtime.job.inputs import Inputs
 from raylora.train.ranks import Ranks
 from tests.unit.data.small_tokenizer import CHATML
 from tests.unit.train.tiny_run import tiny_spec

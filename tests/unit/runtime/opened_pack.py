@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from raylora.runtime.mailbox import PackJob
-from raylora.runtime.pack import Pack
+from raylora.runtime.cluster.mailbox import PackJob
+from raylora.runtime.pack.pack import Pack
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
 from raylora.train.events import Event

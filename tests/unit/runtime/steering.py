@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Command, Report
-from raylora.runtime.desk_state import Claim
+from raylora.runtime.cluster.desk_messages import Command, Report
+from raylora.runtime.pack.desk import Desk
+from raylora.runtime.pack.desk_state import Claim
 from raylora.spec.run import RunSpec
 
 PATIENCE_S = 30.0

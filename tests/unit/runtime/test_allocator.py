@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import sys, psutil, torch
-from raylora.runtime.allocator import keep_freed_memory
+from raylora.runtime.cluster.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 before = psutil.Process().memory_info().rss

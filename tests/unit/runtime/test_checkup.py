@@ -45,7 +45,7 @@ def test_it_leaves_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("part", "package", "module"),
     [
-        ("bitsandbytes", "bitsandbytes.functional", "raylora.model.quant"),
+        ("bitsandbytes", "bitsandbytes.functional", "raylora.model.base.quant"),
         ("DeepSpeed", "deepspeed", "raylora.strategy.deepspeed"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_package_that_cannot_be_imported(part: str, package: str, module: str,
 
 def test_weights_that_do_not_come_back(monkeypatch: pytest.MonkeyPatch):
     """Packages that can be imported, and compute something else."""
-    from raylora.model import quant
+    from raylora.model.base import quant
     from raylora.strategy.deepspeed import Zero3
 
     nothing = torch.full((64, 64), float("nan"))

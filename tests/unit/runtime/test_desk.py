@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Admit, Close, Go, Report, Save
-from raylora.runtime.waiters import Waiters
+from raylora.runtime.cluster.desk_messages import Admit, Close, Go, Report, Save
+from raylora.runtime.pack.desk import Desk
+from raylora.runtime.pack.waiters import Waiters
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
 
 

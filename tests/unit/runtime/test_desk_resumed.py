@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from raylora.runtime.desk import Desk
-from raylora.runtime.desk_messages import Go, Report
+from raylora.runtime.cluster.desk_messages import Go, Report
+from raylora.runtime.pack.desk import Desk
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
 
 

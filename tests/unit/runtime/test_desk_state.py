@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylora.runtime.desk_messages import Report, ReportKind
-from raylora.runtime.desk_state import Claim, Tenant
+from raylora.runtime.cluster.desk_messages import Report, ReportKind
+from raylora.runtime.pack.desk_state import Claim, Tenant
 
 
 def at(step: int, kind: ReportKind) -> Report:

@@ -9,9 +9,9 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision
 
-from raylora.runtime import as_asked, elastic
-from raylora.runtime.as_asked import LOOK_S, AsAsked
-from raylora.runtime.elastic import SETTLE_S, Elastic
+from raylora.runtime.cluster import as_asked, elastic
+from raylora.runtime.cluster.as_asked import LOOK_S, AsAsked
+from raylora.runtime.cluster.elastic import SETTLE_S, Elastic
 
 NODES = ("a", "b", "c")
 FOUR = ScalingConfig(num_workers=4, resources_per_worker={"CPU": 1})

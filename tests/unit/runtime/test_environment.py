@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.runtime.environment import forwarded, put_on, withheld
-from raylora.runtime.network import interface_of
+from raylora.runtime.cluster.environment import forwarded, put_on, withheld
+from raylora.runtime.cluster.network import interface_of
 
 PASSWORD = "MLFLOW_TRACKING_PASSWORD"
 """Of the driver alone: no worker writes to MLflow."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from raylora.runtime.evening import Move, due_move
+from raylora.runtime.pack.evening import Move, due_move
 from tests.contract.strategy_group import run_group
 from tests.unit.runtime.evening_worker import MOVED, NUM_STEPS
 from tests.unit.train.tiny_run import save_materials

@@ -11,7 +11,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from raylora.errors import NonFiniteLossError, RunFailedError, WorkerError
-from raylora.runtime.failures import lost_contact, worker_error
+from raylora.runtime.cluster.failures import lost_contact, worker_error
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
 COLLATERAL = RuntimeError("[gloo] Connection closed by peer\nat somewhere.cc:12")

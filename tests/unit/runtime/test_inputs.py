@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.data.tokenizer import load_tokenizer, tokenizer_digest
-from raylora.runtime.inputs import Inputs
+from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
+from raylora.runtime.job.inputs import Inputs
 from raylora.tracking.inputs import DatasetUse
 from raylora.train.sample import answer
 from tests.contract.strategy_group import run_group

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from raylora.errors import RunFailedError
 from raylora.runtime import launch
-from raylora.runtime.mailbox import Job
+from raylora.runtime.cluster.mailbox import Job
 from raylora.runtime.stopping import StopWish
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store

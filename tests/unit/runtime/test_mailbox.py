@@ -6,7 +6,7 @@ import asyncio
 import gc
 from weakref import ref
 
-from raylora.runtime.mailbox import Mailbox
+from raylora.runtime.cluster.mailbox import Mailbox
 from raylora.train.events import Event
 
 PATIENCE_S = 30.0

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from raylora.runtime import own_saves
-from raylora.runtime.desk_messages import Save
-from raylora.runtime.mailbox import Mailbox
-from raylora.runtime.own_saves import SAVE_S, OwnSaves
+from raylora.runtime.cluster.desk_messages import Save
+from raylora.runtime.cluster.mailbox import Mailbox
+from raylora.runtime.pack import own_saves
+from raylora.runtime.pack.own_saves import SAVE_S, OwnSaves
 from raylora.spec.run import RunSpec
 from tests.unit.runtime.handles import Handle
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import UnusableStoreError
-from raylora.runtime.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
-from raylora.runtime.pack import Pack
+from raylora.runtime.cluster.desk_messages import BEFORE_ANY_STEP, Admit, Go, Save
+from raylora.runtime.pack.pack import Pack
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint

@@ -11,9 +11,9 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from raylora.data.collate import Batch
-from raylora.runtime.inputs import Inputs
-from raylora.runtime.mailbox import PackJob
-from raylora.runtime.pack_width import pack_width
+from raylora.runtime.cluster.mailbox import PackJob
+from raylora.runtime.job.inputs import Inputs
+from raylora.runtime.pack.width import pack_width
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
 from raylora.train.trainee import Trainee

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from raylora.runtime.cluster import places, warn_without_gpus, worker_resources
-from raylora.runtime.growth import is_managed
+from raylora.runtime.cluster.cluster import places, warn_without_gpus, worker_resources
+from raylora.runtime.cluster.growth import is_managed
 from tests.unit.model.tiny import spec_of
 
 
@@ -67,7 +67,7 @@ def test_who_goes_without_a_gpu_that_may_yet_come_is_told(
     warns: bool,
 ):
     there = {"CPU": 4.0} | ({"GPU": 1.0} if has_gpu else {})
-    monkeypatch.setattr("raylora.runtime.cluster.ray", SimpleNamespace(cluster_resources=lambda: there))
-    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: grows)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray", SimpleNamespace(cluster_resources=lambda: there))
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.can_grow", lambda: grows)
     warn_without_gpus(spec_of("base", distributed={"gpus_per_worker": asked}, ray={"address": address}))
     assert ("set gpus_per_worker: 1" in caplog.text) == warns

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from raylora.errors import ModelError
-from raylora.model.load import base_on_meta, load_base
-from raylora.model.meta import read_config
+from raylora.model.base.load import base_on_meta, load_base
+from raylora.model.base.meta import read_config
 from raylora.runtime.preflight import preflight
 from tests.unit.model.tiny import save_tiny, spec_of
 

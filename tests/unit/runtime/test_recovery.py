@@ -9,7 +9,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
 from raylora.errors import DataError, NonFiniteLossError, RayloraError, StoreError
-from raylora.runtime.recovery import Recovery
+from raylora.runtime.cluster.recovery import Recovery
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
 TAKEN_BACK = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError(preempted=True))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from raylora.errors import CorruptObjectError, UnusableStoreError
-from raylora.runtime.same_checkpoint import load_alike
+from raylora.runtime.job.same_checkpoint import load_alike
 from raylora.store.blob import Store, open_store
 from raylora.store.checkpoint import Checkpoint, load_latest, save_checkpoint
 from raylora.train.ranks import Ranks

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from raylora.errors import InputError
-from raylora.runtime.cluster import cluster
+from raylora.runtime.cluster.cluster import cluster
 from tests.unit.model.tiny import spec_of
 
 

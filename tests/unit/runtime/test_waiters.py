@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from raylora.runtime.waiters import Waiters
+from raylora.runtime.pack.waiters import Waiters
 
 PATIENCE_S = 30.0
 

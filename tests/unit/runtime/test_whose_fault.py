@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from raylora.data.files import bucket_files
+from raylora.data.sources.files import bucket_files
 from raylora.errors import DataError, ModelError, UnusableStoreError
-from raylora.model.source import base_config, resolve_base
-from raylora.runtime.desk_messages import Admit, Go
-from raylora.runtime.open_inputs import OpenInputs
-from raylora.runtime.whose_fault import faulted_alone
+from raylora.model.source.source import base_config, resolve_base
+from raylora.runtime.cluster.desk_messages import Admit, Go
+from raylora.runtime.job.whose_fault import faulted_alone
+from raylora.runtime.pack.open_inputs import OpenInputs
 from raylora.store.blob import open_store
 from raylora.train.ranks import Ranks
 from tests.servers.stub_s3 import refusal, s3_that_says

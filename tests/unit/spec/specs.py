@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from raylora.errors import SpecError
-from raylora.spec.load import LoadedSpec, load_spec
+from raylora.spec.reading.load import LoadedSpec, load_spec
 from raylora.spec.run import RunSpec
 
 LEAST = "base_model: org/model\ndatasets: [{path: rows.jsonl}]\n"

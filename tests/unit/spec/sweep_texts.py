@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.load_sweep import LoadedSweep, load_sweep
+from raylora.spec.sweeps.load import LoadedSweep, load_sweep
 
 RUN = "run: {base_model: org/model, datasets: [{path: rows.jsonl}], val_set_size: 0.1, max_steps: 50}\n"
 REST = "num_trials: 4\nspace:\n  lora_r: {choice: [4, 8]}\n"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.aliases import DEFAULTS_NOTE
-from raylora.spec.foreign_keys import answer
-from raylora.spec.other_tools import DATASET_ALIASES, RUN_ALIASES
+from raylora.spec.reading.aliases import DEFAULTS_NOTE
+from raylora.spec.reading.foreign_keys import answer
+from raylora.spec.reading.other_tools import DATASET_ALIASES, RUN_ALIASES
 from raylora.spec.run import RunSpec
 from tests.unit.spec.foreign_files import LLAMA_FACTORY
 from tests.unit.spec.specs import LEAST, load_text, problems_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.axolotl_grid import grid_sweep
-from raylora.spec.space import configurations, resolve
+from raylora.spec.sweeps.axolotl_grid import grid_sweep
+from raylora.spec.sweeps.space import configurations, resolve
 from tests.unit.spec.specs import LEAST
 
 GRID = """\

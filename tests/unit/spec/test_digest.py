@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from raylora.spec.fields.run import RunFields
 from raylora.spec.run import NOT_DIGESTED, RunSpec
-from raylora.spec.run_fields import RunFields
 from tests.unit.spec.specs import LEAST, load_text
 
 BASE: dict[str, Any] = {"base_model": "a", "datasets": [{"path": "b"}], "val_set_size": 0.1, "eval_steps": 10}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.elsewhere import elsewhere
+from raylora.spec.reading.elsewhere import elsewhere
 from raylora.spec.run import RunSpec
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raylora.spec.load import load_spec
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.reading.load import load_spec
+from raylora.spec.sweeps.load import load_sweep
 from tests.unit.spec.specs import load_text
 
 REPOSITORY = Path(__file__).resolve().parents[3]

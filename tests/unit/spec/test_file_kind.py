@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.file_kind import is_runs, is_sweeps
-from raylora.spec.load import load_spec
-from raylora.spec.load_sweep import load_sweep
+from raylora.spec.reading.file_kind import is_runs, is_sweeps
+from raylora.spec.reading.load import load_spec
+from raylora.spec.sweeps.load import load_sweep
 
 EXAMPLES = sorted(Path("examples").glob("*.yaml"))
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))

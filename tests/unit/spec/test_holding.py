@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.spec.holding import FIELDS, word_for
+from raylora.spec.fields.holding import FIELDS, word_for
 from raylora.spec.run import RunSpec
 
 

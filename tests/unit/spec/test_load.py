@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raylora.errors import SpecError
-from raylora.spec.load import load_spec
-from raylora.spec.other_tools import RUN_ALIASES
+from raylora.spec.fields.run import RunFields
+from raylora.spec.reading.load import load_spec
+from raylora.spec.reading.other_tools import RUN_ALIASES
 from raylora.spec.run import RunSpec
-from raylora.spec.run_fields import RunFields
-from raylora.spec.yaml_text import write_yaml
+from raylora.spec.text.yaml_text import write_yaml
 from tests.unit.spec.specs import LEAST, load_text, problems_of, runs, words
 
 # A file that is written again for every example may stay from the last one.

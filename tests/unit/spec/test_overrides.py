@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylora.spec.yaml_text import write_yaml
+from raylora.spec.text.yaml_text import write_yaml
 from tests.unit.spec.specs import LEAST, amounts, counts, load_text, problems_of, shares, words
 
 

@@ -7,7 +7,7 @@ from itertools import repeat
 import pytest
 import regex
 
-from raylora.spec.pattern import MAX_CHARS, matching
+from raylora.spec.text.pattern import MAX_CHARS, matching
 
 RUNS_AWAY = r"(?:.|..|...)*(?<=z)"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.catalog import GROUPS
-from raylora.spec.knobs import KINDS
-from raylora.spec.reference import configuration_markdown, sweeps_markdown
-from raylora.spec.run_fields import RunFields
-from raylora.spec.sweep_fields import SweepFields
-from raylora.spec.sweep_rules import SWEEP_RULES
+from raylora.spec.fields.knobs import KINDS
+from raylora.spec.fields.run import RunFields
+from raylora.spec.fields.sweep import SweepFields
+from raylora.spec.pages.reference import configuration_markdown, sweeps_markdown
+from raylora.spec.reading.catalog import GROUPS
+from raylora.spec.sweeps.rules import SWEEP_RULES
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -50,7 +50,7 @@ def test_it_says_type_default_description_and_other_spellings():
 @pytest.mark.parametrize(("words", "text"), [([], configuration_markdown()), (["sweep"], sweeps_markdown())])
 def test_the_command_prints_it(words: list[str], text: str):
     done = subprocess.run(
-        [sys.executable, "-m", "raylora.spec.reference", *words],
+        [sys.executable, "-m", "raylora.spec.pages.reference", *words],
         capture_output=True,
         check=True,
         timeout=60,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.rules import RULES
+from raylora.spec.rules.run import RULES
 from raylora.spec.run import RunSpec
 from tests.unit.spec.specs import LEAST, load_text, problems_of
 

@@ -7,12 +7,12 @@ import yaml
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
-from raylora.spec.fields import Part
+from raylora.spec.fields.part import Part
+from raylora.spec.fields.run import RunFields
+from raylora.spec.pages.schema import json_schema, sweep_json_schema
+from raylora.spec.pages.template import commented_config
 from raylora.spec.run import RunSpec
-from raylora.spec.run_fields import RunFields
-from raylora.spec.schema import json_schema, sweep_json_schema
-from raylora.spec.template import commented_config
-from raylora.spec.yaml_text import read_yaml
+from raylora.spec.text.yaml_text import read_yaml
 from tests.unit.spec.foreign_files import LLAMA_FACTORY
 from tests.unit.spec.specs import LEAST, runs
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylora.errors import InputError
-from raylora.spec.knobs import AnyKnob, Choice, Integer, LogUniform, Ratio, Uniform, clip
-from raylora.spec.space import configurations, resolve
+from raylora.spec.fields.knobs import AnyKnob, Choice, Integer, LogUniform, Ratio, Uniform, clip
+from raylora.spec.sweeps.space import configurations, resolve
 
 SWITCH = Choice(choice=("a", "b", ("q_proj", "v_proj")))
 SPACE: dict[str, AnyKnob] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import SpecError
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.sweep_rules import SWEEP_RULES
+from raylora.spec.sweeps.rules import SWEEP_RULES
+from raylora.spec.sweeps.sweep import SweepSpec
 from tests.unit.spec.specs import LEAST
 from tests.unit.spec.sweep_texts import REST, RUN, load_text, problems_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.knobs import Choice
+from raylora.spec.fields.knobs import Choice
 from tests.unit.spec.sweep_texts import REST, RUN, load_text, problems_of
 
 

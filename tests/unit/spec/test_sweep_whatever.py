@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raylora.errors import SpecError
-from raylora.spec.knobs import KINDS
-from raylora.spec.sweep_fields import SweepFields
-from raylora.spec.yaml_text import write_yaml
+from raylora.spec.fields.knobs import KINDS
+from raylora.spec.fields.sweep import SweepFields
+from raylora.spec.text.yaml_text import write_yaml
 from tests.unit.spec.sweep_texts import load_text
 
 keys = st.sampled_from(

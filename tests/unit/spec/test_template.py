@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.catalog import GROUPS
-from raylora.spec.template import commented_config
+from raylora.spec.pages.template import commented_config
+from raylora.spec.reading.catalog import GROUPS
 from tests.unit.spec.specs import load_text
 
 TEXT = commented_config("org/model", "rows.jsonl")

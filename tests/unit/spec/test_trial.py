@@ -9,8 +9,8 @@ import pytest
 from raylora.errors import SpecError
 from raylora.spec.packing import pack_key, why_alone
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
 
 RUN = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}], "val_set_size": 0.1, "seed": 7}
 BATCHES = {"micro_batch_size": 2, "gradient_accumulation_steps": 6, "distributed": {"num_workers": 2}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raylora.spec.yaml_text import read_yaml, write_yaml
+from raylora.spec.text.yaml_text import read_yaml, write_yaml
 from tests.unit.spec.specs import words
 
 plain = st.recursive(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raylora.errors import CorruptObjectError
-from raylora.runtime.environment import forwarded
+from raylora.runtime.cluster.environment import forwarded
 from raylora.store.blob import Store, open_store
 from raylora.store.manifest import MANIFEST, fetch, publish, read_manifest
 from raylora.store.signature import FIELD, KEY_NAME, SEAL, sealed, unsealed

@@ -7,9 +7,9 @@ from typing import Any
 from ray.tune.experiment import Experiment
 from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.lease import Lease
-from raylora.sweep.tune_space import tune_space
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.steering.lease import Lease
+from raylora.sweep.steering.tune_space import tune_space
 
 SPACE: dict[str, Any] = {
     "lora_r": {"choice": [4, 8]},

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import LlamaConfig, PretrainedConfig
 
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.berths import Berths
-from raylora.sweep.offer import Node, Offer
-from raylora.sweep.plan import plan_sweep
-from raylora.sweep.trials import SweepTrials
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.planning.berths import Berths
+from raylora.sweep.planning.offer import Node, Offer
+from raylora.sweep.planning.plan import plan_sweep
+from raylora.sweep.steering.trials import SweepTrials
 
 CONFIG = LlamaConfig(
     hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import LlamaConfig, PretrainedConfig
 
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.duration import Rows
-from raylora.sweep.offer import Node, Offer
-from raylora.sweep.plan import Group, Plan, plan_sweep
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.planning.duration import Rows
+from raylora.sweep.planning.offer import Node, Offer
+from raylora.sweep.planning.plan import Group, Plan, plan_sweep
 
 CONFIG = LlamaConfig(
     hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,

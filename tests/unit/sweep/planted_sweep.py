@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from raylora.model.export import FOLDER
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
 from raylora.store.contract import Store
 from raylora.store.manifest import publish
 from raylora.store.runs import run_store

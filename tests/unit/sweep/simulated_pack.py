@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylora.runtime.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, Save
+from raylora.runtime.cluster.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, Save
 from raylora.spec.run import RunSpec
-from raylora.sweep.lease import Repeat
+from raylora.sweep.steering.lease import Repeat
 
 REPORT_STEPS = 1
 BAD_DROPOUT = 0.9

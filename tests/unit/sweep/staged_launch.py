@@ -16,10 +16,10 @@ from raylora.store.fence import Fence
 from raylora.store.home import default_store_uri
 from raylora.store.lease import Lease
 from raylora.sweep import launch
-from raylora.sweep.berths import Berth, Berths
-from raylora.sweep.drive import Search, TrialOutcome
-from raylora.sweep.trials import SweepTrials
-from raylora.sweep.watch import Listener
+from raylora.sweep.planning.berths import Berth, Berths
+from raylora.sweep.steering.drive import Search, TrialOutcome
+from raylora.sweep.steering.trials import SweepTrials
+from raylora.sweep.steering.watch import Listener
 from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
 
@@ -59,7 +59,7 @@ class Stage:
         monkeypatch.setattr(launch, "Fleet", lambda host, steps, listen, first: StagedFleet(self, listen))
         monkeypatch.setattr(launch, "Lease", self._lease)
         monkeypatch.setattr(Berths, "plan", lambda berths: None)
-        monkeypatch.setattr("raylora.sweep.drive.drive", self._drive)
+        monkeypatch.setattr("raylora.sweep.steering.drive.drive", self._drive)
 
     @contextmanager
     def _cluster(self, spec: RunSpec) -> Iterator[None]:

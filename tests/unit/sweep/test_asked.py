@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from raylora.spec.run import RunSpec
-from raylora.spec.space import resolve
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
-from raylora.sweep.asked import aim_of, drawn_by_ratio, run_yaml, with_fields
+from raylora.spec.sweeps.space import resolve
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
+from raylora.sweep.reporting.asked import aim_of, drawn_by_ratio, run_yaml, with_fields
 from tests.unit.sweep.made_sweeps import BASE, sweep, trial
 
 

@@ -10,9 +10,9 @@ from transformers import LlamaConfig
 
 from raylora.errors import InputError
 from raylora.spec.run import RunSpec
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.berths import Berth, Berths
-from raylora.sweep.trials import SweepTrials
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.planning.berths import Berth, Berths
+from raylora.sweep.steering.trials import SweepTrials
 from tests.unit.sweep.made_berths import CONFIG, RUN, SPACE, planned
 
 
@@ -93,10 +93,10 @@ def test_workers_that_the_cluster_cannot_hold_are_an_error(
 ) -> None:
     """Their leases would wait for ever."""
     nodes = [{"NodeID": "n", "Alive": True, "Resources": {"CPU": 2.0}}]
-    monkeypatch.setattr("raylora.runtime.cluster.ray", SimpleNamespace(nodes=lambda: nodes))
-    monkeypatch.setattr("raylora.runtime.cluster.can_grow", lambda: False)
-    monkeypatch.setattr("raylora.sweep.probe.ray", SimpleNamespace(nodes=lambda: nodes))
-    monkeypatch.setattr("raylora.model.source.base_config", lambda run: CONFIG)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray", SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.can_grow", lambda: False)
+    monkeypatch.setattr("raylora.sweep.planning.probe.ray", SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr("raylora.model.source.source.base_config", lambda run: CONFIG)
     place = {"num_workers": 1, "gpus_per_worker": 0}
     asked = {"run": RUN | {"distributed": place, "gradient_accumulation_steps": 12}, "num_trials": 4}
     asked |= {"space": {"distributed.num_workers": knob}, "metric": "train_loss", "budget": {"steps": 20}}

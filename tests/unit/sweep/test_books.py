@@ -10,8 +10,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from raylora.spec.sweep import SweepSpec
-from raylora.spec.trial import trial_spec
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.spec.sweeps.trial import trial_spec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.sweeps import read_sweep

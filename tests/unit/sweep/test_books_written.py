@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from raylora.errors import StoreError
 from raylora.store.local import FolderStore
 from raylora.sweep import record_writing
-from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import _Launch
+from raylora.sweep.steering.drive import TrialOutcome
 from tests.unit.sweep.planted_sweep import Sweep, open_books, sweep_spec
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raylora.sweep.search import search_of
+from raylora.sweep.steering.search import search_of
 from tests.unit.sweep.drawn import drawn_by
 from tests.unit.sweep.made_berths import planned
 from tests.unit.sweep.planned_sweeps import machine, only, plan, sweep

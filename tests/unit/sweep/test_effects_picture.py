@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raylora.sweep.effects_picture import FEW_TRIALS, draw_effects
-from raylora.sweep.summary import summarise
+from raylora.sweep.reporting.effects_picture import FEW_TRIALS, draw_effects
+from raylora.sweep.reporting.summary import summarise
 from tests.unit.sweep.made_sweeps import sweep, trial
 
 LOG_SPACE = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}

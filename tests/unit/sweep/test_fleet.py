@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from raylora.errors import RayloraError, RunFailedError, UnusableStoreError
-from raylora.runtime.desk import Desk
-from raylora.runtime.mailbox import PackJob
+from raylora.runtime.cluster.mailbox import PackJob
+from raylora.runtime.pack.desk import Desk
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
 from raylora.sweep import fleet as fleet_module
-from raylora.sweep.berths import Berth
 from raylora.sweep.fleet import Fleet
+from raylora.sweep.planning.berths import Berth
 from raylora.train.events import Event
 from tests.unit.runtime.handles import Handle, NoRay
 from tests.unit.runtime.steering import Steering, claim
@@ -60,10 +60,10 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
         get_runtime_context=lambda: job,
         _private=SimpleNamespace(state=state),
     )
-    monkeypatch.setattr("raylora.runtime.cluster.ray", ray)
-    for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray", ray)
+    for place in ("raylora.runtime.cluster.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: False)
-    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", dict)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.placement_group_table", dict)
     monkeypatch.setattr(fleet_module, "ray", NoRay)
     monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
     started: list[Group] = []
@@ -106,7 +106,7 @@ def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: l
 def test_a_pack_is_opened_for_nodes_that_may_come(
     groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("raylora.runtime.cluster", "raylora.sweep.fleet"):
+    for place in ("raylora.runtime.cluster.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: True)
     host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
@@ -129,7 +129,9 @@ def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
     A stranger's group of as many workers says nothing of it.
     """
     asked = {"state": "PENDING", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}
-    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", lambda: {waiting: asked} if waiting else {})
+    monkeypatch.setattr(
+        "raylora.runtime.cluster.cluster.placement_group_table", lambda: {waiting: asked} if waiting else {}
+    )
     host: Any = Handle(steering.desk)
     fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2), "narrow": berth(1)}
     fleet.start("wide", berths["wide"].spec)
@@ -146,7 +148,7 @@ def test_room_of_workers_that_are_being_restarted_is_taken_by_no_other_pack(
 ) -> None:
     """It was: what their trials were asked to save nobody saved, for which Tune, and with it the other pack, waited."""
     placed = {f"aa{OUR_JOB}": {"state": state, "bundles": {0: {"CPU": 1.0}}}}
-    monkeypatch.setattr("raylora.runtime.cluster.placement_group_table", lambda: placed)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.placement_group_table", lambda: placed)
     host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
     berths = {"narrow": berth(1), "other": replace(berth(1), family="other")}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raylora.runtime.desk_messages import Admit, Close
-from raylora.sweep.host import Host
+from raylora.runtime.cluster.desk_messages import Admit, Close
+from raylora.sweep.steering.host import Host
 from tests.unit.runtime.steering import claim
 from tests.unit.sweep.simulated_pack import SimulatedTrials
 

@@ -11,17 +11,17 @@ import pytest
 from mlflow import MlflowClient
 
 from raylora.errors import InputError, InterruptedRunError, RunFailedError
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
 from raylora.store.fence import FOLDER
 from raylora.store.home import default_store_uri
 from raylora.store.lease import Lease, is_deserted
 from raylora.store.sweeps import SweepRecord, read_sweep, sweep_store, write_sweep
-from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import resume_sweep
 from raylora.sweep.standing import Standing
-from raylora.sweep.watch import TrialEvent
+from raylora.sweep.steering.drive import TrialOutcome
+from raylora.sweep.steering.watch import TrialEvent
 from raylora.train.events import Event
 from tests.unit.store.other_driver import OTHER, take_over
 from tests.unit.sweep.planted_sweep import new_record, sweep_spec

@@ -11,9 +11,9 @@ from ray.air._internal.filelock import TempFileLock
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 
-from raylora.runtime.desk import Desk
-from raylora.sweep.lease import SLOTS, Lease
-from raylora.sweep.signed_files import tunes_files
+from raylora.runtime.pack.desk import Desk
+from raylora.sweep.steering.lease import SLOTS, Lease
+from raylora.sweep.steering.signed_files import tunes_files
 from tests.unit.runtime.steering import Steering
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 

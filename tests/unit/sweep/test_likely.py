@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.space import configurations
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.likely import NUM_DRAWN, first_run, likely_runs
-from raylora.sweep.trials import ALONE, SweepTrials
+from raylora.spec.sweeps.space import configurations
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.planning.likely import NUM_DRAWN, first_run, likely_runs
+from raylora.sweep.steering.trials import ALONE, SweepTrials
 from tests.unit.sweep.drawn import RANGES, SPACE, made
 from tests.unit.sweep.made_sweeps import trial
 

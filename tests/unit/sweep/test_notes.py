@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.contract import Store
-from raylora.sweep.drive import TrialOutcome
 from raylora.sweep.launch import _Launch
 from raylora.sweep.result import sweep_result
-from raylora.sweep.watch import TrialEvent
+from raylora.sweep.steering.drive import TrialOutcome
+from raylora.sweep.steering.watch import TrialEvent
 from tests.unit.sweep.planted_sweep import new_record, open_books
 
 pytestmark = pytest.mark.slow

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raylora.sweep.offer import Free, of_nodes, this_machine
-from raylora.sweep.width import usable_bytes
+from raylora.sweep.planning.offer import Free, of_nodes, this_machine
+from raylora.sweep.planning.width import usable_bytes
 
 
 def test_an_offer_counts_workers_and_their_memory() -> None:

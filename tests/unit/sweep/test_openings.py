@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from raylora.spec.run import RunSpec
-from raylora.sweep.berths import Berth
 from raylora.sweep.openings import Closing, Opening, next_move
+from raylora.sweep.planning.berths import Berth
 
 SPEC = RunSpec.model_validate({"base_model": "base", "datasets": [{"path": "rows.jsonl"}]})
 

@@ -8,12 +8,12 @@ import pytest
 from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig
 
 from raylora.spec.run import RunSpec
-from raylora.sweep.duration import Rows, makespan_s, start_up_s
-from raylora.sweep.plan import share_out
-from raylora.sweep.width import HELD, KEPT_FREE, PROCESS_BYTES
-from raylora.train.estimate import estimate, estimate_pack
-from raylora.train.forecast import StepTime
-from raylora.train.pack_memory import PackMemory
+from raylora.sweep.planning.duration import Rows, makespan_s, start_up_s
+from raylora.sweep.planning.plan import share_out
+from raylora.sweep.planning.width import HELD, KEPT_FREE, PROCESS_BYTES
+from raylora.train.prediction.estimate import estimate, estimate_pack
+from raylora.train.prediction.forecast import StepTime
+from raylora.train.prediction.pack_memory import PackMemory
 from tests.unit.sweep.planned_sweeps import CONFIG, GRID_OF_8, STEPS, grid, machine, only, place, plan, sweep
 
 RANKS = {"lora_r": {"choice": [4, 8, 16, 32]}}
@@ -204,7 +204,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         seconds = float(spec.micro_batch_size * num_slots * num_tokens)
         return StepTime(seconds, 2 * seconds, 0.0)
 
-    monkeypatch.setattr("raylora.sweep.duration.forecast", forecast)
+    monkeypatch.setattr("raylora.sweep.planning.duration.forecast", forecast)
 
 
 @pytest.mark.parametrize("binned", [True, False])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.spec.sweep import SweepSpec
-from raylora.train.estimate import estimate
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.train.prediction.estimate import estimate
 from tests.unit.sweep.planned_sweeps import CONFIG, GRID_OF_8, grid, machine, only, place, plan, sweep
 
 VERA = {"adapter": "vera", "lora_r": 64}

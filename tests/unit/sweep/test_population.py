@@ -10,7 +10,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from raylora.sweep.population import Population
+from raylora.sweep.steering.population import Population
 
 
 @dataclass

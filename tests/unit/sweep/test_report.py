@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from raylora.spec.load import load_spec
+from raylora.spec.reading.load import load_spec
 from raylora.store.sweeps import CurvePoint, SweepRecord
-from raylora.sweep.report import Report, write_report
-from raylora.sweep.words import verdict
+from raylora.sweep.reporting.report import Report, write_report
+from raylora.sweep.reporting.words import verdict
 from tests.unit.sweep.made_sweeps import large_sweep, sweep, trial
 
 HOSTILE = '<script>alert("x")</script> & $\\alpha$ #1f2937 {{ 7 * 7 }}'

@@ -11,7 +11,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
 from raylora.errors import CorruptObjectError, UnusableStoreError
 from raylora.store.signature import KEY_NAME
-from raylora.sweep.signed_files import check_written, tunes_files
+from raylora.sweep.steering.signed_files import check_written, tunes_files
 from tests.unit.store.disks import fill, mounted
 
 KEY = "a-key-nobody-may-print"

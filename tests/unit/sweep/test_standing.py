@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raylora.spec.sweep import SweepSpec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.sweep.launch import _Launch
 from raylora.train.events import Event
 from raylora.train.start_parts import LOADING

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylora.store.sweeps import TrialRecord
-from raylora.sweep.effects import knob_effects, varied_knobs
-from raylora.sweep.summary import Summary, counts, summarise
-from raylora.sweep.words import verdict
+from raylora.sweep.reporting.effects import knob_effects, varied_knobs
+from raylora.sweep.reporting.summary import Summary, counts, summarise
+from raylora.sweep.reporting.words import verdict
 from tests.unit.sweep.made_sweeps import sweep, trial
 
 STATUSES = st.sampled_from(["running", "paused", "succeeded", "stopped", "failed", "cancelled"])

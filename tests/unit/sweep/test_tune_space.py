@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from raylora.spec.space import configurations, resolve
-from raylora.spec.sweep import SweepSpec
-from raylora.sweep.trials import SweepTrials
-from raylora.sweep.tune_space import tune_scheduler, tune_searcher, tune_space
+from raylora.spec.sweeps.space import configurations, resolve
+from raylora.spec.sweeps.sweep import SweepSpec
+from raylora.sweep.steering.trials import SweepTrials
+from raylora.sweep.steering.tune_space import tune_scheduler, tune_searcher, tune_space
 from tests.arch.interpreter import loaded_after
 from tests.arch.source_tree import REPOSITORY
 from tests.unit.sweep.drawn import RANGES, SPACE, drawn_by, made
@@ -93,5 +93,5 @@ def test_schedulers_count_what_the_budget_is_in(scheduler: str):
 
 
 def test_what_leases_load_is_light():
-    loaded = loaded_after(["raylora.sweep.host"], REPOSITORY)
+    loaded = loaded_after(["raylora.sweep.steering.host"], REPOSITORY)
     assert loaded & {"torch", "transformers", "mlflow", "peft", "datasets", "optuna"} == set()

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.spec.draft import Draft
-from raylora.spec.overrides import apply_override
-from raylora.spec.yaml_text import read_yaml
-from raylora.sweep.effects import key_of
-from raylora.sweep.scales import MAX_LOG_TICKS, is_log, log_ticks, scale_of, tick_text
-from raylora.sweep.words import MAX_LABEL, config_text, knob_labels, label, labels, large, number, span
+from raylora.spec.reading.draft import Draft
+from raylora.spec.reading.overrides import apply_override
+from raylora.spec.text.yaml_text import read_yaml
+from raylora.sweep.reporting.effects import key_of
+from raylora.sweep.reporting.scales import MAX_LOG_TICKS, is_log, log_ticks, scale_of, tick_text
+from raylora.sweep.reporting.words import MAX_LABEL, config_text, knob_labels, label, labels, large, number, span
 
 VALUES = st.one_of(
     st.booleans(), st.none(), st.text(max_size=40), st.lists(st.sampled_from(["q_proj", "v", "up_proj"]))

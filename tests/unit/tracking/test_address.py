@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import InputError
-from raylora.spec.place import TrackingSpec
+from raylora.spec.fields.place import TrackingSpec
 from raylora.tracking.address import (
     default_artifact_uri,
     how_to_open,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from raylora.data.collate import Batch
-from raylora.spec.labels import IGNORED
+from raylora.spec.fields.labels import IGNORED
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.step import Share, train_step

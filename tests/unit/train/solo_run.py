@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, save_checkpoint

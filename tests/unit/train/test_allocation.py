@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raylora.errors import InputError
-from raylora.spec.phases import phases
+from raylora.spec.fields.phases import phases
 from raylora.spec.run import RunSpec
 from tests.unit.train.pack_run import (
     admit,

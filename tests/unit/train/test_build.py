@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raylora.errors import ModelError
-from raylora.model import dtype
+from raylora.model.base import dtype
 from raylora.spec.run import RunSpec
 from raylora.strategy.choose import offloads
 from raylora.strategy.ddp import Ddp

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from raylora.model.meta import read_config
-from raylora.model.route import Span
+from raylora.model.base.meta import read_config
+from raylora.model.rows.route import Span
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate_pack
 from raylora.train.evaluate import evaluate
-from raylora.train.forecast import forecast
 from raylora.train.forward import Piece, not_training, scores_of
 from raylora.train.member import Member
+from raylora.train.prediction.estimate import estimate_pack
+from raylora.train.prediction.forecast import forecast
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import (
     admit,

@@ -10,10 +10,10 @@ import torch
 from transformers import BertConfig, CTRLConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from raylora.errors import ModelError
+from raylora.model.base.meta import meta_model
 from raylora.model.inspect import inspect_targets
-from raylora.model.meta import meta_model
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import Estimate, RankBytes, estimate
+from raylora.train.prediction.estimate import Estimate, RankBytes, estimate
 
 SMALL = LlamaConfig(
     hidden_size=64,

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from raylora.model.meta import read_config
-from raylora.model.source import resolve_base
-from raylora.spec.load import load_spec
+from raylora.model.base.meta import read_config
+from raylora.model.source.source import resolve_base
+from raylora.spec.reading.load import load_spec
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate
+from raylora.train.prediction.estimate import estimate
 from tests.contract.strategy_group import LATE, run_group
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

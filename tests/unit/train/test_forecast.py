@@ -9,10 +9,10 @@ import torch
 from transformers import LlamaConfig
 
 from raylora.spec.run import RunSpec
-from raylora.train import forecast as forecast_module
 from raylora.train.allocation import Allocation
-from raylora.train.forecast import forecast
 from raylora.train.optim import AdamWFactory
+from raylora.train.prediction import forecast as forecast_module
+from raylora.train.prediction.forecast import forecast
 
 CONFIG = LlamaConfig(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,

@@ -13,15 +13,15 @@ import torch
 from raylora.adapters import publish_model as publishing
 from raylora.adapters.publish_model import publish_model
 from raylora.errors import InputError, ModelError, RunFailedError, UnusableStoreError
-from raylora.model.meta import read_config
-from raylora.model.weights import Weights
+from raylora.model.base.meta import read_config
+from raylora.model.base.weights import Weights
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest
 from raylora.train import steppers
 from raylora.train.build import steps_in_low_precision
-from raylora.train.estimate import estimate
-from raylora.train.forecast import forecast
 from raylora.train.integrity import checksum
+from raylora.train.prediction.estimate import estimate
+from raylora.train.prediction.forecast import forecast
 from tests.contract.strategy_specs import STRATEGIES
 from tests.unit.store.disks import mounted
 from tests.unit.train.solo_run import spec_of, start

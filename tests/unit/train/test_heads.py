@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from raylora.errors import ModelError
-from raylora.model.heads import SAVED
+from raylora.model.bank.heads import SAVED
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
 from raylora.model.inspect import inspect_targets
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
 from raylora.model.targets import adapter_values
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import estimate
 from raylora.train.member import Member
+from raylora.train.prediction.estimate import estimate
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
 from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, QUANTIZED, TASKS, head_spec, save_family, save_home

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.spec.run import RunSpec
 from raylora.train.evaluate import evaluate
 from raylora.train.forward import Piece, beside_reference, not_training

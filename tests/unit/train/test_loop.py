@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from raylora.errors import StoreError
-from raylora.model.route import Span
+from raylora.model.rows.route import Span
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint, load_latest
 from raylora.store.kept import complete_steps

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import NonFiniteLossError, StoreError
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_latest

@@ -16,10 +16,10 @@ import torch
 from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
 
 from raylora.errors import ModelError
-from raylora.model.meta import read_config
+from raylora.model.base.meta import read_config
 from raylora.spec.run import RunSpec
-from raylora.train.estimate import Estimate, estimate, estimate_pack
-from raylora.train.pack_memory import PackMemory
+from raylora.train.prediction.estimate import Estimate, estimate, estimate_pack
+from raylora.train.prediction.pack_memory import PackMemory
 from tests.unit.train.measured_pack import WIDTHS
 
 REPOSITORY = Path(__file__).parents[3]

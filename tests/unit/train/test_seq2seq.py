@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from raylora.errors import ModelError
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
 from raylora.model.inspect import inspect_targets
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
 from raylora.model.targets import adapter_values
-from raylora.train.estimate import estimate, estimate_pack
-from raylora.train.forecast import forecast
+from raylora.train.prediction.estimate import estimate, estimate_pack
+from raylora.train.prediction.forecast import forecast
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, KINDS, save_seq2seq, save_seq2seq_home, seq2seq_spec

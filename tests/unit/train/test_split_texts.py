@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from raylora.data.batches import Batches
-from raylora.data.source import Source
-from raylora.data.tokenised import TokenisedRows
+from raylora.data.sources.source import Source
+from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.spec.run import RunSpec
 from tests.unit.data.made_rows import blocks_of
 from tests.unit.data.small_tokenizer import small_tokenizer

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from raylora.errors import ModelError
+from raylora.model.base.load import base_on_meta
+from raylora.model.base.meta import read_config
 from raylora.model.inspect import inspect_targets
-from raylora.model.load import base_on_meta
-from raylora.model.meta import read_config
 from raylora.spec.run import RunSpec
 from raylora.spec.value_shape import row_tokens, value_shape
-from raylora.train.estimate import estimate, estimate_pack
-from raylora.train.forecast import forecast
 from raylora.train.member import Member
+from raylora.train.prediction.estimate import estimate, estimate_pack
+from raylora.train.prediction.forecast import forecast
 from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
 from tests.unit.train.tiny_audio import audio_spec, save_recordings

@@ -17,8 +17,8 @@ from raylora.store.blob import open_store
 from raylora.store.checkpoint import Checkpoint, load_checkpoint
 from raylora.store.manifest import read_manifest
 from raylora.train import writing
-from raylora.train.live_bytes import LiveBytes
 from raylora.train.member import Member
+from raylora.train.prediction.live_bytes import LiveBytes
 from raylora.train.ranks import Ranks
 from raylora.train.snapshot import Progress, take
 from raylora.train.trainee import Trainee

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from raylora.data.batches import Batches, open_batches
 from raylora.data.collate import Batch
 from raylora.data.prepare import prepare
-from raylora.data.tokenizer import load_tokenizer
+from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.spec.run import RunSpec
 from raylora.train.build import build
 from raylora.train.step import Share, StepResult, train_step

@@ -1,0 +1,1 @@
+"""Files, buckets and the hub become raw rows, and those examples."""

@@ -1,0 +1,1 @@
+"""Examples become tokens, masks and values, once, into a cache."""

@@ -1,0 +1,1 @@
+"""Rows of several slots on one line: whose they are, what each attends to, what it drops."""

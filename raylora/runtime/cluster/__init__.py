@@ -1,0 +1,1 @@
+"""Ray, the workers' processes and their failures, and the lines to them."""

@@ -1,0 +1,1 @@
+"""Many runs on one base: the desk that gives out slots, and the workers of a pack."""

@@ -1,0 +1,300 @@
+"""Where leases and slots meet: trials ask for slots on one side, packs of slots report and fetch commands on the other.
+
+A plain class under one lock, without Ray, which a sweep puts into an actor. Two rules keep luck out of its decisions:
+
+- Reports of one turn are passed on in trial order, and the next one only once whoever steers has *settled*: it has
+  taken in all it was told, has given all its orders, and waits.
+- What a pack may do next is handed out once all reports are answered in this way, so that slots which go on do so
+  together, beside those that are new. Only `Save` hurries: who gave the order may wait for it.
+
+Whoever steers says how many orders it gave and how many of them are open (`settle`). The desk has settled with it while
+it has begun exactly that many and exactly the open ones wait here: no clock is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from raylora.runtime.cluster.desk_messages import Close, Command, Go, Halt, Report, Save
+from raylora.runtime.pack.desk_seating import is_served, lacking, num_waiting, place
+from raylora.runtime.pack.desk_state import Claim, Pack, Tenant
+from raylora.runtime.pack.waiters import Waiters
+
+ANSWERS_S, IDLE_S = 10.0, 1.0
+"""Longest wait of a pack for answers to its reports, and for a command: an idle one looks whether a node is to go."""
+
+
+class Desk:
+    """Leases, packs, and what they have to tell each other; calls that wait do so in the caller's thread."""
+
+    def __init__(self) -> None:
+        self._changed = Waiters()
+        self._tenants: dict[str, Tenant] = {}
+        self._packs: dict[int, Pack] = {}
+        self._untold: list[Report] = []
+        self._refused: dict[str, str] = {}
+        self._unanswered: list[Callable[[], bool]] = []
+        self._num_orders = 0
+        self._said: tuple[int, int] | None = None
+        self._halted = False
+
+    # The side of the trials.
+
+    def begin_order(self) -> None:
+        """Count an order of whoever steers, before it is carried out."""
+        with self._change():
+            self._num_orders += 1
+
+    def settle(self, num_orders: int, num_open: int) -> None:
+        """Note that whoever steers has taken in every answer there was, and waits.
+
+        What it said earlier may arrive later: more orders, or fewer of them open, are newer.
+
+        Args:
+            num_orders: Orders it gave since the beginning.
+            num_open: Those of them whose answer it waits for.
+        """
+        with self._change():
+            if self._said is None or (num_orders, -num_open) > (self._said[0], -self._said[1]):
+                self._said = (num_orders, num_open)
+
+    def lease(self, claims: Sequence[Claim]) -> None:
+        """Ask for the slots of one trial, all at once; does not wait for them.
+
+        Args:
+            claims: One for each repeat.
+        """
+        with self._change():
+            party = tuple(claim.lease for claim in claims)
+            self._tenants |= {claim.lease: Tenant(claim, party) for claim in claims}
+
+    def go(self, leases: Sequence[str]) -> list[Report]:
+        """Let slots train on, and wait until each has reported, or one has failed.
+
+        Args:
+            leases: Those of one trial that have not ended; one that has holds its last report up to its trial.
+
+        Returns:
+            Reports in the order of ``leases``; fewer where one failed, none where the leases were freed meanwhile.
+        """
+        with self._change():
+            for tenant in self._present(leases):
+                if not (tenant.ended or tenant.report or tenant.wanted or tenant.untold):
+                    tenant.wanted = True
+                    if tenant.pack is not None and not tenant.repeating:
+                        self._packs[tenant.pack].hold([Go(tenant.claim.lease)])
+            self._wait_for_answer(lambda: self._answered(leases))
+            present = list(self._present(leases))
+            reports = [tenant.report for tenant in present if tenant.report]
+            for tenant in present:
+                tenant.report = None
+            return reports if len(present) == len(leases) else []
+
+    def save(self, leases: Sequence[str]) -> list[str | None]:
+        """Save slots as they are now, and wait for it.
+
+        Returns:
+            URIs in the order of ``leases``; ``None`` for one that has trained nothing and started from nothing.
+        """
+        with self._change():
+            for tenant in self._present(leases):
+                if tenant.pack is not None and not (tenant.saving or (self._halted and tenant.repeating)):
+                    tenant.saving = True
+                    if not tenant.repeating:
+                        self._packs[tenant.pack].hurry(Save(tenant.claim.lease))
+            self._wait_for_answer(lambda: not any(tenant.saving for tenant in self._present(leases)))
+            return [tenant.start_from for tenant in self._present(leases)]
+
+    def last_reports(self, leases: Sequence[str]) -> list[Report | None]:
+        """Return what slots that were just saved reported last, told or not; ``None`` where that was before."""
+        with self._changed:
+            return [tenant.last_report for tenant in self._present(leases)]
+
+    def halt(self) -> None:
+        """Tell no report any more and let no slot train on; what is saved now can go on in another process."""
+        with self._change():
+            self._halted = True
+            for pack in self._packs.values():
+                pack.hurry(Halt())
+
+    def settled(self) -> bool:
+        """Whether whoever steers has taken in all it was told, and waits."""
+        with self._changed:  # it may be held already
+            return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
+
+    def free(self, leases: Sequence[str]) -> None:
+        """Give slots up; names of leases that are gone are passed over."""
+        with self._change():
+            for tenant in list(self._present(leases)):
+                del self._tenants[tenant.claim.lease]
+                if tenant.pack is not None:
+                    self._packs[tenant.pack].vacate(tenant.claim.lease)
+            self._untold = [report for report in self._untold if report.lease in self._tenants]
+
+    def waiting(self) -> dict[str, int]:
+        """Leases that lack slots, by the key of their packs; where enough are free, they only wait for a turn's end."""
+        with self._changed:
+            return lacking(self._tenants.values(), self._packs)
+
+    def held(self) -> dict[int, int]:
+        """Leases of each pack that is open, by the pack's number."""
+        with self._changed:
+            return {number: len(pack.leases) for number, pack in self._packs.items() if not pack.away}
+
+    def close_pack(self, pack: int) -> None:
+        """Tell one pack to end, if no lease has a slot there or waits for one; no lease gets one from now on.
+
+        Args:
+            pack: Its number.
+        """
+        with self._change():
+            here = self._packs.get(pack)
+            if here is not None and not here.leases and not num_waiting(self._tenants.values())[here.key]:
+                here.num_slots = 0
+                here.hurry(Close())
+
+    # The side of the packs.
+
+    def open_pack(self, pack: int, key: str, num_slots: int) -> None:
+        """Offer the slots of a worker group; again after it was lost, with the same number.
+
+        Args:
+            pack: Its number.
+            key: Leases with this key fit.
+            num_slots: Slots.
+        """
+        with self._change():
+            self._packs[pack] = Pack(key, num_slots)
+            self._refused.pop(key, None)
+
+    def exchange(self, pack: int, reports: Sequence[Report], wait: bool) -> list[Command]:
+        """Take a turn's reports from a pack, and tell it what to do next.
+
+        With reports it waits for their answers, a matter of milliseconds, so that all slots take the next turn.
+
+        Args:
+            pack: Its number.
+            reports: Of this turn, in any order.
+            wait: Whether the pack has nothing to train, and would rather wait for a command.
+
+        Returns:
+            Commands in order; none where nothing came up for a second.
+        """
+        with self._change():
+            here = self._packs.get(pack)
+            if here is None or here.away:
+                return [Close()]  # a group that is held to be lost, and still asks
+            for report in sorted(reports, key=lambda report: self._in_line(report.lease)):
+                self._take(here, report)
+            self._wait(lambda: bool(here.ready) or here.settled, ANSWERS_S)
+            if wait:
+                self._wait(lambda: bool(here.ready), IDLE_S)
+            return here.take()
+
+    def lose_pack(self, pack: int, reason: str, again: bool) -> None:
+        """Note that a worker group failed: its leases go on elsewhere or when it is back, from their last save.
+
+        Args:
+            pack: Its number.
+            reason: What to tell of leases that can go on nowhere.
+            again: Whether the group is started once more.
+        """
+        with self._change():
+            lost = self._packs.pop(pack, None)
+            if lost is None:
+                return
+            lost.hurry(Close())  # whoever of the group still asks
+            if again:
+                self._packs[pack] = Pack(lost.key, lost.num_slots, away=True)
+            for lease in lost.leases:
+                self._tenants[lease].lose()
+            if not (again or is_served(lost.key, self._packs)):
+                self._refused[lost.key] = reason
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Fail the leases that wait for a pack that will not come, unless another that they fit is open.
+
+        Args:
+            key: Of the pack.
+            reason: What to tell.
+        """
+        with self._change():
+            if not is_served(key, self._packs):
+                self._refused[key] = reason
+
+    def close(self) -> None:
+        """Tell every pack to end."""
+        with self._change():
+            for pack in self._packs.values():
+                pack.hurry(Close())
+
+    # Under the lock.
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        with self._changed:
+            yield
+            self._advance()
+
+    def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> None:
+        self._advance()
+        self._changed.wait_for(reached, timeout_s)
+
+    def _wait_for_answer(self, answered: Callable[[], bool]) -> None:
+        self._unanswered.append(answered)
+        self._wait(answered)
+        self._unanswered.remove(answered)
+
+    def _saving(self) -> bool:
+        """Whether an order to save is not carried out: a trial that is paused has not left before it is."""
+        return any(tenant.saving for tenant in self._tenants.values())
+
+    def _advance(self) -> None:
+        """Pass reports on until one is an answer; where none is left, fill free slots and hand the commands out."""
+        self._tell()
+        if self.settled() and not self._halted:
+            self._untold += place(self._tenants.values(), self._packs, self._refused)
+            self._tell()
+        if self.settled() and not self._saving() and not self._halted:
+            for pack in self._packs.values():
+                pack.open(self._in_line)
+        self._changed.wake()
+
+    def _tell(self) -> None:
+        while self._untold and self.settled() and not self._saving() and not self._halted:
+            report = self._untold.pop(0)
+            self._tenants[report.lease].report = report
+
+    def _present(self, leases: Iterable[str]) -> Iterator[Tenant]:
+        return (self._tenants[lease] for lease in leases if lease in self._tenants)
+
+    def _answered(self, leases: Sequence[str]) -> bool:
+        present = list(self._present(leases))
+        reports = [tenant.report for tenant in present if tenant.report]
+        failed = any(report.kind == "failed" for report in reports)
+        return failed or len(present) < len(leases) or len(reports) == len(leases)
+
+    def _in_line(self, lease: str) -> tuple[int, str]:
+        """Trial order; what is gone first."""
+        tenant = self._tenants.get(lease)
+        return (-1 if tenant is None else tenant.claim.trial, lease)
+
+    def _take(self, pack: Pack, report: Report) -> None:
+        """Take in one report; whatever comes from a lease that was freed meanwhile is too late."""
+        tenant = self._tenants.get(report.lease)
+        if tenant is None or report.lease not in pack.leases:
+            return
+        if report.kind in ("kept", "saved"):
+            tenant.keep(report)
+        elif report.kind == "metrics" and report.step <= tenant.told_step:
+            tenant.repeating = report.step < tenant.told_step
+            pack.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()
+        else:
+            tenant.wanted = tenant.repeating = False
+            tenant.told_step, tenant.last = report.step, report
+            pack.settled = False
+            self._untold.append(report)
+            if report.kind != "metrics":
+                pack.leases.discard(report.lease)
+                tenant.end()

@@ -1,0 +1,1 @@
+"""What is written from the fields: references, schemas, a template."""

@@ -1,0 +1,1 @@
+"""Fields of a run that must fit together."""

@@ -1,0 +1,1 @@
+"""A sweep as asked: read, checked, and the runs that its draws make."""

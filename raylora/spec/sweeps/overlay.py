@@ -1,0 +1,64 @@
+"""A run's fields and what a trial sets over them enter, plain values for another run leave, with as many rows in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raylora.spec.fields.run import RunFields
+
+ACCUMULATION = "gradient_accumulation_steps"
+
+
+def overlay(run: RunFields, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's values with some fields set.
+
+    A trial with another micro-batch or other workers takes as many rows in a step as the run, by accumulation, unless
+    accumulation is set too: then the rows of a step vary on purpose.
+
+    Args:
+        run: The run.
+        overrides: Values by dotted field, lists by index; None for a field's default.
+
+    Raises:
+        ValueError: A field is no group or list to look into, or the rows of a step cannot be shared evenly.
+    """
+    values = run.model_dump(mode="json")
+    for name, value in overrides.items():
+        _put(values, name.split("."), value)
+    if ACCUMULATION not in overrides:
+        place = values.get("distributed")
+        num_workers = place.get("num_workers", 1) if isinstance(place, dict) else None
+        _hold_rows(values, run.rows_per_step, values.get("micro_batch_size", 1), num_workers)
+    return values
+
+
+def _put(values: Any, parts: list[str], value: Any) -> None:
+    here = values
+    for depth, part in enumerate(parts, start=1):
+        is_last = depth == len(parts)
+        key: Any = int(part) if isinstance(here, list) and part.isascii() and part.isdigit() else part
+        if not isinstance(here, dict) and not (isinstance(here, list) and key in range(len(here))):
+            has = f"a list of {len(here)}: give an index below that" if isinstance(here, list) else "a single value"
+            raise ValueError(f"{'.'.join(parts[: depth - 1])} is {has}")
+        if not is_last and isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+        if is_last and value is None and isinstance(here, dict):
+            here.pop(key, None)
+        elif is_last:
+            here[key] = value
+        else:
+            here = here[key]
+
+
+def _hold_rows(values: dict[str, Any], num_rows: int, micro_batch_size: Any, num_workers: Any) -> None:
+    """Make up for another number of rows at once; what is no count is told by the fields' own check."""
+    if not all(type(count) is int and count > 0 for count in (micro_batch_size, num_workers)):
+        return
+    accumulation, left = divmod(num_rows, micro_batch_size * num_workers)
+    if left:
+        raise ValueError(
+            f"micro_batch_size: {micro_batch_size} on num_workers: {num_workers} does not divide the rows of the run's "
+            f"steps, {num_rows}, which every trial takes; choose divisors, or vary {ACCUMULATION} too"
+        )
+    values[ACCUMULATION] = accumulation

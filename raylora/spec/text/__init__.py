@@ -1,0 +1,1 @@
+"""Text in and out: YAML with its lines, words of messages, patterns that somebody wrote."""

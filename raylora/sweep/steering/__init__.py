@@ -1,0 +1,1 @@
+"""Ray Tune over leases instead of actors: space, searcher, scheduler, state."""

@@ -1,0 +1,188 @@
+"""One process for all leases of a sweep and for their desk: an actor without a core of its own.
+
+Tune's calls come from the driver (`seats.py`), packs' calls from rank 0 of their worker groups; each waits in a thread
+of its own. One process that imports Ray Tune once, instead of one for each trial, is what makes a sweep start at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raylora.runtime.cluster.desk_messages import Close, Command, Report
+from raylora.runtime.cluster.environment import Environment, put_on
+from raylora.runtime.pack.desk import Desk
+from raylora.sweep.steering.lease import Lease, Trials
+
+OWN_FOLDERS = "RAY_CHDIR_TO_TRIAL_DIR"
+"""Ray Tune's variable: whether a trainable moves its process into the trial's folder."""
+
+SPARE_THREADS = 16
+"""Beside two calls for each trial (one that trains, one that saves) and one for each pack."""
+
+
+class Host:
+    """The desk, and the leases that Tune calls.
+
+    It is made of nothing: Ray's head keeps the arguments that an actor is made with.
+    """
+
+    def __init__(self) -> None:
+        os.environ[OWN_FOLDERS] = "0"  # a process has one working directory, whatever its trials would like
+        self._desk = Desk()
+        self._leases: dict[str, Lease] = {}
+        self._stopped: set[str] = set()
+        self._trials: Trials | None = None
+        self._openings = Counter[int]()
+
+    # Tune's side.
+
+    def prepare(self, environment: Environment, trials: Trials) -> None:
+        """Take what leases need, credentials of the store among it, before the first of them.
+
+        Args:
+            environment: Variables for this process, which S3 and others read.
+            trials: How trials are made into runs.
+        """
+        put_on(environment)
+        self._trials = trials
+
+    def make(self, name: str, number: int, made_with: dict[str, Any], heard: dict[str, int] | None) -> None:
+        """Make the lease of a trial.
+
+        Args:
+            name: Of the lease.
+            number: Of the trial.
+            made_with: What Tune makes a trainable with.
+            heard: See `Lease`.
+        """
+        self._desk.begin_order()
+        assert self._trials is not None  # prepare() comes first
+        config, storage = made_with["config"], made_with["storage"]
+        self._leases[name] = Lease(config, storage, self._desk, self._trials, number, name, heard)
+
+    def order(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a lease, and count it.
+
+        Args:
+            name: Of the lease; after ``stop`` nobody has it.
+            method: Of the lease, one whose answer Tune waits for.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
+        """
+        self._desk.begin_order()
+        lease = self._leases[name]
+        if method == "stop":
+            del self._leases[name]
+            self._stopped.add(name)
+        return getattr(lease, method)(*args, **kwargs)
+
+    def ask(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a lease for something that Tune does not wait for.
+
+        Args:
+            name: Of the lease. A question may come after the ``stop`` that was sent after it, when nobody has the lease
+                any more, and its answer is looked at all the same: it is empty.
+            method: Of the lease.
+            args: Its arguments by place.
+            kwargs: Its arguments by name.
+        """
+        return {} if name in self._stopped else getattr(self._leases[name], method)(*args, **kwargs)
+
+    def settle(self, num_orders: int, num_open: int) -> None:
+        """See `Desk.settle`.
+
+        Args:
+            num_orders: Orders given since the beginning.
+            num_open: Those of them whose answer is waited for.
+        """
+        self._desk.settle(num_orders, num_open)
+
+    def halt(self) -> None:
+        """See `Desk.halt`."""
+        self._desk.halt()
+
+    def settled(self) -> bool:
+        """See `Desk.settled`."""
+        return self._desk.settled()
+
+    def waiting(self) -> dict[str, int]:
+        """See `Desk.waiting`."""
+        return self._desk.waiting()
+
+    def held(self) -> dict[int, int]:
+        """See `Desk.held`."""
+        return self._desk.held()
+
+    def close_pack(self, pack: int) -> None:
+        """See `Desk.close_pack`."""
+        self._desk.close_pack(pack)
+
+    # The packs' side.
+
+    def open_pack(self, pack: int, key: str, num_slots: int) -> int:
+        """See `Desk.open_pack`.
+
+        Args:
+            pack: Its number.
+            key: Leases with this key fit.
+            num_slots: Slots.
+
+        Returns:
+            How often it was opened: groups of workers that come one after the other have one number.
+        """
+        self._openings[pack] += 1
+        self._desk.open_pack(pack, key, num_slots)
+        return self._openings[pack]
+
+    def exchange(self, pack: int, opening: int, reports: list[Report], wait: bool) -> list[Command]:
+        """See `Desk.exchange`; a group in whose place another has come is told to end, and takes none of its commands.
+
+        Args:
+            pack: Its number.
+            opening: What `open_pack` returned to the group that asks.
+            reports: Of this turn, in any order.
+            wait: Whether the pack has nothing to train.
+        """
+        return self._desk.exchange(pack, reports, wait) if opening == self._openings[pack] else [Close()]
+
+    def lose_pack(self, pack: int, reason: str, again: bool) -> None:
+        """See `Desk.lose_pack`.
+
+        Args:
+            pack: Its number.
+            reason: What to tell of leases that can go on nowhere.
+            again: Whether the group is started once more.
+        """
+        self._desk.lose_pack(pack, reason, again)
+
+    def refuse(self, key: str, reason: str) -> None:
+        """See `Desk.refuse`.
+
+        Args:
+            key: Of the pack that will not come.
+            reason: What to tell.
+        """
+        self._desk.refuse(key, reason)
+
+    def close(self) -> None:
+        """See `Desk.close`."""
+        self._desk.close()
+
+
+def open_host(num_leases: int, num_packs: int) -> ActorHandle[Host]:
+    """Start a host; it ends with the driver, and lies on its node.
+
+    Args:
+        num_leases: Trials at once.
+        num_packs: Packs at once.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    threads = 2 * num_leases + num_packs + SPARE_THREADS
+    actor = ray.remote(num_cpus=0)(Host).options(scheduling_strategy=here, max_concurrency=threads)
+    return cast("ActorHandle[Host]", actor.remote())

@@ -1,0 +1,1 @@
+"""Bytes and seconds of a run or a pack, predicted without weights."""
