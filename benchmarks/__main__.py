@@ -27,6 +27,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     # Before torch is imported here: this process only conducts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from benchmarks.machine import machine
     from benchmarks.report import render
     from benchmarks.results import RESULTS, load, save
     from benchmarks.rows import real_material, tiny_material
@@ -41,7 +42,9 @@ def main() -> None:
                 print(f"== {name}", file=sys.stderr, flush=True)
                 benchmark = importlib.import_module(f"benchmarks.{name}")
                 turns = min(asked.turns, getattr(benchmark, "MOST_TURNS", asked.turns))
-                save(results, name, {"base": material.name, "turns": turns}, benchmark.measure(material, turns))
+                place = machine()  # before: the load is that of others
+                found = benchmark.measure(material, turns)
+                save(results, name, place, {"base": material.name, "turns": turns}, found)
         text, docs = render(results), Path(folder) if asked.tries else REPOSITORY / "docs"
         if (slots := load(results, "slots")) is not None:
             draw_slots(slots["results"], docs / "pictures")

@@ -1,6 +1,6 @@
 """What each rank will hold and gather of a base: arithmetic on shapes, before anything is placed.
 
-Called by `train.estimate`; tests hold it against placed models.
+Called by `train.prediction.estimate`; tests hold it against placed models.
 """
 
 from __future__ import annotations

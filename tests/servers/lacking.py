@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -23,3 +24,13 @@ def lacking(what: str, remedy: str) -> NoReturn:
     if os.environ.get(NEED_ALL) == "1":
         pytest.fail(f"{what}; {remedy}, or set {NEED_ALL}=0 to leave such tests out", pytrace=False)
     pytest.skip(f"{what}; {remedy}")
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Leave a test out where a package is not installed; where none may be left out, it runs and fails for want of it.
+
+    Args:
+        package: That is imported; `make setup` installs it.
+    """
+    is_left_out = find_spec(package) is None and os.environ.get(NEED_ALL) != "1"
+    return pytest.mark.skipif(is_left_out, reason=f"{package} is not installed; run `make setup`")

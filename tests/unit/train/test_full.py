@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,19 @@ from raylora.train.integrity import checksum
 from raylora.train.prediction.estimate import estimate
 from raylora.train.prediction.forecast import forecast
 from tests.contract.strategy_specs import STRATEGIES
+from tests.servers.lacking import needs
 from tests.unit.store.disks import mounted
 from tests.unit.train.solo_run import spec_of, start
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps, save_materials
 
 FULL = {"adapter": "full", "learning_rate": 2e-3}
 GALORE = {**FULL, "optimizer": "galore_adamw", "galore_rank": 8, "galore_update_proj_gap": 2}
-needs_galore = pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed")
+needs_galore = needs("galore_torch")
 KINDS = [
     FULL,
     {**FULL, "gradient_checkpointing": True, "sample_packing": True, "gradient_accumulation_steps": 2},
     {**FULL, "optimizer": "adamw_bnb_8bit"},
-    pytest.param(
-        GALORE,
-        marks=pytest.mark.skipif(find_spec("galore_torch") is None, reason="the extra 'galore' is not installed"),
-    ),
+    pytest.param(GALORE, marks=needs_galore),
 ]
 
 
