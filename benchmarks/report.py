@@ -123,8 +123,9 @@ def _solo(results: Mapping[str, Any]) -> str:
 
 def _workers(results: Mapping[str, Any]) -> str:
     parts = [
-        "One thread a worker, 2 x 128 tokens on each; tokens/s are those of one of the two. On CPUs accelerate does not "
-        "shard by FSDP2 what it is asked to: it says `MULTI_CPU` or `NO`, and each rank of TRL's holds the whole base.\n"
+        "One thread a worker, 2 x 128 tokens on each; tokens/s are those of one of the two. On CPUs accelerate does "
+        "not shard by FSDP2 what it is asked to: it says `MULTI_CPU` or `NO`, and each rank of TRL's holds the whole "
+        "base.\n"
     ]
     for strategy, result in results.items():
         rows = [

@@ -30,7 +30,7 @@ def print_estimate(predicted: Estimate) -> None:
     out.print(table)
     out.print(
         "The parts do not add up to the peak: quant state is within base, host is elsewhere, and activations, logits "
-        "and gathered are each the most at some moment, not at the same one. Not in it are the process itself, about 0.6 "
-        "GB on a CPU, and blocks that a CPU's allocator keeps (docs/estimate.md).",
+        "and gathered are each the most at some moment, not at the same one. Not in it are the process itself, about "
+        "0.6 GB on a CPU, and blocks that a CPU's allocator keeps (docs/estimate.md).",
         style="dim",
     )

@@ -191,16 +191,20 @@ class Lease:
         return False
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._beat_s):
-            try:
-                self._look()
-                if self._lost:
-                    return
+        try:
+            while not self._lost and not self._ended.wait(self._beat_s):
+                self._leave_sign()
+        finally:
+            if not self._lost:
+                self._give_back()
+
+    def _leave_sign(self) -> None:
+        try:
+            self._look()
+            if not self._lost:
                 self._store.write(key_of(self._number), self._next_beat())
-            except StoreError as failure:  # tried again at the next beat, which tells whether another came meanwhile
-                _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
-        if not self._lost:
-            self._give_back()
+        except StoreError as failure:  # tried again at the next beat, which tells whether another came meanwhile
+            _log.warning("run %s: no sign of life could be left: %s", self._run_id, failure)
 
     def _give_back(self) -> None:
         """Say so after the last sign of life: one that a slow store held up would take it back."""

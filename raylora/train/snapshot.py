@@ -62,7 +62,7 @@ def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str
     for prefix, named in _states(trainee, slot).items():
         for name, tensor in named:
             if trainee.slot_ranks.rank == 0:
-                tensors[prefix + name] = tensor.to("cpu", copy=True)
+                tensors[prefix + name] = tensor.detach().to("cpu", copy=True)
             del tensor  # before the next one is gathered: no device has room for both
     state: dict[str, Any] = {"progress": asdict(progress), "digests": digests}
     eval_loss = progress.eval_loss if progress.eval_step == progress.step else None

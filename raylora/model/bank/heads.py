@@ -8,6 +8,7 @@ of its size, and at random otherwise. Called by the packed bank, and through the
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -66,7 +67,7 @@ class Heads:
             if not parameter.is_meta:
                 parameter.data.copy_(_start(self._seat, self._weights, name, parameter, settings.seed))
         # A head takes its own rows alone, one value of each: what it drops is drawn by a route of their own.
-        self._routes[slot] = Route(seeds={slot: settings.seed})
+        self._routes[slot] = Route(seeds={slot: settings.seed}, num_draws=Counter())
         draw_by_rows(head, self._seat.name, self._routes[slot])
         self._heads[slot] = head.requires_grad_()
 
@@ -122,7 +123,7 @@ class Heads:
         assert self._seat is not None
         if span.slot not in self._heads:  # nobody's: numbers that none looks at, which still lead back to the base
             return rows.flatten(1)[:, :1].float().expand(-1, self._seat.num_labels)
-        self._routes[span.slot].spans = (replace(span, num_tokens=len(rows)),)
+        self._routes[span.slot].begin((replace(span, num_tokens=len(rows)),))
         logits_NL: Tensor = self._heads[span.slot].train(self._route.training)(rows.float())
         return logits_NL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -53,11 +54,27 @@ class Route:
         spans: Whose tokens it holds; tokens after the last belong to nobody.
         training: Whether dropout is on.
         seeds: Of each slot's run, which its dropout is drawn by.
+        num_draws: Of this pass so far, by the name of the dropout, where one may draw more than once, as in heads that
+            drop before each of two layers; None where each draws once, and again when a block is computed again.
     """
 
     spans: tuple[Span, ...] = ()
     training: bool = True
     seeds: dict[int, int] = field(default_factory=dict)
+    num_draws: Counter[str] | None = None
+
+    def begin(self, spans: tuple[Span, ...]) -> None:
+        """Begin a pass."""
+        self.spans = spans
+        if self.num_draws is not None:
+            self.num_draws.clear()
+
+    def name_of_draw(self, name: str) -> str:
+        """What a dropout draws by now: its name, and a number from its second draw of a pass on."""
+        if self.num_draws is None:
+            return name
+        self.num_draws[name] += 1
+        return name if self.num_draws[name] == 1 else f"{name}.{self.num_draws[name]}"
 
     def placed(self, num_inputs: int) -> Iterator[Placed]:
         """Each span among the inputs of one layer.

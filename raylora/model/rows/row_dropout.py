@@ -24,7 +24,7 @@ class RowDropout(nn.Module):
     Args:
         name: Of its place in the model; with a slot's seed, its step and the row it seeds the draw.
         p: Probability of dropping a value, below 1.
-        route: Whose tokens a forward pass holds. What is nobody's is kept.
+        route: Whose tokens a forward pass holds. Of what is nobody's nothing is dropped.
     """
 
     def __init__(self, name: str, p: float, route: Route) -> None:
@@ -38,11 +38,11 @@ class RowDropout(nn.Module):
         if not self.training or not self.p:
             return x
         kept = torch.ones(x.shape, dtype=torch.bool, device=x.device)
-        kept_NH = kept.view(-1, x.shape[-1])
+        kept_NH, name = kept.view(-1, x.shape[-1]), self._route.name_of_draw(self._name)
         for part in self._route.placed(len(kept_NH)):
             if part.span.slot in self._route.seeds:
                 seeds = [self._route.seeds[part.span.slot]]
-                draw_kept(kept_NH[part.where], 1.0 - self.p, self._name, [part.span], seeds)
+                draw_kept(kept_NH[part.where], 1.0 - self.p, name, [part.span], seeds)
         return self._thinned(x, kept)  # no view: FSDP2 hangs its backward pass on what a block hands on
 
     def of_rows(self, num_rows: int) -> list[Callable[[Tensor], Tensor]]:

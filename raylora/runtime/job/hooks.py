@@ -8,15 +8,19 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
 from typing_extensions import override
 
-from raylora.errors import RayloraError, UnusableStoreError
+from raylora.errors import RayloraError, StoreError, UnusableStoreError
+from raylora.log import get_logger
 from raylora.runtime.cluster.desk_messages import Admit, Report
 from raylora.runtime.cluster.mailbox import Mailbox
 from raylora.store.checkpoint import Checkpoint, save_checkpoint
 from raylora.store.contract import Store
 from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.events import Event, Wish
+
+log = get_logger(__name__)
 
 Written = SimpleQueue[Report | UnusableStoreError]
 """What became of the checkpoints of a pack, as its threads of writing tell it."""
@@ -56,8 +60,20 @@ class WorkerHooks:
         The driver has noted the steps before it by then: those of a checkpoint that outlives a killed driver are not
         done again, and nobody would tell MLflow of them.
         """
-        ray.get(self._mailbox.confirmed.remote(DRIVER_PATIENCE_S))
+        if not self._driver_knows():
+            log.warning(
+                "step %d is saved though the driver does not answer: see whether it is held up", checkpoint.step
+            )
         return self.keep(checkpoint)
+
+    def _driver_knows(self) -> bool:
+        try:
+            answer = self._mailbox.confirmed.remote(DRIVER_PATIENCE_S)
+            return cast("bool", ray.get(answer, timeout=2 * DRIVER_PATIENCE_S))
+        except GetTimeoutError:
+            return False
+        except RayError as error:
+            raise StoreError("the driver of this run is gone, so nothing more is saved; resume the run") from error
 
     def keep(self, checkpoint: Checkpoint) -> str:
         """Write a checkpoint at once; returns its URI."""

@@ -179,7 +179,7 @@ class Desk:
             wait: Whether the pack has nothing to train, and would rather wait for a command.
 
         Returns:
-            Commands in order; none where nothing came up for a second.
+            Commands in order; none where nothing came up in time.
         """
         with self._change():
             here = self._packs.get(pack)

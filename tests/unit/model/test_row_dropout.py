@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,16 @@ def test_a_rows_draw_is_of_its_slot_step_layer_and_number_alone():
     assert torch.equal(dropped(span(0, rows=ROWS[1:])), alone[40:])
     for other in (together[:100], dropped(span(0, step=1)), dropped(span(0), name="other")):
         assert not torch.equal(other, alone)
+
+
+def test_a_head_that_drops_twice_draws_twice_and_the_same_in_the_next_pass():
+    route = Route((span(0),), seeds=dict(SEEDS), num_draws=Counter())
+    drop = RowDropout("head.dropout", 0.25, route)
+    first, second = (drop(torch.ones(1, 100, 64))[0] for _ in range(2))
+    assert torch.equal(first, dropped(span(0), name="head.dropout"))
+    assert not torch.equal(first, second)
+    route.begin((span(0),))
+    assert torch.equal(drop(torch.ones(1, 100, 64))[0], first)
 
 
 def test_of_nobody_nothing_is_dropped():
