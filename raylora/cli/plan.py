@@ -92,6 +92,7 @@ def _rows(plan: Plan) -> dict[str, list[str]]:
         "logits": [_mb(rank.logits_bytes) for rank in ranks],
         "gathered from others": [_mb(rank.gathered_bytes) for rank in ranks],
         "peak, all at once": [_mb(rank.peak_bytes) for rank in ranks],
+        "held at most": [_mb(group.held_bytes) for group in groups],
         "memory allowed": [_mb(group.bytes_per_worker) for group in groups],
     }
     times = [group.duration for group in groups]

@@ -15,6 +15,9 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 from raylora.errors import MissingObjectError, StoreError, UnusableStoreError
 from raylora.store.files import kind_of, reason
 
+NO_DOCUMENT = "400"
+"""All that there is to read of an answer to HEAD, which has no document: mostly a token expired."""
+
 REFUSED_KEYS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -22,7 +25,7 @@ REFUSED_KEYS = {
     "InvalidToken",
     "TokenRefreshRequired",
     "RequestTimeTooSkewed",
-    "400",  # all that there is to read of an answer to HEAD, which has no document: of a token that expired, say
+    NO_DOCUMENT,
 }
 FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403"}
 EXISTING = {"PreconditionFailed", "412"}
@@ -88,6 +91,8 @@ def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
         advice = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     elif code in REFUSED_KEYS:
         advice = f"{endpoint} refuses the credentials ({code}); correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        if code == NO_DOCUMENT:
+            advice += ", or AWS_DEFAULT_REGION, or the signature or encryption that the request asks for"
     elif code in FORBIDDEN:
         advice = f"{endpoint} forbids it to this key ({code}); allow it to read, write, list and delete in '{bucket}'"
     elif code == "NoSuchBucket":

@@ -16,7 +16,8 @@ from ray.actor import ActorHandle
 
 from raylora.errors import InputError, RayloraError, RunFailedError, UnusableStoreError
 from raylora.log import get_logger
-from raylora.runtime.cluster.cluster import check_places, free_places, num_placed, waits_for_places, worker_resources
+from raylora.runtime.cluster.cluster import check_places, free_places, worker_resources
+from raylora.runtime.cluster.gangs import Gang, gang_of, waits_for_places, without_places
 from raylora.runtime.cluster.growth import can_grow
 from raylora.runtime.cluster.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
@@ -39,6 +40,9 @@ END_PATIENCE_S = 60.0
 OPEN_PATIENCE_S = 2.0
 """A lease has its slot in milliseconds where one is free; one that waits longer is worth another pack."""
 
+COMING_S = 300.0
+"""A node that was lost may come back, or another in its place: so long its workers' room on others is kept for them."""
+
 
 class Fleet:
     """The packs that are there.
@@ -55,10 +59,12 @@ class Fleet:
     ) -> None:
         self._host, self._report_steps, self._listen = host, report_steps, listen
         self._packs: dict[int, tuple[str, PackGroup]] = {}
+        self._gangs: dict[int, Gang] = {}
         self._broken: dict[str, str] = {}
         self._looked_for: set[str] = set()
         self._may_grow = self._is_ending = False
         self._waits_since: dict[str, float] = {}
+        self._lacks_since: dict[int, float] = {}
         self._next = first
         self._tended_at = -math.inf
         self._store: tuple[str, Fence] | None = None
@@ -74,7 +80,7 @@ class Fleet:
             The pack's number.
         """
         number, self._next = self._next, self._next + 1
-        self._packs[number] = key, PackGroup(spec)
+        self._packs[number], self._gangs[number] = (key, PackGroup(spec)), gang_of(spec)
         return number
 
     def begin(self, store_uri: str, fence: Fence, berths: Mapping[str, Berth]) -> None:
@@ -112,6 +118,7 @@ class Fleet:
         waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
         self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
+        self._lacks_since = self._lacks_since if waiting else {}  # nobody looks on
         for key in waiting:
             if now - self._waits_since[key] >= OPEN_PATIENCE_S:
                 self._serve(key, berths, held)
@@ -186,7 +193,7 @@ class Fleet:
             # It may have failed before it offered a slot: then the desk knows its key alone.
             ray.get([self._host.lose_pack.remote(number, str(error), False), self._host.refuse.remote(key, str(error))])
         group.close()
-        del self._packs[number]
+        del self._packs[number], self._gangs[number]
 
     def _serve(self, key: str, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
         """Do what helps the leases of one key that wait; where their packs failed or have no place, nothing does.
@@ -205,15 +212,26 @@ class Fleet:
                 ray.get(self._host.refuse.remote(key, self._broken[key]))
             return
         starting = [number for number in packs if number not in held]
-        without_room = [number for number in starting if waits_for_places(berths[packs[number]].spec)]
-        # The room of workers that are being restarted is theirs: in another pack's hands it would not come back, for
-        # Tune waits for what their trials save, and nobody trains on before.
-        is_free = num_placed() >= len(packs) - len(without_room)
+        without_room = [number for number in starting if waits_for_places(self._gangs[number])]
+        is_free = not self._is_kept({number: self._gangs[number] for number in packs if number not in without_room})
         match next_move(key, berths, packs, held, has_room and is_free, self._may_grow and is_free, without_room):
             case Opening():
                 self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):
                 ray.get(self._host.close_pack.remote(pack))
+
+    def _is_kept(self, gangs: Mapping[int, Gang]) -> bool:
+        """Whether what is free is kept for packs that lack their room, as while workers are being restarted.
+
+        In another pack's hands it would not come back, for Tune waits for what their trials save, and nobody trains on
+        before. Where their nodes are gone for good, others train on.
+
+        Args:
+            gangs: Of the packs, by number.
+        """
+        now = time.monotonic()
+        self._lacks_since = {number: self._lacks_since.get(number, now) for number in without_places(gangs)}
+        return any(gangs[number].could_be() or now < since + COMING_S for number, since in self._lacks_since.items())
 
     def _look_for_places(self, key: str, spec: RunSpec) -> None:
         """Note that packs of a key cannot be, where the cluster can never hold one; looked at once for each."""

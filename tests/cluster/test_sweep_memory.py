@@ -64,7 +64,7 @@ def test_a_packs_worker_holds_at_most_what_was_planned_and_not_far_less(
         held = max(held, held_bytes(pid))
         time.sleep(LOOK_S)
     assert [trial["status"] for trial in whole(running.end())["trials"]] == ["succeeded"] * 4
-    planned = group.memory.peak_bytes
+    planned = group.held_bytes
     told = f"{planned / 1e6:.0f} MB planned, the process at its most {held / 1e6:.0f} MB"
     assert usable_bytes(held, "cpu") <= planned, told
     assert planned <= usable_bytes(round(SPARE * held), "cpu"), told

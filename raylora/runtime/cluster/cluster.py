@@ -8,13 +8,11 @@ import os
 import socket
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group_table
 
 from raylora.errors import InputError
 from raylora.log import get_logger
@@ -181,27 +179,6 @@ def free_places(needed: dict[str, float], but: Container[str] = ()) -> list[str]
     """
     free = ray._private.state.available_resources_per_node().items()
     return [node for node, left in free if node not in but for _ in range(places(left, needed))]
-
-
-def waits_for_places(spec: RunSpec) -> bool:
-    """Whether a group of workers like those of a run waits for room on the connected cluster; strangers' do not count.
-
-    Args:
-        spec: The run.
-    """
-    needed = {name: amount for name, amount in worker_resources(spec).items() if amount}
-    asked = [needed] * spec.distributed.num_workers
-    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == asked for group in _own_groups())
-
-
-def num_placed() -> int:
-    """Groups of workers of this driver that have their room; those that are being restarted have none for a moment."""
-    return sum(group["state"] == "CREATED" for group in _own_groups())
-
-
-def _own_groups() -> list[dict[str, Any]]:
-    job = ray.get_runtime_context().get_job_id()  # with which the ids of its groups end
-    return [group for name, group in placement_group_table().items() if name.endswith(job)]
 
 
 def places(node: dict[str, float], needed: dict[str, float]) -> int:

@@ -8,7 +8,7 @@ is planned for the largest run that it may hold. Called by `raylora sweep`, whic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,13 +32,11 @@ from raylora.sweep.planning.candidates import Candidates, candidates
 from raylora.sweep.planning.duration import Duration, Rows, makespan_s, predict_duration, start_up_s
 from raylora.sweep.planning.offer import Offer
 from raylora.sweep.planning.probe import offer_for
-from raylora.sweep.planning.width import Width, choose_width, usable_bytes
+from raylora.sweep.planning.shares import ROUNDING, share_out
+from raylora.sweep.planning.width import Width, choose_width, held_bytes, usable_bytes
 from raylora.sweep.steering.draws import draws_at_once
 from raylora.train.prediction.estimate import Estimate, estimate_pack
 from raylora.train.prediction.pack_memory import PackMemory, SlotBytes
-
-ROUNDING = 1e-9
-"""Of sums of parts of a cluster."""
 
 ConfigOf = Callable[[RunSpec], PretrainedConfig]
 """Finds the config of a run's base."""
@@ -58,7 +56,7 @@ class Group:
         why_alone: Why the trials share nothing; None where they do.
         memory: Predicted for a worker with all its slots filled.
         slot: What one slot adds between steps.
-        bytes_per_worker: What a worker may hold.
+        bytes_per_worker: What a worker may hold beside its process.
         duration: Predicted; None where this machine cannot tell, which `why_no_duration` explains.
         why_no_duration: None where there is one.
     """
@@ -81,9 +79,14 @@ class Group:
         return pack_key(self.largest)
 
     @property
+    def held_bytes(self) -> int:
+        """The most that a worker will hold beside its process."""
+        return held_bytes(self.largest, self.memory)
+
+    @property
     def fits(self) -> bool:
-        """Whether a worker has the memory that is predicted."""
-        return self.memory.fits(self.bytes_per_worker)
+        """Whether a worker has the memory that it will hold."""
+        return self.held_bytes <= self.bytes_per_worker
 
     def to_json(self) -> dict[str, Any]:
         """The group as plain values."""
@@ -95,6 +98,7 @@ class Group:
             **asdict(self.width),
             "why_alone": self.why_alone,
             "fits": self.fits,
+            "held_bytes": self.held_bytes,
             "bytes_per_worker": self.bytes_per_worker,
             "slot_bytes": asdict(self.slot) | {"num_bytes": self.slot.num_bytes},
             "memory": self.memory.to_json(),
@@ -198,26 +202,6 @@ def plan_ahead(sweep: SweepSpec) -> Plan:
     return plan_sweep(sweep, offer_for(sweep.run), base_config, rows)
 
 
-def share_out(num_trials: Sequence[int], most_packs: Sequence[int]) -> list[int]:
-    """Packs of each group that run at once: one at least, and further ones where trials wait most.
-
-    Args:
-        num_trials: Of each group, as far as they may run at once; all repeats of one count once.
-        most_packs: Of each group, if it had the cluster alone.
-    """
-    packs = [1] * len(num_trials)
-    while True:
-        used = sum(number / most for number, most in zip(packs, most_packs, strict=True))
-        open_to = [
-            index
-            for index, most in enumerate(most_packs)
-            if packs[index] < num_trials[index] and used + 1 / most <= 1 + ROUNDING
-        ]
-        if not open_to:
-            return packs
-        packs[max(open_to, key=lambda index: num_trials[index] / packs[index])] += 1
-
-
 def _group(
     sweep: SweepSpec,
     found: Candidates,
@@ -232,17 +216,17 @@ def _group(
     device = "cuda" if needed.get("GPU") else "cpu"
     predict = partial(estimate_pack, config=config, device=device)
     kinds = [(spec, PackMemory(spec, predict, found.num_projections)) for spec in found.by_kind]
-    spec, memory = max(kinds, key=lambda kind: kind[1].at(1).peak_bytes)
+    spec, memory = max(kinds, key=lambda kind: held_bytes(kind[0], kind[1].at(1)))
 
     is_known = device == "cpu" or offer.num_workers(needed) > 0
 
     def room(packs: int) -> int:
         if not is_known:
-            return memory.at(sweep.slots or sweep.repeats).peak_bytes
+            return held_bytes(spec, memory.at(sweep.slots or sweep.repeats))
         return usable_bytes(offer.bytes_per_worker(needed, packs * _ranks(found)), device)
 
     # Packs beside one another share a node's memory: rather fewer of them than none that fits.
-    while num_packs > 1 and not memory.at(1).fits(room(num_packs)):
+    while num_packs > 1 and held_bytes(spec, memory.at(1)) > room(num_packs):
         num_packs -= 1
     why_alone = found.why_alone or _why_one_adapter(spec, config)
     wanted = 1 if why_alone else sweep.repeats * (math.ceil(at_once / num_packs) if is_known or sweep.slots else 1)

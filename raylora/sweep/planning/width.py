@@ -5,9 +5,11 @@ The memory of a group's packs enters; a width leaves, which the pack's calibrati
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from raylora.spec.run import RunSpec
+from raylora.train.prediction.estimate import Estimate
 from raylora.train.prediction.pack_memory import PackMemory
 
 KEPT_FREE = 0.1
@@ -17,9 +19,10 @@ PROCESS_BYTES = {"cpu": 600 * 10**6, "cuda": 500 * 10**6}
 """What a worker holds before it trains: Python with its libraries, or a CUDA context."""
 
 HELD = {"cpu": 1.5, "cuda": 1.0}
-"""Bytes that a worker holds for each that is predicted. On a CPU glibc keeps freed blocks, not all of which the next
-pass can use, and saves that are under way are copies: a pack of four slots, predicted at 585 MB, grew by 966 MB over
-its first steps, and a run at 970 MB by 1.33 to 1.49 GB. CUDA's allocator was not measured."""
+"""Bytes that a worker holds for each that is predicted beside a frozen base, which is read once and stays. On a
+CPU glibc keeps freed blocks, not all of which the next pass can use, and saves that are under way are copies: a pack of
+four slots, predicted at 585 MB, grew by 966 MB over its first steps, and a run at 970 MB by 1.33 to 1.49 GB. CUDA's
+allocator was not measured."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,27 @@ class Width:
 
 
 def usable_bytes(offered_bytes: int, device: str) -> int:
-    """What a plan counts on: the most that may be predicted.
+    """What a plan counts on: the most that a worker may hold beside its process.
 
     Args:
         offered_bytes: Free memory of a worker's share of its node, or of its GPU.
         device: ``cpu`` or ``cuda``.
     """
-    return max(0, int((offered_bytes * (1 - KEPT_FREE) - PROCESS_BYTES[device]) / HELD[device]))
+    return max(0, int(offered_bytes * (1 - KEPT_FREE)) - PROCESS_BYTES[device])
+
+
+def held_bytes(spec: RunSpec, memory: Estimate) -> int:
+    """The most that a worker will hold beside its process: what is predicted, and what is not free again in time.
+
+    Args:
+        spec: Of the runs; a base that trains is copied into saves as adapters are.
+        memory: Predicted for the worker and its slots.
+    """
+    stays = [0 if spec.trains_base else rank.base_bytes for rank in memory.ranks]
+    return max(
+        base + math.ceil(HELD[memory.device] * (rank.peak_bytes - base))
+        for base, rank in zip(stays, memory.ranks, strict=True)
+    )
 
 
 def stay_on_ranks(num_slots: int, num_ranks: int) -> bool:
@@ -69,7 +86,7 @@ def choose_width(
     Args:
         spec: The largest run of the group.
         memory: Of its packs.
-        rank_bytes: What a worker may hold.
+        rank_bytes: What a worker may hold beside its process.
         wanted: Trials that there are for each pack.
         cap: The sweep's `slots`.
         why_wanted: Why it is not more, in words.
@@ -78,13 +95,13 @@ def choose_width(
     asked = min(wanted, cap or wanted)
     stays = stay_on_ranks(asked, num_ranks)
     per_rank = -(-asked // num_ranks) if stays else asked
-    fitting = memory.most_slots(rank_bytes, per_rank)
+    fitting = memory.most_slots(lambda pack: held_bytes(spec, pack) <= rank_bytes, per_rank)
     num_slots = min(asked, max(1, fitting) * (num_ranks if stays else 1))
     if not fitting:
-        needed = memory.at(1).peak_bytes
+        needed = held_bytes(spec, memory.at(1))
         why = f"even one trial needs {_gb(needed)}, and a worker may hold {_gb(rank_bytes)}; it may not fit"
     elif num_slots < asked:
-        needed = memory.at(fitting + 1).peak_bytes
+        needed = held_bytes(spec, memory.at(fitting + 1))
         why = f"{fitting + 1} trials on a worker would need {_gb(needed)} of the {_gb(rank_bytes)} that it may hold"
     elif asked < wanted:
         why = f"the sweep sets slots: {cap}"

@@ -86,23 +86,23 @@ class PackMemory:
         )
         return replace(other, trainable_parameters=num_slots * self.at(1).trainable_parameters, ranks=ranks)
 
-    def most_slots(self, device_bytes: int, at_most: int) -> int:
+    def most_slots(self, fits: Callable[[Estimate], bool], at_most: int) -> int:
         """The most slots of a rank that fit; 0 where none does.
 
         Args:
-            device_bytes: What a rank may hold.
+            fits: Whether a rank has the memory of an estimate; if of one, then of all with fewer slots.
             at_most: Slots wanted.
         """
-        if self.at(at_most).fits(device_bytes):
+        if fits(self.at(at_most)):
             return at_most
-        fits, too_many = 0, at_most
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            if self.at(middle).fits(device_bytes):
-                fits = middle
+        most, too_many = 0, at_most
+        while too_many - most > 1:
+            middle = (most + too_many) // 2
+            if fits(self.at(middle)):
+                most = middle
             else:
                 too_many = middle
-        return fits
+        return most
 
 
 def _holding(rank: RankBytes, num_bytes: int) -> RankBytes:

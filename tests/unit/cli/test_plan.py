@@ -69,6 +69,7 @@ def test_every_figure_is_in_the_table() -> None:
         "each trial more": "41.0 MB",
         "activations of its trials": "1,255.0 MB",
         "peak, all at once": "2,110.0 MB",
+        "held at most": "3,081.0 MB",
         "memory allowed": "9,000.0 MB",
         "steps of a trial": "12",
         "predicted training": "10 min",
@@ -117,4 +118,5 @@ def test_json_is_one_object_with_all_of_it(capfd: pytest.CaptureFixture[str]) ->
     assert (told["num_packs"], told["predicted_s"]) == (3, 715.0)
     first, second = told["groups"]
     assert (first["num_slots"], first["slot_bytes"]["num_bytes"], first["predicted"]["seconds"]) == (8, 41 * MB, 715.0)
+    assert (first["held_bytes"], first["bytes_per_worker"], first["fits"]) == (3081 * MB, 9000 * MB, True)
     assert (second["why_alone"], second["fits"], second["predicted"]) == (ALONE.why_alone, False, None)

@@ -60,10 +60,11 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
         get_runtime_context=lambda: job,
         _private=SimpleNamespace(state=state),
     )
-    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray", ray)
+    for place in ("cluster", "gangs"):
+        monkeypatch.setattr(f"raylora.runtime.cluster.{place}.ray", ray)
     for place in ("raylora.runtime.cluster.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: False)
-    monkeypatch.setattr("raylora.runtime.cluster.cluster.placement_group_table", dict)
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", dict)
     monkeypatch.setattr(fleet_module, "ray", NoRay)
     monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
     started: list[Group] = []
@@ -130,7 +131,7 @@ def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
     """
     asked = {"state": "PENDING", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}
     monkeypatch.setattr(
-        "raylora.runtime.cluster.cluster.placement_group_table", lambda: {waiting: asked} if waiting else {}
+        "raylora.runtime.cluster.gangs.placement_group_table", lambda: {waiting: asked} if waiting else {}
     )
     host: Any = Handle(steering.desk)
     fleet, berths = Fleet(host, 2, lambda pack, event: None), {"wide": berth(2), "narrow": berth(1)}
@@ -148,17 +149,59 @@ def test_room_of_workers_that_are_being_restarted_is_taken_by_no_other_pack(
 ) -> None:
     """It was: what their trials were asked to save nobody saved, for which Tune, and with it the other pack, waited."""
     placed = {f"aa{OUR_JOB}": {"state": state, "bundles": {0: {"CPU": 1.0}}}}
-    monkeypatch.setattr("raylora.runtime.cluster.cluster.placement_group_table", lambda: placed)
-    host: Any = Handle(steering.desk)
-    fleet = Fleet(host, 2, lambda pack, event: None)
-    berths = {"narrow": berth(1), "other": replace(berth(1), family="other")}
-    fleet.start("narrow", berths["narrow"].spec)
-    fleet.begin("store", Fence("store", 1, "s1"), berths)
-    steering.desk.open_pack(0, "narrow", 1)
-    steering.lease(claim(0, key="narrow"))
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: placed)
+    fleet, berths = fleet_with_an_open_pack(steering, "narrow", berth(1))
     steering.lease(claim(1, key="other"))
-    fleet.tend(berths)
+    fleet.tend(berths | {"other": replace(berth(1), family="other")})
     assert [group.job and group.job.key for group in groups] == keys
+
+
+@pytest.mark.parametrize(
+    ("cores", "coming_s", "keys"),
+    [(1.0, 0.0, ["wide", "narrow"]), (1.0, 300.0, ["wide"]), (2.0, 0.0, ["wide"])],
+    ids=["gone", "may come back", "busy"],
+)
+def test_room_is_kept_only_while_a_pack_that_lost_its_own_could_be_there_again(
+    groups: list[Group],
+    steering: Steering,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: float,
+    coming_s: float,
+    keys: list[str],
+) -> None:
+    """The wide one's workers were on a node that was lost; what is left holds them again, or never."""
+    left = [{"Alive": False, "Resources": {"CPU": 2.0}}, {"Alive": True, "Resources": {"CPU": cores}}]
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.ray.nodes", lambda: left)
+    monkeypatch.setattr(fleet_module, "COMING_S", coming_s)
+    lost = {f"aa{OUR_JOB}": {"state": "RESCHEDULING", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}}
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: lost)
+    fleet, berths = fleet_with_an_open_pack(steering, "wide", berth(2))
+    steering.lease(claim(1, key="narrow"))
+    fleet.tend(berths | {"narrow": berth(1)})
+    assert [group.job and group.job.key for group in groups] == keys
+
+
+def test_a_group_of_another_size_says_nothing_of_a_pack_that_lacks_its_room(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another command's in the same process: Ray calls both one job."""
+    others = {f"aa{OUR_JOB}": {"state": "CREATED", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}}
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: others)
+    fleet, berths = fleet_with_an_open_pack(steering, "narrow", berth(1))
+    steering.lease(claim(1, key="other"))
+    fleet.tend(berths | {"other": replace(berth(1), family="other")})
+    assert [group.job and group.job.key for group in groups] == ["narrow"]
+
+
+def fleet_with_an_open_pack(steering: Steering, key: str, berth: Berth) -> tuple[Fleet, dict[str, Berth]]:
+    """A fleet whose only pack trains a trial."""
+    host: Any = Handle(steering.desk)
+    fleet, berths = Fleet(host, 2, lambda pack, event: None), {key: berth}
+    fleet.start(key, berth.spec)
+    fleet.begin("store", Fence("store", 1, "s1"), berths)
+    steering.desk.open_pack(0, key, 1)
+    steering.lease(claim(0, key=key))
+    return fleet, berths
 
 
 class Ended(Group):

@@ -9,9 +9,9 @@ from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig
 
 from raylora.spec.run import RunSpec
 from raylora.sweep.planning.duration import Rows, makespan_s, start_up_s
-from raylora.sweep.planning.plan import share_out
+from raylora.sweep.planning.shares import share_out
 from raylora.sweep.planning.width import HELD, KEPT_FREE, PROCESS_BYTES
-from raylora.train.prediction.estimate import estimate, estimate_pack
+from raylora.train.prediction.estimate import Estimate, estimate, estimate_pack
 from raylora.train.prediction.forecast import StepTime
 from raylora.train.prediction.pack_memory import PackMemory
 from tests.unit.sweep.planned_sweeps import CONFIG, GRID_OF_8, STEPS, grid, machine, only, place, plan, sweep
@@ -19,10 +19,11 @@ from tests.unit.sweep.planned_sweeps import CONFIG, GRID_OF_8, STEPS, grid, mach
 RANKS = {"lora_r": {"choice": [4, 8, 16, 32]}}
 
 
-def offered(usable: int) -> int:
-    """What a machine must have free so that a plan may use so much."""
-    held = -(-usable * round(100 * HELD["cpu"]) // 100) + PROCESS_BYTES["cpu"]
-    return -(-held * 100 // round(100 * (1 - KEPT_FREE))) + 1
+def offered(memory: Estimate) -> int:
+    """What a machine must have free for a worker with so much: the base once, what grows as it is held."""
+    (rank,) = memory.ranks
+    grown = -(-(rank.peak_bytes - rank.base_bytes) * round(100 * HELD["cpu"]) // 100)
+    return -(-(rank.base_bytes + grown + PROCESS_BYTES["cpu"]) * 100 // round(100 * (1 - KEPT_FREE))) + 1
 
 
 def test_eight_slots_fit() -> None:
@@ -66,11 +67,11 @@ def test_memory_for_three_slots_only() -> None:
     asked = grid(GRID_OF_8)
     largest = only(plan(asked, machine())).largest
     memory = PackMemory(largest, lambda specs: estimate_pack(specs, CONFIG, device="cpu"))
-    found = only(plan(asked, machine(host_bytes=offered(memory.at(3).peak_bytes))))
+    found = only(plan(asked, machine(host_bytes=offered(memory.at(3)))))
     assert (found.num_packs, found.width.num_slots) == (1, 3)
     assert found.width.why_so_many.startswith("4 trials")
     assert found.fits
-    short = only(plan(asked, machine(host_bytes=offered(memory.at(1).peak_bytes - 1000))))
+    short = only(plan(asked, machine(host_bytes=offered(memory.at(1)) - 1000)))
     assert (short.width.num_slots, short.fits) == (1, False)
     assert "may not fit" in short.width.why_so_many
 
@@ -115,7 +116,7 @@ def test_cores_for_several_packs_share_the_trials() -> None:
 
 def test_packs_beside_one_another_are_fewer_where_memory_is_short() -> None:
     asked = grid(GRID_OF_8)
-    one = estimate(only(plan(asked, machine())).largest, CONFIG, device="cpu").peak_bytes
+    one = estimate(only(plan(asked, machine())).largest, CONFIG, device="cpu")
     found = only(plan(asked, machine(cores=4, host_bytes=2 * offered(one) + 1000)))
     assert found.num_packs == 2 and found.fits
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,9 @@ def test_the_most_slots_that_fit() -> None:
     memory = PackMemory(spec(), predict)
     for wanted in (1, 3, 8, 20):
         room = memory.at(wanted).peak_bytes
-        assert memory.most_slots(room, 32) == wanted
-        assert memory.most_slots(room - 1, 32) == wanted - 1
-    assert memory.most_slots(memory.at(20).peak_bytes, 5) == 5
+        assert memory.most_slots(partial(Estimate.fits, device_bytes=room), 32) == wanted
+        assert memory.most_slots(partial(Estimate.fits, device_bytes=room - 1), 32) == wanted - 1
+    assert memory.most_slots(partial(Estimate.fits, device_bytes=memory.at(20).peak_bytes), 5) == 5
 
 
 def test_a_base_that_takes_one_adapters_rows_at_a_time_holds_no_pack() -> None:
