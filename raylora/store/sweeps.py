@@ -110,6 +110,9 @@ class TrialRecord(BaseModel):
     mlflow_run_id: str | None = None
     """Its MLflow run, a child of the sweep's."""
 
+    tracked_as: str | None = None
+    """Name by which that one is found in MLflow: of the run and of what it was drawn as."""
+
     error: str | None = None
     """Why it failed."""
 
@@ -123,6 +126,11 @@ class TrialRecord(BaseModel):
         A searcher may draw the same values twice: these are two draws, each with its own repeats.
         """
         return self.number - self.repeat
+
+    @property
+    def child(self) -> str | None:
+        """Name by which its MLflow run is found; where none was given, that of its run."""
+        return self.tracked_as or self.run_id
 
     @property
     def is_over(self) -> bool:
@@ -144,17 +152,17 @@ class SweepRecord(Record):
 
     @property
     def mlflow_ids(self) -> dict[str, str]:
-        """MLflow's ids of the trials that it has, by raylora's run id."""
-        return {trial.run_id: trial.mlflow_run_id for trial in self.trials if trial.run_id and trial.mlflow_run_id}
+        """MLflow's ids of the trials that it has, by the name that they are found by."""
+        return {trial.child: trial.mlflow_run_id for trial in self.trials if trial.child and trial.mlflow_run_id}
 
     def with_mlflow_ids(self, ids: Mapping[str, str]) -> SweepRecord:
         """Return the record with what MLflow calls its trials by now.
 
         Args:
-            ids: MLflow's ids by raylora's run id; a trial that is not among them keeps its own.
+            ids: MLflow's ids by the name that trials are found by; a trial that is not among them keeps its own.
         """
         trials = tuple(
-            trial.model_copy(update={"mlflow_run_id": ids.get(str(trial.run_id), trial.mlflow_run_id)})
+            trial.model_copy(update={"mlflow_run_id": ids.get(str(trial.child), trial.mlflow_run_id)})
             for trial in self.trials
         )
         return self.model_copy(update={"trials": trials})

@@ -23,7 +23,9 @@ from raylora.sweep.record_writing import RecordWriting
 from raylora.sweep.reporting.asked import aim_of
 from raylora.sweep.reporting.report import write_report
 from raylora.sweep.reporting.summary import summarise
+from raylora.sweep.strays import Strays
 from raylora.sweep.trial_book import TrialBook
+from raylora.tracking.children import child_of
 from raylora.tracking.new_run import SPEC_FILE, spec_text
 from raylora.tracking.params import flat_params
 from raylora.tracking.run_log import RunLog
@@ -76,9 +78,9 @@ class Books:
         for trial in record.trials:
             self._shelve(trial)
         self._left_open = set(self._shelves)
-        self._goes_on = record.mlflow_run_id is not None
         self._writing = RecordWriting(lambda: write_sweep(self._store, self.record))
         write_sweep(store, self.record)
+        self._strays = Strays(tracker, record)
 
     @property
     def how_to_open(self) -> str:
@@ -104,25 +106,27 @@ class Books:
             run_id: Its run in the store.
             spec: Its resolved run; None where what was sampled makes none, which is told when it fails.
         """
-        shelf = self._shelves.get(run_id)
+        shelf, is_left = self._shelves.get(run_id), run_id in self._left_open
+        self._left_open.discard(run_id)
+        if is_left and shelf is not None and self._strays.is_another(shelf.book.record, config):
+            self._strays.lose(shelf.book.record)
+            shelf = None
         if shelf is None:
-            new = TrialRecord(
-                trial_id=f"t{number:03d}", number=number, config=dict(config), repeat=repeat, run_id=run_id
-            )
-            shelf = self._shelve(new)
+            trial_id, child = f"t{number:03d}", child_of(run_id, config)
+            new = TrialRecord(trial_id=trial_id, number=number, config=dict(config), repeat=repeat, run_id=run_id)
+            shelf = self._shelve(new.model_copy(update={"tracked_as": child}))
             told = False
-            if self._goes_on:  # a driver that was killed may have told of it and not written that down
+            if self._strays.claim(child, trial_id):
                 shelf.ledger.ask()
         else:
             told = shelf.book.record.config == dict(config)
-            if run_id in self._left_open:
-                self._left_open.remove(run_id)
+            if is_left:
                 shelf.ledger.ask()
         shelf.book.update(status="running", config=dict(config), error=None)
         shelf.mlflow.log_status("RUNNING")
         if not told:
             shelf.mlflow.log_params(flat_params(config))
-            about = {"trial_id": shelf.book.record.trial_id, "repeat": str(repeat)}
+            about = {"trial_id": shelf.book.record.trial_id, "run_id": run_id, "repeat": str(repeat)}
             about["config"] = json.dumps(dict(config), ensure_ascii=False)  # parameters cannot follow PBT
             if spec is not None:
                 about["spec_digest"] = spec.digest
@@ -234,9 +238,9 @@ class Books:
         self._tracker.leave()
 
     def _shelve(self, trial: TrialRecord) -> _Shelf:
-        assert trial.run_id is not None  # given when it begins
+        assert trial.run_id is not None and trial.child is not None  # given when it begins
         book = TrialBook(trial, self._metric)
-        mlflow = self._tracker.trial(trial.run_id, trial.trial_id)
+        mlflow = self._tracker.trial(trial.child, trial.trial_id)
         ledger = Ledger(mlflow, run_store(self._store, trial.run_id), trial.trial_id, book.seen)
         shelf = self._shelves[trial.run_id] = _Shelf(book, mlflow, ledger)
         return shelf

@@ -30,7 +30,7 @@ def send_rest(
         name: raylora's own name of the training or the sweep.
         spool_dir: Its folder on this machine for what MLflow does not have yet; gone once MLflow has everything.
         mlflow_run_id: MLflow's id of its run.
-        trials: Of a sweep: MLflow's ids of the trials that it has, by raylora's run id.
+        trials: Of a sweep: MLflow's ids of the trials that it has, by the name that they are found by.
 
     Returns:
         MLflow's ids of the trials that it has now.

@@ -41,11 +41,11 @@ class Child:
     """A run below the one that the lanes lead to.
 
     Args:
-        run_id: raylora's own name of it.
+        key: Name that it is found by.
         name: Shown in MLflow.
     """
 
-    run_id: str
+    key: str
     name: str
 
 
@@ -60,7 +60,7 @@ class RunLog:
     def __init__(self, lanes: Lanes, child: Child | None = None) -> None:
         self._lanes, self._child = lanes, child
         # Every entry says whose it is: a later process sends it without having known the trial.
-        self._whose: Entry = {"child": child.run_id, "child_name": child.name} if child else {}
+        self._whose: Entry = {"child": child.key, "child_name": child.name} if child else {}
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics of one step.
@@ -150,7 +150,7 @@ class RunLog:
         children = self._lanes.children
         if self._child is None or children is None:
             return self._lanes.mlflow_run_id
-        return children.find(MlflowClient(tracking_uri=self._lanes.uri), self._child.run_id)
+        return children.find(MlflowClient(tracking_uri=self._lanes.uri), self._child.key)
 
     def _is_own(self, entry: Entry) -> bool:
         return bool(entry.get("child") == self._whose.get("child"))

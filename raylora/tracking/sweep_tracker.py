@@ -6,21 +6,27 @@ A trial's run is made when the first of its entries is delivered, so no trial wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from mlflow import MlflowClient
+
+from raylora.log import get_logger
 from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.home import resume_command
 from raylora.tracking.address import tracking_uri
 from raylora.tracking.children import Children
 from raylora.tracking.lanes import Lanes
 from raylora.tracking.new_run import of_sweep
-from raylora.tracking.run_log import Child, RunLog
+from raylora.tracking.run_log import SILENT_S, Child, RunLog
 from raylora.tracking.start import open_run, reopen_run
 from raylora.tracking.tracker import Tracker
 
 GATHER_S = 5.0
 """Trials side by side make many entries, each trial's a request of its own: they wait longer for company."""
+
+_log = get_logger(__name__)
 
 
 class SweepTracker(Tracker):
@@ -43,7 +49,7 @@ class SweepTracker(Tracker):
             spool_dir: Folder of this sweep on this machine for what MLflow does not have yet; what an earlier process
                 left there is sent first.
             mlflow_run_id: The run to go on with; created where absent.
-            trials: MLflow's ids of the trials that it has, by raylora's run id.
+            trials: MLflow's ids of the trials that it has, by the name that they are found by.
 
         Raises:
             TrackingError: MLflow does not answer or refuses; only before there is a run.
@@ -58,14 +64,36 @@ class SweepTracker(Tracker):
 
     @property
     def trial_ids(self) -> Mapping[str, str]:
-        """MLflow's ids of the trials that it has so far, by raylora's run id; does not wait."""
+        """MLflow's ids of the trials that it has so far, by the name that they are found by; does not wait."""
         return self._lanes.children.ids if self._lanes.children else {}
 
-    def trial(self, run_id: str, name: str) -> RunLog:
+    def trial(self, child: str, name: str) -> RunLog:
         """Return what logs to one trial's MLflow run, which need not be there yet.
 
         Args:
-            run_id: raylora's own name of the trial's run.
+            child: Name that it is found by, of `child_of`.
             name: Shown in MLflow.
         """
-        return RunLog(self._lanes, Child(run_id, name))
+        return RunLog(self._lanes, Child(child, name))
+
+    def strays(self, known: Collection[str]) -> set[str]:
+        """Return the trials that MLflow was told of, or is about to be, and that are not known; asks once.
+
+        None where MLflow does not answer: what it has of them is then told again.
+
+        Args:
+            known: Names that trials are found by.
+        """
+        lanes, children = self._lanes, self._lanes.children
+        assert children is not None  # a sweep's lanes have them
+        pending = lanes.pending_values()  # asked first: what is delivered meanwhile is found
+        try:
+            children.look(MlflowClient(tracking_uri=lanes.uri))
+        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+            lanes.silent_until = time.monotonic() + SILENT_S
+            _log.warning(
+                "MLflow does not say what it has of trials that have no record (%s): their steps may be there twice",
+                lanes.shown(error),
+            )
+            return set()
+        return {*children.ids, *(entry["child"] for entry in pending if "child" in entry)} - set(known)
