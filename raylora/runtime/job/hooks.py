@@ -68,8 +68,8 @@ class WorkerHooks:
 
     def _driver_knows(self) -> bool:
         try:
-            answer = self._mailbox.confirmed.remote(DRIVER_PATIENCE_S)
-            return cast("bool", ray.get(answer, timeout=2 * DRIVER_PATIENCE_S))
+            answer: ray.ObjectRef[bool] = self._mailbox.confirmed.remote(DRIVER_PATIENCE_S)
+            return ray.get(answer, timeout=2 * DRIVER_PATIENCE_S)
         except GetTimeoutError:
             return False
         except RayError as error:
