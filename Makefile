@@ -52,12 +52,11 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip or fail" >&2
 .PHONY: ip
 
-# One lane has whole runs on Ray, the other everything else (tests/lanes.py). All tests together import what trains once
-# a lane, and not in each of Ray's workers (tests/servers/forks.py).
+# One lane has whole runs on Ray, the other everything else (tests/lanes.py).
 TWO_LANES := -n 2
 
 test: setup ip ## All tests but those of faults: 20 to 40 minutes on 2 cores
-	RAYLORA_TESTS_FORK_WORKERS=1 python -m pytest -m 'not faults' $(TWO_LANES)
+	python -m pytest -m 'not faults' $(TWO_LANES)
 
 # One after another: each waits for others to notice what it does to them.
 test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: an hour or so

@@ -19,9 +19,8 @@ from typing import Any
 
 import psutil
 
-from tests.cluster.prefork import ERR, OUT, PROGRAM, Forked, environment
-from tests.servers.forks import STRANGERS, of_workers
-from tests.servers.ray import TOKEN
+from tests.cluster.prefork import ERR, OUT, PROGRAM, STRANGERS, Forked, environment
+from tests.servers.ray import REPOSITORY, TOKEN
 
 LONG_S = 400.0
 """A run takes a fraction of it where nothing else goes on."""
@@ -81,7 +80,7 @@ class Command:
     ) -> None:
         self.folder, self.home, self.door = folder, home, door
         own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
-        self.env = {**own, **TOKEN, **of_workers(), "RAYLORA_HOME": str(home), **(env or {})}
+        self.env = {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY), "RAYLORA_HOME": str(home), **(env or {})}
 
     def run(self, *words: str, timeout_s: float = LONG_S) -> Ended:
         """Run a command to its end."""

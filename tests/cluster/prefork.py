@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tests.servers.forks import REPOSITORY, STRANGERS, of_workers
-from tests.servers.ray import TOKEN
+from tests.servers.ray import REPOSITORY, TOKEN
 
 PROGRAM = "from raylora.cli.app import main; main()"
 LATE = (
@@ -32,6 +31,9 @@ LATE = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 """What a driver imports when it needs it."""
+
+STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
+"""Beginnings of variables that a test sets itself or not at all; they are read when they are needed."""
 
 OUT, ERR, PID, CODE = "out", "err", "pid", "code"
 LOOK_S = 0.02
@@ -84,7 +86,7 @@ class Forked:
 def environment() -> dict[str, str]:
     """What the process that forks has imported everything with."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
-    return own | TOKEN | of_workers()
+    return {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY)}
 
 
 @cache

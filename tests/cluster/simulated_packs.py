@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -25,7 +24,6 @@ from raylora.sweep.steering.drive import Search, TrialOutcome, drive
 from raylora.sweep.steering.host import open_host
 from raylora.sweep.steering.tune_space import tune_scheduler
 from raylora.sweep.steering.watch import TrialEvent
-from tests.servers.forks import of_workers
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
 MAX_STEPS = 16
@@ -34,10 +32,7 @@ SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-2), "lora_r": tune.choice([4,
 
 def ray_of_two_cores() -> Iterator[None]:
     """A Ray on which two packs hold all cores: leases must need none."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in of_workers().items():
-            patch.setenv(name, value)
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

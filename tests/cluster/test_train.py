@@ -26,7 +26,6 @@ from raylora.store.manifest import read_manifest
 from tests.cluster.command import Command, Ended
 from tests.cluster.conftest import PASSWORD, RUN
 from tests.cluster.undisturbed import client
-from tests.servers.forks import FORKS, forked
 from tests.servers.mlflow import LEAN
 from tests.servers.process import Server, free_ports
 from tests.servers.ray import seen_by_workers
@@ -84,11 +83,6 @@ def test_workers_see_what_was_listed_and_what_is_the_systems(command: Command, r
         assert (env["RAYLORA_HOME"], env["GREETING"]) == (str(command.home), "hello")
         assert "PATH" in env
         assert {PASSWORD, "NOTES"}.isdisjoint(env)
-
-
-def test_workers_are_forked_where_that_is_asked_for(command: Command, result: dict[str, Any]):
-    workers = seen_by_workers(Path(command.env["NOTES"])).keys()
-    assert workers <= {*forked().values()} if FORKS in command.env else workers.isdisjoint(forked().values())
 
 
 def test_no_process_is_left(ended: Ended):

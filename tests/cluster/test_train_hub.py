@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,19 +14,11 @@ from raylora.store.blob import open_store
 from raylora.store.manifest import read_manifest
 from tests.cluster.alone import SHORT, ended_as_alone
 from tests.cluster.command import Command, overrides
-from tests.conftest import served
-from tests.servers.forks import FORKS
 from tests.servers.hub import Hub
 from tests.servers.ray import RayHead
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    """Its workers are not forked: where the hub is, they read when they import its client."""
-    yield from served(RayHead(tmp_path_factory.mktemp("ray-head"), env={FORKS: ""}))
 
 
 def test_a_base_and_rows_of_the_hub(

@@ -17,13 +17,31 @@ from typing import Any
 
 import psutil
 
-from tests.servers.forks import of_workers, workers_in_place_of
 from tests.servers.host import Host
 from tests.servers.process import Server, free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests"}
 """Ray's own lock: what lacks the token cannot talk to the cluster, and no token is left in anybody's home."""
+
+# Python imports a module of this name when it starts: every process of the cluster notes the environment in which it
+# goes on to import what trains.
+SPY = """
+import json, os, sys
+
+NOTES = os.environ.get("NOTES")  # now: a worker may forget it before it imports what trains
+
+def note(event, args):
+    if event == "import" and args[0] == "raylora.runtime.job.job":
+        path = f"{NOTES}/{os.getpid()}"
+        with open(path, "w") as file:
+            json.dump(dict(os.environ), file)
+        os.replace(path, path + ".json")  # whoever looks finds it whole
+
+if NOTES:
+    sys.addaudithook(note)
+"""
+
 
 # A process of its own: Ray reads the token's variables once, when it is imported.
 ASKING = """
@@ -123,7 +141,7 @@ class RayHead(Server):
 
     def own_env(self) -> Mapping[str, str]:
         """What processes of its nodes start with that note nothing, beside this process's own."""
-        return TOKEN | of_workers()
+        return {**TOKEN, "PYTHONPATH": str(REPOSITORY)}
 
     def stop(self, how: signal.Signals | None = None) -> None:
         super().stop(how)
@@ -188,8 +206,7 @@ class RayHead(Server):
 
     def _processes(self) -> list[psutil.Process]:
         assert self.process is not None
-        started = psutil.Process(self.process.pid).children(recursive=True)
-        return [*started, *workers_in_place_of(started)]
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def _counted(self) -> dict[str, Any]:
         return json.loads(self._asked(CENSUS))
@@ -199,10 +216,12 @@ class RayHead(Server):
 
 
 def spying(folder: Path) -> dict[str, str]:
-    """A variable with which each process of a Ray notes, in `notes` of a folder, what it sees as it begins to train."""
-    notes = folder / "notes"
+    """Variables with which each process of a Ray notes, in `notes` of a folder, what it sees as it begins to train."""
+    site, notes = folder / "site", folder / "notes"
+    site.mkdir()
     notes.mkdir()
-    return {"NOTES": str(notes)}
+    (site / "sitecustomize.py").write_text(SPY)
+    return {"PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]), "NOTES": str(notes)}
 
 
 def seen_by_workers(notes: Path) -> dict[int, dict[str, str]]:
