@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.machine import machine
 from benchmarks.recovery import MOST_TURNS, PARTS, SPANS, summaries
 from benchmarks.recovery_striker import Striker
 from benchmarks.report import render
@@ -95,7 +96,8 @@ def test_parts_add_up_and_are_told(tmp_path: Path):
     assert found["ended_s"]["median"] + found["again_s"]["median"] == moments["step"]
     assert found.keys() >= SPANS.keys()
     assert "From a fault" not in render(tmp_path), "what was not measured is left out"
-    save(tmp_path, "recovery", {"base": "a base", "turns": 3}, {"worker_timeout_s": 10, "faults": {"killed": found}})
+    told = {"worker_timeout_s": 10, "faults": {"killed": found}}
+    save(tmp_path, "recovery", machine(), {"base": "a base", "turns": 3}, told)
     text = render(tmp_path)
     assert "| part, s | a worker is killed |" in text
     assert all(f"| {part} | " in text for part in PARTS.values())
