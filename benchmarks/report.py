@@ -186,10 +186,9 @@ def _machine(result: Mapping[str, Any]) -> str:
     machine, about = result["machine"], result["about"]
     turns = "once" if about["turns"] == 1 else f"{about['turns']} turns"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    # Results of before 1 December 2026 have the load that the benchmark itself had made by its end.
-    when = "load_before" if "load_before" in machine else "load_at_its_end"
+    load = f", load before {machine['load_before']}" if "load_before" in machine else ""
     return (
         f"{machine['date']}, {about['base']}, {turns}; {machine['cpu']} "
         f"({', '.join(machine['cpu_flags']) or 'no vector flags known'}), {machine['cores']} cores, "
-        f"{machine['ram_gib']} GiB, {when.replace('_', ' ')} {machine[when]}; Python {machine['python']}, {versions}.\n"
+        f"{machine['ram_gib']} GiB{load}; Python {machine['python']}, {versions}.\n"
     )

@@ -21,6 +21,7 @@ from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.bank.peft_config import why_not
 from raylora.model.bank.peft_inject import ADAPTER, Injected, eject, inject
+from raylora.model.bank.peft_refusal import told
 from raylora.model.base.base_weights import BaseWeights
 
 
@@ -80,12 +81,9 @@ def config_of(adapter: StoredAdapter) -> PeftConfig:
             f"adapter: {adapter.uri} is {name}: {reason}. Allowed: types that raylora trains. Load it with "
             "PEFT's PeftModel"
         )
-    try:
+    refused = f"adapter: {adapter.uri} is {name}, and PEFT refuses its config"
+    with told(lambda why: f"{refused} ({why}). Save it with PEFT again"):
         config: PeftConfig = PeftConfig.from_peft_type(**adapter.config)
-    except Exception as error:  # each class of PEFT's checks itself in its own way
-        raise ModelError(
-            f"adapter: {adapter.uri} is {name}, and PEFT refuses its config ({_told(error)}). Save it with PEFT again"
-        ) from error
     config.inference_mode = False  # or nothing would be told apart as what was trained
     return config
 
@@ -103,25 +101,21 @@ def seat_in(model: PreTrainedModel, adapter: StoredAdapter, weights: BaseWeights
     Raises:
         ModelError: As `config_of`; or it does not fit the base, would change it, or lacks a tensor.
     """
-    config = config_of(adapter)
+    config, which = config_of(adapter), f"adapter: {adapter.uri} is {adapter.config['peft_type']}"
+    cannot = f"{which}, and PEFT cannot put it on {type(model).__name__}"
+    instead = "Name the base that it was trained on with --base, or load it with PEFT's PeftModel"
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with (
+            told(lambda why: f"{cannot} ({why}). {instead}"),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
             injected = inject(model, config, weights, device)
             problem = _fill(injected, adapter, device)
             seat = PeftSeat(model, injected)
-    except Exception as error:  # each type of PEFT's refuses in its own way
-        raise ModelError(
-            f"adapter: {adapter.uri} is {adapter.config['peft_type']}, and PEFT cannot put it on "
-            f"{type(model).__name__} ({_told(error)}). Name the base that it was trained on with --base, or load it "
-            "with PEFT's PeftModel"
-        ) from error
     finally:
         eject(model)
     if problem is not None:
-        raise ModelError(
-            f"adapter: {adapter.uri} is {adapter.config['peft_type']} and {problem}. Copy the folder again, or save it "
-            "with PEFT again"
-        )
+        raise ModelError(f"{which} and {problem}. Copy the folder again, or save it with PEFT again")
     return seat
 
 
@@ -145,8 +139,3 @@ def _is_within(name: str, layers: Mapping[str, Any]) -> bool:
     """Whether a module lies in another one of PEFT's, as where several tensors of one layer are adapted."""
     parts = name.split(".")
     return any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
-
-
-def _told(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f"{type(error).__name__}: {' '.join(lines[:2])}"  # torch says in the second what the first announces

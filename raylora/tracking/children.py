@@ -91,8 +91,8 @@ class Children:
                 self.ids = {**self.ids, child: run.info.run_id}
             return self.ids.get(child)
 
-    def look(self, client: MlflowClient) -> None:
-        """Find out what runs there are, also those that an earlier process made and did not live to write down.
+    def look(self, client: MlflowClient) -> Mapping[str, str]:
+        """Return `ids` with all runs that there are, also those that an earlier process did not live to write down.
 
         Args:
             client: MLflow's.
@@ -108,6 +108,7 @@ class Children:
                     break
             tagged = {run.data.tags[CHILD_TAG]: run.info.run_id for run in runs if CHILD_TAG in run.data.tags}
             self.ids = {**tagged, **self.ids}
+            return self.ids
 
     def is_gone(self, client: MlflowClient, child: str) -> bool:
         """Return whether somebody deleted a trial's run in MLflow: then the other trials must not wait for it.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from raylora.log import get_logger
 from raylora.tracking.address import redacted
@@ -19,6 +20,11 @@ from raylora.tracking.outbox import Outbox
 from raylora.tracking.spool import Entry
 
 _log = get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+SILENT_S = 60.0
+"""A server that did not answer is left alone for so long: each trial of a sweep has a question, and each would wait."""
 
 
 class Lanes:
@@ -44,11 +50,10 @@ class Lanes:
     ) -> None:
         self.uri, self.mlflow_run_id, self.spool_dir, self.children = uri, mlflow_run_id, spool_dir, children
         self._resume = resume
-        self.silent_until = 0.0
-        """On the monotonic clock: nobody asks MLflow anything before; what is told goes on being sent."""
+        self._silent_until = 0.0  # on the monotonic clock
         deliver = [Delivery(uri, mlflow_run_id, children) for _ in range(2)]
-        self._values = Outbox(spool_dir / "values", deliver[0], "metrics", self.shown, gather_s)
-        self._files = Outbox(spool_dir / "files", deliver[1], "artifacts", self.shown, gather_s)
+        self._values = Outbox(spool_dir / "values", deliver[0], "metrics", self._shown, gather_s)
+        self._files = Outbox(spool_dir / "files", deliver[1], "artifacts", self._shown, gather_s)
 
     def put_value(self, entry: Entry) -> None:
         """Keep a small entry and deliver it soon."""
@@ -61,6 +66,23 @@ class Lanes:
     def pending_values(self) -> list[Entry]:
         """Small entries that MLflow does not have yet, also those of an earlier process."""
         return self._values.pending()
+
+    def ask(self, question: Callable[[], Answer], otherwise: Answer, what: str) -> Answer:
+        """Return MLflow's answer; where it gives none it is asked nothing for a while. What is told goes on being sent.
+
+        Args:
+            question: Asks MLflow.
+            otherwise: Stands for the answer where there is none.
+            what: Is not known then, to be logged.
+        """
+        if time.monotonic() < self._silent_until:
+            return otherwise
+        try:
+            return question()
+        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+            self._silent_until = time.monotonic() + SILENT_S
+            _log.warning("%s: %s", what, self._shown(error))
+            return otherwise
 
     def close(self, timeout_s: float) -> dict[str, int]:
         """Deliver what is left.
@@ -85,8 +107,8 @@ class Lanes:
             _log.error("%s are lost: MLflow did not take them, and %s had no room", _counted(lost), self.spool_dir)
         return dict(kept + lost)
 
-    def shown(self, error: Exception) -> str:
-        """Return an error as it may be logged: without a password."""
+    def _shown(self, error: Exception) -> str:
+        """An error as it may be logged: without a password."""
         return redacted(f"{type(error).__name__}: {error}", self.uri)
 
 

@@ -7,7 +7,6 @@ runtime's ledger and the sweep's books.
 from __future__ import annotations
 
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +30,6 @@ from raylora.tracking.spool import Entry
 from raylora.tracking.start import points
 
 _log = get_logger(__name__)
-
-SILENT_S = 60.0
-"""A server that did not answer is left alone for so long: each trial of a sweep has a question, and each would wait."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +121,12 @@ class RunLog:
 
     def history(self, name: str) -> dict[int, float]:
         """Return a metric's values by step, as far as MLflow has them; nothing where it does not answer."""
-        if time.monotonic() < self._lanes.silent_until:
-            return {}
-        try:
+
+        def points_so_far() -> dict[int, float]:
             mlflow_run_id = self._mlflow_run_id()
             return {} if mlflow_run_id is None else points(self._lanes.uri, mlflow_run_id, name)
-        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
-            self._lanes.silent_until = time.monotonic() + SILENT_S
-            _log.warning("the earlier steps of %s are not at hand: %s", name, self._lanes.shown(error))
-            return {}
+
+        return self._lanes.ask(points_so_far, {}, f"the earlier steps of {name} are not at hand")
 
     def last_step(self, name: str) -> int:
         """Return the newest step of a metric that MLflow has, or that is on its way there; -1 where there is none.

@@ -6,7 +6,6 @@ A trial's run is made when the first of its entries is delivered, so no trial wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from raylora.tracking.address import tracking_uri
 from raylora.tracking.children import Children
 from raylora.tracking.lanes import Lanes
 from raylora.tracking.new_run import of_sweep
-from raylora.tracking.run_log import SILENT_S, Child, RunLog
+from raylora.tracking.run_log import Child, RunLog
 from raylora.tracking.start import open_run, reopen_run
 from raylora.tracking.tracker import Tracker
 
@@ -87,13 +86,11 @@ class SweepTracker(Tracker):
         lanes, children = self._lanes, self._lanes.children
         assert children is not None  # a sweep's lanes have them
         pending = lanes.pending_values()  # asked first: what is delivered meanwhile is found
-        try:
-            children.look(MlflowClient(tracking_uri=lanes.uri))
-        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
-            lanes.silent_until = time.monotonic() + SILENT_S
-            _log.warning(
-                "MLflow does not say what it has of trials that have no record (%s): their steps may be there twice",
-                lanes.shown(error),
-            )
+        found = lanes.ask(
+            lambda: children.look(MlflowClient(tracking_uri=lanes.uri)),
+            None,
+            "what MLflow has of trials without a record is not at hand, so their steps may be there twice",
+        )
+        if found is None:
             return set()
-        return {*children.ids, *(entry["child"] for entry in pending if "child" in entry)} - set(known)
+        return {*found, *(entry["child"] for entry in pending if "child" in entry)} - set(known)

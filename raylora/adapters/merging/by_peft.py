@@ -21,6 +21,7 @@ from raylora.adapters.peft_seat import seat_in
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.bank.peft_inject import base_of
+from raylora.model.bank.peft_refusal import told
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.load import load_but_matrices, load_in_turn
 from raylora.model.base.quant import QuantFormat
@@ -103,15 +104,13 @@ class PeftMerge:
             if (kind := (type(layer).__name__, *leaves)) in tried:
                 continue
             tried.add(kind)
-            try:
+            with told(partial(self._unmergeable, name)):
                 merged = _merged(layer, partial(self._read, name))
-            except Exception as error:  # each type of PEFT's refuses in its own way
-                raise self._unmergeable(name, f"{type(error).__name__}: {error}") from error
             if strange := merged.keys() ^ set(leaves):
-                raise self._unmergeable(name, f"the base has no place for {', '.join(sorted(strange))}")
+                raise ModelError(self._unmergeable(name, f"the base has no place for {', '.join(sorted(strange))}"))
 
-    def _unmergeable(self, name: str, why: str) -> ModelError:
-        return ModelError(
+    def _unmergeable(self, name: str, why: str) -> str:
+        return (
             f"adapter: {self._adapter.uri} is {self._adapter.config['peft_type']}, which PEFT cannot merge into "
             f"{name} of {self._base.name} ({why}). Nothing was written. Allowed: types that PEFT merges into such a "
             "layer. Use it beside its base: raylora generate, raylora chat, or PEFT's PeftModel"

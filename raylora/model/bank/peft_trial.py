@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from raylora.errors import ModelError
 from raylora.model.adapter.rank_limit import rank_too_large
 from raylora.model.bank.peft_config import peft_config
 from raylora.model.bank.peft_inject import ADAPTER, Injected, eject, inject
+from raylora.model.bank.peft_refusal import told
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.frozen_linear import QuantLinear
 
@@ -59,13 +61,8 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
             a rank is above the smaller side of its layer.
     """
     config = peft_config(block)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            injected = inject(model, config, BaseWeights(model), torch.device("meta"))
-    except ModelError:
-        raise
-    except Exception as error:  # each type of PEFT's refuses in its own way
-        raise ModelError(_refused(model, block["peft_type"], error)) from error
+    with told(partial(_refused, model, block["peft_type"])), torch.random.fork_rng(devices=[]):
+        injected = inject(model, config, BaseWeights(model), torch.device("meta"))
     by_layer = _by_layer(injected)
     eject(model)
     if block["peft_type"] in OF_THAT_RANK and (problem := _rank_too_large(injected)) is not None:
@@ -99,10 +96,10 @@ def _by_layer(injected: Injected) -> dict[str, int]:
     return by_layer
 
 
-def _refused(model: PreTrainedModel, kind: str, error: Exception) -> str:
+def _refused(model: PreTrainedModel, kind: str, why: str) -> str:
     is_quantized = any(isinstance(module, QuantLinear) for module in model.modules())
     instead = "set load_in_4bit and load_in_8bit to false, or change" if is_quantized else "change"
     return (
-        f"peft: PEFT cannot put {kind} with these fields on {type(model).__name__} ({type(error).__name__}: {error}). "
+        f"peft: PEFT cannot put {kind} with these fields on {type(model).__name__} ({why}). "
         f"Allowed: what PEFT can make of the base's shapes alone; {instead} the fields, or take another peft_type"
     )

@@ -173,9 +173,9 @@ def test_an_mlflow_that_is_silent_is_asked_once_and_told_again(
         asked = count_questions(patch, is_silent=True)
         second = Sweep(store, tmp_path / "spool", first.spec, left)
         assert asked.count("search_runs") == 1
-        assert caplog.text.count("MLflow does not say what it has of trials that have no record") == 1
+        assert caplog.text.count("what MLflow has of trials without a record is not at hand") == 1
         asked.clear()
-        second.tracker._lanes.silent_until = 0.0  # as a minute later
+        second.tracker._lanes._silent_until = 0.0  # as a minute later
         for number in range(4):
             second.begun(number, 6)
         assert asked == []

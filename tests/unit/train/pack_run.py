@@ -184,6 +184,22 @@ def train_all(trainee: Trainee, members: Sequence[Member]) -> None:
         turn(trainee, members)
 
 
+def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
+    """Runs trained to their ends on one base."""
+    trainee = place_tiny(specs[0])
+    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
+    train_all(trainee, members)
+    return trainee, members
+
+
+def assert_each_is_as_alone(trainee: Trainee, members: Sequence[Member], home: Path) -> None:
+    """Members that have ended have the losses and the state, by the bit, that each has alone."""
+    for member in members:
+        alone, (only,) = trained(home, member.spec)
+        assert losses_of(member) == losses_of(only)
+        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+
+
 def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
     """Adapter and moments of a member, and which of its ranks are left."""
     adapter, allocation = trainee.bank.export(member.slot).tensors, trainee.allocations.get(member.slot)

@@ -10,24 +10,20 @@ import torch
 
 from raylora.model.base.meta import read_config
 from raylora.model.rows.route import Span
-from raylora.spec.run import RunSpec
 from raylora.train.evaluate import evaluate
 from raylora.train.forward import Piece, not_training, scores_of
-from raylora.train.member import Member
 from raylora.train.prediction.estimate import estimate_pack
 from raylora.train.prediction.forecast import forecast
-from raylora.train.trainee import Trainee
 from tests.unit.train.pack_run import (
     admit,
-    assert_same_bits,
-    losses_of,
+    assert_each_is_as_alone,
     place_tiny,
-    state_of,
     train_all,
+    trained,
     turn,
 )
 from tests.unit.train.tiny_heads import ENCODER_MEMBERS, ENCODERS, head_spec, save_family, save_home
-from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, solo_step
+from tests.unit.train.tiny_run import CPU, assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
 
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 2, "max_steps": 4}
 DROPS = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3}
@@ -41,13 +37,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_family(folder / f"{family}-drops", family, **DROPS)
         save_family(folder / f"{family}-never-drops", family, **NEVER)
     return folder
-
-
-def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
-    trainee = place_tiny(specs[0])
-    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
-    train_all(trainee, members)
-    return trainee, members
 
 
 @pytest.mark.parametrize(
@@ -71,11 +60,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 )
 def test_members_together_are_members_alone(home: Path, family: str, task: str, fields: dict[str, Any]):
     specs = [head_spec(home, family, task, **{**FIELDS, **member, **fields}) for member in ENCODER_MEMBERS]
-    trainee, members = trained(home, *specs)
-    for member, spec in zip(members, specs, strict=True):
-        alone, (only,) = trained(home, spec)
-        assert losses_of(member) == losses_of(only)
-        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+    assert_each_is_as_alone(*trained(home, *specs), home)
 
 
 def test_who_comes_and_goes_changes_no_other(home: Path):
@@ -88,10 +73,7 @@ def test_who_comes_and_goes_changes_no_other(home: Path):
     trainee.release(second.slot)
     third = admit(trainee, second.slot, comes, home)
     train_all(trainee, [first, third])
-    for member, spec in ((first, stays), (third, comes)):
-        alone, (only,) = trained(home, spec)
-        assert losses_of(member) == losses_of(only)
-        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+    assert_each_is_as_alone(trainee, [first, third], home)
 
 
 @pytest.mark.parametrize("task", ["seq_cls", "token_cls"])
@@ -110,13 +92,8 @@ def test_what_a_base_drops_is_each_rows_own(home: Path, family: str):
     """So two workers drop what one does; another step or seed drops otherwise, and an evaluation nothing."""
     spec = head_spec(home, family, "seq_cls", **{**FIELDS, "micro_batch_size": 6})
     rows, validation = open_rows(spec, home / "cache")
-    (batch,) = rows.step(0, 0, 1)
-    single = [one for rank in range(6) for one in rows.step(0, rank, 6)]
-    whole = solo_step(build_tiny(spec), [batch], 0, 0.0)
-    apart = solo_step(build_tiny(spec), single, 0, 0.0)
-    assert apart.loss == pytest.approx(whole.loss, abs=1e-5)
-    assert apart.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
-    later = solo_step(build_tiny(spec), [batch], 1, 0.0)
+    whole = assert_rows_apart_are_rows_together(spec, rows)
+    later = solo_step(build_tiny(spec), rows.step(0, 0, 1), 1, 0.0)
     assert later.loss != pytest.approx(whole.loss, abs=1e-4)
     assert validation is not None
     trainee = build_tiny(spec)

@@ -14,11 +14,20 @@ from raylora.model.base.load import base_on_meta
 from raylora.model.base.meta import read_config
 from raylora.model.inspect import inspect_targets
 from raylora.model.targets import adapter_values
-from raylora.spec.run import RunSpec
 from raylora.train.member import Member
 from raylora.train.prediction.estimate import estimate
 from raylora.train.trainee import Trainee
-from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
+from tests.unit.train.pack_run import (
+    admit,
+    assert_each_is_as_alone,
+    assert_same_bits,
+    events_of,
+    losses_of,
+    place_tiny,
+    state_of,
+    train_all,
+    trained,
+)
 from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, QUANTIZED, TASKS, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
@@ -30,13 +39,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_home(tmp_path_factory.mktemp("heads"))
     save_family(folder / "drops", "llama", classifier_dropout=0.3)
     return folder
-
-
-def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
-    trainee = place_tiny(specs[0])
-    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
-    train_all(trainee, members)
-    return trainee, members
 
 
 @pytest.mark.parametrize(
@@ -53,11 +55,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 def test_members_together_are_members_alone(home: Path, family: str, task: str, fields: dict[str, Any]):
     kinds = MEMBERS if task == "seq_cls" else (*MEMBERS, *QUANTIZED)
     specs = [head_spec(home, family, task, **{**FIELDS, **member, **fields}) for member in kinds]
-    trainee, members = trained(home, *specs)
-    for member, spec in zip(members, specs, strict=True):
-        alone, (only,) = trained(home, spec)
-        assert losses_of(member) == losses_of(only)
-        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+    assert_each_is_as_alone(*trained(home, *specs), home)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

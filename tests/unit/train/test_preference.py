@@ -10,19 +10,17 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from raylora.errors import ModelError
 from raylora.spec.run import RunSpec
-from raylora.train.member import Member
-from raylora.train.trainee import Trainee
 from tests.unit.data.small_tokenizer import small_tokenizer
 from tests.unit.train.pack_run import (
     JUDGED,
     OF_PAIRS,
     admit,
-    assert_same_bits,
+    assert_each_is_as_alone,
     events_of,
     losses_of,
     place_tiny,
-    state_of,
     train_all,
+    trained,
 )
 from tests.unit.train.tiny_run import save_base, tiny_spec, write_pairs, write_rated
 
@@ -44,13 +42,6 @@ def spec_of(home: Path, **fields: Any) -> RunSpec:
     return tiny_spec(home / "base", home / file, **{**shared, **fields})
 
 
-def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
-    trainee = place_tiny(specs[0])
-    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
-    train_all(trainee, members)
-    return trainee, members
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
@@ -66,11 +57,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
     kinds = OF_PAIRS if spec_of(home, **fields).quantization == "none" else JUDGED
     specs = [spec_of(home, **{"max_steps": 4, "eval_steps": 4, **member}, **fields) for member in kinds]
-    trainee, members = trained(home, *specs)
-    for member, spec in zip(members, specs, strict=True):
-        alone, (only,) = trained(home, spec)
-        assert losses_of(member) == losses_of(only)
-        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+    assert_each_is_as_alone(*trained(home, *specs), home)
 
 
 @pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo", "kto"])

@@ -16,7 +16,7 @@ from raylora.model.targets import adapter_values
 from raylora.train.prediction.estimate import estimate, estimate_pack
 from raylora.train.prediction.forecast import forecast
 from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
-from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
+from tests.unit.train.tiny_run import assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, KINDS, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
@@ -60,12 +60,7 @@ def test_a_resumed_run_is_one_that_went_on(home: Path, tmp_path: Path):
 def test_neither_padding_nor_neighbours_are_seen(home: Path, dropout: float):
     spec = seq2seq_spec(home, "t5", micro_batch_size=6, lora_dropout=dropout)
     rows, _ = open_rows(spec, home / "cache")
-    (batch,) = rows.step(0, 0, 1)
-    single = [one for rank in range(6) for one in rows.step(0, rank, 6)]
-    whole = solo_step(build_tiny(spec), [batch], 0, 0.0)
-    apart = solo_step(build_tiny(spec), single, 0, 0.0)
-    assert apart.loss == pytest.approx(whole.loss, abs=1e-5)
-    assert apart.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
+    assert_rows_apart_are_rows_together(spec, rows)
 
 
 @pytest.mark.parametrize("quantization", [{}, {"load_in_4bit": True}], ids=["plain", "nf4"])

@@ -16,11 +16,19 @@ from raylora.model.base.meta import read_config
 from raylora.model.inspect import inspect_targets
 from raylora.spec.run import RunSpec
 from raylora.spec.value_shape import row_tokens, value_shape
-from raylora.train.member import Member
 from raylora.train.prediction.estimate import estimate, estimate_pack
 from raylora.train.prediction.forecast import forecast
-from raylora.train.trainee import Trainee
-from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses_of, place_tiny, state_of, train_all
+from tests.unit.train.pack_run import (
+    admit,
+    assert_each_is_as_alone,
+    assert_same_bits,
+    events_of,
+    losses_of,
+    place_tiny,
+    state_of,
+    train_all,
+    trained,
+)
 from tests.unit.train.tiny_audio import audio_spec, save_recordings
 from tests.unit.train.tiny_images import image_spec, save_images, save_vit
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, solo_step
@@ -47,13 +55,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
-    trainee = place_tiny(specs[0])
-    members = [admit(trainee, slot, spec, home) for slot, spec in enumerate(specs)]
-    train_all(trainee, members)
-    return trainee, members
-
-
 @pytest.mark.parametrize(
     ("spec_of", "fields"),
     [(image_spec, {}), (image_spec, {"load_in_4bit": True, "gradient_checkpointing": True}), (audio_spec, {})],
@@ -61,11 +62,7 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 )
 def test_members_together_are_members_alone(home: Path, spec_of: SpecOf, fields: dict[str, Any]):
     specs = [spec_of(home, **{**FIELDS, **member, **fields}) for member in MEMBERS]
-    trainee, members = trained(home, *specs)
-    for member, spec in zip(members, specs, strict=True):
-        alone, (only,) = trained(home, spec)
-        assert losses_of(member) == losses_of(only)
-        assert_same_bits(state_of(trainee, member), state_of(alone, only))
+    assert_each_is_as_alone(*trained(home, *specs), home)
 
 
 @SPECS

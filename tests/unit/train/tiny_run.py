@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
@@ -166,6 +167,16 @@ def run_steps(trainee: Trainee, rows: Batches, steps: range, rate: float = 5e-3)
         )
         for step in steps
     ]
+
+
+def assert_rows_apart_are_rows_together(spec: RunSpec, rows: Batches) -> StepResult:
+    """A step of six rows, in one micro-batch and in six: neither padding nor neighbours are seen. Returns the first."""
+    together = solo_step(build_tiny(spec), rows.step(0, 0, 1), 0, 0.0)
+    single = [one for rank in range(6) for one in rows.step(0, rank, 6)]
+    apart = solo_step(build_tiny(spec), single, 0, 0.0)
+    assert apart.loss == pytest.approx(together.loss, abs=1e-5)
+    assert apart.grad_norm == pytest.approx(together.grad_norm, rel=1e-4)
+    return together
 
 
 def solo_step(
