@@ -21,7 +21,7 @@ from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.bank.peft_config import why_not
 from raylora.model.bank.peft_inject import ADAPTER, Injected, eject, inject
-from raylora.model.bank.peft_refusal import told
+from raylora.model.bank.peft_refusal import in_our_words
 from raylora.model.base.base_weights import BaseWeights
 
 
@@ -82,7 +82,7 @@ def config_of(adapter: StoredAdapter) -> PeftConfig:
             "PEFT's PeftModel"
         )
     refused = f"adapter: {adapter.uri} is {name}, and PEFT refuses its config"
-    with told(lambda why: f"{refused} ({why}). Save it with PEFT again"):
+    with in_our_words(lambda why: f"{refused} ({why}). Save it with PEFT again"):
         config: PeftConfig = PeftConfig.from_peft_type(**adapter.config)
     config.inference_mode = False  # or nothing would be told apart as what was trained
     return config
@@ -106,7 +106,7 @@ def seat_in(model: PreTrainedModel, adapter: StoredAdapter, weights: BaseWeights
     instead = "Name the base that it was trained on with --base, or load it with PEFT's PeftModel"
     try:
         with (
-            told(lambda why: f"{cannot} ({why}). {instead}"),
+            in_our_words(lambda why: f"{cannot} ({why}). {instead}"),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             injected = inject(model, config, weights, device)

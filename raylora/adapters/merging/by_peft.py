@@ -21,7 +21,7 @@ from raylora.adapters.peft_seat import seat_in
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.bank.peft_inject import base_of
-from raylora.model.bank.peft_refusal import told
+from raylora.model.bank.peft_refusal import in_our_words
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.load import load_but_matrices, load_in_turn
 from raylora.model.base.quant import QuantFormat
@@ -104,7 +104,7 @@ class PeftMerge:
             if (kind := (type(layer).__name__, *leaves)) in tried:
                 continue
             tried.add(kind)
-            with told(partial(self._unmergeable, name)):
+            with in_our_words(partial(self._unmergeable, name)):
                 merged = _merged(layer, partial(self._read, name))
             if strange := merged.keys() ^ set(leaves):
                 raise ModelError(self._unmergeable(name, f"the base has no place for {', '.join(sorted(strange))}"))

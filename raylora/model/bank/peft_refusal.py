@@ -9,7 +9,7 @@ from raylora.errors import ModelError
 
 
 @contextmanager
-def told(words: Callable[[str], str]) -> Iterator[None]:
+def in_our_words(words: Callable[[str], str]) -> Iterator[None]:
     """Run PEFT's code within; an error of ours passes as it is.
 
     Args:

@@ -20,7 +20,7 @@ from raylora.errors import ModelError
 from raylora.model.adapter.rank_limit import rank_too_large
 from raylora.model.bank.peft_config import peft_config
 from raylora.model.bank.peft_inject import ADAPTER, Injected, eject, inject
-from raylora.model.bank.peft_refusal import told
+from raylora.model.bank.peft_refusal import in_our_words
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.frozen_linear import QuantLinear
 
@@ -61,7 +61,7 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
             a rank is above the smaller side of its layer.
     """
     config = peft_config(block)
-    with told(partial(_refused, model, block["peft_type"])), torch.random.fork_rng(devices=[]):
+    with in_our_words(partial(_refused, model, block["peft_type"])), torch.random.fork_rng(devices=[]):
         injected = inject(model, config, BaseWeights(model), torch.device("meta"))
     by_layer = _by_layer(injected)
     eject(model)
