@@ -27,6 +27,7 @@ from raylora.cli.output import err, fail, results_alone, silence_bars, tell_prog
 from raylora.cli.report import report
 from raylora.cli.run import resume, train
 from raylora.cli.runs import runs
+from raylora.cli.supervise import supervise
 from raylora.cli.sweep import sweep
 from raylora.errors import InterruptedRunError, RayloraError
 
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WHILE_TRAINING = (init, validate, estimate, train, sweep, resume, inspect, runs, report)
+WHILE_TRAINING = (init, validate, estimate, train, sweep, resume, supervise, inspect, runs, report)
 AFTER_TRAINING = (generate, chat, combine, merge, export)
 for command in (*WHILE_TRAINING, *AFTER_TRAINING, doctor, schema):
     app.command()(command)

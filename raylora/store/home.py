@@ -29,6 +29,15 @@ def spool_dir(name: str) -> Path:
     return home() / "spool" / name
 
 
+def log_path(name: str) -> Path:
+    """Return the file that a run or a sweep writes to where `raylora supervise` had it go on.
+
+    Args:
+        name: Of the run or the sweep.
+    """
+    return home() / "logs" / f"{name}.log"
+
+
 def default_store_uri() -> str:
     """Return the folder that holds runs where ``storage.uri`` is absent."""
     return str(home() / "store")

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": BELOW_RUNTIME | {"runtime", "sweep"},
     "api": BELOW_RUNTIME | {"runtime", "sweep", "service"},
     "cli": BELOW_RUNTIME | {"runtime", "sweep", "service", "api"},
+    "__main__": {"cli"},
 }
 
 # A library and the only rooms that may name it.

@@ -1,0 +1,59 @@
+"""The command ``supervise``: watches over a store, and goes on with runs and sweeps whose command is gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raylora.cli.output import Json, err, print_json, say
+
+LOOK_S = 10.0
+"""Seconds between two looks at the store."""
+
+
+def supervise(
+    store: Annotated[str | None, typer.Option(help="Store to watch; raylora's home where absent.")] = None,
+    json_: Json = False,
+) -> None:
+    """Resume runs and sweeps whose command was killed, until stopped (Ctrl-C, SIGTERM); what it resumed goes on then.
+
+    What somebody stopped, or what failed, is left alone.
+    """
+    from raylora.service.supervisor import Supervisor
+    from raylora.store.before_start import before_start
+    from raylora.store.blob import open_store
+    from raylora.store.home import default_store_uri, log_path
+
+    with before_start():
+        opened = open_store(store or default_store_uri())
+        if store:  # raylora's own home may still be without one
+            opened.check_there()
+
+    def resume(name: str) -> subprocess.Popen[bytes]:
+        return _resume(name, opened.uri, log_path(name))
+
+    supervisor = Supervisor(opened, resume)
+    say(f"watching {opened.uri}; what is resumed writes to {log_path('NAME')}", err)
+    try:
+        while True:
+            supervisor.look()
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        at_work = supervisor.at_work
+    for name, pid in at_work.items():
+        say(f"{name}: process {pid} goes on without this one", err)
+    if json_:
+        print_json({"at_work": at_work})
+
+
+def _resume(name: str, store_uri: str, log: Path) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "raylora", "resume", name, "--store", store_uri]
+    with log.open("ab") as file:
+        # A session of its own: what ends the supervisor, at a terminal or by its group, is not to stop training.
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)

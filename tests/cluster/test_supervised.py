@@ -1,0 +1,85 @@
+"""`raylora supervise` beside a run and a sweep whose drivers are killed: nobody types anything, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylora.spec.reading.load import load_spec
+from raylora.store.blob import open_store
+from raylora.store.runs import list_runs
+from raylora.store.sweeps import list_sweeps
+from raylora.sweep.result import sweep_result
+from tests.cluster.alone import came_to, told_of, trained_alone
+from tests.cluster.command import Command, Running, overrides
+from tests.cluster.made_sweeps import each_step_told_once, same_ends, undisturbed
+from tests.cluster.stopped import wait_for_saves
+from tests.cluster.undisturbed import client
+from tests.servers.ray import RayHead
+
+__all__ = ["undisturbed"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
+
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1", "dtype=float32")
+
+
+@pytest.fixture
+def supervisor(on_head: Command, ray_head: RayHead) -> Iterator[Running]:
+    """Watches over the command's own store, and has gone when the test ends."""
+    ray_head.forget_workers()
+    running = on_head.start("supervise", "--json")
+    running.wait_for("watching")
+    yield running
+    with suppress(ProcessLookupError):
+        os.kill(running.process.pid, signal.SIGKILL)
+
+
+def test_a_run_whose_driver_is_killed_goes_on(
+    on_head: Command, supervisor: Running, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    first.wait_for("step 3/")
+    os.kill(first.process.pid, signal.SIGKILL)
+    supervisor.wait_for("its driver is gone")
+    ended(supervisor)
+    assert first.end().code == -signal.SIGKILL
+    (record,) = list_runs(open_store(str(on_head.home / "store")))
+    assert record.status == "finished"
+    assert record.result is not None
+    log = (on_head.home / "logs" / f"{record.run_id}.log").read_text()
+    assert "60 steps to do, 0 done" not in log
+    monkeypatch.chdir(workplace)
+    alone = trained_alone(load_spec(workplace / "run.yaml", SETTINGS).spec, tmp_path)
+    came_to(alone, record.result)
+    told_of(alone, client(on_head), str(record.mlflow_run_id))
+
+
+def test_a_sweep_whose_driver_is_killed_goes_on(on_head: Command, supervisor: Running, undisturbed: dict[str, Any]):
+    store = open_store(str(on_head.home / "store"))
+    first = on_head.start("sweep", "grid.yaml", "--json")
+    wait_for_saves(first, store.uri)
+    os.kill(first.process.pid, signal.SIGKILL)
+    supervisor.wait_for("its driver is gone")
+    ended(supervisor)
+    assert first.end().code == -signal.SIGKILL
+    (record,) = list_sweeps(store)
+    assert record.status == "finished"
+    same_ends(sweep_result(record), undisturbed)
+    each_step_told_once(on_head, sweep_result(record))
+
+
+def ended(supervisor: Running) -> None:
+    """What it resumed has finished, and told to end it ends as one whose work is done."""
+    supervisor.wait_for(": finished")
+    os.kill(supervisor.process.pid, signal.SIGTERM)
+    told = supervisor.end()
+    assert told.code == 0, told.err
+    assert told.json == {"at_work": {}}
+    assert told.left_behind == ()

@@ -1,0 +1,122 @@
+"""A supervisor with a real store and real processes, which end at once in place of training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raylora.errors import StoreError
+from raylora.service.supervisor import MAX_IN_VAIN, Supervisor
+from raylora.spec.run import RunSpec
+from raylora.store.blob import Store, open_store
+from raylora.store.lease import Lease
+from raylora.store.runs import new_run, run_store, update_run, write_run
+from raylora.store.sweeps import new_sweep, write_sweep
+
+LONG = "import sys; sys.stdin.read()"
+
+
+class Resumes:
+    """What a supervisor had go on, each a process that ends with a code when it is told to.
+
+    Args:
+        code: Exit code of each.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code, self.names, self._processes = code, list[str](), list[subprocess.Popen[bytes]]()
+
+    def __call__(self, name: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-S", "-c", f"{LONG}; sys.exit({self.code})"]
+        self.names.append(name)
+        self._processes.append(subprocess.Popen(words, stdin=subprocess.PIPE))
+        return self._processes[-1]
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.communicate(timeout=60)
+        self._processes.clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    """A run that says that it trains and that nobody works on."""
+    return write_run(store, new_run(RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}]))).run_id
+
+
+@contextmanager
+def supervised(store: Store, code: int = 0) -> Iterator[tuple[Supervisor, Resumes]]:
+    resumes = Resumes(code)
+    try:
+        yield Supervisor(store, resumes), resumes
+    finally:
+        resumes.end()
+
+
+def test_what_is_lost_is_resumed_once_while_it_goes_on(store: Store, run_id: str):
+    sweep_id = write_sweep(store, new_sweep({"run": {}})).sweep_id
+    with supervised(store) as (supervisor, resumes):
+        supervisor.look()
+        supervisor.look()
+        assert resumes.names == [run_id, sweep_id]
+        assert set(supervisor.at_work) == {run_id, sweep_id}
+        resumes.end()
+        assert supervisor.at_work == {}
+
+
+def test_what_somebody_works_on_or_has_ended_is_left_alone(store: Store, run_id: str):
+    lease = Lease(run_store(store, run_id), run_id)
+    lease.take()
+    with supervised(store) as (supervisor, resumes):
+        supervisor.look()
+        for status in ("finished", "failed", "interrupted"):
+            update_run(store, run_id, status=status)
+            lease.close()
+            supervisor.look()
+        assert resumes.names == []
+        update_run(store, run_id, status="running")
+        supervisor.look()
+        assert resumes.names == [run_id]
+
+
+def test_what_is_lost_again_and_again_is_left_to_people(
+    store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with supervised(store, code=1) as (supervisor, resumes):
+        for _ in range(MAX_IN_VAIN + 2):
+            supervisor.look()
+            resumes.end()
+        assert resumes.names == [run_id] * MAX_IN_VAIN
+    assert f"then: raylora resume {run_id}" in caplog.text
+    monkeypatch.setattr("raylora.service.supervisor.IN_VAIN_S", 0.0)  # from now on each has lived for long enough
+    with supervised(store, code=1) as (supervisor, resumes):
+        for _ in range(MAX_IN_VAIN + 2):
+            supervisor.look()
+            resumes.end()
+        assert len(resumes.names) == MAX_IN_VAIN + 2
+
+
+def test_a_store_that_does_not_answer_is_asked_again(
+    store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with supervised(store) as (supervisor, resumes):
+        with monkeypatch.context() as patch:
+
+            def mute(*_: object) -> None:
+                raise StoreError("no answer")
+
+            patch.setattr(type(store), "keys", mute)
+            supervisor.look()
+        assert "it is not known what is lost: no answer" in caplog.text
+        supervisor.look()
+        assert resumes.names == [run_id]
