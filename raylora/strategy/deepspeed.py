@@ -78,7 +78,8 @@ class Zero3(StepsFlat):
 
     def rest(self, model: nn.Module) -> None:
         """Drop what was kept and gathered ahead for a backward pass."""
-        self._engine.empty_partition_cache()
+        # The engine's own does this and looks through all of Python for garbage, for up to a second at each pass.
+        self._engine.optimizer.empty_partition_cache()
 
     def held_bytes(self, parameter: nn.Parameter) -> int:
         """Bytes of this rank's partition, and of the whole where it is still gathered."""

@@ -29,7 +29,10 @@ def load_memory(spec: RunSpec) -> dict[str, Any]:
 
 
 def gathered_memory(spec: RunSpec, folder: Path) -> dict[str, Any]:
-    """Most of the base that each rank holds while steps run, and after an evaluation that follows them."""
+    """Most of the base that each rank holds while steps run, and after an evaluation that follows them.
+
+    Also how often that evaluation had all of Python looked through for garbage, which takes longer than its passes.
+    """
     rows, validation = open_rows(spec, folder / "cache")
     assert validation is not None
     trainee = build_tiny(spec)
@@ -44,11 +47,17 @@ def gathered_memory(spec: RunSpec, folder: Path) -> dict[str, Any]:
     run_steps(trainee, rows, range(2))
     for hook in hooks:
         hook.remove()
-    evaluate(trainee, {0: validation})[0]
+    looks: list[str] = []
+    gc.disable()
+    gc.callbacks.append(lambda phase, _: looks.append(phase))
+    evaluate(trainee, {0: validation})
+    gc.callbacks.pop()
+    gc.enable()
     block_bytes = [whole_bytes(trainee, block) for block in trainee.model.model.layers]
     return {
         "most_bytes": trainee.ranks.gather(most_bytes),
         "held_bytes": trainee.ranks.gather(trainee.held_base_bytes),
+        "num_looks_for_garbage": looks.count("start"),
         "block_bytes": max(block_bytes),
         "root_bytes": whole_bytes(trainee, trainee.model) - sum(block_bytes),
     }

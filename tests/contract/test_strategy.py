@@ -194,5 +194,6 @@ def test_a_step_gathers_two_blocks(seen: Seen, strategy: str, quantization: str)
     found = seen[f"{strategy}-{quantization}-gathered"]
     shares = seen[f"{strategy}-{quantization}-memory"]["held_bytes"]
     assert found["held_bytes"] == shares
+    assert found["num_looks_for_garbage"] == 0
     for most, share in zip(found["most_bytes"], shares, strict=True):
         assert share < most < share + 2.5 * found["block_bytes"] + found["root_bytes"]
