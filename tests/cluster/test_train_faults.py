@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from raylora.store.checkpoint import TENSORS
+from raylora.store.blob import open_store
+from raylora.store.checkpoint import TENSORS, load_latest
 from raylora.store.manifest import MANIFEST
+from raylora.store.runs import run_store
 from raylora.store.s3_session import READ_TIMEOUT_S
 from tests.cluster.command import LONG_S, Command, Ended, overrides, wait_until
+from tests.cluster.conftest import RUN
 from tests.cluster.undisturbed import assert_each_step_told_once, assert_trained_like
 from tests.servers.fault_proxy import Fault, fault_proxy
 from tests.servers.ray import RayHead
@@ -159,7 +162,10 @@ def test_a_run_outlives_its_cluster(
     assert cut_off.code not in (0, 2)
     (run,) = on_head.run("runs", "--json").json["runs"]
     assert run["status"] in ("failed", "lost")
+    last = load_latest(run_store(open_store(str(on_head.home / "store")), run["run_id"]))
+    assert last is not None
     ended = on_head.run("resume", run["run_id"], "--json")
     assert_trained_like(ended, whole_run)
-    assert ended.begun == [8]
+    assert ended.begun == [last.step]
+    assert 8 <= last.step < RUN["max_steps"], "the cluster ended in the midst of it"
     assert_each_step_told_once(on_head, ended)
