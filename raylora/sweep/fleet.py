@@ -223,8 +223,9 @@ class Fleet:
     def _is_kept(self, gangs: Mapping[int, Gang]) -> bool:
         """Whether what is free is kept for packs that lack their room, as while workers are being restarted.
 
-        In another pack's hands it would not come back, for Tune waits for what their trials save, and nobody trains on
-        before. Where their nodes are gone for good, others train on.
+        In another pack's hands it would come back when that has nothing to train any more, and in step, where all wait
+        for what their trials save, not at all. Where their nodes are gone for good, others train on. A pack without
+        leases that was lost is none of these: it starts anew.
 
         Args:
             gangs: Of the packs, by number.

@@ -1,6 +1,7 @@
 """How many workers a group has: as many as asked, from its start to its end. Called by Ray Train's controller.
 
-A run that has workers on a node which will be taken away is asked to save, while there is time.
+A run that has workers on a node which will be taken away is asked to save, while there is time. That a pack's workers
+are gone is told before others are waited for: a node that was lost may be long in coming, or not come at all.
 """
 
 from __future__ import annotations
@@ -55,6 +56,16 @@ class AsAsked(FixedScalingPolicy):
     @override
     def _maybe_send_resource_request(self) -> None:
         pass
+
+    @override
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Ask for as many as before, and where there were some, tell that they are gone; the first wait for nothing."""
+        try:
+            if self._nodes:
+                ray.get(self._mailbox.miss_workers.remote())
+        except UNANSWERED as error:
+            log.warning("nobody could be told that the workers are gone: %s", error)
+        return super().make_decision_for_non_running_worker_group()
 
     @override
     def make_decision_for_running_worker_group(

@@ -119,6 +119,11 @@ class Mailbox:
         await self._posted.wait()
         return self._job
 
+    async def miss_workers(self) -> None:
+        """Tell the desk of a pack that its workers are gone: it waits for none of them before others are there."""
+        if isinstance(self._job, PackJob):
+            await self._job.desk.miss_pack.remote(self._job.pack)
+
     async def put(self, event: Event) -> None:
         """Take an event from a worker."""
         self._events.append(event)

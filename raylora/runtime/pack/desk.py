@@ -5,10 +5,8 @@ A plain class under one lock, without Ray, which a sweep puts into an actor. Two
 - Reports of one turn are passed on in trial order, and the next one only once whoever steers has *settled*: it has
   taken in all it was told, has given all its orders, and waits.
 - What a pack may do next is handed out once all reports are answered in this way, so that slots which go on do so
-  together, beside those that are new. Only `Save` hurries: who gave the order may wait for it.
-
-Whoever steers says how many orders it gave and how many of them are open (`settle`). The desk has settled with it while
-it has begun exactly that many and exactly the open ones wait here: no clock is involved.
+  together, beside those that are new. Only `Save` hurries: who gave the order may wait for it. All others wait for it,
+  too, but for those of other packs where the slot is *late*: its workers are gone, or do again what was lost with them.
 """
 
 from __future__ import annotations
@@ -17,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raylora.runtime.cluster.desk_messages import Close, Command, Go, Halt, Report, Save
-from raylora.runtime.pack.desk_seating import is_served, lacking, num_waiting, place
+from raylora.runtime.pack.desk_orders import Orders
+from raylora.runtime.pack.desk_seating import give_back, is_late, is_served, lacking, next_report, num_waiting, place
 from raylora.runtime.pack.desk_state import Claim, Pack, Tenant
 from raylora.runtime.pack.waiters import Waiters
 
@@ -28,15 +27,15 @@ ANSWERS_S, IDLE_S = 10.0, 1.0
 class Desk:
     """Leases, packs, and what they have to tell each other; calls that wait do so in the caller's thread."""
 
+    in_step = False
+    """Whether all wait for every save, a late one as well: trials go on from each other's, and whoever steers stops."""
+
     def __init__(self) -> None:
-        self._changed = Waiters()
+        self._changed, self._orders = Waiters(), Orders()
         self._tenants: dict[str, Tenant] = {}
         self._packs: dict[int, Pack] = {}
         self._untold: list[Report] = []
         self._refused: dict[str, str] = {}
-        self._unanswered: list[Callable[[], bool]] = []
-        self._num_orders = 0
-        self._said: tuple[int, int] | None = None
         self._halted = False
 
     # The side of the trials.
@@ -44,20 +43,17 @@ class Desk:
     def begin_order(self) -> None:
         """Count an order of whoever steers, before it is carried out."""
         with self._change():
-            self._num_orders += 1
+            self._orders.begin()
 
     def settle(self, num_orders: int, num_open: int) -> None:
         """Note that whoever steers has taken in every answer there was, and waits.
-
-        What it said earlier may arrive later: more orders, or fewer of them open, are newer.
 
         Args:
             num_orders: Orders it gave since the beginning.
             num_open: Those of them whose answer it waits for.
         """
         with self._change():
-            if self._said is None or (num_orders, -num_open) > (self._said[0], -self._said[1]):
-                self._said = (num_orders, num_open)
+            self._orders.say(num_orders, num_open)
 
     def lease(self, claims: Sequence[Claim]) -> None:
         """Ask for the slots of one trial, all at once; does not wait for them.
@@ -99,7 +95,7 @@ class Desk:
         """
         with self._change():
             for tenant in self._present(leases):
-                if tenant.pack is not None and not (tenant.saving or (self._halted and tenant.repeating)):
+                if tenant.pack is not None and not (tenant.saving or (self._halted and is_late(tenant, self._packs))):
                     tenant.saving = True
                     if not tenant.repeating:
                         self._packs[tenant.pack].hurry(Save(tenant.claim.lease))
@@ -121,7 +117,7 @@ class Desk:
     def settled(self) -> bool:
         """Whether whoever steers has taken in all it was told, and waits."""
         with self._changed:  # it may be held already
-            return self._said == (self._num_orders, sum(not answered() for answered in self._unanswered))
+            return self._orders.settled
 
     def free(self, leases: Sequence[str]) -> None:
         """Give slots up; names of leases that are gone are passed over."""
@@ -138,9 +134,9 @@ class Desk:
             return lacking(self._tenants.values(), self._packs)
 
     def held(self) -> dict[int, int]:
-        """Leases of each pack that is open, by the pack's number."""
+        """Leases of each pack that is open, by its number; of one whose workers are gone only where it has some."""
         with self._changed:
-            return {number: len(pack.leases) for number, pack in self._packs.items() if not pack.away}
+            return {number: len(pack.leases) for number, pack in self._packs.items() if pack.leases or not pack.away}
 
     def close_pack(self, pack: int) -> None:
         """Tell one pack to end, if no lease has a slot there or waits for one; no lease gets one from now on.
@@ -192,6 +188,17 @@ class Desk:
                 self._wait(lambda: bool(here.ready), IDLE_S)
             return here.take()
 
+    def miss_pack(self, pack: int) -> None:
+        """Note that a pack's workers are gone, and others may come: its leases wait for them, and nobody else does.
+
+        Args:
+            pack: Its number.
+        """
+        with self._change():
+            if (here := self._packs.get(pack)) is not None:
+                here.away = True
+                here.hurry(Close())  # whoever of the group still asks
+
     def lose_pack(self, pack: int, reason: str, again: bool) -> None:
         """Note that a worker group failed: its leases go on elsewhere or when it is back, from their last save.
 
@@ -242,28 +249,34 @@ class Desk:
         self._changed.wait_for(reached, timeout_s)
 
     def _wait_for_answer(self, answered: Callable[[], bool]) -> None:
-        self._unanswered.append(answered)
-        self._wait(answered)
-        self._unanswered.remove(answered)
+        with self._orders.unanswered(answered):
+            self._wait(answered)
 
     def _saving(self) -> bool:
-        """Whether an order to save is not carried out: a trial that is paused has not left before it is."""
-        return any(tenant.saving for tenant in self._tenants.values())
+        """Whether all wait for an order to save: a trial that is paused has not left before it is carried out."""
+        return any(each.saving and (self.in_step or not is_late(each, self._packs)) for each in self._tenants.values())
 
     def _advance(self) -> None:
         """Pass reports on until one is an answer; where none is left, fill free slots and hand the commands out."""
-        self._tell()
-        if self.settled() and not self._halted:
-            self._untold += place(self._tenants.values(), self._packs, self._refused)
+        if self._halted:
+            for tenant in self._tenants.values():  # the next process goes on from the save before
+                tenant.saving &= not is_late(tenant, self._packs)
+        else:
+            give_back(self._tenants.values(), self._packs)
             self._tell()
-        if self.settled() and not self._saving() and not self._halted:
-            for pack in self._packs.values():
-                pack.open(self._in_line)
+            if self._orders.settled:
+                self._untold += place(self._tenants.values(), self._packs, self._refused)
+                self._tell()
+            if self._orders.settled and not self._saving():
+                for pack in self._packs.values():
+                    pack.open(self._in_line)
         self._changed.wake()
 
     def _tell(self) -> None:
-        while self._untold and self.settled() and not self._saving() and not self._halted:
-            report = self._untold.pop(0)
+        while self._untold and self._orders.settled and not self._saving():
+            if (report := next_report(self._untold, self._tenants, self._packs)) is None:
+                return
+            self._untold.remove(report)
             self._tenants[report.lease].report = report
 
     def _present(self, leases: Iterable[str]) -> Iterator[Tenant]:
@@ -283,18 +296,5 @@ class Desk:
     def _take(self, pack: Pack, report: Report) -> None:
         """Take in one report; whatever comes from a lease that was freed meanwhile is too late."""
         tenant = self._tenants.get(report.lease)
-        if tenant is None or report.lease not in pack.leases:
-            return
-        if report.kind in ("kept", "saved"):
-            tenant.keep(report)
-        elif report.kind == "metrics" and report.step <= tenant.told_step:
-            tenant.repeating = report.step < tenant.told_step
-            pack.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()
-        else:
-            tenant.wanted = tenant.repeating = False
-            tenant.told_step, tenant.last = report.step, report
-            pack.settled = False
+        if tenant is not None and report.lease in pack.leases and pack.is_news(tenant, report):
             self._untold.append(report)
-            if report.kind != "metrics":
-                pack.leases.discard(report.lease)
-                tenant.end()

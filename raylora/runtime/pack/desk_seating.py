@@ -32,6 +32,44 @@ def place(tenants: Iterable[Tenant], packs: Mapping[int, Pack], refused: Mapping
     return failures + _untold(tenants)
 
 
+def give_back(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> None:
+    """Give slots to leases of lost packs, in trial order: their orders were given long ago, and may be waited for.
+
+    Args:
+        tenants: All leases.
+        packs: All packs.
+    """
+    full: set[str] = set()
+    for party in _waiting_parties(tenants):
+        key = party[0].claim.key
+        if key not in full and all(tenant.returns for tenant in party) and not _seat(party, packs):
+            full.add(key)
+
+
+def is_late(tenant: Tenant, packs: Mapping[int, Pack]) -> bool:
+    """Tell whether a lease is not where its trial was told that it is: its workers are gone, or not as far again.
+
+    Args:
+        tenant: The lease.
+        packs: All packs.
+    """
+    is_gone = tenant.pack is None or packs[tenant.pack].away
+    return not tenant.ended and (is_gone or tenant.repeating)
+
+
+def next_report(untold: Iterable[Report], tenants: Mapping[str, Tenant], packs: Mapping[int, Pack]) -> Report | None:
+    """Choose the report to pass on; those of late leases wait for saves of late ones, as if nothing had happened.
+
+    Args:
+        untold: Reports in order.
+        tenants: All leases, by name.
+        packs: All packs.
+    """
+    late = {lease for lease, tenant in tenants.items() if is_late(tenant, packs)}
+    held = late if any(tenants[lease].saving for lease in late) else set[str]()
+    return next((report for report in untold if report.lease not in held), None)
+
+
 def num_waiting(tenants: Iterable[Tenant]) -> Counter[str]:
     """Leases without a slot, by the key of the packs they fit into."""
     return Counter(tenant.claim.key for tenant in tenants if tenant.waiting)

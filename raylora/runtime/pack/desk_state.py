@@ -145,7 +145,7 @@ class Pack:
         key: Leases with this key fit.
         num_slots: Slots.
         leases: Who has one.
-        away: Whether its worker group was lost and is to come back.
+        away: Whether its worker group is gone, and another is to come in its place.
         settled: Whether its last reports are answered.
         held: Commands for when all is answered, in order.
         ready: Commands to fetch.
@@ -163,6 +163,28 @@ class Pack:
     def num_free(self) -> int:
         """Slots without a lease."""
         return 0 if self.away else self.num_slots - len(self.leases)
+
+    def is_news(self, tenant: Tenant, report: Report) -> bool:
+        """Take in a report, and return whether it is to be passed on.
+
+        Args:
+            tenant: Who reports; it has a slot here.
+            report: Of this turn.
+        """
+        if report.kind in ("kept", "saved"):
+            tenant.keep(report)
+            return False
+        if report.kind == "metrics" and report.step <= tenant.told_step:
+            tenant.repeating = report.step < tenant.told_step
+            self.ready += [Go(report.lease)] if tenant.repeating else tenant.owed()
+            return False
+        tenant.wanted = tenant.repeating = False
+        tenant.told_step, tenant.last = report.step, report
+        self.settled = False
+        if report.kind != "metrics":
+            self.leases.discard(report.lease)
+            tenant.end()
+        return True
 
     def hold(self, commands: Iterable[Held]) -> None:
         """Keep commands until everything that was reported is answered: slots that go on go on together."""

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.tune import CheckpointConfig, ResumeConfig
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
 from raylora.errors import InputError, RayloraError
@@ -38,6 +38,9 @@ log = get_logger(__name__)
 
 PAUSE_PATIENCE_S = 60.0
 """For packs to save every slot after somebody asked to stop."""
+
+REST_PATIENCE_S = PAUSE_PATIENCE_S / 2
+"""Of this, for what Tune was told before: a slot whose pack does not answer is not to cost the others their saves."""
 
 KEEP_S = 15.0
 """What Tune knows is kept so often while no trial ends, for a driver that is killed."""
@@ -143,15 +146,16 @@ def drive(
         return time.monotonic() - began
 
     try:
+        if isinstance(search.scheduler, PopulationBasedTraining):  # it waits for a save where the controller is stepped
+            ray.get(host.keep_step.remote())
         num_ended, kept_at, took_s = 0, -math.inf, 0.0
         while not controller.is_finished() and not stop.asked:
             meanwhile()
             controller.step()
             watch.tell_pauses()
             wait_s = took_s / KEEP_SHARE if (ended := watch.num_ended) > num_ended else KEEP_S
-            is_due = time.monotonic() - kept_at > wait_s
-            # Tune forgets what it has decided about a trial that is being saved.
-            if is_due and not any(trial.is_saving for trial in controller.get_live_trials()):
+            late_s = time.monotonic() - kept_at - wait_s
+            if late_s > 0 and _forgets_nothing(controller, late_s):
                 took_s = keep(statuses(controller))
                 num_ended, kept_at = ended, time.monotonic()
         keep(_paused(controller, seats, host) if stop.asked else statuses(controller))
@@ -161,6 +165,19 @@ def drive(
         controller.end_experiment_callbacks()
     numbered = {watch.number_of(trial.trial_id): trial for trial in controller.get_trials()}
     return [_outcome(number, trial) for number, trial in sorted(numbered.items())]
+
+
+def _forgets_nothing(controller: TuneController, late_s: float) -> bool:
+    """Whether Tune keeps all that it has decided: it forgets that about a trial which is being saved.
+
+    Args:
+        controller: Between two of its steps.
+        late_s: Seconds for which this was put off. Packs that wait for their nodes save no slot for long, and other
+            trials are not to be done again for that: then only what is not simply to go on is waited for.
+    """
+    saving = [trial.trial_id for trial in controller.get_live_trials() if trial.is_saving]
+    decided = controller._cached_trial_decisions
+    return all(late_s > KEEP_S and decided.get(trial_id) == TrialScheduler.CONTINUE for trial_id in saving)
 
 
 def _controller(search: Search, watch: Watch, seats: Seats, resume: bool) -> TuneController:
@@ -233,15 +250,17 @@ def _paused(controller: TuneController, seats: Seats, host: ActorHandle[Host]) -
     """
     seats.close()
     ray.get(host.halt.remote())
-    deadline = time.monotonic() + PAUSE_PATIENCE_S
-    while not (controller.is_finished() or _is_at_rest(controller, host)) and time.monotonic() < deadline:
+    began = time.monotonic()
+    while not (controller.is_finished() or _is_at_rest(controller, host)):
+        if time.monotonic() > began + REST_PATIENCE_S:
+            break
         controller.step()
     stood = statuses(controller)
     running = [trial for trial in controller.get_trials() if trial.status == Trial.RUNNING]
     for trial in running:
         controller.pause_trial(trial)
     while any(trial.status == Trial.RUNNING for trial in running):
-        if time.monotonic() > deadline:
+        if time.monotonic() > began + PAUSE_PATIENCE_S:
             log.warning("a trial was not saved within %.0f s; resumed, it goes on from before", PAUSE_PATIENCE_S)
             break
         controller._actor_manager.next(timeout=0.1)

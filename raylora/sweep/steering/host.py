@@ -103,6 +103,10 @@ class Host:
         """
         self._desk.settle(num_orders, num_open)
 
+    def keep_step(self) -> None:
+        """See `Desk.in_step`."""
+        self._desk.in_step = True
+
     def halt(self) -> None:
         """See `Desk.halt`."""
         self._desk.halt()
@@ -150,6 +154,14 @@ class Host:
             wait: Whether the pack has nothing to train.
         """
         return self._desk.exchange(pack, reports, wait) if opening == self._openings[pack] else [Close()]
+
+    def miss_pack(self, pack: int) -> None:
+        """See `Desk.miss_pack`.
+
+        Args:
+            pack: Its number.
+        """
+        self._desk.miss_pack(pack)
 
     def lose_pack(self, pack: int, reason: str, again: bool) -> None:
         """See `Desk.lose_pack`.

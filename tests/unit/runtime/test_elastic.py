@@ -27,7 +27,12 @@ class Cluster:
         self.lost: set[str] = set()
         self.is_away = False
         self.num_saved = 3
-        self.num_asked = 0
+        self.num_asked = self.num_missed = 0
+
+    def miss_workers(self) -> None:
+        if self.is_away:
+            raise RuntimeError("the head does not answer")
+        self.num_missed += 1
 
     def ask_save(self) -> int:
         self.num_asked += 1
@@ -62,7 +67,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 @pytest.fixture
 def mailbox(cluster: Cluster) -> Any:
-    asked = {"ask_save": cluster.ask_save, "num_saves": cluster.num_saves}
+    asked = {"ask_save": cluster.ask_save, "num_saves": cluster.num_saves, "miss_workers": cluster.miss_workers}
     return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in asked.items()})
 
 
@@ -167,6 +172,17 @@ def test_a_group_that_may_not_shrink_is_saved_once_for_each_node_that_will_be_ta
         assert while_training(policy, cluster, "a", "a", "b", "b") is None
         asked.append(cluster.num_asked)
     assert asked == [0, 0, 1, 1, 2]
+
+
+def test_that_workers_are_gone_is_told_before_others_are_waited_for(cluster: Cluster, mailbox: Any):
+    policy = AsAsked(FOUR, mailbox)
+    assert size(policy.make_decision_for_non_running_worker_group()) == 4
+    assert while_training(policy, cluster, "a", "a", "b", "b") is None
+    assert cluster.num_missed == 0
+    assert size(policy.make_decision_for_non_running_worker_group()) == 4
+    assert cluster.num_missed == 1
+    cluster.is_away = True
+    assert size(policy.make_decision_for_non_running_worker_group()) == 4
 
 
 def test_a_head_that_does_not_answer_for_a_moment_changes_nothing(policy: Elastic, cluster: Cluster):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from types import SimpleNamespace
+from typing import Any
 from weakref import ref
 
-from raylora.runtime.cluster.mailbox import Mailbox
+from raylora.runtime.cluster.mailbox import Job, Mailbox, PackJob
+from raylora.store.fence import Fence
 from raylora.train.events import Event
+from tests.unit.model.tiny import spec_of
+from tests.unit.runtime.handles import Handle
 
 PATIENCE_S = 30.0
 
@@ -79,6 +84,29 @@ def test_who_waits_for_the_driver_goes_on_when_it_has_confirmed_what_was_there()
         await mailbox.after(2, 0.0)
         assert await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S) == [True, True]
         assert not await mailbox.confirmed(0.01), "the third came later"
+
+    asyncio.run(play())
+
+
+def test_the_desk_of_a_pack_is_told_that_its_workers_are_gone():
+    async def play() -> None:
+        missed: list[int] = []
+
+        async def miss_pack(pack: int) -> None:
+            missed.append(pack)
+
+        desk: Any = Handle(SimpleNamespace(miss_pack=miss_pack))
+        fence, spec = Fence("store", 1, "s1"), spec_of("base")
+        mailbox = Mailbox()
+        await mailbox.miss_workers()  # they wait for their job
+        await mailbox.post_job(Job(spec, "run", "store", fence))
+        await mailbox.miss_workers()  # a run has no desk
+        assert missed == []
+        await mailbox.post_job(
+            PackJob(3, "key", 1, spec, "store", fence, desk, 1, slots_stay_on_ranks=False, calibrates=False)
+        )
+        await mailbox.miss_workers()
+        assert missed == [3]
 
     asyncio.run(play())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ class Group:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.job: PackJob | None = None
+        self.is_closed = False
 
     def begin(self, job: PackJob) -> None:
         self.job = job
@@ -41,6 +43,9 @@ class Group:
 
     def events(self) -> list[Event]:
         return []
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def berth(num_workers: int) -> Berth:
@@ -179,6 +184,37 @@ def test_room_is_kept_only_while_a_pack_that_lost_its_own_could_be_there_again(
     steering.lease(claim(1, key="narrow"))
     fleet.tend(berths | {"narrow": berth(1)})
     assert [group.job and group.job.key for group in groups] == keys
+
+
+@pytest.mark.parametrize(("num_leases", "keys"), [(1, ["narrow"]), (0, ["narrow", "other"])])
+def test_room_is_kept_for_a_pack_that_is_lost_only_where_it_has_leases(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, num_leases: int, keys: list[str]
+) -> None:
+    """Its next workers ask for room that there is not yet; nobody waits for those of an idle one."""
+    asked = {f"aa{OUR_JOB}": {"state": "PENDING", "bundles": {0: {"CPU": 1.0}}}}
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: asked)
+    fleet, berths = fleet_with_an_open_pack(steering, "narrow", berth(1))
+    steering.settle()
+    steering.desk.free(["lease0-0"][num_leases:])
+    steering.desk.miss_pack(0)
+    steering.lease(claim(1, key="other"))
+    fleet.tend(berths | {"other": replace(berth(1), family="other")})
+    assert [group.job and group.job.key for group in groups] == keys
+
+
+def test_the_end_of_a_sweep_waits_for_no_idle_pack_that_is_lost(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be told to end when it is back, and is waited for by nobody else."""
+    monkeypatch.setattr(
+        fleet_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda s: pytest.fail("it waits"))
+    )
+    fleet, _ = fleet_with_an_open_pack(steering, "narrow", berth(1))
+    steering.desk.free(["lease0-0"])
+    steering.desk.miss_pack(0)
+    fleet.end()
+    (group,) = groups
+    assert group.is_closed
 
 
 def test_a_group_of_another_size_says_nothing_of_a_pack_that_lacks_its_room(

@@ -1,0 +1,160 @@
+"""The desk of two packs of which one loses its workers: the other goes on, whatever the lost one was asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from raylora.runtime.cluster.desk_messages import Close, Report
+from raylora.runtime.pack.desk import Desk
+from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, told
+
+NUM_SLOTS = 2
+
+
+@pytest.fixture
+def steering() -> Iterator[Steering]:
+    steering = Steering(Desk())
+    yield steering
+    steering.desk.free([f"lease{trial}-0" for trial in range(9)])
+    steering.desk.close()  # no pack waits any longer
+    steering.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def two_at_work(steering: Steering) -> tuple[Future[Any], Future[Any]]:
+    """A trial at work in each of two packs, whose keys are their numbers; the futures of their reports."""
+    futures = []
+    for trial in range(2):
+        steering.desk.open_pack(trial, str(trial), NUM_SLOTS)
+        steering.lease(claim(trial, key=str(trial)))
+        futures.append(steering.go(f"lease{trial}-0"))
+    steering.settle()
+    for trial in range(2):
+        commands = steering.exchange(trial, wait=True).result(PATIENCE_S)
+        assert told(commands) == [f"Admit lease{trial}-0", f"Go lease{trial}-0"]
+    return futures[0], futures[1]
+
+
+def asked_to_save(steering: Steering) -> tuple[Future[Any], Future[Any]]:
+    """The first trial has reported and is asked to save, as Tune does now and then; the second trains."""
+    first, second = two_at_work(steering)
+    turn = steering.exchange(0, [metrics(0, 1)], wait=True)
+    first.result(PATIENCE_S)
+    saving = steering.order(lambda: steering.desk.save(["lease0-0"]))
+    assert told(turn.result(PATIENCE_S)) == ["Save lease0-0"]
+    steering.settle()
+    return saving, second
+
+
+def gone(desk: Desk) -> None:
+    """The workers are gone, and no others are there yet: their node is awaited."""
+    desk.miss_pack(0)
+
+
+def replaced(desk: Desk) -> None:
+    """Others have come, and do again what those had done since the last save."""
+    gone(desk)
+    desk.lose_pack(0, "its workers were restarted", True)
+    desk.open_pack(0, "0", NUM_SLOTS)
+
+
+@pytest.mark.parametrize("lose", [gone, replaced])
+def test_what_a_lost_pack_was_asked_to_save_keeps_no_other_waiting(steering: Steering, lose: Callable[[Desk], None]):
+    """Neither for answers to its reports, nor for its next trial; with the node gone for good it would be for ever."""
+    saving, second = asked_to_save(steering)
+    lose(steering.desk)
+    turn = steering.exchange(1, [metrics(1, 1)], wait=True)
+    assert second.result(PATIENCE_S) == [metrics(1, 1)]
+    steering.lease(claim(2, key="1"))
+    steering.go("lease1-0")
+    steering.go("lease2-0")
+    steering.settle()
+    assert told(turn.result(PATIENCE_S)) == ["Admit lease2-0", "Go lease1-0", "Go lease2-0"]
+    assert not saving.done()
+
+
+def test_what_it_was_asked_to_save_is_saved_when_it_is_back(steering: Steering):
+    saving, _ = asked_to_save(steering)
+    replaced(steering.desk)
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    assert told(steering.exchange(0, [metrics(0, 1)]).result(PATIENCE_S)) == ["Save lease0-0"]
+    steering.exchange(0, [Report("lease0-0", "saved", 1, {"uri": "at-1"})])
+    assert saving.result(PATIENCE_S) == ["at-1"]
+
+
+def test_reports_of_the_lost_pack_itself_wait_for_the_save_before_them(steering: Steering):
+    """As if nothing had happened: with one pack a fault changes no decision, and there is nobody to go on."""
+    steering.desk.open_pack(0, "all", NUM_SLOTS)
+    futures = []
+    for trial in range(2):
+        steering.lease(claim(trial))
+        futures.append(steering.go(f"lease{trial}-0"))
+    steering.settle()
+    steering.exchange(0, wait=True).result(PATIENCE_S)
+    turn = steering.exchange(0, [metrics(0, 1), metrics(1, 1)], wait=True)
+    futures[0].result(PATIENCE_S)
+    steering.order(lambda: steering.desk.save(["lease0-0"]))
+    turn.result(PATIENCE_S)
+    gone(steering.desk)
+    steering.settle()
+    with pytest.raises(TimeoutError):
+        futures[1].result(0.5)
+
+
+def test_in_step_all_wait_for_a_save_of_a_lost_pack(steering: Steering):
+    """Population-based training would stop its driver there, which then would not see what becomes of the pack."""
+    steering.desk.in_step = True
+    _, second = asked_to_save(steering)
+    gone(steering.desk)
+    steering.exchange(1, [metrics(1, 1)], wait=True)
+    with pytest.raises(TimeoutError):
+        second.result(0.5)
+
+
+def test_no_lease_is_given_a_slot_of_workers_that_are_gone(steering: Steering):
+    """It would wait for them, with slots free beside it."""
+    for pack in range(2):
+        steering.desk.open_pack(pack, "all", NUM_SLOTS)
+    gone(steering.desk)
+    steering.lease(claim(0))
+    steering.go("lease0-0")
+    steering.settle()
+    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    assert steering.exchange(0).result(PATIENCE_S) == [Close()], "whoever of them still asks"
+
+
+def test_a_lost_slot_is_given_back_while_whoever_steers_waits_for_its_save(steering: Steering):
+    """Tune stands still until a trial that others are to take over is saved: it settles no more before."""
+    first, _ = two_at_work(steering)
+    turn = steering.exchange(0, [metrics(0, 1)], wait=True)
+    first.result(PATIENCE_S)
+    saving = steering.order(lambda: steering.desk.save(["lease0-0"]))
+    assert told(turn.result(PATIENCE_S)) == ["Save lease0-0"]
+    replaced(steering.desk)
+    assert told(steering.exchange(0, wait=True).result(PATIENCE_S)) == ["Admit lease0-0", "Go lease0-0"]
+    assert told(steering.exchange(0, [metrics(0, 1)]).result(PATIENCE_S)) == ["Save lease0-0"]
+    steering.exchange(0, [Report("lease0-0", "saved", 1, {"uri": "at-1"})])
+    assert saving.result(PATIENCE_S) == ["at-1"]
+
+
+@pytest.mark.parametrize("is_halted", [True, False], ids=["before", "after"])
+def test_who_stops_a_sweep_waits_for_no_save_of_a_lost_pack(steering: Steering, is_halted: bool):
+    """The next process goes on from the save before, and what was told since is told to nobody again."""
+    saving, _ = asked_to_save(steering)
+    for happens in (steering.desk.halt, lambda: gone(steering.desk))[:: 1 if is_halted else -1]:
+        assert not saving.done()
+        happens()
+    assert saving.result(PATIENCE_S) == [None]
+    assert steering.order(lambda: steering.desk.save(["lease0-0"])).result(PATIENCE_S) == [None]
+
+
+def test_only_a_pack_without_leases_is_held_to_be_closed_while_its_workers_are_gone(steering: Steering):
+    """The room of one with leases is kept for it; for one without, nobody waits."""
+    two_at_work(steering)
+    gone(steering.desk)
+    assert steering.desk.held() == {0: 1, 1: 1}
+    steering.desk.free(["lease0-0"])
+    assert steering.desk.held() == {1: 1}
