@@ -16,6 +16,7 @@ import pytest
 
 from raylora.store.blob import open_store
 from tests.cluster.command import Command, Ended, Running, overrides, wait_until
+from tests.cluster.conftest import GRID
 from tests.cluster.made_sweeps import (
     each_step_told_once,
     ended_by_tune,
@@ -43,6 +44,7 @@ def interrupted(command: Command, undisturbed: dict[str, Any], ray_head: RayHead
     """Ctrl-C at a terminal, which reaches every process."""
     running = command.start("sweep", "grid.yaml", "--json")
     running.wait_for(UNDER_WAY)
+    wait_until(lambda: all_have_begun(command), 60)
     running.interrupt()
     ended = running.end()
     assert ray_head.census() == NOTHING
@@ -72,6 +74,16 @@ def last(command: Command, killed: Ended, ray_head: RayHead) -> Ended:
 @pytest.fixture(scope="module")
 def finished(last: Ended) -> dict[str, Any]:
     return whole(last)
+
+
+def all_have_begun(command: Command) -> bool:
+    """Whether each trial has done a step.
+
+    One without any has nothing to save at Ctrl-C, and rightly begins again where the driver that resumed it is killed
+    before it has kept a report of it.
+    """
+    trials = the_record(command).trials
+    return len(trials) == len(GRID["space"]["learning_rate"]["choice"]) and all(trial.steps > 0 for trial in trials)
 
 
 def kill_once_kept(running: Running, ray_head: RayHead, is_kept: Callable[[], bool]) -> None:

@@ -11,10 +11,11 @@ from ray.air._internal.filelock import TempFileLock
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 
+from raylora.runtime.cluster.desk_messages import Report
 from raylora.runtime.pack.desk import Desk
 from raylora.sweep.steering.lease import SLOTS, Lease
 from raylora.sweep.steering.signed_files import tunes_files
-from tests.unit.runtime.steering import Steering
+from tests.unit.runtime.steering import PATIENCE_S, Steering
 from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
 
 TRIALS = SimulatedTrials(2, num_repeats=2, more_steps=2)
@@ -72,6 +73,57 @@ def test_what_was_cloned_does_not_end_with_the_run_it_was_cloned_from(steering: 
         "sweep-1-1",
     }
     clone.cleanup()
+
+
+@pytest.mark.parametrize("num_steps", [0, 1])
+def test_a_trial_of_a_killed_process_goes_on_from_where_it_stood_at_the_interruption_before(
+    tmp_path: Path, num_steps: int
+):
+    """At its very beginning where it had no step by then, as the last to get a slot, however far it came since.
+
+    Tune had kept nothing of it since, and has to judge each report.
+    """
+    first, killed, last = (SimulatedPack(0, tmp_path) for _ in range(3))
+    saved = interrupted(first, num_steps, None, tmp_path / "first")
+    interrupted(killed, 3, saved, tmp_path / "killed")  # nobody knows what it saved
+    interrupted(last, 0, saved, tmp_path / "last")
+    assert [pack.log[0] for pack in (first, killed, last)] == ["admit 0", *[f"admit 0 at {num_steps}"] * 2]
+
+
+def interrupted(pack: SimulatedPack, num_turns: int, saved: Path | None, folder: Path) -> Path:
+    """Train a trial in a process of its own for so many reports, and save it as a wish to stop does."""
+    steering = Steering(Desk())
+    steering.desk.open_pack(0, "all", 1)
+    lease = Lease({"learning_rate": 1e-3}, None, steering.desk, SimulatedTrials(9), 0, "lease")
+    if saved is not None:
+        lease.load_checkpoint(str(saved))
+    told = steering.order(lease.step)
+    steering.settle()
+    obey(pack, steering)
+    for _ in range(num_turns):
+        turn = steering.exchange(0, pack.turn(), wait=True)
+        told.result(PATIENCE_S)
+        told = steering.order(lease.step)
+        steering.settle()
+        for command in turn.result(PATIENCE_S):
+            pack.obey(command)
+    steering.desk.halt()
+    folder.mkdir()
+    saving = steering.order(lambda: lease.save_checkpoint(str(folder)))
+    reports: list[Report] = []
+    while not reports:
+        reports = obey(pack, steering)
+    steering.exchange(0, reports)
+    saving.result(PATIENCE_S)
+    lease.cleanup()
+    steering.pool.shutdown(wait=True)
+    return folder
+
+
+def obey(pack: SimulatedPack, steering: Steering) -> list[Report]:
+    """What the pack has to tell when it has done what it is told."""
+    commands = steering.exchange(0, wait=True).result(PATIENCE_S)
+    return [report for command in commands for report in pack.obey(command)]
 
 
 def test_two_that_go_on_from_one_checkpoint_do_not_meet(steering: Steering, tmp_path: Path):
