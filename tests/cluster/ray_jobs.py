@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import sys
+import sysconfig
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.command import Command, wait_until
+from tests.cluster.command import LONG_S, Command, wait_until
 from tests.cluster.prefork import PROGRAM
 from tests.conftest import served
 from tests.servers.ray import TOKEN, RayHead
@@ -47,7 +50,7 @@ class Job:
 
     def __init__(self, head: RayHead, command: Command, name: str, *words: str) -> None:
         self._url = head.jobs + name
-        self._log = head.session / "session_latest" / "logs" / f"job-driver-{name}.log"
+        self._log = log_of(head, name)
         program = shlex.join([sys.executable, "-c", PROGRAM, *words])
         line = f"cd {command.folder} && RAYLORA_HOME={command.home} exec {program}"
         ask(head.jobs, {"entrypoint": line, "submission_id": name})
@@ -70,3 +73,24 @@ def ask(url: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
     with urllib.request.urlopen(urllib.request.Request(url, data, words), timeout=60) as answer:
         told: dict[str, Any] = json.load(answer)
     return told
+
+
+def submit(head: RayHead, name: str, words: Sequence[str]) -> str:
+    """Have a cluster run a command as KubeRay has it, from the host of its head; returns what it printed to its end.
+
+    Args:
+        head: The cluster.
+        name: Of the job.
+        words: The command, with the environment of the cluster.
+    """
+    ray = Path(sysconfig.get_path("scripts")) / "ray"
+    asked = (f"--address={head.jobs.removesuffix('/api/jobs/')}", f"--submission-id={name}", "--", *words)
+    command = [*head.door, sys.executable, str(ray), "job", "submit", *asked]
+    ended = subprocess.run(command, env=os.environ | TOKEN, capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return log_of(head, name).read_text()
+
+
+def log_of(head: RayHead, name: str) -> Path:
+    """Where a cluster keeps what a job prints."""
+    return head.session / "session_latest" / "logs" / f"job-driver-{name}.log"
