@@ -52,11 +52,9 @@ ip:
 	    || echo "no 'ip' command: tests with two network namespaces will skip or fail" >&2
 .PHONY: ip
 
-# One lane has whole runs on Ray, the other everything else (tests/lanes.py).
-TWO_LANES := -n 2
-
+# Three lanes for two cores: two of them wait for processes of Ray to start, most of the time (tests/lanes.py).
 test: setup ip ## All tests but those of faults: 20 to 40 minutes on 2 cores
-	python -m pytest -m 'not faults' $(TWO_LANES)
+	python -m pytest -m 'not faults' -n 3
 
 # One after another: each waits for others to notice what it does to them.
 test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, for real: an hour or so
@@ -66,7 +64,7 @@ soak: setup ip ## Runs that random faults strike, against one left alone: 20 min
 	python -m tests.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
-	python -m pytest -q -m 'not slow and not cluster' $(TWO_LANES)
+	python -m pytest -q -m 'not slow and not cluster' -n 2
 
 audit: setup ## Look up known vulnerabilities of what is installed; says so where nobody can be asked
 	@python -m tests.audit

@@ -1,6 +1,7 @@
-"""Which tests share a lane of pytest-xdist: those of a file, and all those of whole runs.
+"""Which tests share a lane of pytest-xdist: those of a file, all those of whole runs, and all those of whole sweeps.
 
-Whole runs are compared with each other and train on one Ray cluster; two of them at once would only wait for cores.
+Whole runs are compared with each other and train on one Ray cluster, and so are whole sweeps. They start processes, one
+after the other, for most of their time, and leave a core to a third lane.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from typing import Any
 from typing_extensions import override
 from xdist.scheduler import LoadFileScheduling
 
-WHOLE_RUNS = tuple(f"tests/cluster/test_{name}" for name in ("sweep", "train", "two_"))
+WHOLE = {
+    "whole runs": ("tests/cluster/test_train", "tests/cluster/test_two_nodes"),
+    "whole sweeps": ("tests/cluster/test_sweep", "tests/cluster/test_two_sweeps"),
+}
 LONG = tuple(f"tests/{folder}/" for folder in ("cluster", "contract", "reference", "unit/train"))
 """Few tests of many seconds: one that came last would leave the other lane with nothing to do."""
 
 
 class Lanes(LoadFileScheduling):
-    """Hands out lanes as units of work: whole runs, files of long tests, then the others, the largest of each first."""
+    """Hands out lanes as units of work: whole runs and sweeps, files of long tests, the others; the largest first."""
 
     @override
     def _split_scope(self, nodeid: str) -> str:
-        return "whole runs" if nodeid.startswith(WHOLE_RUNS) else super()._split_scope(nodeid)
+        lanes = (lane for lane, files in WHOLE.items() if nodeid.startswith(files))
+        return next(lanes, super()._split_scope(nodeid))
 
     @override
     def _assign_work_unit(self, node: Any) -> None:
@@ -28,4 +33,4 @@ class Lanes(LoadFileScheduling):
         super()._assign_work_unit(node)
 
     def _weight(self, scope: str) -> tuple[bool, bool, int]:
-        return scope == "whole runs", scope.startswith(LONG), len(self.workqueue[scope])
+        return scope in WHOLE, scope.startswith(LONG), len(self.workqueue[scope])
