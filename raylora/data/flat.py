@@ -1,8 +1,8 @@
 """A batch's rows one after the other on one line, without padding, for a model that attends row by row.
 
 A padded batch enters; what such a model takes leaves, with the labels in the same order. Lines of several slots are
-joined to one. Models that take padded lines are given one text a line, or sources and targets apart. Called by the
-step.
+joined to one. Models that take padded lines are given one text a line, models of two sides a line of sources and one of
+targets. Called by the step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -121,33 +120,35 @@ def one_text_a_line(batch: Batch) -> Batch:
     return Batch(ids, labels, positions, segments_BT, tuple((row,) for of_line in batch.row_ids for row in of_line))
 
 
-def sources_and_targets(batch: Batch) -> tuple[Batch, Batch]:
-    """Take rows of a source and a target apart, each a line as long as the longest needs.
-
-    The sources have a column of padding more where both would be equally long: by their number a layer tells the tokens
-    of the one side from those of the other.
+def sources_and_targets(line: FlatBatch) -> tuple[FlatBatch, FlatBatch]:
+    """Take rows of a source and a target apart: every other text of the line.
 
     Args:
-        batch: On the CPU, of such rows; one without any row is both.
+        line: Of such rows. An odd text is padding of a batch without any row, and is both.
     """
-    if not any(batch.row_ids):
-        return batch, batch
-    lines = one_text_a_line(batch)
-    longest = [int(lines.segment_ids_BT[side::2].sum(1).max()) for side in (0, 1)]
-    num_columns = longest[0] + (longest[0] == longest[1]), longest[1]
-    sources, targets = (_side(lines, side, num) for side, num in enumerate(num_columns))
-    return sources, targets
+    if len(line.row_lengths) % 2:
+        return line, line
+    return _every_other(line, 0), _every_other(line, 1)
 
 
-def _side(lines: Batch, side: int, num_columns: int) -> Batch:
-    """Every other line, cut or filled with padding to a length."""
-    ids, labels, positions, segments = (
-        F.pad(of[side::2], (0, max(0, num_columns - of.shape[1])), value=padding)[:, :num_columns]
-        for of, padding in (
-            (lines.input_ids_BT, 0),
-            (lines.labels_BT, IGNORED),
-            (lines.position_ids_BT, 0),
-            (lines.segment_ids_BT, 0),
-        )
+def unlike(sources: FlatBatch, targets: FlatBatch) -> FlatBatch:
+    """The sources, with one token of nobody's behind them where both lines would be equally long.
+
+    By their number a layer tells the tokens of the one side from those of the other.
+
+    Args:
+        sources: Of all slots.
+        targets: Of all slots.
+    """
+    if sources.num_tokens != targets.num_tokens:
+        return sources
+    zero = torch.zeros_like(sources.input_ids_1N[:, :1])
+    return join([sources, FlatBatch(zero, torch.full_like(zero, IGNORED), zero, (1,))])
+
+
+def _every_other(line: FlatBatch, side: int) -> FlatBatch:
+    ids, labels, positions = (
+        torch.cat(of[0].split(line.row_lengths)[side::2])[None]
+        for of in (line.input_ids_1N, line.labels_1N, line.position_ids_1N)
     )
-    return Batch(ids, labels, positions, segments, lines.row_ids[side::2])
+    return FlatBatch(ids, labels, positions, line.row_lengths[side::2])

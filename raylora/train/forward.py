@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raylora.data.collate import PADDING, Batch, attention_mask, filler_batch
-from raylora.data.flat import flatten, join, one_text_a_line, sources_and_targets
+from raylora.data.flat import FlatBatch, flatten, join, one_text_a_line, sources_and_targets, unlike
 from raylora.model.rows.route import NOBODY, Span
 from raylora.objectives.objective import Scores
 from raylora.train.trainee import Trainee
@@ -99,19 +100,17 @@ def _kind(trainee: Trainee, piece: Piece) -> tuple[float, ...]:
 
 
 def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
-    has_rows = any(piece.batch.num_tokens for piece in pieces)
-    present = [piece for piece in pieces if piece.batch.num_tokens or not has_rows]
+    present = _with_rows(pieces)
     lines = [flatten(piece.batch) for piece in present]
-    rows = [tuple(row for row in piece.batch.rows if row[0] != PADDING) for piece in present]
     trainee.bank.route(
         [
             replace(
                 piece.span,
                 num_tokens=line.num_tokens,
-                rows=of_piece,
+                rows=_rows(piece),
                 num_labelled=piece.batch.num_label_tokens,
             )
-            for piece, line, of_piece in zip(present, lines, rows, strict=True)
+            for piece, line in zip(present, lines, strict=True)
         ]
     )
     line = join(lines)
@@ -119,6 +118,15 @@ def _by_rows(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
         line = line.counted_past(trainee.uncounted_token)
     line = line.to(trainee.device)
     return trainee.readout(line.inputs, line.labels_1N)
+
+
+def _with_rows(pieces: Sequence[Piece]) -> list[Piece]:
+    """Those that have any row; all where none has."""
+    return [piece for piece in pieces if piece.batch.num_tokens] or list(pieces)
+
+
+def _rows(piece: Piece) -> tuple[tuple[int, int], ...]:
+    return tuple(row for row in piece.batch.rows if row[0] != PADDING)
 
 
 def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
@@ -131,12 +139,19 @@ def _padded(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
 
 
 def _two_sides(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
-    (piece,) = pieces
-    sources, targets = sources_and_targets(piece.batch)
-    trainee.bank.route([replace(piece.span, rows=sources.rows, target_rows=targets.rows)])
-    sources, targets = sources.to(trainee.device), targets.to(trainee.device)
+    present = _with_rows(pieces)
+    sides = [sources_and_targets(flatten(piece.batch)) for piece in present]
+    trainee.bank.route(
+        [
+            replace(piece.span, num_tokens=sources.num_tokens, rows=rows[::2], target_rows=rows[1::2])
+            for piece, (sources, _) in zip(present, sides, strict=True)
+            for rows in [_rows(piece)]
+        ]
+    )
+    targets = join([of for _, of in sides]).to(trainee.device)
+    sources = unlike(join([of for of, _ in sides]), targets).to(trainee.device)
     inputs = two_sided_inputs(sources, targets, trainee.model.config.decoder_start_token_id)
-    return trainee.readout(inputs, targets.labels_BT)
+    return trainee.readout(inputs, targets.labels_1N)
 
 
 def _values(trainee: Trainee, pieces: Sequence[Piece]) -> Scores:
@@ -185,15 +200,18 @@ def encoder_inputs(batch: Batch) -> dict[str, Tensor]:
     return {"input_ids": batch.input_ids_BT, "attention_mask": mask_BT.long()}
 
 
-def two_sided_inputs(sources: Batch, targets: Batch, start_id: int) -> dict[str, Tensor]:
+def two_sided_inputs(sources: FlatBatch, targets: FlatBatch, start_id: int) -> dict[str, Any]:
     """The keyword arguments of a model that reads sources and writes targets.
 
-    Padding behind a target needs no mask: no token of a decoder sees those after it.
-
     Args:
-        sources: Lines of one text.
-        targets: Lines of one text each, in the same order.
+        sources: One after the other.
+        targets: In the same order.
         start_id: Token that the decoder starts with, in the place of each target's first one.
     """
-    ids_BT = torch.cat([torch.full_like(targets.input_ids_BT[:, :1], start_id), targets.input_ids_BT[:, 1:]], dim=1)
-    return encoder_inputs(sources) | {"decoder_input_ids": ids_BT}
+    ids_1N = targets.input_ids_1N.masked_fill(targets.position_ids_1N == 0, start_id)
+    return {
+        "input_ids": sources.input_ids_1N,
+        "decoder_input_ids": ids_1N,
+        "row_lengths": sources.row_lengths,
+        "target_lengths": targets.row_lengths,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
@@ -20,9 +21,9 @@ from raylora.model.bank.heads import Heads
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.base.head_seat import seat_of
-from raylora.model.base.task_class import is_encoder_by_rows
+from raylora.model.base.task_class import TWO_SIDES, draws_by_rows
 from raylora.model.rows.route import Route, Span
-from raylora.model.rows.row_dropout import draw_by_rows
+from raylora.model.rows.row_dropout import OF_BOTH_ENDS, draw_by_rows
 from raylora.spec.fields.task import OF_VALUES, TaskType
 
 
@@ -49,8 +50,10 @@ class PackedBank:
         self._weights = weights or BaseWeights(model)
         self._route, self._projections = Route(), Projections(device)
         self._heads = Heads(seat_of(model), self._route, device, self._weights)
-        if isinstance(model, PreTrainedModel) and is_encoder_by_rows(model.config):
+        if isinstance(model, PreTrainedModel) and draws_by_rows(model.config):
             draw_by_rows(model, "", self._route)
+            if model.config.model_type in TWO_SIDES:
+                self._route.num_draws, self._route.repeating = Counter(), OF_BOTH_ENDS
         self._layers: dict[str, LowRank] = {}
         self._targets: dict[int, list[str]] = {}
         self._settings: dict[int, Slot] = {}
@@ -98,7 +101,7 @@ class PackedBank:
 
     def route(self, spans: Sequence[Span]) -> None:
         """Set whose tokens the next forward pass holds."""
-        self._route.spans = tuple(spans)
+        self._route.begin(tuple(spans))
 
     def train(self, training: bool) -> None:
         """Switch dropout on or off."""

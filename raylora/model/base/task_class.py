@@ -172,6 +172,15 @@ def is_encoder_by_rows(config: PretrainedConfig) -> bool:
     return config.model_type in ENCODERS_BY_ROWS and sees_both_sides(config)
 
 
+def draws_by_rows(config: PretrainedConfig) -> bool:
+    """Whether what a base drops itself can be drawn for each row.
+
+    Args:
+        config: Of the base.
+    """
+    return config.model_type in TWO_SIDES or is_encoder_by_rows(config)
+
+
 def _flag_down(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> str | None:
     """The field that makes an encoder of a class that could be a decoder."""
     down = (flag for flag in CAUSAL_FLAGS if getattr(config, flag, None) is False)

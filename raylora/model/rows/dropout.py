@@ -52,10 +52,9 @@ def draw_row(kept: Tensor, keep: float, name: str, step: int, row: int, seed: in
 
 
 def _rows(span: Span, num_inputs: int) -> Sequence[tuple[int, int]]:
-    """Each row and its inputs: of one side of the pass; a layer behind a pooler takes one of each row, no padding."""
-    for rows in (span.rows, span.target_rows):
-        if sum(num_tokens for _, num_tokens in rows) == num_inputs:
-            return rows
+    """Each row and its inputs: a layer behind a pooler takes one of each row, no padding."""
+    if sum(num_tokens for _, num_tokens in span.rows) == num_inputs:
+        return span.rows
     real = [row for row, _ in span.rows if row >= 0]
     if len(real) == num_inputs:
         return [(row, 1) for row in real]

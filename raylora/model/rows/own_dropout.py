@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from raylora.model.base.task_class import is_encoder_by_rows
+from raylora.model.base.task_class import draws_by_rows
 
 _DRAWN = ("drop", "jitter")
 _OF_OTHER_HEADS = ("classifier", "summary")
@@ -24,7 +24,7 @@ def own_dropout(config: PretrainedConfig) -> str | None:
     Args:
         config: Of the base.
     """
-    if is_encoder_by_rows(config):
+    if draws_by_rows(config):
         return None
     drawn = dict(_probabilities(config.get_text_config().to_dict()))
     if not drawn:

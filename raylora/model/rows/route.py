@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 NOBODY = -1
@@ -21,7 +21,7 @@ class Span:
         step: Where the slot's training stands, from 0; with the rows it seeds dropout.
         rows: Number of each row of the data, and its tokens; they count as one row where absent.
         target_rows: The same of what a decoder takes beside its encoder, which then takes `rows`; the tokens of both
-            differ in number, by which a layer tells them apart.
+            lines differ in number, by which a layer tells them apart.
         num_labelled: How many of its tokens have labels, where a head is asked about those.
     """
 
@@ -31,6 +31,13 @@ class Span:
     rows: tuple[tuple[int, int], ...] = ()
     target_rows: tuple[tuple[int, int], ...] = ()
     num_labelled: int = 0
+
+    @property
+    def of_targets(self) -> Span:
+        """The same on the line of targets."""
+        if not self.target_rows:
+            return self
+        return replace(self, num_tokens=sum(number for _, number in self.target_rows), rows=self.target_rows)
 
 
 class Placed(NamedTuple):
@@ -56,12 +63,14 @@ class Route:
         seeds: Of each slot's run, which its dropout is drawn by.
         num_draws: Of this pass so far, by the name of the dropout, where one may draw more than once, as in heads that
             drop before each of two layers; None where each draws once, and again when a block is computed again.
+        repeating: Names of those that may; all where empty.
     """
 
     spans: tuple[Span, ...] = ()
     training: bool = True
     seeds: dict[int, int] = field(default_factory=dict)
     num_draws: Counter[str] | None = None
+    repeating: frozenset[str] = frozenset()
 
     def begin(self, spans: tuple[Span, ...]) -> None:
         """Begin a pass."""
@@ -71,7 +80,7 @@ class Route:
 
     def name_of_draw(self, name: str) -> str:
         """What a dropout draws by now: its name, and a number from its second draw of a pass on."""
-        if self.num_draws is None:
+        if self.num_draws is None or (self.repeating and name not in self.repeating):
             return name
         self.num_draws[name] += 1
         return name if self.num_draws[name] == 1 else f"{name}.{self.num_draws[name]}"
@@ -82,11 +91,14 @@ class Route:
         Args:
             num_inputs: Of the layer, in this pass: tokens, or one of each row where it stands behind a pooler.
         """
-        counts = [num_inputs if span.num_tokens is None else span.num_tokens for span in self.spans]
-        by_row = [max(1, len(span.rows)) for span in self.spans]  # without any row, a pass still has a line of padding
+        spans = tuple(span.of_targets for span in self.spans)
+        if num_inputs != sum(span.num_tokens or 0 for span in spans):
+            spans = self.spans
+        counts = [num_inputs if span.num_tokens is None else span.num_tokens for span in spans]
+        by_row = [max(1, len(span.rows)) for span in spans]  # without any row, a pass still has a line of padding
         if num_inputs == sum(by_row) != sum(counts):
             counts = by_row
         start = 0
-        for span, count in zip(self.spans, counts, strict=True):
+        for span, count in zip(spans, counts, strict=True):
             yield Placed(start, count, span)
             start += count

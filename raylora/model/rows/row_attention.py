@@ -24,10 +24,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from raylora.errors import ModelError
-from raylora.model.base.task_class import sees_both_sides
+from raylora.model.base.task_class import TWO_SIDES, sees_both_sides
 from raylora.model.rows.bins import shortest_window, why_not_by_rows
 from raylora.model.rows.first_tokens import first_tokens
 from raylora.model.rows.row_dropout import RowDropout
+from raylora.model.rows.two_sided_attention import attend_by_rows_of_both
 
 NAME = "raylora_sdpa_by_rows"
 """The attention's name in transformers' registry; with ``sdpa`` in it, transformers asks the model for support."""
@@ -60,6 +61,9 @@ def attend_by_rows(model: PreTrainedModel, longest_row: int) -> str | None:
         its rows are of one length, and those of any number of slots lie one below the other.
     """
     if model.main_input_name != "input_ids":
+        return None
+    if model.config.model_type in TWO_SIDES:
+        attend_by_rows_of_both(model)
         return None
     reason = why_not_by_rows(model, longest_row)
     before = model.config._attn_implementation

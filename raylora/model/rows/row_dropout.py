@@ -17,6 +17,9 @@ from typing_extensions import override
 from raylora.model.rows.dropout import draw_kept, draw_row
 from raylora.model.rows.route import Route, Span
 
+OF_BOTH_ENDS = frozenset({"encoder.dropout", "decoder.dropout"})
+"""Dropouts of a T5 that draw twice in a pass: before the first block of a side, and after the last."""
+
 
 class RowDropout(nn.Module):
     """Takes the place of one dropout.
@@ -45,14 +48,16 @@ class RowDropout(nn.Module):
                 draw_kept(kept_NH[part.where], 1.0 - self.p, name, [part.span], seeds)
         return self._thinned(x, kept)  # no view: FSDP2 hangs its backward pass on what a block hands on
 
-    def of_rows(self, num_rows: int) -> list[Callable[[Tensor], Tensor]]:
+    def of_rows(self, num_rows: int, of_targets: bool = False) -> list[Callable[[Tensor], Tensor]]:
         """What drops an attention's weights within each row on the line of the pass.
 
         Args:
             num_rows: On the line, those of nobody among them.
+            of_targets: Whether it is the line of targets.
         """
-        owned = [(span, row) for span in self._route.spans for row, _ in span.rows]
-        return [partial(self._of_row, span, row) for span, row in owned] or [_kept] * num_rows
+        spans = [span.of_targets if of_targets else span for span in self._route.spans]
+        owned = [(span, row) for span in spans for row, _ in span.rows]
+        return [partial(self._of_row, span, row) for span, row in owned] + [_kept] * (num_rows - len(owned))
 
     def _of_row(self, span: Span, row: int, weights: Tensor) -> Tensor:
         if span.slot not in self._route.seeds:
@@ -81,3 +86,5 @@ def draw_by_rows(module: nn.Module, name: str, route: Route) -> None:
         for leaf, child in list(parent.named_children()):
             if type(child) is nn.Dropout:
                 setattr(parent, leaf, RowDropout(f"{parent_name}.{leaf}".lstrip("."), child.p, route))
+        if hasattr(parent, "compute_bias"):  # T5's attention has a number
+            parent.dropout = RowDropout(f"{parent_name}.dropout", parent.dropout, route)

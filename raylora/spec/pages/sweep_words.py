@@ -65,7 +65,7 @@ SWEEP_TAIL = """\
 Two trials share a frozen base in one worker group where `base_model`, `base_model_revision`, quantization, `dtype`,
 `gradient_checkpointing`, `sequence_len`, `chat_template`, `rl`, `task_type`, `labels`, `distributed` and `ray` are equal.
 A trial with `adapter: full`, `adapter_bank: peft`, a `peft:` block, an optimizer other than `adamw_torch`, or DeepSpeed's
-stages 1 and 2 runs alone, and so does one on a base that takes one adapter's rows at a time, such as T5.
+stages 1 and 2 runs alone, and so does one on a base that takes one adapter's rows at a time, such as OPT.
 
 A pack trains several trials at once, each in a slot of its own. The plan gives it the most slots that there are trials
 for, that memory holds for the largest run of the space, and that `slots` allows. Trials that are drawn together know

@@ -98,8 +98,14 @@ def _run(
     before_loss: list[int] = []
     watch = output_head(model).register_forward_pre_hook(lambda *_: before_loss.extend((live.now_bytes, live.lap())))
     counts = lines.counts
-    spans = enumerate(zip(counts, lines.num_tokens, lines.rows, strict=True))
-    bank.route([Span(slot, number, rows=rows, num_labelled=count) for slot, (count, number, rows) in spans])
+    target_rows = lines.target_rows or ((),) * len(counts)
+    of_slots = enumerate(zip(lines.num_tokens, lines.rows, target_rows, counts, strict=True))
+    bank.route(
+        [
+            Span(slot, number, rows=rows, target_rows=targets, num_labelled=count)
+            for slot, (number, rows, targets, count) in of_slots
+        ]
+    )
     try:
         with _attention_without_scores(), live, _Answers(sum(counts), lines.is_padded):
             _penalise(bank, specs)

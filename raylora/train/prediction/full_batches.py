@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raylora.data.collate import Batch
-from raylora.data.flat import FlatBatch
+from raylora.data.flat import FlatBatch, unlike
 from raylora.model.base.task_class import sees_both_sides
 from raylora.spec.run import RunSpec
 from raylora.spec.value_shape import row_tokens, value_shape
@@ -33,6 +33,7 @@ class Lines:
         counts: Labelled tokens, texts or files of each slot.
         num_tokens: Of each slot; ``None`` where all are of one.
         rows: Of each slot the number and tokens of each row, where they lie one after the other.
+        target_rows: The same of the line of targets, where sources lie on another.
         is_padded: Whether lines have padding, which models then mask.
     """
 
@@ -41,6 +42,7 @@ class Lines:
     counts: tuple[int, ...]
     num_tokens: tuple[int | None, ...]
     rows: tuple[tuple[tuple[int, int], ...], ...]
+    target_rows: tuple[tuple[tuple[int, int], ...], ...] = ()
     is_padded: bool = False
 
 
@@ -54,7 +56,7 @@ def full_batches(model: PreTrainedModel, specs: Sequence[RunSpec], by_rows: bool
     """
     spec = specs[0]
     if spec.has_two_sides:
-        return [_two_sides(model, spec, *lengths) for lengths in _lengths_of_sides(spec)]
+        return [_two_sides(model, specs, *lengths) for lengths in _lengths_of_sides(spec)]
     length = row_tokens(spec, model.config)
     rows = tuple(_rows(model, of_slot) if by_rows else () for of_slot in specs)
     inputs, labels_BT = _full_lines(model, specs, [number for of_slot in rows for _, number in of_slot])
@@ -91,12 +93,22 @@ def _lengths_of_sides(spec: RunSpec) -> list[tuple[int, int]]:
     return [(most, 1), (1, most)]
 
 
-def _two_sides(model: PreTrainedModel, spec: RunSpec, num_sources: int, num_targets: int) -> Lines:
-    """Lines of sources and of targets, all of whose tokens are labelled."""
-    rows = ((0,),) * spec.micro_batch_size
-    sources, targets = (Batch(*_empty((len(rows), number)), rows) for number in (num_sources, num_targets))
-    inputs = two_sided_inputs(sources, targets, model.config.decoder_start_token_id)
-    return Lines(inputs, targets.labels_BT, (len(rows) * num_targets,), (None,), ((),), is_padded=len(rows) > 1)
+def _two_sides(model: PreTrainedModel, specs: Sequence[RunSpec], num_sources: int, num_targets: int) -> Lines:
+    """Sources on one line and targets on another, all of whose tokens are labelled."""
+    rows, target_rows = (
+        tuple(tuple((row, number) for row in range(spec.micro_batch_size)) for spec in specs)
+        for number in (num_sources, num_targets)
+    )
+    sources, targets = (_line([number for of_slot in rows_ for _, number in of_slot]) for rows_ in (rows, target_rows))
+    inputs = two_sided_inputs(unlike(sources, targets), targets, model.config.decoder_start_token_id)
+    counts = tuple(spec.micro_batch_size * num_targets for spec in specs)
+    num_tokens = tuple(spec.micro_batch_size * num_sources for spec in specs)
+    return Lines(inputs, targets.labels_1N, counts, num_tokens, rows, target_rows)
+
+
+def _line(row_lengths: Sequence[int]) -> FlatBatch:
+    ids_1N, labels_1N, positions_1N, _ = _empty((1, sum(row_lengths)))
+    return FlatBatch(ids_1N, labels_1N, positions_1N, tuple(row_lengths))
 
 
 def _full_lines(
@@ -109,8 +121,7 @@ def _full_lines(
         labels_BT = torch.empty(num_rows, values.num_tokens, dtype=torch.int64, device=META)
         return {model.main_input_name: torch.empty(num_rows, *values.size, dtype=model.dtype, device=META)}, labels_BT
     if row_lengths:
-        ids_1N, labels_1N, positions_1N, _ = _empty((1, sum(row_lengths)))
-        line = FlatBatch(ids_1N, labels_1N, positions_1N, tuple(row_lengths))
+        line = _line(row_lengths)
         return line.inputs, line.labels_1N
     both_sides = sees_both_sides(model.config)
     # Of a pair, an encoder has each text on a line of its own, at worst with next to nothing in the other.

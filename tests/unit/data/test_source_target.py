@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raylora.data.batches import open_batches
 from raylora.data.collate import Batch, filler_batch
-from raylora.data.flat import sources_and_targets
+from raylora.data.flat import flatten, join, sources_and_targets, unlike
 from raylora.data.prepare import prepare
 from raylora.data.sources.rows import read_row
 from raylora.data.tokens.source_target import START, SourceTarget, TargetEncoder
@@ -90,37 +90,34 @@ def batches_of(folder: Path, rows: list[dict[str, str]], **fields: Any) -> list[
     return open_batches(spec, word_tokenizer(), prepare(spec, folder / "base", folder / "cache").train).step(0, 0, 1)
 
 
-def test_each_side_is_padded_by_itself(tmp_path: Path):
+def test_each_side_is_on_a_line_of_its_own(tmp_path: Path):
     rows = [ROW, {"prompt": "reads", "completion": "1 2 3 4 5 6 7 8 9"}, {"prompt": "a", "completion": "an"}]
     (batch,) = batches_of(tmp_path, rows)
-    sources, targets = sources_and_targets(batch)
-    assert sources.input_ids_BT.shape == (3, 6)
-    assert targets.input_ids_BT.shape == (3, 11)
-    assert sources.num_label_tokens == 0
+    sources, targets = sources_and_targets(flatten(batch))
+    assert (sources.labels_1N == IGNORED).all()
     tokenizer = word_tokenizer()
-    for at, ((row,), segments_S, segments_T) in enumerate(
-        zip(sources.row_ids, sources.segment_ids_BT, targets.segment_ids_BT, strict=True)
-    ):
-        theirs = tokenizer(rows[row]["prompt"], text_target=rows[row]["completion"])
-        assert sources.input_ids_BT[at][segments_S == 1].tolist() == theirs["input_ids"]
-        assert targets.input_ids_BT[at][segments_T == 1].tolist() == [START, *theirs["labels"]]
-        labels_T = targets.labels_BT[at]
-        assert labels_T[labels_T != IGNORED].tolist() == theirs["labels"]
-        assert labels_T[: len(theirs["labels"])].tolist() == theirs["labels"], "each beside the token before it"
-    assert targets.row_ids == sources.row_ids
+    theirs = [
+        tokenizer(rows[row]["prompt"], text_target=rows[row]["completion"]) for row, _ in batch.rows[::2] if row >= 0
+    ]
+    apart = [ids.tolist() for ids in sources.input_ids_1N[0].split(sources.row_lengths)]
+    assert apart == [row["input_ids"] for row in theirs]
+    written = zip(targets.input_ids_1N[0].split(targets.row_lengths), theirs, strict=True)
+    assert all(ids.tolist() == [START, *row["labels"]] for ids, row in written)
+    learned = zip(targets.labels_1N[0].split(targets.row_lengths), theirs, strict=True)
+    assert all(labels.tolist() == [*row["labels"], IGNORED] for labels, row in learned), "beside the token before it"
 
 
-def test_sides_that_are_equally_long_are_told_apart_by_a_column_of_padding(tmp_path: Path):
+def test_lines_that_are_equally_long_are_told_apart_by_a_token_of_nobody(tmp_path: Path):
     """A source of three words with its end, a target of two between its start and end."""
     (batch,) = batches_of(tmp_path, [{"prompt": "the model reads", "completion": "an answer"}])
-    sources, targets = sources_and_targets(batch)
-    assert (sources.input_ids_BT.shape[1], targets.input_ids_BT.shape[1]) == (5, 4)
-    assert sources.segment_ids_BT.tolist() == [[1, 1, 1, 1, 0]]
-    assert targets.segment_ids_BT.tolist() == [[1, 1, 1, 1]]
+    sources, targets = sources_and_targets(flatten(batch))
+    assert (sources.row_lengths, targets.row_lengths) == ((4,), (4,))
+    assert unlike(sources, targets).row_lengths == (4, 1)
+    assert unlike(sources, join([targets, targets])) is sources
 
 
 def test_a_batch_of_nothing_is_both_sides():
     batch = filler_batch(0)
-    sources, targets = sources_and_targets(batch)
-    assert torch.equal(sources.input_ids_BT, batch.input_ids_BT)
-    assert torch.equal(targets.labels_BT, torch.full_like(batch.labels_BT, IGNORED))
+    sources, targets = sources_and_targets(flatten(batch))
+    assert torch.equal(sources.input_ids_1N, batch.input_ids_BT)
+    assert torch.equal(targets.labels_1N, torch.full_like(batch.labels_BT, IGNORED))

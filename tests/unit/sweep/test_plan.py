@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig
+from transformers import BertConfig, BloomConfig, OPTConfig, PretrainedConfig, T5Config
 
 from raylora.spec.run import RunSpec
 from raylora.sweep.planning.duration import Rows, makespan_s, start_up_s
@@ -166,6 +166,13 @@ def test_an_encoder_as_it_is_published_trains_its_runs_in_one_pack() -> None:
     found = only(plan(grid(RANKS, of_texts | rows | STEPS), machine(), config))
     assert (config.hidden_dropout_prob, found.why_alone, found.width.num_slots, found.num_packs) == (0.1, None, 4, 1)
     assert found.duration is not None, found.why_no_duration
+
+
+def test_a_model_of_two_sides_trains_its_runs_in_one_pack() -> None:
+    config = T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, vocab_size=64, decoder_start_token_id=0)
+    of_texts = {"task_type": "seq_2_seq_lm", "datasets": [{"path": "rows.jsonl", "type": "completion"}]}
+    found = only(plan(grid(RANKS, of_texts | {"lora_target_modules": "all-linear"} | STEPS), machine(), config))
+    assert (config.dropout_rate, found.why_alone, found.width.num_slots, found.num_packs) == (0.1, None, 4, 1)
 
 
 def test_a_space_that_is_drawn_from_is_planned_for_its_worst() -> None:

@@ -1,4 +1,4 @@
-"""Runs from sources to targets: learned, resumed as whole, counted as they are, one adapter at a time."""
+"""Runs from sources to targets: learned, resumed as whole, counted as they are."""
 
 from __future__ import annotations
 
@@ -90,13 +90,11 @@ def test_a_decoder_alone_would_be_less(home: Path):
     assert fewer < 0.85 * estimate(spec, both, "cpu").ranks[0].activations_bytes
 
 
-def test_it_takes_one_adapter_at_a_time(home: Path):
-    spec = seq2seq_spec(home, "t5")
-    trainee = build_tiny(spec)
-    with pytest.raises(ModelError, match="so it takes the rows of one adapter at a time"):
-        trainee.admit(1, spec)
-    with pytest.raises(ModelError, match="so it takes the rows of one adapter at a time; train each run alone"):
-        estimate_pack([spec, spec], read_config(home / "t5"), "cpu")
+def test_a_pack_is_predicted(home: Path):
+    spec, config = seq2seq_spec(home, "t5"), read_config(home / "t5")
+    one, three = (estimate_pack([spec] * num_slots, config, "cpu").ranks[0] for num_slots in (1, 3))
+    assert (three.base_bytes, three.adapters_bytes) == (one.base_bytes, 3 * one.adapters_bytes)
+    assert 2 * one.activations_bytes < three.activations_bytes < 3.2 * one.activations_bytes
 
 
 def test_its_time_is_not_foretold(home: Path):

@@ -1,0 +1,61 @@
+"""Packs from sources to targets: members have the bits they have alone, whatever the base drops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.train.pack_run import assert_each_is_as_alone, trained
+from tests.unit.train.tiny_run import assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
+from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq, save_seq2seq_home, seq2seq_spec
+
+FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 2, "max_steps": 4}
+MEMBERS: tuple[dict[str, Any], ...] = (
+    {"lora_r": 4, "seed": 1},
+    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2, "micro_batch_size": 3},
+    {"lora_r": 8, "lora_alpha": 5, "seed": 3, "lora_target_modules": ["q", "v"], "lora_dropout": 0.2, "max_steps": 3},
+    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_seq2seq_home(tmp_path_factory.mktemp("seq2seq"))
+    for family in FAMILIES:
+        save_seq2seq(folder / f"{family}-drops", family, dropout_rate=0.2)
+    save_seq2seq(folder / "t5-never-drops", "t5", dropout_rate=1e-12)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("t5", {}),
+        ("t5-drops", {"load_in_4bit": True, "gradient_checkpointing": True}),
+        ("flan-t5-drops", {"load_in_8bit": True}),
+        ("mt5-drops", {}),
+        ("mt5", {"load_in_4bit": True}),
+    ],
+    ids=["t5", "t5-nf4-dropout-recomputed", "flan-t5-int8-dropout", "mt5-dropout", "mt5-nf4"],
+)
+def test_members_together_are_members_alone(home: Path, family: str, fields: dict[str, Any]):
+    specs = [seq2seq_spec(home, family, **{**FIELDS, **member, **fields}) for member in MEMBERS]
+    assert_each_is_as_alone(*trained(home, *specs), home)
+
+
+def test_what_is_never_dropped_is_as_without_dropout(home: Path):
+    """The attention that drops is another piece of code than torch's kernels."""
+    dropping, quiet = (seq2seq_spec(home, name, micro_batch_size=6) for name in ("t5-never-drops", "t5"))
+    rows, _ = open_rows(quiet, home / "cache")
+    found, wanted = (solo_step(build_tiny(spec), rows.step(0, 0, 1), 0, 0.0) for spec in (dropping, quiet))
+    assert found.loss == pytest.approx(wanted.loss, abs=1e-6)
+    assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", [f"{family}-drops" for family in FAMILIES])
+def test_what_a_base_drops_is_each_rows_own(home: Path, family: str):
+    spec = seq2seq_spec(home, family, micro_batch_size=6, lora_dropout=0.2)
+    rows, _ = open_rows(spec, home / "cache")
+    assert_rows_apart_are_rows_together(spec, rows)
