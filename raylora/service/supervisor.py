@@ -9,37 +9,38 @@ person, do no harm. What somebody stopped, or what failed, is nobody's to resume
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from subprocess import Popen
 
-from raylora.errors import StoreError
+from raylora.errors import RayloraError
 from raylora.log import get_logger
 from raylora.store.contract import Store
 from raylora.store.runs import list_runs, run_status_now
 from raylora.store.sweeps import list_sweeps, sweep_status_now
 
-MAX_IN_VAIN = 3
-"""Resumed in a row so often without much coming of it, one is left to people."""
+RESTS_S = (0.0, 30.0, 120.0, 600.0)
+"""Between two beginnings of one that is lost again and again: none before the first, the last from then on."""
 
-IN_VAIN_S = 600.0
-"""A command that ended within so many seconds, and left its run lost, came to nothing."""
+LIVED_S = 900.0
+"""One that is lost later than so many seconds after it was resumed went on, and is resumed at once again."""
 
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Resumed:
     """A run or sweep that this supervisor had go on.
 
     Args:
-        process: The command that does.
-        begun: When, by the monotonic clock, in seconds.
+        process: The command that does, or did.
+        begun: When it was begun, by the monotonic clock, in seconds.
+        num_in_vain: How often before that without coming far.
     """
 
     process: Popen[bytes]
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
+    num_in_vain: int = 0
 
 
 class Supervisor:
@@ -53,7 +54,7 @@ class Supervisor:
     def __init__(self, store: Store, resume: Callable[[str], Popen[bytes]]) -> None:
         self._store, self._resume = store, resume
         self._at_work: dict[str, Resumed] = {}
-        self._in_vain: Counter[str] = Counter()
+        self._before: dict[str, Resumed] = {}
 
     @property
     def at_work(self) -> dict[str, int]:
@@ -62,33 +63,32 @@ class Supervisor:
         return {name: resumed.process.pid for name, resumed in self._at_work.items()}
 
     def look(self) -> None:
-        """Resume whatever is lost by now; a store that does not answer is asked again at the next look."""
+        """Resume whatever is lost by now; what fails of it, such as a store that does not answer, is tried again."""
         self._see_ends()
         try:
             for name in _lost(self._store):
-                if name not in self._at_work and self._in_vain[name] < MAX_IN_VAIN:
+                if name not in self._at_work:
                     self._go_on(name)
-        except StoreError as failure:
-            _log.warning("it is not known what is lost: %s", failure)
+        except (RayloraError, OSError) as failure:
+            _log.warning("not all that is lost was resumed: %s", failure)
 
     def _go_on(self, name: str) -> None:
-        self._at_work[name] = resumed = Resumed(self._resume(name))
+        before, now, num_in_vain = self._before.get(name), time.monotonic(), 0
+        if before is not None and now - before.begun < LIVED_S:
+            num_in_vain = before.num_in_vain + 1
+            if now - before.begun < RESTS_S[min(num_in_vain, len(RESTS_S) - 1)]:
+                return
+        self._at_work[name] = resumed = Resumed(self._resume(name), now, num_in_vain)
         _log.info("%s: its driver is gone; process %d goes on with it", name, resumed.process.pid)
 
     def _see_ends(self) -> None:
         for name, resumed in list(self._at_work.items()):
             if (code := resumed.process.poll()) is not None:
-                del self._at_work[name]
-                self._tell_end(name, code, time.monotonic() - resumed.begun)
-
-    def _tell_end(self, name: str, code: int, lived_s: float) -> None:
-        if code == 0:
-            _log.info("%s: finished", name)
-            return
-        self._in_vain[name] = self._in_vain[name] + 1 if lived_s < IN_VAIN_S else 0
-        _log.warning("%s: ended with code %d", name, code)
-        if self._in_vain[name] == MAX_IN_VAIN:
-            _log.error("%s: resumed %d times in vain; find out why, then: raylora resume %s", name, MAX_IN_VAIN, name)
+                self._before[name] = self._at_work.pop(name)
+                if code:
+                    _log.warning("%s: its command ended with code %d; is it lost, it is resumed again", name, code)
+                else:
+                    _log.info("%s: finished", name)
 
 
 def _lost(store: Store) -> Iterator[str]:

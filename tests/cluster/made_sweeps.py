@@ -98,10 +98,10 @@ def ended_by_tune(command: Command) -> list[int]:
     """Numbers of the trials that are over by what Ray Tune has kept of the only sweep in the command's home."""
     kept = command.home / "store" / "sweeps" / the_record(command).sweep_id / TUNE_FOLDER
     states = sorted(kept.glob("experiment_state-*.json"))
-    trials = json.loads(states[-1].read_text())["trial_data"] if states else []
-    return [
-        number for number, (trial, _) in enumerate(trials) if json.loads(trial)["status"] in ("TERMINATED", "ERROR")
-    ]
+    kept_trials = json.loads(states[-1].read_text())["trial_data"] if states else []
+    trials = [json.loads(trial) for trial, _ in kept_trials]
+    # Their order is that of a set; Tune's names end with the number.
+    return [int(trial["trial_id"][-5:]) for trial in trials if trial["status"] in ("TERMINATED", "ERROR")]
 
 
 def run_of(sweep: SweepSpec, trial: dict[str, Any]) -> RunSpec:

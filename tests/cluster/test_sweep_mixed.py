@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pytest
 import yaml
 
 from raylora.spec.reading.load import load_spec
+from raylora.store.sweeps import TrialRecord
 from tests.cluster.alone import loss_alone, trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import ALONE_ON_ITS_RANK, SWEPT
@@ -75,21 +76,21 @@ def test_repeats_of_drawn_trials(in_workplace: Path, on_head: Command, tmp_path:
     """Optuna, median stopping, two repeats of each trial."""
     sweep = {
         "run": SWEPT | {"distributed": ALONE_ON_ITS_RANK},
-        "num_trials": 3,
+        "num_trials": 6,
         "searcher": "optuna",
         "scheduler": "median",
         "budget": {"steps": 6},
         "report_steps": 2,
         "repeats": 2,
         "slots": 2,
-        "space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
+        "space": {"learning_rate": {"loguniform": [1e-5, 1e-2]}},
     }
     name = write(in_workplace, "repeated.yaml", sweep)
     result = whole(on_head.run("sweep", name, "--json"))
     trials = result["trials"]
-    assert len(trials) == 6 and {trial["status"] for trial in trials} <= {"succeeded", "stopped"}
     rates = [trial["config"]["learning_rate"] for trial in trials]
-    assert rates[::2] == rates[1::2] and len(set(rates)) == 3
+    assert rates[::2] == rates[1::2] and len(set(rates)) == 6
+    assert [trial["steps"] for trial in trials[::2]] == steps_by_medians(the_record(on_head).trials)
     assert all(first != second for first, second in pairs([trial["metric"] for trial in trials])), "seeds differ"
     means = {trials[2 * number]["trial_id"]: fmean(pair) for number, pair in enumerate(pairs(metrics_at_end(trials)))}
     assert result["best_mean"] == pytest.approx(min(means.values()))
@@ -98,6 +99,18 @@ def test_repeats_of_drawn_trials(in_workplace: Path, on_head: Command, tmp_path:
         trials[0]["metric"], abs=1e-5
     )
     assert all(math.isfinite(trial.metric or math.inf) for trial in the_record(on_head).trials)
+
+
+def steps_by_medians(trials: Sequence[TrialRecord]) -> list[int]:
+    """Steps of each pair of repeats: one that is worse than three or more before it, at its first report, is stopped.
+
+    Those that are not worse then are not later either, in the sweep above.
+    """
+    first = [next(point for point in trial.curve if point.eval_loss is not None) for trial in trials]
+    means = [fmean([one.eval_loss or 0.0, other.eval_loss or 0.0]) for one, other in pairs(first)]
+    stopped = [at >= 3 and mean > median(means[:at]) for at, mean in enumerate(means)]
+    assert any(stopped), "median stopping had nothing to do"
+    return [2 if is_stopped else 6 for is_stopped in stopped]
 
 
 def metrics_at_end(trials: Sequence[dict[str, Any]]) -> list[float]:

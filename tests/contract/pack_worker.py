@@ -40,6 +40,7 @@ from tests.unit.train.pack_run import (
 from tests.unit.train.tiny_heads import ENCODER_MEMBERS, head_spec
 from tests.unit.train.tiny_images import image_spec
 from tests.unit.train.tiny_run import open_rows
+from tests.unit.train.tiny_seq2seq import TWO_SIDED_MEMBERS, seq2seq_spec
 
 UNDER = ("ddp", "fsdp", "zero3")
 MEMBERS = (*MIXED[:5], *KINDS[2::2], MIXED[7], *TWINS)
@@ -94,6 +95,16 @@ def text_specs(folder: Path, strategy: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
     common = {"val_set_size": 6, "eval_steps": 2, "max_steps": 5, "load_in_4bit": True, "distributed": place}
     return [head_spec(folder / "texts", "roberta", "seq_cls", **{**common, **member}) for member in ON_TEXTS]
+
+
+def source_specs(folder: Path, strategy: str) -> list[RunSpec]:
+    """Runs from sources to targets, over a base that drops values itself."""
+    place = {"num_workers": 2, **STRATEGIES[strategy]}
+    common: dict[str, Any] = {"load_in_4bit": True, "distributed": place}
+    return [seq2seq_spec(folder / "sources", "flan-t5", **common, **member) for member in TWO_SIDED_MEMBERS]
+
+
+ON_OTHER_BASES = {"texts": text_specs, "sources": source_specs}
 
 
 class Visitors:
@@ -177,7 +188,8 @@ def see_alone(folder: Path) -> None:
         keep(folder, f"{ALONE}-{base}", partial(train_each_alone, specs_of(folder, "ddp", base), folder))
     keep(folder, f"{ALONE}-rated", partial(train_each_alone, rated_specs(folder, "ddp"), folder))
     keep(folder, f"{ALONE}-images", partial(train_each_alone, image_specs(folder, "ddp"), folder))
-    keep(folder, f"{ALONE}-texts", partial(train_each_alone, text_specs(folder, "ddp"), folder))
+    for name, specs_on in ON_OTHER_BASES.items():
+        keep(folder, f"{ALONE}-{name}", partial(train_each_alone, specs_on(folder, "ddp"), folder))
 
 
 def train_each_alone(specs: Sequence[RunSpec], folder: Path) -> list[dict[str, Any]]:
@@ -204,8 +216,10 @@ def see_together(folder: Path) -> None:
             keep(folder, f"{strategy}-at-home-{case}", partial(train_pack, specs, folder, True, saves))
         keep(folder, f"{strategy}-at-home-rated", partial(train_pack, rated_specs(folder, strategy), folder, True))
         keep(folder, f"{strategy}-at-home-images", partial(train_pack, image_specs(folder, strategy), folder, True))
-        keep(folder, f"{strategy}-at-home-texts", partial(train_pack, text_specs(folder, strategy), folder, True))
-        keep(folder, f"{strategy}-shared-texts", partial(train_pack, text_specs(folder, strategy), folder, False))
+        for name, specs_on in ON_OTHER_BASES.items():
+            specs = specs_on(folder, strategy)
+            keep(folder, f"{strategy}-at-home-{name}", partial(train_pack, specs, folder, True))
+            keep(folder, f"{strategy}-shared-{name}", partial(train_pack, specs, folder, False))
 
 
 if __name__ == "__main__":

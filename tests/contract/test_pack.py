@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 
-from tests.contract.pack_worker import ALONE, ALONE_ON_TWO, BASES, CASES, RECOMPUTED, UNDER, see_alone
+from tests.contract.pack_worker import (
+    ALONE,
+    ALONE_ON_TWO,
+    BASES,
+    CASES,
+    ON_OTHER_BASES,
+    RECOMPUTED,
+    UNDER,
+    see_alone,
+)
 from tests.contract.strategy_group import LATE, run_group
 from tests.unit.train.tiny_heads import save_family, write_classified
 from tests.unit.train.tiny_images import save_images
 from tests.unit.train.tiny_run import save_materials, write_rated
+from tests.unit.train.tiny_seq2seq import save_seq2seq, write_questions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Seen = dict[str, list[dict[str, Any]]]
@@ -26,13 +36,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     (folder / "texts").mkdir()
     save_family(folder / "texts" / "roberta", "roberta", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
     write_classified(folder / "texts" / "texts.jsonl", 60)
+    save_seq2seq(folder / "sources" / "flan-t5", "flan-t5", dropout_rate=0.2)
+    write_questions(folder / "sources" / "questions.jsonl", 48)
     see_alone(folder)
     last_words = run_group(folder, program="tests.contract.pack_worker", late=LATE)
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
     errors = [value["error"] for value in found.values() if isinstance(value, dict)]
-    assert len(found) == 2 * len(BASES) + 2 * len(CASES) * len(UNDER) + 2 * (1 + len(UNDER)) + 1 + 2 * len(UNDER), (
-        last_words
-    )
+    together = 2 * len(CASES) + len(("rated", "images")) + 2 * len(ON_OTHER_BASES)
+    alone = 2 * len(BASES) + len(("rated", "images")) + len(ON_OTHER_BASES)
+    assert len(found) == alone + together * len(UNDER), last_words
     assert not errors, errors[0]
     return found
 
@@ -88,13 +100,19 @@ def test_slots_at_home_have_images_of_their_own(seen: Seen, strategy: str):
         assert together == alone or strategy == "zero3"
 
 
+@pytest.mark.parametrize("base", ON_OTHER_BASES)
 @pytest.mark.parametrize("place", ["at-home", "shared"])
 @pytest.mark.parametrize("strategy", UNDER)
-def test_slots_on_an_encoder_are_each_alone_in_one_process(seen: Seen, strategy: str, place: str):
-    """Rows of all slots on one line, and what the base drops drawn for each of them."""
-    for together, alone in zip(seen[f"{strategy}-{place}-texts"], seen[f"{ALONE}-texts"], strict=True):
+def test_slots_on_an_encoder_are_each_alone_in_one_process(seen: Seen, strategy: str, place: str, base: str):
+    """Rows of all slots on one line, or sources and targets on two; what the base drops is drawn for each row.
+
+    By the bit at home under ddp, and over an encoder under FSDP2, too. Over a T5 that was seen to differ in the last
+    digit under FSDP2, as under ZeRO-3, which both gather weights to other addresses.
+    """
+    for together, alone in zip(seen[f"{strategy}-{place}-{base}"], seen[f"{ALONE}-{base}"], strict=True):
         assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
-        assert together == alone or place == "shared" or strategy == "zero3"
+        is_by_the_bit = place == "at-home" and (strategy == "ddp" or (strategy, base) == ("fsdp", "texts"))
+        assert together == alone or not is_by_the_bit
 
 
 def test_members_differ(seen: Seen):

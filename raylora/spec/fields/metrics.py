@@ -47,4 +47,10 @@ TOLD: Mapping[str, tuple[str, ...]] = {
 }
 """By `rl`, or where it is absent by `task_type`, what evaluations tell beside the loss."""
 
-GREATER_IS_BETTER = ("eval_token_accuracy", "eval_reward_accuracy", "eval_reward_margin", *_OF_CLASSES)
+GREATER_IS_BETTER = (
+    "eval_token_accuracy",
+    "eval_reward_accuracy",
+    "eval_reward_margin",
+    "eval_reward_desirable",
+    *_OF_CLASSES,
+)

@@ -103,8 +103,9 @@ def _beside_two_sides(run: RunFields) -> dict[str, bool]:
         "a peft: block (its bank writes adapters of decoders)": run.peft is not None,
         "adapter: full (it publishes decoders)": run.trains_base,
         "train_on_inputs: true (the loss is of the target alone)": run.train_on_inputs,
-        "sample_packing: true (each text has a line of its own)": run.sample_packing,
-        "init_lora_weights: eva (it would count padding among the inputs)": run.init_lora_weights == "eva",
+        "sample_packing: true (rows lie without padding as it is)": run.sample_packing,
+        "init_lora_weights: eva (its start is made for texts, not for sources and targets)": run.init_lora_weights
+        == "eva",
     }
 
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raylora.errors import StoreError
-from raylora.service.supervisor import MAX_IN_VAIN, Supervisor
+from raylora.service import supervisor as supervisor_module
+from raylora.service.supervisor import LIVED_S, RESTS_S, Supervisor
 from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
 from raylora.store.lease import Lease
@@ -89,21 +92,39 @@ def test_what_somebody_works_on_or_has_ended_is_left_alone(store: Store, run_id:
         assert resumes.names == [run_id]
 
 
-def test_what_is_lost_again_and_again_is_left_to_people(
+def test_what_is_lost_again_and_again_is_given_time(store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(supervisor_module, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    begun_at: list[float] = []
+    with supervised(store, code=1) as (supervisor, resumes):
+        for _ in range(200):
+            supervisor.look()
+            begun_at += [clock.now_s] * (len(resumes.names) - len(begun_at))
+            resumes.end()
+            clock.now_s += 10.0
+        assert [later - earlier for earlier, later in pairwise(begun_at)][:4] == [*RESTS_S[1:], RESTS_S[-1]]
+        clock.now_s = begun_at[-1] + LIVED_S
+        supervisor.look()
+        resumes.end()
+        clock.now_s += RESTS_S[1]
+        supervisor.look()
+        assert len(resumes.names) == len(begun_at) + 2, "it had gone on for long"
+
+
+def test_what_cannot_be_begun_or_is_deleted_meanwhile_ends_no_supervisor(
     store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    with supervised(store, code=1) as (supervisor, resumes):
-        for _ in range(MAX_IN_VAIN + 2):
-            supervisor.look()
-            resumes.end()
-        assert resumes.names == [run_id] * MAX_IN_VAIN
-    assert f"then: raylora resume {run_id}" in caplog.text
-    monkeypatch.setattr("raylora.service.supervisor.IN_VAIN_S", 0.0)  # from now on each has lived for long enough
-    with supervised(store, code=1) as (supervisor, resumes):
-        for _ in range(MAX_IN_VAIN + 2):
-            supervisor.look()
-            resumes.end()
-        assert len(resumes.names) == MAX_IN_VAIN + 2
+    def refuse(name: str) -> subprocess.Popen[bytes]:
+        raise OSError("no room")
+
+    Supervisor(store, refuse).look()
+    assert "not all that is lost was resumed: no room" in caplog.text
+    with supervised(store) as (supervisor, resumes):
+        keys = store.keys("runs")
+        store.delete(keys[0])
+        monkeypatch.setattr(type(store), "keys", lambda *_: keys)
+        supervisor.look()
+        assert resumes.names == []
 
 
 def test_a_store_that_does_not_answer_is_asked_again(
@@ -117,6 +138,6 @@ def test_a_store_that_does_not_answer_is_asked_again(
 
             patch.setattr(type(store), "keys", mute)
             supervisor.look()
-        assert "it is not known what is lost: no answer" in caplog.text
+        assert "not all that is lost was resumed: no answer" in caplog.text
         supervisor.look()
         assert resumes.names == [run_id]

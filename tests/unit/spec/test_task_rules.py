@@ -71,11 +71,14 @@ def test_what_goes_together_is_taken(tmp_path: Path, text: str):
         (TEXTS + TO, "learns from datasets of type completion or alpaca; got type classification"),
         (PAIRS + "rl: dpo\n" + TO, "got seq_2_seq_lm with rl: dpo, which needs task_type: causal_lm"),
         (FROM + TO + "labels: [a, b]", "labels: got a, b with task_type: seq_2_seq_lm, which has no classes"),
-        (FROM + TO + "sample_packing: true", "with sample_packing: true (each text has a line of its own)"),
+        (FROM + TO + "sample_packing: true", "with sample_packing: true (rows lie without padding as it is)"),
         (FROM + TO + "adapter_bank: peft", "with adapter_bank: peft (it writes adapters of decoders)"),
         (FROM + TO + "adapter: full", "with adapter: full (it publishes decoders)"),
         (FROM + TO + "train_on_inputs: true", "with train_on_inputs: true (the loss is of the target alone)"),
-        (FROM + TO + "init_lora_weights: eva", "with init_lora_weights: eva (it would count padding among the inputs)"),
+        (
+            FROM + TO + "init_lora_weights: eva",
+            "with init_lora_weights: eva (its start is made for texts",
+        ),
         (FROM + TO + "sample_prompts: [hi]", "got seq_2_seq_lm with sample_prompts (nothing answers them)"),
     ],
 )

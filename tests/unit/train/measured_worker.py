@@ -65,9 +65,14 @@ def share(trainee: Trainee, step: int, slot: int = 0) -> Share:
 
 
 def step_peak(trainee: Trainee, shares: list[Share]) -> int:
-    """Most bytes that torch's allocator handed out during a step and had not got back."""
+    """Most bytes that torch's allocator handed out during a step and had not got back.
+
+    Garbage that was there before the step must not go within it, as if the step had given it back.
+    """
+    gc.disable()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train_step(trainee, shares)
+    gc.enable()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -13,15 +13,7 @@ from raylora.model.rows.route import Span
 from raylora.train.forward import Piece, scores_of
 from tests.unit.train.pack_run import assert_each_is_as_alone, trained
 from tests.unit.train.tiny_run import assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
-from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq, save_seq2seq_home, seq2seq_spec
-
-FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 2, "max_steps": 4}
-MEMBERS: tuple[dict[str, Any], ...] = (
-    {"lora_r": 4, "seed": 1},
-    {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2, "micro_batch_size": 3},
-    {"lora_r": 8, "lora_alpha": 5, "seed": 3, "lora_target_modules": ["q", "v"], "lora_dropout": 0.2, "max_steps": 3},
-    {"lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2},
-)
+from tests.unit.train.tiny_seq2seq import FAMILIES, TWO_SIDED_MEMBERS, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["t5", "t5-nf4-dropout-recomputed", "flan-t5-int8-dropout", "mt5-dropout", "mt5-nf4"],
 )
 def test_members_together_are_members_alone(home: Path, family: str, fields: dict[str, Any]):
-    specs = [seq2seq_spec(home, family, **{**FIELDS, **member, **fields}) for member in MEMBERS]
+    specs = [seq2seq_spec(home, family, **{**member, **fields}) for member in TWO_SIDED_MEMBERS]
     assert_each_is_as_alone(*trained(home, *specs), home)
 
 

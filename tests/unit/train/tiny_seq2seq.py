@@ -61,6 +61,19 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """What is trained from a text to another, beside plain LoRA."""
 
+OF_TWO_SIDES: dict[str, Any] = {"val_set_size": 8, "eval_steps": 2, "max_steps": 4}
+TWO_SIDED_MEMBERS: tuple[dict[str, Any], ...] = (
+    {**OF_TWO_SIDES, "lora_r": 4, "seed": 1},
+    {**OF_TWO_SIDES, "lora_r": 4, "seed": 2, "learning_rate": 1e-2, "weight_decay": 0.2, "micro_batch_size": 3},
+    {
+        **OF_TWO_SIDES,
+        **{"lora_r": 8, "lora_alpha": 5, "seed": 3, "lora_target_modules": ["q", "v"], "lora_dropout": 0.2},
+        "max_steps": 3,
+    },
+    {**OF_TWO_SIDES, "lora_r": 3, "seed": 4, "use_dora": True, "gradient_accumulation_steps": 2},
+)
+"""Of a pack."""
+
 
 def save_seq2seq(folder: Path, family: str, **fields: Any) -> Path:
     """Save a random base of a family; the same fields give the same weights."""
