@@ -120,6 +120,10 @@ class RunFailedError(RayloraError):
     """Training started and did not reach its end."""
 
 
+class LostClusterError(RunFailedError):
+    """The cluster is gone, or Ray Train's own process: nothing of the run had a part in that, and it can go on."""
+
+
 class NonFiniteLossError(RunFailedError):
     """A loss was NaN or Inf; the message names the step, the rows and the last good checkpoint.
 

@@ -25,7 +25,7 @@ from ray.train.v2.api.config import RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from typing_extensions import override
 
-from raylora.errors import RunFailedError
+from raylora.errors import LostClusterError, RunFailedError
 from raylora.log import get_logger
 from raylora.runtime.cluster.as_asked import AsAsked
 from raylora.runtime.cluster.cluster import worker_resources
@@ -116,7 +116,8 @@ class Group:
             return
         if isinstance(self._error, WorkerGroupError):
             raise worker_error(self._error) from None
-        raise RunFailedError(f"Ray Train gave up: {gist(cause(self._error))}") from self._error
+        kind = LostClusterError if self.lost_controller else RunFailedError
+        raise kind(f"Ray Train gave up: {gist(cause(self._error))}") from self._error
 
     def close(self) -> None:
         """End workers that are still at it: in good order where they can hear it, by force otherwise."""

@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from raylora.errors import InputError, InterruptedRunError, RayloraError, RunFailedError, StoreError
+from raylora.errors import InputError, InterruptedRunError, LostClusterError, RayloraError, RunFailedError, StoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster.cluster import check_places, cluster, warn_without_gpus
 from raylora.runtime.cluster.environment import forwarded
@@ -255,7 +255,8 @@ def _recorded(error: BaseException, store: Store, run_id: str, lease: Lease) -> 
     if lease.lost:  # the record is another driver's now
         return error
     try:
-        update_run(store, run_id, status=status, error=str(error) or type(error).__name__)
+        lost_cluster = isinstance(error, LostClusterError)
+        update_run(store, run_id, status=status, error=str(error) or type(error).__name__, lost_cluster=lost_cluster)
     except (StoreError, InputError) as failure:  # InputError: not even its beginning could be written
         log.warning("the record of run %s does not say so: %s", run_id, failure)
     return error

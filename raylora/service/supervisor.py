@@ -1,9 +1,9 @@
-"""Whoever was lost goes on: runs and sweeps whose driver is gone are resumed, each by a command of its own.
+"""Whoever was lost goes on: runs and sweeps whose driver or cluster is gone are resumed, each by a command of its own.
 
 Enters: the store of all runs, and what begins to resume one by its name. Leaves: processes, which outlive the
 supervisor. The lease in the store decides who may go on (`store/lease.py`), so that two supervisors, or one and a
-person, do no harm. What somebody stopped, or what failed, is nobody's to resume but theirs. Called by the command
-``supervise``.
+person, do no harm. What somebody stopped, or what failed by itself, is nobody's to resume but theirs.
+Called by the command ``supervise``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from subprocess import Popen
 from raylora.errors import RayloraError
 from raylora.log import get_logger
 from raylora.store.contract import Store
-from raylora.store.runs import list_runs, run_status_now
-from raylora.store.sweeps import list_sweeps, sweep_status_now
+from raylora.store.lease import is_deserted
+from raylora.store.records import Record
+from raylora.store.runs import list_runs, run_status_now, run_store
+from raylora.store.sweeps import list_sweeps, sweep_status_now, sweep_store
 
 RESTS_S = (0.0, 30.0, 120.0, 600.0)
 """Between two beginnings of one that is lost again and again: none before the first, the last from then on."""
@@ -79,7 +81,7 @@ class Supervisor:
             if now - before.begun < RESTS_S[min(num_in_vain, len(RESTS_S) - 1)]:
                 return
         self._at_work[name] = resumed = Resumed(self._resume(name), now, num_in_vain)
-        _log.info("%s: its driver is gone; process %d goes on with it", name, resumed.process.pid)
+        _log.info("%s: its driver or its cluster is gone; process %d goes on with it", name, resumed.process.pid)
 
     def _see_ends(self) -> None:
         for name, resumed in list(self._at_work.items()):
@@ -93,8 +95,16 @@ class Supervisor:
 
 def _lost(store: Store) -> Iterator[str]:
     for run in list_runs(store):
-        if run_status_now(store, run) == "lost":
+        if _can_go_on(run, run_status_now(store, run), run_store(store, run.run_id)):
             yield run.run_id
     for sweep in list_sweeps(store):
-        if sweep_status_now(store, sweep) == "lost":
+        if _can_go_on(sweep, sweep_status_now(store, sweep), sweep_store(store, sweep.sweep_id)):
             yield sweep.sweep_id
+
+
+def _can_go_on(record: Record, status: str, place: Store) -> bool:
+    """Whether something is lost, or its driver saw its cluster lost, or was gone when only MLflow lacked the rest."""
+    if status == "lost":
+        return True
+    is_cut_off = (status == "failed" and record.lost_cluster) or (status == "finished" and record.result is None)
+    return is_cut_off and is_deserted(place)

@@ -49,6 +49,9 @@ class Record(BaseModel):
     error: str | None = None
     """Why it ended without a result."""
 
+    lost_cluster: bool = False
+    """Whether it failed, where it did, for the loss of its cluster alone: then it can go on."""
+
     raylora: str = __version__
     """Version that started it."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from raylora.errors import LostClusterError
 from raylora.log import get_logger
 from raylora.runtime.ledger import Ledger
 from raylora.spec.run import RunSpec
@@ -206,7 +207,9 @@ class Books:
         """Write the record where something changed and the last time is long enough ago."""
         self._writing.write_if_due()
 
-    def close(self, status: Literal["finished", "failed", "interrupted"], error: str | None = None) -> SweepRecord:
+    def close(
+        self, status: Literal["finished", "failed", "interrupted"], error: BaseException | None = None
+    ) -> SweepRecord:
         """End the books: trials that are still open are cancelled, and MLflow gets the best and the report.
 
         Args:
@@ -222,7 +225,9 @@ class Books:
         for run_id, shelf in self._shelves.items():
             if shelf.book.record.status in ("running", "paused"):
                 self.end_trial(run_id, "cancelled")
-        self._record = self._record.model_copy(update={"status": status, "error": error})
+        why = None if error is None else str(error) or type(error).__name__
+        ended = {"status": status, "error": why, "lost_cluster": isinstance(error, LostClusterError)}
+        self._record = self._record.model_copy(update=ended)
         try:
             write_sweep(self._store, self.record)  # before MLflow, which may keep us waiting
             self._log_best(is_over=status == "finished")

@@ -14,7 +14,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from raylora.errors import InputError, RayloraError, RunFailedError, UnusableStoreError
+from raylora.errors import InputError, LostClusterError, RayloraError, UnusableStoreError
 from raylora.log import get_logger
 from raylora.runtime.cluster.cluster import check_places, free_places, worker_resources
 from raylora.runtime.cluster.gangs import Gang, gang_of, waits_for_places, without_places
@@ -107,7 +107,7 @@ class Fleet:
             berths: By key, of all runs so far.
 
         Raises:
-            RunFailedError: A pack lost Ray Train's controller.
+            LostClusterError: A pack lost Ray Train's controller.
             UnusableStoreError: A pack could keep nothing.
         """
         now = time.monotonic()
@@ -178,7 +178,7 @@ class Fleet:
         """Take leave of a group; where it failed, its leases go on in another like it, or fail.
 
         Raises:
-            RunFailedError: Ray Train's controller died: what it had reserved is free again when this driver has ended.
+            LostClusterError: Ray Train's controller died: what it had reserved is free when this driver has ended.
             UnusableStoreError: The workers could keep nothing: whatever trained in their place would fail as well.
         """
         try:
@@ -186,7 +186,7 @@ class Fleet:
         except RayloraError as error:
             is_unusable = isinstance(error, UnusableStoreError)
             if (group.lost_controller or is_unusable) and not self._is_ending:
-                kind = UnusableStoreError if is_unusable else RunFailedError
+                kind = UnusableStoreError if is_unusable else LostClusterError
                 raise kind(f"pack {number}: {error}; `raylora resume` goes on with the sweep") from error
             log.warning("pack %d: %s", number, error)
             self._broken[key] = str(error)

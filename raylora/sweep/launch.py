@@ -288,7 +288,7 @@ class _Launch:
             books.leave()
             return error
         try:
-            books.close(status, str(error) or type(error).__name__)
+            books.close(status, error)
         except StoreError as failure:
             log.warning("the record of sweep %s does not say so: %s", sweep_id, failure)
         self._tell(status)

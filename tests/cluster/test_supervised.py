@@ -1,4 +1,4 @@
-"""`raylora supervise` beside a run and a sweep whose drivers are killed: nobody types anything, and nothing is lost."""
+"""`raylora supervise` beside a run whose driver is killed and a sweep whose controller is: nobody types anything."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_run_whose_driver_is_killed_goes_on(
     first = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
     first.wait_for("step 3/")
     os.kill(first.process.pid, signal.SIGKILL)
-    supervisor.wait_for("its driver is gone")
+    supervisor.wait_for("its driver or its cluster is gone")
     ended(supervisor)
     assert first.end().code == -signal.SIGKILL
     (record,) = list_runs(open_store(str(on_head.home / "store")))
@@ -61,14 +61,17 @@ def test_a_run_whose_driver_is_killed_goes_on(
     told_of(alone, client(on_head), str(record.mlflow_run_id))
 
 
-def test_a_sweep_whose_driver_is_killed_goes_on(on_head: Command, supervisor: Running, undisturbed: dict[str, Any]):
+def test_a_sweep_whose_controller_is_killed_goes_on(
+    on_head: Command, ray_head: RayHead, supervisor: Running, undisturbed: dict[str, Any]
+):
     store = open_store(str(on_head.home / "store"))
     first = on_head.start("sweep", "grid.yaml", "--json")
     wait_for_saves(first, store.uri)
-    os.kill(first.process.pid, signal.SIGKILL)
-    supervisor.wait_for("its driver is gone")
+    (controller,) = ray_head.processes_of("TrainController")
+    controller.kill()
+    assert first.end().code == 1
+    supervisor.wait_for("its driver or its cluster is gone")
     ended(supervisor)
-    assert first.end().code == -signal.SIGKILL
     (record,) = list_sweeps(store)
     assert record.status == "finished"
     same_ends(sweep_result(record), undisturbed)

@@ -9,7 +9,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-from raylora.errors import RayloraError, RunFailedError, WorkerError
+from raylora.errors import LostClusterError, RayloraError, RunFailedError, WorkerError
 
 RESTARTS = "distributed.max_failures restarts the workers from the last checkpoint that often"
 
@@ -40,7 +40,7 @@ def lost_contact(error: RayError) -> RunFailedError:
             f"Ray's processes lack a module ({str(error).strip().splitlines()[-1]}); install the same raylora on every "
             "node of the cluster"
         )
-    return RunFailedError(f"the contact to the workers is lost: {gist(error)}")
+    return LostClusterError(f"the contact to the workers is lost: {gist(error)}")
 
 
 def cause(error: BaseException) -> BaseException:

@@ -19,7 +19,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
 from raylora.store.lease import Lease
 from raylora.store.runs import new_run, run_store, update_run, write_run
-from raylora.store.sweeps import new_sweep, write_sweep
+from raylora.store.sweeps import new_sweep, sweep_store, write_sweep
 
 LONG = "import sys; sys.stdin.read()"
 
@@ -83,13 +83,33 @@ def test_what_somebody_works_on_or_has_ended_is_left_alone(store: Store, run_id:
     with supervised(store) as (supervisor, resumes):
         supervisor.look()
         for status in ("finished", "failed", "interrupted"):
-            update_run(store, run_id, status=status)
+            update_run(store, run_id, status=status, result={"eval_loss": 1.0} if status == "finished" else None)
             lease.close()
             supervisor.look()
         assert resumes.names == []
         update_run(store, run_id, status="running")
         supervisor.look()
         assert resumes.names == [run_id]
+
+
+@pytest.mark.parametrize("what", ["a lost cluster", "the rest for MLflow"])
+def test_what_can_go_on_does_when_its_driver_has_left(store: Store, what: str):
+    """Who saw its cluster lost says that it failed; a sweep that came to its end may lack its report."""
+    if what == "a lost cluster":
+        run = write_run(store, new_run(RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}])))
+        update_run(store, run.run_id, status="failed", lost_cluster=True)
+        name, place = run.run_id, run_store(store, run.run_id)
+    else:
+        sweep = write_sweep(store, new_sweep({"run": {}}).model_copy(update={"status": "finished"}))
+        name, place = sweep.sweep_id, sweep_store(store, sweep.sweep_id)
+    lease = Lease(place, name)
+    lease.take()
+    with supervised(store) as (supervisor, resumes):
+        supervisor.look()
+        assert resumes.names == []
+        lease.close()
+        supervisor.look()
+        assert resumes.names == [name]
 
 
 def test_what_is_lost_again_and_again_is_given_time(store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raylora.errors import RayloraError, RunFailedError, UnusableStoreError
+from raylora.errors import LostClusterError, RayloraError, UnusableStoreError
 from raylora.runtime.cluster.mailbox import PackJob
 from raylora.runtime.pack.desk import Desk
 from raylora.spec.run import RunSpec
@@ -257,7 +257,7 @@ class Orphaned(Ended):
     """Their controller died: what it had reserved is held until the driver ends, and another pack would wait for it."""
 
     lost_controller = True
-    error = RunFailedError("Ray Train gave up: the actor died")
+    error = LostClusterError("Ray Train gave up: the actor died")
 
 
 class Refused(Ended):
