@@ -10,7 +10,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 
-from raylora.errors import NonFiniteLossError, RunFailedError, WorkerError
+from raylora.errors import LostClusterError, NonFiniteLossError, RunFailedError, WorkerError
 from raylora.runtime.cluster.failures import lost_contact, worker_error
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
@@ -43,7 +43,8 @@ def test_any_other_error_is_told_in_one_line():
 
 def test_a_cluster_without_raylora_is_told_from_a_lost_one():
     missing = lost_contact(RaySystemError("traceback\nModuleNotFoundError: No module named 'raylora'"))
+    assert type(missing) is RunFailedError
     assert "install the same raylora on every node" in str(missing)
     lost = lost_contact(RaySystemError("the head is gone"))
-    assert type(lost) is RunFailedError
+    assert type(lost) is LostClusterError
     assert "the head is gone" in str(lost)
