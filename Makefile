@@ -63,7 +63,7 @@ test-faults: setup ip ## Processes killed, nodes lost, links cut, servers gone, 
 soak: setup ip ## Runs that random faults strike, against one left alone: 20 minutes (MINUTES=, SEED=)
 	python -m tests.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
-test-fast: setup ## The tests that start no servers: 2 to 3 minutes on 2 cores
+test-fast: setup ## The tests that start no servers and take little: 2 minutes on 2 cores
 	python -m pytest -q -m 'not slow and not cluster' -n 2
 
 audit: setup ## Look up known vulnerabilities of what is installed; says so where nobody can be asked

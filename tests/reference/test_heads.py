@@ -19,6 +19,8 @@ from tests.reference.peft_steps import BASES, SETTINGS
 from tests.unit.train.tiny_heads import ENCODERS, FAMILIES, QUIET, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
+pytestmark = pytest.mark.slow
+
 FURTHER = [family for family in ENCODERS if family not in FAMILIES]
 
 

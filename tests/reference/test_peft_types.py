@@ -22,6 +22,8 @@ from tests.reference.peft_types import ALL, TYPES, as_much_noise_for_every_token
 from tests.reference.tiny_lora import ADAMW, INT8, NF4, RATES, ours, spec_of, steps_of
 from tests.unit.train.tiny_run import save_materials
 
+pytestmark = pytest.mark.slow
+
 BASES: dict[str, dict[str, object]] = {"plain": {}, "nf4": NF4, "int8": INT8}
 OWN_FIELDS = {"lora_r": 16, "lora_alpha": 32}
 """At their defaults, as they stand beside a block."""

@@ -24,6 +24,8 @@ from tests.reference.peft_steps import BASES, RATES, SETTINGS, as_packed, train_
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, save_seq2seq_home, seq2seq_spec, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -29,6 +29,8 @@ from tests.unit.adapters.peft_published import publish_block
 from tests.unit.adapters.peft_saved import said_by_peft
 from tests.unit.train.tiny_run import save_base, tiny_spec
 
+pytestmark = pytest.mark.slow
+
 CHATS = [
     [{"role": "user", "content": "the model reads a question"}],
     [{"role": "user", "content": "Sum of 1 2 3"}],

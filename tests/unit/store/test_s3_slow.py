@@ -13,6 +13,8 @@ from raylora.store import s3, s3_session
 from raylora.store.s3 import BucketStore
 from tests.servers.stub_s3 import PIECE_BYTES, s3_that_takes
 
+pytestmark = pytest.mark.slow
+
 SILENCE_S = 2.0
 NUM_WRITERS = 50
 """Five for each of the client's connections."""

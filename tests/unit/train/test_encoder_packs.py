@@ -25,6 +25,8 @@ from tests.unit.train.pack_run import (
 from tests.unit.train.tiny_heads import ENCODER_MEMBERS, ENCODERS, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import CPU, assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
 
+pytestmark = pytest.mark.slow
+
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 2, "max_steps": 4}
 DROPS = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3}
 NEVER = dict.fromkeys(DROPS, 1e-12)

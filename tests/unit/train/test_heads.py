@@ -31,6 +31,8 @@ from tests.unit.train.pack_run import (
 from tests.unit.train.tiny_heads import FAMILIES, MEMBERS, QUANTIZED, TASKS, head_spec, save_family, save_home
 from tests.unit.train.tiny_run import build_tiny, open_rows, solo_step
 
+pytestmark = pytest.mark.slow
+
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
 
 

@@ -19,6 +19,8 @@ from tests.unit.train.pack_run import admit, assert_same_bits, events_of, losses
 from tests.unit.train.tiny_run import assert_rows_apart_are_rows_together, build_tiny, open_rows, solo_step
 from tests.unit.train.tiny_seq2seq import FAMILIES, KINDS, save_seq2seq, save_seq2seq_home, seq2seq_spec
 
+pytestmark = pytest.mark.slow
+
 FIELDS: dict[str, Any] = {"val_set_size": 8, "eval_steps": 3, "max_steps": 6}
 
 

@@ -33,6 +33,8 @@ from tests.unit.train.tiny_audio import audio_spec, save_recordings
 from tests.unit.train.tiny_images import image_spec, save_images, save_vit
 from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, solo_step
 
+pytestmark = pytest.mark.slow
+
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"lora_r": 4, "seed": 1},
     {"lora_r": 4, "seed": 2, "learning_rate": 1e-2, "micro_batch_size": 5},
