@@ -1,4 +1,4 @@
-"""The command ``supervise``: watches over a store, and goes on with runs and sweeps whose command is gone."""
+"""The command ``supervise``: watches over a store, and goes on with what lost its command or its cluster."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def supervise(
     store: Annotated[str | None, typer.Option(help="Store to watch; raylora's home where absent.")] = None,
     json_: Json = False,
 ) -> None:
-    """Resume runs and sweeps whose command was killed, until stopped (Ctrl-C, SIGTERM); what it resumed goes on then.
+    """Resume runs and sweeps whose command or cluster was lost, until stopped (Ctrl-C); what it resumed goes on then.
 
-    What somebody stopped, or what failed, is left alone.
+    What somebody stopped, or what failed by itself, is left alone.
     """
     from raylora.service.supervisor import Supervisor
     from raylora.store.before_start import before_start

@@ -30,7 +30,7 @@ LIVED_S = 900.0
 _log = get_logger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Resumed:
     """A run or sweep that this supervisor had go on.
 
@@ -46,7 +46,7 @@ class Resumed:
 
 
 class Supervisor:
-    """Goes on with the runs and sweeps of a store whose driver is gone.
+    """Goes on with the runs and sweeps of a store whose driver or cluster is gone.
 
     Args:
         store: The store of all runs.
@@ -88,7 +88,7 @@ class Supervisor:
             if (code := resumed.process.poll()) is not None:
                 self._before[name] = self._at_work.pop(name)
                 if code:
-                    _log.warning("%s: its command ended with code %d; is it lost, it is resumed again", name, code)
+                    _log.warning("%s: its command ended with code %d; if it is lost, it is resumed again", name, code)
                 else:
                     _log.info("%s: finished", name)
 

@@ -79,7 +79,8 @@ class Lanes:
             return otherwise
         try:
             return question()
-        except Exception as error:  # of mlflow, requests, sqlalchemy or a driver
+        # Of mlflow, requests, sqlalchemy or a database's driver, which share no class; none is to stop a training.
+        except Exception as error:
             self._silent_until = time.monotonic() + SILENT_S
             _log.warning("%s: %s", what, self._shown(error))
             return otherwise

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from raylora.runtime.cluster.desk_messages import Admit, Close, Go, Report, Save
-from raylora.runtime.pack.desk import Desk
 from raylora.runtime.pack.waiters import Waiters
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
-
-
-@pytest.fixture
-def steering() -> Iterator[Steering]:
-    steering = Steering(Desk())
-    yield steering
-    steering.desk.free([f"lease{trial}-{repeat}" for trial in range(9) for repeat in range(3)])
-    steering.desk.close()  # no pack waits any longer
-    steering.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def test_reports_are_passed_on_in_trial_order_one_at_a_time(steering: Steering):

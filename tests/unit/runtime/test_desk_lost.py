@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,15 +13,6 @@ from raylora.runtime.pack.desk import Desk
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, told
 
 NUM_SLOTS = 2
-
-
-@pytest.fixture
-def steering() -> Iterator[Steering]:
-    steering = Steering(Desk())
-    yield steering
-    steering.desk.free([f"lease{trial}-0" for trial in range(9)])
-    steering.desk.close()  # no pack waits any longer
-    steering.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def two_at_work(steering: Steering) -> tuple[Future[Any], Future[Any]]:

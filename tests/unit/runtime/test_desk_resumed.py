@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
-
 from raylora.runtime.cluster.desk_messages import Go, Report
-from raylora.runtime.pack.desk import Desk
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, started, told
-
-
-@pytest.fixture
-def steering() -> Iterator[Steering]:
-    steering = Steering(Desk())
-    yield steering
-    steering.desk.free([f"lease{trial}-0" for trial in range(9)])
-    steering.desk.close()  # no pack waits any longer
-    steering.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def test_what_was_told_before_is_not_told_again(steering: Steering):
