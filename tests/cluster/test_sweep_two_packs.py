@@ -14,6 +14,7 @@ from tests.cluster.alone import trained_alone
 from tests.cluster.command import Command
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
+from tests.cluster.stopped import next_workers
 from tests.servers.ray import RayHead
 
 __all__ = ["in_workplace"]
@@ -38,11 +39,11 @@ def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) ->
 
 @pytest.fixture(scope="module")
 def trials(command: Command, ray_head: RayHead) -> list[dict[str, Any]]:
-    """The first pack stands still from its beginning to the end of the second's trials, whichever is faster here."""
+    """The first pack stands still from before its first step to the end of the second's trials, whoever is faster."""
     ray_head.forget_workers()
     running = command.start("sweep", write(command.folder, "packs.yaml", SWEEP), "--json")
-    running.wait_for("training")
-    (pid,) = [pid for pid, env in ray_head.seen_by_workers().items() if "RANK" in env]
+    running.wait_for("workers look at the base")
+    pid = next_workers(ray_head, but=set(), number=1)["0"]
     os.kill(pid, signal.SIGSTOP)
     try:
         for trial in ("t001", "t003"):
