@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(DEMO_DATA)/train.jsonl: $(INSTALLED) examples/python_docs.py
 	python examples/python_docs.py --out $(DEMO_DATA)
 
-demo: $(DEMO_DATA)/train.jsonl ## Fine-tune a real model on this machine: 2 to 6 minutes on 2 cores
+demo: $(DEMO_DATA)/train.jsonl ## Fine-tune a real model on this machine: 1 to 3 minutes on 2 recent cores
 	raylora train examples/quickstart.yaml
 
 check: setup ## Lint, format, types, architecture, docstrings

@@ -1,7 +1,7 @@
 """The machine's own float32 matrix products, by two kernels: the rates that a training step is held against.
 
-``torch.mm`` is what users know as the machine's rate, and what the goals are set against; it calls MKL. ``oneDNN`` is
-what raylora's frozen layers call (``raylora/model/base/product.py``); on an AMD CPU with AVX-512 it is the faster one.
+``torch.mm`` is what users know as the machine's rate; it calls MKL. ``oneDNN`` is what raylora's frozen layers call
+(``raylora/model/base/product.py``); on an AMD CPU with AVX-512 it is the faster one. Goals are held against both.
 """
 
 from __future__ import annotations

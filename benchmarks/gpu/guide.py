@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.gpu import ablation, exact, headline, kernels, packing, paging, solo
+from benchmarks.gpu import ablation, exact, headline, kernels, low_rank, packing, paging, solo
 from benchmarks.gpu.claim import NOT_YET
 from benchmarks.results import load
 from benchmarks.tables import table
 
-SCRIPTS = tuple(module.SCRIPT for module in (headline, packing, ablation, solo, exact, paging, kernels))
+SCRIPTS = tuple(module.SCRIPT for module in (headline, packing, ablation, low_rank, solo, exact, paging, kernels))
 
 HEAD = f"""# Benchmarks on a GPU
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import ablation, device, exact, guide, headline, kernels, packing, paging, solo
+from benchmarks.gpu import ablation, device, exact, guide, headline, kernels, low_rank, packing, paging, solo
 from benchmarks.gpu.attempt import FAILED, OUT_OF_MEMORY, WHY_NOT, attempt
 from benchmarks.gpu.claim import NOT_YET
 from benchmarks.gpu.setting import Setting
@@ -28,6 +28,9 @@ TINY: dict[ModuleType, dict[str, Any]] = {
     exact: {"RANKS": (4, 4, 2), "TOKENS": 16},
     paging: {"RANK": 4, "TOKENS": 16},
     kernels: {"ROWS": (1, 80)},
+    low_rank: {
+        "CASES": (low_rank.Case("alike", (8, 8), (4, 4)), low_rank.Case("not alike", (8, 16), (4, 9))),
+    },
 }
 BY_NAME = {module.SCRIPT.name: module for module in TINY}
 CPU = torch.device("cpu")
@@ -121,6 +124,12 @@ def _kernels(results: dict[str, Any]) -> None:
     assert few["off"].keys() == {name for name in few["times_floor"] if name != kernels.CALLED}
 
 
+def _low_rank(results: dict[str, Any]) -> None:
+    alike, unlike = results["cases"].values()
+    assert alike["sides"].keys() == {*low_rank.SIDES}
+    assert unlike["sides"].keys() == {low_rank.ONE_BY_ONE, low_rank.GROUPED}
+
+
 LOOKS = {
     packing: _packing,
     ablation: _ablation,
@@ -129,6 +138,7 @@ LOOKS = {
     exact: _exact,
     paging: _paging,
     kernels: _kernels,
+    low_rank: _low_rank,
 }
 
 

@@ -76,9 +76,10 @@ be limited.
 
 Where there are at least as many slots as workers, each slot stays on one worker and no gradient travels; otherwise
 every worker computes its part of every slot's rows, with one all-reduce a step. Without `slots`, a pack times steps of
-1, 2, 4, ... slots when it starts, and offers fewer slots where fewer are faster. At least two widths are tried, with
-one or two steps each: a few seconds on short rows, tens of seconds on long ones or a slow machine. With `repeats` over
-1 it offers slots for whole trials. With `slots` nothing is timed, and the pack has as many as asked where they fit.
+1, 2, 4, ... slots when it starts, and offers fewer slots where fewer are faster, or where the widths that it timed do
+not tell enough of wider ones. At least two widths are tried, with one or two steps each: a few seconds on short rows,
+tens of seconds on long ones or a slow machine. With `repeats` over 1 it offers slots for whole trials. With `slots`
+nothing is timed, and the pack has as many as asked where they fit.
 
 `raylora sweep FILE --plan` prints the plan and starts nothing. Cores, GPUs and free memory are those of the cluster at
 `ray.address` or `RAY_ADDRESS`, whose nodes are asked, or of this machine where there is none. Times are those of one
