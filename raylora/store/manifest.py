@@ -79,9 +79,21 @@ def publish(store: Store, prefix: str, files: Mapping[str, bytes | Path], about:
             store.upload(content, key)
         else:
             store.write(key, content)
-    document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
-    turn.end(json.dumps(signed(document), indent=1).encode())
+    turn.end(_document(digests, about))
     return store.uri_of(prefix)
+
+
+def manifest_of(files: Mapping[str, bytes | Path], about: Mapping[str, Any]) -> bytes:
+    """Make the manifest of a group that becomes whole in another way, as a folder does that appears by a rename.
+
+    Args:
+        files: As of `publish`.
+        about: As of `publish`.
+
+    Returns:
+        The text of the group's ``manifest.json``.
+    """
+    return _document({checked_key(name): _digest(content) for name, content in files.items()}, about)
 
 
 def discard(store: Store, prefix: str) -> None:
@@ -227,6 +239,11 @@ def fetch(store: Store, prefix: str, local: Path) -> Manifest:
             path.unlink()
             raise
     return manifest
+
+
+def _document(digests: Mapping[str, FileDigest], about: Mapping[str, Any]) -> bytes:
+    document = {"format": FORMAT, "about": about, "files": {name: asdict(digest) for name, digest in digests.items()}}
+    return json.dumps(signed(document), indent=1).encode()
 
 
 def _file_name(name: str) -> str:

@@ -25,7 +25,13 @@ LINEAGE = {
     "seed": "seed",
     "spec_digest": "digest of the configuration",
     "run_id": "run",
+    "combined_from": "combined of",
+    "method": "combined by",
+    "weights": "weights of those",
+    "density": "part of their values that was kept",
+    "max_rank": "rank that was asked for",
     "eval_loss": "validation loss",
+    "rank_errors": "lost by a smaller rank before",
     "raylora": "raylora",
 }
 """What of a manifest is told, and what a person calls it."""
@@ -89,7 +95,7 @@ def card(facts: CardFacts) -> str:
     ]
     if facts.has_own_template:
         rows.append(("chat template", "the run's own, not the base's: give it to the server"))
-    rows += [(LINEAGE[name], _code(value)) for name, value in told.items()]
+    rows += [(LINEAGE[name], _told(name, value)) for name, value in told.items()]
     if facts.rank_error is not None:
         lost = f"mean {facts.rank_error['mean']:.2%}, largest {facts.rank_error['max']:.2%}"
         rows.append(("lost by the smaller rank, of each layer's update", lost))
@@ -117,7 +123,17 @@ def _front_matter(facts: CardFacts, told: Mapping[str, Any]) -> str:
 
 
 def _code(value: object) -> str | None:
-    return None if value is None else f"`{value}`"
+    if value is None:
+        return None
+    return f"`{json.dumps(value) if isinstance(value, list | dict) else value}`"
+
+
+def _told(name: str, value: object) -> str | None:
+    """What a manifest says; what an adapter was combined of by runs, where they are known, and digests of tensors."""
+    if name != "combined_from" or not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return _code(value)  # whatever it is: a manifest is a text that anybody can write
+    named = [(each.get("run_id"), each.get("digest")) for each in value]
+    return "; ".join(f"run `{run}`, SHA-256 `{digest}`" if run else f"SHA-256 `{digest}`" for run, digest in named)
 
 
 def _commands(facts: CardFacts) -> tuple[str, str]:
@@ -138,7 +154,7 @@ def _commands(facts: CardFacts) -> tuple[str, str]:
         case "lorax":
             return "bash", _lorax(name, f"{base}{revision}")
         case "ray-serve":
-            return "bash", _ray_serve(name, facts.base_name, largest)
+            return "bash", _ray_serve(facts, largest)
         case "gguf":
             return "bash", f"llama-server --model BASE.gguf --lora {place}  # BASE.gguf: {base} as GGUF"
     return "python", _peft(facts)
@@ -166,8 +182,10 @@ def _lorax(name: str, base: str) -> str:
     )
 
 
-def _ray_serve(name: str, base: str, largest: int) -> str:
+def _ray_serve(facts: CardFacts, largest: int) -> str:
     """The bucket is the user's: Ray Serve loads adapters from object storage alone."""
+    name, base = facts.name, facts.base_name
+    revision = f', "revision": {json.dumps(facts.base_revision)}' if facts.base_revision else ""
     return (
         f"aws s3 sync {shlex.quote(f'./{name}')} {shlex.quote(f's3://BUCKET/loras/{name}')}\n"
         "python - <<'END'\n"
@@ -175,7 +193,7 @@ def _ray_serve(name: str, base: str, largest: int) -> str:
         "config = LLMConfig(\n"
         f'    model_loading_config={{"model_id": "{base}", "model_source": "{base}"}},\n'
         '    lora_config={"dynamic_lora_loading_path": "s3://BUCKET/loras"},\n'
-        f'    engine_kwargs={{"enable_lora": True, "max_lora_rank": {largest}}},\n'
+        f'    engine_kwargs={{"enable_lora": True, "max_lora_rank": {largest}{revision}}},\n'
         ")\n"
         f'# Requests name the model "{base}:{name}".\n'
         'serve.run(build_openai_app({"llm_configs": [config]}), blocking=True)\n'

@@ -1,4 +1,4 @@
-"""What an export writes: the files that PEFT and servers read, and what is well to know of them.
+"""What an export writes: the files that PEFT and servers read, lineage, and what is well to know of them.
 
 An adapter and the updates that go out enter; bytes by file name, and sentences, leave. Called by `served_folder`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 
@@ -77,6 +78,21 @@ def peft_files(server: Server, adapter: StoredAdapter, base: BaseName, content: 
         TENSORS: safetensors.torch.save(tensors, {"format": "pt"}),
         CONFIG: json.dumps(config, indent=2).encode(),
     }
+
+
+def lineage_of(adapter: StoredAdapter, base: BaseName, content: Content) -> dict[str, Any]:
+    """Where an exported adapter comes from, for its manifest: as the stored one says it, what the export did beside it.
+
+    Args:
+        adapter: As it is stored, with a lineage.
+        base: What the config names.
+        content: The updates that go out.
+    """
+    told = {**adapter.about, "base_model": base.name, "base_revision": base.revision}
+    if content.rank_error is not None and content.rank_error["max"] > 0:
+        before = adapter.about.get("rank_errors")
+        told["rank_errors"] = [*(before if isinstance(before, list) else []), content.rank_error]
+    return told
 
 
 def warnings_of(adapter: StoredAdapter, server: Server, base: BaseName, content: Content) -> list[str]:

@@ -18,11 +18,12 @@ from raylora.adapters.rerank import evened, reranked
 from raylora.adapters.serving.asked import Asked, BaseName, base_named
 from raylora.adapters.serving.card import CardFacts, card
 from raylora.adapters.serving.gguf_file import Layout, gguf_layout, write_gguf
-from raylora.adapters.serving.served_files import Content, peft_files, warnings_of
+from raylora.adapters.serving.served_files import Content, lineage_of, peft_files, warnings_of
 from raylora.adapters.serving.servers import SERVERS, Server, is_dora, refused_kinds, refused_layers
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError, together
 from raylora.store.before_start import Checks
+from raylora.store.manifest import MANIFEST, manifest_of
 
 GGUF_FILE, CARD_FILE = "adapter.gguf", "README.md"
 
@@ -151,7 +152,7 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
         if even is not None and layout is not None:
             write_gguf(home / GGUF_FILE, even, layout, base.name)
         else:
-            for file, data in peft_files(server, adapter, base, content).items():
+            for file, data in _adapter_files(server, adapter, base, content).items():
                 (home / file).write_bytes(data)
         (home / CARD_FILE).write_text(card(facts), encoding="utf-8")
         files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
@@ -159,6 +160,15 @@ def _write(server: Server, adapter: StoredAdapter, asked: Asked, base: BaseName,
     if asked.has_own_template:
         told.append("it was trained with a chat template of its own, not the base's; give the server the run's")
     return Exported(out, files, r, content.rank_error, base.name, told)
+
+
+def _adapter_files(server: Server, adapter: StoredAdapter, base: BaseName, content: Content) -> dict[str, bytes]:
+    """What PEFT writes, and the manifest by which raylora knows it again; not of an adapter of unknown origin."""
+    files = peft_files(server, adapter, base, content)
+    if not adapter.about:
+        return files
+    # The card stays out of it: people go on writing there.
+    return {**files, MANIFEST: manifest_of(files, lineage_of(adapter, base, content))}
 
 
 def _name_of(adapter: StoredAdapter, out: Path) -> str:

@@ -72,9 +72,9 @@ def files_of(
     }
 
 
-def published(model: PeftModel, home: Path, **options: Any) -> StoredAdapter:
-    """The adapter as raylora stores it."""
-    return read_adapter(publish(open_store(str(home)), "adapter", files_of(model, **options), ABOUT))
+def published(model: PeftModel, home: Path, about: Mapping[str, Any] | None = None, **options: Any) -> StoredAdapter:
+    """The adapter as raylora stores it, with a lineage that says this and that beside what it says anyway."""
+    return read_adapter(publish(open_store(str(home)), "adapter", files_of(model, **options), ABOUT | (about or {})))
 
 
 def saved(model: PeftModel, home: Path, **options: Any) -> StoredAdapter:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def test_the_card_has_lineage_that_programs_read_and_a_command_that_people_copy(
 
 def test_ray_serve_gets_a_folder_of_folders_named_by_the_run(base: Path, tmp_path: Path):
     written = export_adapter(published(adapted(base), tmp_path / "store"), Asked("ray-serve", tmp_path / "loras"))
-    names = ("README.md", "adapter_config.json", "adapter_model.safetensors")
+    names = ("README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json")
     assert list(written.files) == [f"{ABOUT['run_id']}/{name}" for name in names]
     body = (tmp_path / "loras" / written.files[0]).read_text()
     assert f'Requests name the model "{BASE_NAME}:{ABOUT["run_id"]}"' in body
@@ -199,6 +201,21 @@ def test_another_name_of_the_base_goes_without_the_revision_of_the_first(tmp_pat
     export_adapter(adapter, Asked("vllm", tmp_path / "renamed", base_name="org/model"))
     assert config_in(tmp_path / "renamed")["revision"] is None
     assert b"a-commit" not in all_bytes(tmp_path / "renamed")
+
+
+@pytest.mark.parametrize("word", FOLDERS)
+def test_the_command_on_the_card_takes_the_base_at_its_commit(tmp_path: Path, word: str):
+    adapter = stored({"revision": 'a-"commit"'}, {Q: (8, 8, 4)})
+    written = export_adapter(adapter, Asked(word, tmp_path / "out"))
+    card = next(file for file in written.files if file.endswith("README.md"))
+    *_, code, _ = (tmp_path / "out" / card).read_text().split("```")
+    _, _, program = code.partition("python - <<'END'\n") if word == "ray-serve" else code.partition("\n")
+    if word in ("peft", "ray-serve"):
+        nodes = ast.walk(ast.parse(program.removesuffix("END\n")))
+        assert 'a-"commit"' in [node.value for node in nodes if isinstance(node, ast.Constant)]
+    else:
+        words = shlex.split(program.splitlines()[0])
+        assert words[words.index("--revision") + 1] == 'a-"commit"'
 
 
 def test_an_adapter_of_another_tool_has_a_card_without_lineage_and_says_so(base: Path, tmp_path: Path):

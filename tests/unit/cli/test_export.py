@@ -21,7 +21,7 @@ from tests.unit.adapters.exported_adapters import all_bytes, base_of
 from tests.unit.cli.conftest import Raylora
 from tests.unit.train.tiny_run import CPU, tiny_spec
 
-FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json"]
 
 
 @pytest.fixture
