@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from transformers import PretrainedConfig
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.log import get_logger
-from raylora.model.source.source import BaseFolder, base_config, resolve_base
+from raylora.model.source.source import BaseFolder, base_commit, base_config, resolve_base
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
@@ -82,6 +83,32 @@ def config_of_base(adapter: StoredAdapter, place: BasePlace | None) -> Pretraine
         StoreError: Storage cannot be read.
     """
     return _found(adapter, place, lambda where: base_config(_as_run(where)))
+
+
+def check_place(adapter: StoredAdapter, place: BasePlace | None, cache: Path) -> None:
+    """Refuse a place whose base the adapter was not trained on, where nothing of it but its config is wanted.
+
+    The commit tells it where both have one and it is the same. Else the digest does, for which weights that lie
+    elsewhere are fetched.
+
+    Args:
+        adapter: What was trained.
+        place: Where its base should be; where the adapter's config says, if ``None``.
+        cache: Folder for what is converted or downloaded.
+
+    Raises:
+        ModelError: There is no such base, or it is another one.
+        StoreError: Storage cannot be read.
+    """
+    if adapter.base_digest is None:
+        log.warning("adapter: %s does not say the digest of its base, which was not checked", adapter.uri)
+    elif adapter.base_revision is None or adapter.base_revision != _found(adapter, place, partial(_commit, adapter)):
+        open_base(adapter, place, cache)
+
+
+def _commit(adapter: StoredAdapter, place: BasePlace) -> str | None:
+    """Of the base at a place, if it is called as the adapter's is."""
+    return base_commit(_as_run(place)) if place.base_model == adapter.base_name else None
 
 
 def _said_base(adapter: StoredAdapter) -> BasePlace:

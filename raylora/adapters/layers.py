@@ -75,6 +75,15 @@ def deltas(adapter: StoredAdapter, place: BasePlace | None = None) -> dict[str, 
         ) from error
 
 
+def reads_base(adapter: StoredAdapter) -> bool:
+    """Whether `deltas` makes an adapter's matrices after the layers of its base, so that another base gives others.
+
+    Args:
+        adapter: Of any type.
+    """
+    return adapter.config.get("peft_type") == "VERA"
+
+
 def needs_peft(adapter: StoredAdapter) -> bool:
     """Whether an adapter is more than two matrices a layer, so that PEFT's own modules compute it.
 

@@ -46,7 +46,7 @@ def export(
     place = checks.of(lambda: find_adapter(adapter, store, base))
     stored = None if place is None else checks.of(partial(read_adapter, place.uri))
     known, template = (None, None) if place is None else (place.base, place.chat_template)
-    asked = Asked(for_, folder, max_rank, base_name, known, template is not None)
+    asked = Asked(for_, folder, max_rank, base_name, known, template is not None, base is not None)
     if stored is None:
         raise together([*asked.problems(), *checks.errors])
     with before_start():

@@ -20,7 +20,7 @@ from raylora.model.source.source import resolve_base
 from tests.reference.llama_cpp import continued, server_of
 from tests.reference.tiny_gguf import VOCAB_SIZE, tiny_base, write_base
 from tests.servers.lacking import needs
-from tests.unit.adapters.exported_adapters import PATTERNS, adapted, base_of, published
+from tests.unit.adapters.exported_adapters import PATTERNS, adapted, base_of, saved
 from tests.unit.model.tiny import spec_of
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def logprobs_of(model: nn.Module, prompt: list[int], ids: list[int]) -> Tensor:
 
 
 def exported(model: PeftModel, home: Path, base: str | Path) -> Path:
-    export_adapter(published(model, home / "store"), Asked("gguf", home / "out", place=BasePlace(str(base))))
+    export_adapter(saved(model, home / "store"), Asked("gguf", home / "out", place=BasePlace(str(base))))
     return home / "out" / "adapter.gguf"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raylora.adapters.base import BasePlace
@@ -11,6 +11,7 @@ from raylora.adapters.serving.servers import SERVERS
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import InputError
 from raylora.model.base.folder import LOGICAL_NAME
+from raylora.store.home import cache_dir
 
 NO_NAME = "which is no name that other machines know. Allowed: a hub id such as Qwen/Qwen2.5-7B-Instruct"
 
@@ -26,6 +27,8 @@ class Asked:
         base_name: Logical id of the base, in place of the adapter's own word for it.
         place: Where the base is, for GGUF and VeRA, which need its config; ``None`` where the adapter says it.
         has_own_template: Whether it was trained with a chat template that is not the base's.
+        is_place_said: Whether somebody named that place now, who is told if it is another base's.
+        cache: Folder for what is converted or downloaded to find that out.
     """
 
     word: str
@@ -34,6 +37,8 @@ class Asked:
     base_name: str | None = None
     place: BasePlace | None = None
     has_own_template: bool = False
+    is_place_said: bool = False
+    cache: Path = field(default_factory=cache_dir)
 
     def problems(self) -> list[InputError]:
         """All that is wrong with it, whatever the adapter is."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylora.adapters.base import config_of_base
+from raylora.adapters.base import check_place, config_of_base
 from raylora.adapters.delta import Delta
-from raylora.adapters.layers import deltas
+from raylora.adapters.layers import deltas, reads_base
 from raylora.adapters.new_folder import free_place, new_folder, writing
 from raylora.adapters.rerank import evened, reranked
 from raylora.adapters.serving.asked import Asked, BaseName, base_named
@@ -64,8 +64,9 @@ def export_adapter(adapter: StoredAdapter, asked: Asked, follow: Follow = iter) 
 
     Raises:
         InputError: All that is wrong at once, before anything is written: the words, a kind or a rank that the server
-            does not load, a base that it cannot be told of or that is not there. Or the folder cannot be made.
-        StoreError: The folder cannot be written.
+            does not load, a base that it cannot be told of or that is not there. Or a base that counts, or is named, is
+            another than the adapter was trained on; or the folder cannot be made.
+        StoreError: The folder cannot be written, or storage not be read.
     """
     checks = Checks()
     checks.errors += asked.problems()
@@ -73,6 +74,8 @@ def export_adapter(adapter: StoredAdapter, asked: Asked, follow: Follow = iter) 
     found, layout = (None, None) if server is None else _looked_at(server, adapter, asked, checks)
     if checks.errors or base is None or server is None:
         raise together(checks.errors)
+    if asked.is_place_said or layout is not None or (found is not None and reads_base(adapter)):
+        check_place(adapter, asked.place, asked.cache)
     content = _content(server, found or {}, asked.max_rank, layout, follow)
     return _write(server, adapter, asked, base, content)
 

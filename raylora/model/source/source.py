@@ -76,6 +76,21 @@ def base_config(spec: RunSpec) -> PretrainedConfig:
     return config
 
 
+def base_commit(spec: RunSpec) -> str | None:
+    """Find the commit of a run's base model without fetching its weights; ``None`` for what has no commits.
+
+    Args:
+        spec: The run; `base_model` and `base_model_revision` count.
+
+    Raises:
+        ModelError: Nothing is there.
+        UnusableStoreError: The disk of the hub's cache is full or read-only.
+    """
+    if spec.base_model.startswith("s3://") or local_path(spec.base_model) is not None:
+        return None
+    return hub_folder(spec.base_model, spec.base_model_revision, ["config.json"]).name
+
+
 def _locate(spec: RunSpec, cache: Path) -> tuple[Path, str | None, str | None]:
     """Folder, name where the form itself tells it, commit where there is one."""
     asked, revision = spec.base_model, spec.base_model_revision

@@ -28,7 +28,7 @@ from raylora.adapters.serving.asked import Asked
 from raylora.adapters.serving.gguf_file import reordered
 from raylora.adapters.serving.served_folder import export_adapter
 from raylora.errors import InputError
-from tests.unit.adapters.exported_adapters import BASE_NAME, PATTERNS, adapted, published, stored, updates_of
+from tests.unit.adapters.exported_adapters import BASE_NAME, PATTERNS, adapted, saved, stored, updates_of
 from tests.unit.model.tiny import in_llama_cpps_order, save_tiny, write_gguf
 from tests.unit.train.tiny_run import save_opt
 
@@ -60,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(model: Any, home: Path, base: Path, **words: Any) -> gguf.GGUFReader:
-    adapter = published(model, home / "store")
+    adapter = saved(model, home / "store")
     written = export_adapter(adapter, Asked("gguf", home / "out", place=BasePlace(str(base)), **words))
     assert sorted(written.files) == ["README.md", "adapter.gguf"]
     return gguf.GGUFReader(home / "out" / "adapter.gguf")

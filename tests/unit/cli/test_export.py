@@ -19,7 +19,7 @@ from raylora.tracking.lineage import lineage
 from raylora.train.build import build
 from tests.unit.adapters.exported_adapters import all_bytes, base_of
 from tests.unit.cli.conftest import Raylora
-from tests.unit.train.tiny_run import CPU, tiny_spec
+from tests.unit.train.tiny_run import CPU, save_base, tiny_spec
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json"]
 
@@ -90,6 +90,19 @@ def test_a_folder_needs_its_base_said_where_its_config_counts(
     assert (told.code, told.json["files"]) == (0, ["README.md", "adapter.gguf"]), told.err
     reader = gguf.GGUFReader(tmp_path / "out" / "adapter.gguf")
     assert len(reader.tensors) == 2 * 2 * 3
+
+
+def test_a_base_that_is_named_and_is_another_is_refused_whether_it_counts_or_not(
+    raylora: Raylora, materials: Path, tmp_path: Path, run_id: str
+):
+    other = save_base(tmp_path / "other", initializer_range=0.2)
+    for word in ("vllm", "gguf"):
+        words = ("export", run_id, "--for", word, "--out", tmp_path / word, "--json", "--base")
+        told = raylora(*words, other)
+        assert told.code == 2
+        assert "was trained on another base than other" in told.json["error"]["message"]
+        assert not (tmp_path / word).exists()
+        assert raylora(*words, materials / "base").code == 0
 
 
 def test_what_is_refused_has_exit_code_2_and_leaves_nothing(raylora: Raylora, tmp_path: Path, run_id: str):
