@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 RESULT, BASE = "combined", "base"
 """Names of what is evaluated beside the adapters that were given."""
 
+SUPERVISED = "sft"
+"""Word for what a run minimises that has no `rl`."""
+
 
 def combine(
     adapters: Annotated[
@@ -52,7 +55,7 @@ def combine(
         typer.Option(
             "--evaluate/--no-evaluate",
             help="Losses of the result, of each adapter and of the base on the validation rows of each run or sweep "
-            "among the adapters; done where there is one.",
+            "among the adapters, by what it minimised; done where there is one.",
         ),
     ] = None,
     store: StoreOption = None,
@@ -64,7 +67,7 @@ def combine(
     from raylora.adapters.combining.fit import fitting_layers
     from raylora.adapters.combining.publish import as_adapter, check_free, lineage_of, publish_at
     from raylora.adapters.stored import read_adapter
-    from raylora.store.before_start import Checks
+    from raylora.store.before_start import Checks, before_start
 
     checks = Checks()
     numbers = checks.of(lambda: read_weights(weights, len(adapters)))
@@ -80,25 +83,49 @@ def combine(
     layers = checks.of(partial(fitting_layers, parents, method, known)) if is_read else None
     if checks.errors or layers is None:
         raise together(checks.errors)
+    with before_start():
+        _check_base(parents, known, base is not None)
     result = combine_layers(layers, recipe)
     adapter = as_adapter(result, parents)
-    losses = None
+    losses, objectives = None, None
     if runs:
+        objectives = {word: spec.rl or SUPERVISED for word, spec in runs.items()}
         every: list[tuple[str, Layers]] = [(RESULT, result), *zip(adapters, layers, strict=True), (BASE, {})]
         by_word = dict(zip(adapters, parents, strict=True))
         losses = _evaluated(by_word, known, runs, every)
-    path = publish_at(target, adapter, lineage_of(parents, recipe, losses))
+    folders = {word: parent.digest for (word, place), parent in zip(places, parents, strict=True) if place.uri == word}
+    path = publish_at(target, adapter, lineage_of(parents, recipe, _without_places(losses, folders)))
     unknown = [word for word in adapters if word not in runs] if runs else []
     told = {"method": method, "r": adapter.config["r"], "num_layers": len(result), "weights": list(recipe.weights)}
     if json_:
-        print_json({"path": path, **told, "evaluation": losses, "rows_not_known": unknown})
+        print_json({"path": path, **told, "evaluation": losses, "objectives": objectives, "rows_not_known": unknown})
         return
     say("{} adapters combined by {method}: {num_layers} layers, r={r}".format(len(parents), **told))
-    if losses is not None:
-        _print_losses(losses)
+    if losses is not None and objectives is not None:
+        _print_losses(losses, objectives)
     if unknown:
         say(f"validation rows not known, so not evaluated on: {', '.join(unknown)}", err)
     say(f"adapter: {path}")
+
+
+def _check_base(parents: Sequence[StoredAdapter], place: BasePlace | None, is_said: bool) -> None:
+    """Refuse a base that is not theirs: one that was named now, or that of adapters whose matrices follow from it."""
+    from raylora.adapters.base import check_place
+    from raylora.adapters.layers import reads_base
+    from raylora.store.home import cache_dir
+
+    for parent in parents:
+        if is_said or reads_base(parent):
+            check_place(parent, place, cache_dir())
+
+
+def _without_places(
+    losses: Sequence[Mapping[str, Any]] | None, folders: Mapping[str, str | None]
+) -> list[dict[str, Any]] | None:
+    """Losses for a manifest, which others read: what was named by its folder is called by its tensors' digest there."""
+    if losses is None:
+        return None
+    return [{**each, "adapter": folders.get(each["adapter"], each["adapter"])} for each in losses]
 
 
 def _runs(places: Sequence[tuple[str, AdapterPlace]], asked: bool | None) -> dict[str, RunSpec] | None:
@@ -160,13 +187,14 @@ def _progress() -> Iterator[Listener]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _print_losses(losses: Sequence[Mapping[str, Any]]) -> None:
-    """A row an adapter, a column for each run's validation rows."""
-    names = list(losses[0]["losses"])
+def _print_losses(losses: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> None:
+    """A row an adapter, a column for each run's validation rows; it says what their losses are where they differ."""
     table = Table(title="mean loss on the validation rows of", title_justify="left")
     table.add_column("adapter", no_wrap=True)
+    names, are_several = list(losses[0]["losses"]), len(set(objectives.values())) > 1
     for name in names:
-        table.add_column(escape(name), no_wrap=True, justify="right")
+        title = f"{name} ({objectives[name]})" if are_several else name
+        table.add_column(escape(title), no_wrap=True, justify="right")
     for each in losses:
         found = (each["losses"][name] for name in names)
         cells = ["no validation rows" if loss is None else f"{loss:.4f}" for loss in found]

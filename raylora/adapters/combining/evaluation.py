@@ -7,8 +7,8 @@ command `combine`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from raylora.spec.run import RunSpec
 from raylora.train.build import place_base
 from raylora.train.evaluate import evaluate
 from raylora.train.prediction.estimate import device_of
-from raylora.train.trainee import Trainee
 
 SLOT = 0
 HOW_ONLY = {"split_seed", "sample_packing", "dataset_num_proc"}
@@ -45,8 +44,7 @@ class Losses:
 
     Args:
         adapter: Its name.
-        losses: Mean loss over all labelled tokens, in nats, by the name of the run whose validation rows they are;
-            ``None`` where that run has none.
+        losses: What each run minimised, over its validation rows, by the name of the run; ``None`` where it has none.
     """
 
     adapter: str
@@ -59,11 +57,11 @@ class _Task:
 
     Args:
         rows: Validation rows of a run.
-        objective: What it minimised.
+        spec: Of the run, which says what it minimised.
     """
 
     rows: Batches
-    objective: Objective
+    spec: RunSpec
 
 
 def evaluate_adapters(
@@ -74,7 +72,7 @@ def evaluate_adapters(
     holding: str,
     listen: Listener = lambda done, total: None,
 ) -> list[Losses]:
-    """Evaluate adapters on the validation rows of some runs.
+    """Evaluate adapters on the validation rows of some runs, by what each run minimised.
 
     Args:
         base: What all of them were trained on.
@@ -88,41 +86,38 @@ def evaluate_adapters(
         In the order of the adapters.
 
     Raises:
-        InputError: The runs minimised different objectives.
         DataError: Rows of a run cannot be read: all problems at once.
         ModelError: The base cannot be loaded.
         StoreError: The cache cannot be written.
     """
-    if len(learned := {spec.rl for spec in runs.values()}) > 1:
-        kinds = ", ".join(sorted(str(rl or "supervised fine-tuning") for rl in learned))
-        raise InputError(f"--evaluate: the runs learned by {kinds}, whose losses are not alike; say --no-evaluate")
     tasks = _tasks(base, cache, runs)
     several = list(dict.fromkeys(task for task in tasks.values() if task is not None))
     if not several:
         return [Losses(name, dict.fromkeys(tasks)) for name, _ in adapters]
-    trainee = _placed(base, list(runs.values()), holding)
+    specs = [_alone(task.spec, runs.values(), holding) for task in several]
+    placed = place_base(specs[0], base.path, (base.name, base.revision), torch.device(device_of(specs[0].distributed)))
+    # What passes an evaluation takes, as those of a reference, is asked of the trainee's own configuration.
+    asked = [replace(placed, spec=spec, objectives={SLOT: objective_of(spec)}) for spec in specs]
     found: list[Losses] = []
     for name, layers in adapters:
         settings, tensors = in_one_slot(layers)
-        trainee.bank.admit(SLOT, settings, list(layers))
-        trainee.bank.load(SLOT, tensors)
+        placed.bank.admit(SLOT, settings, list(layers))
+        placed.bank.load(SLOT, tensors)
         losses: dict[_Task | None, float] = {}
-        for task in several:
-            trainee.objectives[SLOT] = task.objective
+        for task, trainee in zip(several, asked, strict=True):
             losses[task] = evaluate(trainee, {SLOT: task.rows})[SLOT].loss
             listen(len(found) * len(several) + len(losses), len(adapters) * len(several))
-        trainee.bank.release(SLOT)
+        placed.bank.release(SLOT)
         found.append(Losses(name, {run: losses.get(task) for run, task in tasks.items()}))
     return found
 
 
-def _placed(base: BaseFolder, specs: Sequence[RunSpec], holding: str) -> Trainee:
-    """The base in this process alone, for rows as long as any run has."""
-    longest = max(spec.sequence_len for spec in specs)
-    alone = {"distributed": DistributedSpec(), "adapter_bank": "packed", "sequence_len": longest}
+def _alone(spec: RunSpec, specs: Collection[RunSpec], holding: str) -> RunSpec:
+    """A run in this process alone, over a base for rows as long as any run has."""
+    longest = max(each.sequence_len for each in specs)
+    alone = {"distributed": DistributedSpec(), "adapter_bank": "packed", "peft": None, "sequence_len": longest}
     held = {"load_in_4bit": False, "load_in_8bit": False, **FIELDS[holding]}
-    spec = specs[0].model_copy(update=alone | held)
-    return place_base(spec, base.path, (base.name, base.revision), torch.device(device_of(spec.distributed)))
+    return spec.model_copy(update=alone | held)
 
 
 def _tasks(base: BaseFolder, cache: Path, runs: Mapping[str, RunSpec]) -> dict[str, _Task | None]:
@@ -158,4 +153,4 @@ def _open(base: BaseFolder, cache: Path, spec: RunSpec) -> _Task | None:
     # Each row by itself: its loss is the same, and no base has to keep rows of a bin apart.
     tokenizer = load_tokenizer(base.path, spec.chat_template)
     alone = open_batches(spec.model_copy(update={"sample_packing": False}), tokenizer, rows)
-    return _Task(alone, objective_of(spec))
+    return _Task(alone, spec)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,46 +16,21 @@ from raylora.cli.adapter import find_adapter
 from raylora.model.adapter.adalora import pruned
 from raylora.model.adapter.bank import Adapter
 from raylora.model.export import publish_adapter
-from raylora.model.source.digest import base_digest
-from raylora.spec.fields.holding import word_for
 from raylora.spec.run import RunSpec
 from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.blob import open_store
-from raylora.store.home import cache_dir, default_store_uri
-from raylora.store.runs import new_run, run_store, update_run, write_run
+from raylora.store.home import default_store_uri
+from raylora.store.runs import update_run
 from raylora.store.sweeps import new_sweep, write_sweep
 from raylora.train.evaluate import evaluate
-from tests.cluster.alone import in_one_process, loss_alone
+from tests.cluster.alone import loss_alone
 from tests.unit.cli.conftest import Raylora
+from tests.unit.cli.ended_runs import ATTENTION, ended
 from tests.unit.cli.terminal import cells
 from tests.unit.sweep.made_sweeps import sweep, trial
-from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec, write_pairs
+from tests.unit.train.tiny_run import build_tiny, open_rows, save_base, tiny_spec
 
-ATTENTION, ALL = ["q_proj", "v_proj"], "all-linear"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that is over, as far as the store knows."""
-
-    run_id: str
-    spec: RunSpec
-    uri: str
-
-
-def ended(materials: Path, digest: str | None = None, **fields: object) -> Run:
-    """A run whose adapter has random values."""
-    spec = tiny_spec(materials / "base", materials / "rows.jsonl", **{"val_set_size": 8, **fields})
-    store = open_store(default_store_uri())
-    run_id = write_run(store, new_run(spec)).run_id
-    made = build_tiny(in_one_process(spec)).bank.export(0)
-    draw = torch.Generator().manual_seed(spec.seed)
-    tensors = {name: 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in made.tensors.items()}
-    about = {"base_digest": digest or base_digest(materials / "base", cache_dir()), "run_id": run_id}
-    about["quantization"] = word_for(spec)
-    uri = publish_adapter(run_store(store, run_id), Adapter(tensors, made.config), about)
-    update_run(store, run_id, status="finished", result={"adapter_uri": uri})
-    return Run(run_id, spec, uri)
+ALL = "all-linear"
 
 
 def loss_of_base(spec: RunSpec, cache: Path) -> float:
@@ -141,18 +114,32 @@ def without_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, **values}
 
 
-def test_each_run_is_evaluated_by_what_it_minimised(raylora: Raylora, materials: Path, tmp_path: Path):
-    pairs = write_pairs(tmp_path / "pairs.jsonl", 24)
-    source = {"path": str(pairs), "type": "preference"}
-    alike = {"rl": "dpo", "datasets": [source], "lora_target_modules": ATTENTION, "seed": 1}
-    runs = [ended(materials, rl_beta=beta, **alike) for beta in (0.05, 2.0)]
-    words = (*(run.run_id for run in runs), "--method", "linear", "--out", tmp_path / "out")
-    told = raylora("combine", *words, "--json")
-    assert told.code == 0, told.err
-    losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
-    wanted = {run.run_id: loss_alone(run.spec, run.uri, tmp_path) for run in runs}
-    assert losses[runs[0].run_id] == losses[runs[1].run_id] == pytest.approx(wanted, rel=1e-5)
-    assert abs(wanted[runs[0].run_id] - wanted[runs[1].run_id]) > 1e-2
+def test_a_base_that_is_named_and_is_another_is_refused(raylora: Raylora, materials: Path, tmp_path: Path):
+    vera = ended(materials, lora_target_modules=ATTENTION, adapter="vera", lora_r=12)
+    lora = ended(materials, lora_target_modules=ATTENTION)
+    other = save_base(tmp_path / "other", intermediate_size=128)
+    words = ("combine", vera.uri, lora.uri, "--method", "cat", "--out", tmp_path / "out", "--json", "--base")
+    told = raylora(*words, other)
+    assert told.code == 2
+    assert f"{vera.uri} was trained on another base than other" in told.json["error"]["message"]
+    words = ("combine", lora.uri, lora.uri, *words[3:])
+    assert "was trained on another base than other" in raylora(*words, other).json["error"]["message"]
+    assert not (tmp_path / "out").exists()
+    assert raylora("combine", vera.uri, *words[2:], materials / "base").code == 0
+
+
+def test_the_base_of_vera_is_its_own_where_nobody_names_another(raylora: Raylora, materials: Path, tmp_path: Path):
+    base = tmp_path / "base"
+    shutil.copytree(materials / "base", base)
+    fields: dict[str, object] = {"lora_target_modules": ATTENTION, "adapter": "vera", "lora_r": 12}
+    runs = [ended(materials, base=base, seed=seed, **fields) for seed in (1, 2)]
+    shutil.rmtree(base)
+    save_base(base, intermediate_size=128)
+    words = ("combine", *(run.run_id for run in runs), "--method", "cat", "--out", tmp_path / "out", "--no-evaluate")
+    told = raylora(*words, "--json")
+    assert told.code == 2
+    assert f"{runs[0].uri} was trained on another base than base" in told.json["error"]["message"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_a_folder_is_evaluated_on_the_rows_of_the_others(raylora: Raylora, materials: Path, tmp_path: Path):
@@ -164,6 +151,9 @@ def test_what_is_a_folder_is_evaluated_on_the_rows_of_the_others(raylora: Raylor
     losses = {each["adapter"]: each["losses"] for each in told.json["evaluation"]}
     assert losses.keys() == {"combined", folder.uri, run.run_id, "base"}
     assert losses[run.run_id] == {run.run_id: pytest.approx(loss_alone(run.spec, run.uri, tmp_path), rel=1e-5)}
+    kept = read_adapter(str(tmp_path / "out")).about["evaluation"]
+    assert [each["adapter"] for each in kept] == ["combined", read_adapter(folder.uri).digest, run.run_id, "base"]
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
     told = raylora(*words, "--out", tmp_path / "for a person")
     assert "validation rows not known, so not evaluated on: " in told.err
 
