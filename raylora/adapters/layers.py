@@ -122,7 +122,7 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     """
     config, kind = adapter.config, adapter.config.get("peft_type")
     if kind not in KINDS:
-        raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. Merge it: raylora merge")
+        raise ModelError(f"adapter: {adapter.uri} is {kind!r}. Allowed: {', '.join(KINDS)}. {_way_out(adapter)}")
     problems = []
     if (other := why_other_task(config)) is not None:
         problems.append(other)
@@ -147,6 +147,15 @@ def _sorted(adapter: StoredAdapter) -> dict[str, dict[str, Tensor]]:
     if problems:
         raise ModelError("\n".join(f"adapter: {adapter.uri} {problem}" for problem in problems))
     return parts
+
+
+def _way_out(adapter: StoredAdapter) -> str:
+    """What to do with an adapter of another kind."""
+    from raylora.model.bank.peft_config import is_held  # seconds of import that only these adapters need
+
+    if is_held(adapter.config.get("peft_type")):
+        return f"Merge it: raylora merge {adapter.uri} --out FOLDER"
+    return "Load it with PEFT's PeftModel, and merge it with PEFT where its type can be"
 
 
 def _by_layer(adapter: StoredAdapter) -> tuple[dict[str, dict[str, Tensor]], list[str]]:

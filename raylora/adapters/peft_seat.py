@@ -79,7 +79,7 @@ def config_of(adapter: StoredAdapter) -> PeftConfig:
     if (reason := why_not(name)) is not None:
         raise ModelError(
             f"adapter: {adapter.uri} is {name}: {reason}. Allowed: types that raylora trains. Load it with "
-            "PEFT's PeftModel"
+            "PEFT's PeftModel, and merge it with PEFT where its type can be"
         )
     refused = f"adapter: {adapter.uri} is {name}, and PEFT refuses its config"
     with in_our_words(lambda why: f"{refused} ({why}). Save it with PEFT again"):

@@ -31,6 +31,7 @@ OURS = {
 REFUSED = {
     "ADALORA": "its ranks are taken away between steps, which PEFT leaves to the trainer; write adapter: adalora",
     "ADAMSS": "how much it trains follows from clusters of the weights' rows, which are known once the base is loaded",
+    "GLORA": "it takes layers of the class torch.nn.Linear alone, and those of the frozen base are of one of their own",
     "XLORA": "it mixes adapters that are trained already",
     "POLY": "it asks each row for the number of its task, and rows here have none",
     "LILY": "it averages its router over all tokens of a batch, so a row's loss would depend on those beside it",
@@ -91,6 +92,15 @@ def why_not(name: str) -> str | None:
     if isinstance(tuner, type) and issubclass(tuner, BaseTuner):
         return None
     return VIRTUAL_TOKENS
+
+
+def is_held(name: object) -> bool:
+    """Whether PEFT's modules of a type can be put into a base here.
+
+    Args:
+        name: Of any type, also one that PEFT does not have.
+    """
+    return name in [kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING] and why_not(str(name)) is None
 
 
 def _made(name: str, config_class: type[PeftConfig], values: dict[str, Any]) -> PeftConfig:
