@@ -38,7 +38,7 @@ class Checkpoint:
     Args:
         step: Optimizer steps done.
         tensors: Whole tensors by name: adapter, optimizer moments.
-        state: Everything else, made of what JSON holds: losses, digests; the step is also the data cursor.
+        state: Everything else, made of what JSON holds: losses, digests, and what follows from the step, to compare.
         uri: Where it was read from; empty while it is stored nowhere.
         eval_loss: Validation loss of these very weights; ``None`` where they were not validated.
         digest: SHA-256, in hexadecimal, over those of its files; empty while it is stored nowhere.

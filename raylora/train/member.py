@@ -17,6 +17,7 @@ from raylora.errors import NonFiniteLossError, StoreError
 from raylora.objectives.objective import Measured
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
+from raylora.train.cursors import check_cursors, cursors
 from raylora.train.eva import NUM_STEPS
 from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.schedule import learning_rate
@@ -89,6 +90,7 @@ class Member:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, and give up those of the run that are beyond it."""
         self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
+        check_cursors(checkpoint, cursors(self.spec, self._rows, checkpoint.step, self.num_steps))
         self._writing.uri, self._saved_step = checkpoint.uri, checkpoint.step
         self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
         if self._trainee.slot_ranks.rank == 0:
@@ -98,8 +100,7 @@ class Member:
         """This moment, for another rank that goes on with the run; what is on its way to the store is there."""
         with suppress(StoreError):  # the rank that goes on saves anew
             self._writing.settle()
-        moment = take(self._trainee, self.slot, self.progress, self._digests)
-        return replace(moment, uri=self._writing.uri)
+        return replace(self._take(), uri=self._writing.uri)
 
     def take_over(self, moment: Checkpoint) -> None:
         """Go on where another rank stood.
@@ -164,7 +165,7 @@ class Member:
         progress.train_loss = result.loss
         progress.train_s += seconds
         if progress.step % self.spec.logging_steps == 0 or self._is_through:
-            self.emit("step", _metrics(result, share.learning_rate, seconds))
+            self.emit("step", result.told(share.learning_rate, seconds))
 
     @property
     def is_to_report(self) -> bool:
@@ -224,8 +225,13 @@ class Member:
             StoreError: The checkpoint before this one could not be kept; on every rank.
         """
         if self._saved_step != self.progress.step:
-            self._writing.begin(lambda: take(self._trainee, self.slot, self.progress, self._digests))
+            self._writing.begin(self._take)
             self._saved_step = self.progress.step
+
+    def _take(self) -> Checkpoint:
+        """This moment; a collective call."""
+        here = cursors(self.spec, self._rows, self.progress.step, self.num_steps)
+        return take(self._trainee, self.slot, self.progress, self._digests, here)
 
     def settle(self) -> str:
         """Wait until what was to be kept is; a collective call.
@@ -284,14 +290,3 @@ class Member:
         num_more = len(error.row_ids) - len(places)
         more = f"; and {num_more} more" if num_more else ""
         return f" The rows are: {'; '.join(places)}{more}." if places else ""
-
-
-def _metrics(result: StepResult, rate: float, seconds: float) -> dict[str, float]:
-    return {
-        "train_loss": result.loss,
-        "learning_rate": rate,
-        "grad_norm": result.grad_norm,
-        "num_tokens": float(result.num_tokens),
-        "tokens_per_s": result.num_tokens / seconds,
-        **{f"train_{name}": value for name, value in result.metrics.items()},
-    }

@@ -62,6 +62,22 @@ class StepResult:
     grad_norm: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def told(self, learning_rate: float, seconds: float) -> dict[str, float]:
+        """What is told of the step, by MLflow's names.
+
+        Args:
+            learning_rate: It was taken with.
+            seconds: It took.
+        """
+        return {
+            "train_loss": self.loss,
+            "learning_rate": learning_rate,
+            "grad_norm": self.grad_norm,
+            "num_tokens": float(self.num_tokens),
+            "tokens_per_s": self.num_tokens / seconds,
+            **{f"train_{name}": value for name, value in self.metrics.items()},
+        }
+
 
 def train_step(trainee: Trainee, shares: Sequence[Share]) -> dict[int, StepResult | NonFiniteLossError]:
     """Forward and backward of every micro-batch, then one update of each slot.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,6 +148,52 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_one_without_the_di
     other = replace(checkpoint, state={**checkpoint.state, "digests": digests})
     with pytest.raises(StoreError, match=r"its configuration digest is eeee.* restore the same configuration, or"):
         restore(trainee, 0, other, mine)
+
+
+@pytest.mark.parametrize("fields", [{}, {"sample_packing": True, "lr_scheduler": "cosine"}], ids=["rows", "bins"])
+def test_a_checkpoint_notes_where_schedule_and_rows_go_on(home: Path, tmp_path: Path, fields: dict[str, object]):
+    """Held against what the run that was not cut off does next; the last one has no rows to come."""
+    spec = spec_of(home, save_steps=4, logging_steps=1, max_steps=30, **fields)
+    whole, _, _ = start(spec, home, tmp_path / "whole")
+    rates = whole.values("step", "learning_rate")
+    rows, _ = open_rows(spec, home / "cache")
+    for step in (4, 28, 30):
+        start(spec, home, tmp_path / "cut", stop_after=step)
+        checkpoint = load_latest(open_store(str(tmp_path / "cut")))
+        assert checkpoint is not None and checkpoint.step == step
+        noted = checkpoint.state["cursors"]
+        assert checkpoint.state["slot"] == 0
+        assert {name: cursor["at"]["step"] for name, cursor in noted.items()} == dict.fromkeys(
+            ("schedule", "rng", "data"), step
+        )
+        if step == 30:
+            assert "rows_sha256" not in noted["data"]["at"]
+            continue
+        assert noted["schedule"]["at"]["learning_rate"] == rates[step]
+        # Of one rank or two: each row of the step once.
+        taken = [[row for b in rows.step(step, rank, 2) for line in b.row_ids for row in line] for rank in range(2)]
+        assert sorted(taken[0] + taken[1]) == sorted(rows.rows_of(step).tolist())
+        digest = hashlib.sha256(np.asarray(rows.rows_of(step), "<i8").tobytes()).hexdigest()
+        assert noted["data"]["at"]["rows_sha256"] == digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("schedule", {"learning_rate": 0.3}), ("rng", {"generator_seed": 3}), ("data", {"epoch": 9})]
+)
+def test_a_checkpoint_that_would_go_on_otherwise_is_refused_and_one_without_cursors_is_taken(
+    home: Path, tmp_path: Path, name: str, value: dict[str, object]
+):
+    start(spec_of(home), home, tmp_path, stop_after=2)
+    checkpoint = load_latest(open_store(str(tmp_path)))
+    assert checkpoint is not None
+    cursors = checkpoint.state["cursors"]
+    other = cursors | {name: cursors[name] | {"at": cursors[name]["at"] | value}}
+    changed = replace(checkpoint, state={**checkpoint.state, "cursors": other})
+    with pytest.raises(StoreError, match=f"step 2: its {name} cursor is .*, this run's is .*start a new run"):
+        start(spec_of(home), home, tmp_path, checkpoint=changed)
+    old = {key: kept for key, kept in checkpoint.state.items() if key not in ("cursors", "slot")}
+    _, outcome, _ = start(spec_of(home), home, tmp_path, checkpoint=replace(checkpoint, state=old))
+    assert outcome.progress.step == 6
 
 
 @pytest.mark.parametrize("fields", [{}, {"sample_packing": True}], ids=["rows", "bins"])
