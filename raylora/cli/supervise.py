@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,10 @@ from typing import Annotated
 import typer
 
 from raylora.cli.output import Json, err, print_json, say
+from raylora.service.supervisor import AT_ONCE, Supervisor
+from raylora.store.before_start import before_start
+from raylora.store.blob import open_store
+from raylora.store.home import default_store_uri, home, log_path
 
 LOOK_S = 10.0
 """Seconds between two looks at the store."""
@@ -18,26 +23,22 @@ LOOK_S = 10.0
 
 def supervise(
     store: Annotated[str | None, typer.Option(help="Store to watch; raylora's home where absent.")] = None,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Runs and sweeps resumed at once; others wait.")] = AT_ONCE,
     json_: Json = False,
 ) -> None:
     """Resume runs and sweeps whose command or cluster was lost, until stopped (Ctrl-C); what it resumed goes on then.
 
-    What somebody stopped, or what failed by itself, is left alone.
+    Each in the folder that it was started in. What somebody stopped, or what failed by itself, is left alone.
     """
-    from raylora.service.supervisor import Supervisor
-    from raylora.store.before_start import before_start
-    from raylora.store.blob import open_store
-    from raylora.store.home import default_store_uri, log_path
-
     with before_start():
         opened = open_store(store or default_store_uri())
         if store:  # raylora's own home may still be without one
             opened.check_there()
 
-    def resume(name: str) -> subprocess.Popen[bytes]:
-        return _resume(name, opened.uri, log_path(name))
+    def resume(name: str, folder: Path | None) -> subprocess.Popen[bytes]:
+        return _resume(name, opened.uri, log_path(name), folder)
 
-    supervisor = Supervisor(opened, resume)
+    supervisor = Supervisor(opened, resume, max_concurrent)
     say(f"watching {opened.uri}; what is resumed writes to {log_path('NAME')}", err)
     try:
         while True:
@@ -51,9 +52,13 @@ def supervise(
         print_json({"at_work": at_work})
 
 
-def _resume(name: str, store_uri: str, log: Path) -> subprocess.Popen[bytes]:
+def _resume(name: str, store_uri: str, log: Path, folder: Path | None) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "raylora", "resume", name, "--store", store_uri]
+    # Without -P Python would import what lies in the folder, which the record names: whoever writes to the store.
+    words = [sys.executable, "-P", "-m", "raylora", "resume", name, "--store", store_uri]
+    env = os.environ | {"RAYLORA_HOME": str(home())}  # which may be named from this folder
     with log.open("ab") as file:
         # A session of its own: what ends the supervisor, at a terminal or by its group, is not to stop training.
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(
+            words, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )

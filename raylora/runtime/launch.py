@@ -6,6 +6,7 @@ for its word before they read anything. Called by the command line and by ``rayl
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ def resume(
         run_id: Name of the run.
         store_uri: The store it is in; raylora's home where absent.
         listen: Told of every event, in order.
-        overrides: `key=value` words that move it to other workers or another cluster.
+        overrides: `key=value` words that move it to other workers or another cluster, where it stays.
 
     Returns:
         The result; of a run that has finished already, the one it finished with. MLflow then gets what it was not
@@ -101,7 +102,13 @@ def resume(
             log.info("run %s finished at %s; this is its result", run_id, f"{record.updated:%Y-%m-%d %H:%M} UTC")
             _send_rest(spec, record)
             return record.result
-        return _launch(spec, record, lease, listen)
+        return _launch(spec, _moved(record, spec) if overrides else record, lease, listen)
+
+
+def _moved(record: RunRecord, spec: RunSpec) -> RunRecord:
+    """The record of a run that goes on elsewhere, for whoever goes on next; the store is where the record lies."""
+    asked = spec.model_dump(mode="json") | {"storage": record.spec["storage"]}
+    return record.model_copy(update={"spec": asked, "spec_digest": spec.digest})
 
 
 def _send_rest(spec: RunSpec, record: RunRecord) -> None:
@@ -202,7 +209,7 @@ def _run(
         ledger.ask()
     status: Literal["finished", "failed", "interrupted"] = "failed"
     try:
-        begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None}
+        begun = {"status": "running", "mlflow_run_id": tracker.mlflow_run_id, "error": None, "folder": os.getcwd()}
         with before_start():
             lease.take()
             write_run(store, record.model_copy(update=begun))

@@ -6,6 +6,7 @@ Keys: ``<folder>/<id>/<file>``, beside whatever else that run or sweep keeps the
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,6 +53,9 @@ class Record(BaseModel):
     lost_cluster: bool = False
     """Whether it failed, where it did, for the loss of its cluster alone: then it can go on."""
 
+    folder: str | None = None
+    """Folder of the machine that it was started in, or went on in last: where its relative paths begin."""
+
     raylora: str = __version__
     """Version that started it."""
 
@@ -85,7 +89,8 @@ class Records(Generic[R]):
         """
         now = datetime.now(UTC)
         named = {f"{self.noun}_id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"}
-        return self.kind.model_validate(named | {"status": "running", "created": now, "updated": now} | fields)
+        begun = {"status": "running", "created": now, "updated": now, "folder": os.getcwd()}
+        return self.kind.model_validate(named | begun | fields)
 
     def write(self, store: Store, record: R) -> R:
         """Write a record with the present time, and return it.

@@ -6,6 +6,7 @@ seconds to import (transformers, MLflow, pictures) is imported where it is used,
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -118,7 +119,7 @@ class _Launch:
         self, spec: SweepSpec, record: SweepRecord | None, listen: Listener, lease: Lease | None = None
     ) -> None:
         self._spec, self._is_resumed, self._listen, self._lease = spec, record is not None, listen, lease
-        self._record = awaited(record) if record else new_sweep(spec.model_dump(mode="json"))
+        self._record = awaited(record, os.getcwd()) if record else new_sweep(spec.model_dump(mode="json"))
         self._trials = SweepTrials(spec, self._record.sweep_id)
         self._berths = Berths(spec, self._trials, MAX_LEASES)
         self._doing, self._told_at = "starting Ray", 0.0

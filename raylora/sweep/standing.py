@@ -33,14 +33,15 @@ Listener = Callable[[Standing], None]
 """Told how the sweep stands, whenever that changes."""
 
 
-def awaited(record: SweepRecord) -> SweepRecord:
+def awaited(record: SweepRecord, folder: str) -> SweepRecord:
     """Return a sweep that goes on as it stands before it does: trials that an earlier process left open wait.
 
     Args:
         record: As that process left it.
+        folder: Where it goes on.
     """
     trials = (trial if trial.is_over else trial.model_copy(update={"status": "paused"}) for trial in record.trials)
-    return record.model_copy(update={"trials": tuple(trials)})
+    return record.model_copy(update={"trials": tuple(trials), "folder": folder})
 
 
 def next_of_pack(part: str, measures_slots: bool) -> str:

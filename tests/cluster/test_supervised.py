@@ -31,10 +31,12 @@ SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_wo
 
 
 @pytest.fixture
-def supervisor(on_head: Command, ray_head: RayHead) -> Iterator[Running]:
-    """Watches over the command's own store, and has gone when the test ends."""
+def supervisor(on_head: Command, ray_head: RayHead, tmp_path: Path) -> Iterator[Running]:
+    """Watches over the command's own store from another folder, and has gone when the test ends."""
     ray_head.forget_workers()
-    running = on_head.start("supervise", "--json")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    running = Command(elsewhere, on_head.home, ray_head.env).start("supervise", "--json")
     running.wait_for("watching")
     yield running
     with suppress(ProcessLookupError):

@@ -45,6 +45,8 @@ def test_a_run_goes_from_fsdp_to_ddp_to_zero3_and_from_one_worker_to_two(
     (run,) = on_head.run("runs", "--json").json["runs"]
     resume = ("resume", run["run_id"], "--json")
     second = stopped_after(on_head.start(*resume, *overrides(*DDP)), first + 3)
+    (run,) = on_head.run("runs", "--json").json["runs"]
+    assert (run["spec"]["distributed"]["strategy"], run["spec"]["distributed"]["num_workers"]) == ("ddp", 2)
     ended = on_head.run(*resume, *overrides(*ZERO3))
     assert ended.code == 0, ended.err
     assert ended.begun == [second]

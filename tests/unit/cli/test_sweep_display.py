@@ -117,7 +117,7 @@ def test_a_sweep_that_goes_on_waits_for_what_is_not_over():
     picture = SweepPicture()
     left = [trial(0, 1.5), trial(1, 2.5, status="cancelled"), trial(2, 3.5, status="running")]
     assert Standing(sweep(left), 3, "training").num_over == 1
-    picture.show(Standing(awaited(sweep(left)), 3, "starting Ray"))
+    picture.show(Standing(awaited(sweep(left), "."), 3, "starting Ray"))
     lines = drawn(picture)
     assert "1/3 trials over" in lines[1]
     shown = {name: line for line in lines for name in ("t000", "t001", "t002") if f"│ {name}" in line}

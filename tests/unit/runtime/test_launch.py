@@ -66,7 +66,7 @@ class Workers:
 def test_a_driver_that_was_taken_over_does_not_say_how_the_run_ended(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool, status: str
 ):
-    store, record = open_store(str(tmp_path / "store")), new_run(SPEC)
+    store, record = open_store(str(tmp_path / "store")), new_run(SPEC).model_copy(update={"folder": "/of/another"})
     own = run_store(store, record.run_id)
     monkeypatch.setattr(launch, "ray", NoRay)
     tracker = Tracker.start(SPEC, record.run_id, tmp_path / "spool")
@@ -82,6 +82,28 @@ def test_a_driver_that_was_taken_over_does_not_say_how_the_run_ended(
         launch._run(SPEC, record, lease, checked, tracker, group, mailbox, StopWish(), lambda event: None)
     assert client.get_run(tracker.mlflow_run_id).info.status == status
     assert is_deserted(own) != is_lost, "what the other driver holds is left to it"
+    assert read_run(store, record.run_id).folder == str(Path.cwd()), "where its paths were found last"
+
+
+def test_where_a_run_was_moved_to_it_stays_for_whoever_goes_on_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A supervisor has no words of a person's; it was back where nobody wanted it any more."""
+    asked: list[tuple[RunSpec, Any]] = []
+
+    def note(spec: RunSpec, record: Any, lease: Lease, listen: object) -> dict[str, Any]:
+        asked.append((spec, record))
+        return {}
+
+    monkeypatch.setattr(launch, "_launch", note)
+    spec = RunSpec.model_validate(SPEC.model_dump() | {"gradient_accumulation_steps": 4})
+    store = open_store(str(tmp_path / "store"))
+    name = write_run(store, new_run(spec)).run_id
+    launch.resume(name, store.uri, overrides=["distributed.num_workers=2"])
+    moved, record = asked.pop()
+    assert (moved.distributed.num_workers, moved.rows_per_step) == (2, spec.rows_per_step)
+    assert (record.spec["storage"], record.spec_digest) == (new_run(spec).spec["storage"], moved.digest)
+    write_run(store, record)  # as `_run` does when it has the lease
+    launch.resume(name, store.uri)
+    assert asked.pop()[0] == moved
 
 
 def test_a_driver_that_was_taken_over_while_its_workers_ended_writes_no_result(

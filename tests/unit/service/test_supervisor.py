@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 
 from raylora.errors import StoreError
 from raylora.service import supervisor as supervisor_module
-from raylora.service.supervisor import LIVED_S, RESTS_S, Supervisor
+from raylora.service.supervisor import AT_ONCE, LIVED_S, RESTS_S, Supervisor
 from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
 from raylora.store.lease import Lease
@@ -33,10 +35,12 @@ class Resumes:
 
     def __init__(self, code: int) -> None:
         self.code, self.names, self._processes = code, list[str](), list[subprocess.Popen[bytes]]()
+        self.folders: list[Path | None] = []
 
-    def __call__(self, name: str) -> subprocess.Popen[bytes]:
+    def __call__(self, name: str, folder: Path | None) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-S", "-c", f"{LONG}; sys.exit({self.code})"]
         self.names.append(name)
+        self.folders.append(folder)
         self._processes.append(subprocess.Popen(words, stdin=subprocess.PIPE))
         return self._processes[-1]
 
@@ -58,10 +62,10 @@ def run_id(store: Store) -> str:
 
 
 @contextmanager
-def supervised(store: Store, code: int = 0) -> Iterator[tuple[Supervisor, Resumes]]:
+def supervised(store: Store, code: int = 0, at_once: int = AT_ONCE) -> Iterator[tuple[Supervisor, Resumes]]:
     resumes = Resumes(code)
     try:
-        yield Supervisor(store, resumes), resumes
+        yield Supervisor(store, resumes, at_once), resumes
     finally:
         resumes.end()
 
@@ -90,6 +94,45 @@ def test_what_somebody_works_on_or_has_ended_is_left_alone(store: Store, run_id:
         update_run(store, run_id, status="running")
         supervisor.look()
         assert resumes.names == [run_id]
+
+
+def test_few_go_on_at_once_the_oldest_first(store: Store, run_id: str, caplog: pytest.LogCaptureFixture):
+    """A store of a service may have any number of them, each of which would be a process of a gigabyte here."""
+    caplog.set_level(logging.INFO)
+    spec = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}])
+    names = [run_id, *(write_run(store, new_run(spec)).run_id for _ in range(2))]
+    names.append(write_sweep(store, new_sweep({"run": {}})).sweep_id)
+    with supervised(store, at_once=2) as (supervisor, resumes):
+        for _ in range(2):
+            supervisor.look()
+            assert resumes.names == names[:2]
+        assert caplog.text.count("2 more are lost") == 1
+        for name in names[:2]:
+            update_run(store, name, status="finished", result={"eval_loss": 1.0})
+        resumes.end()
+        supervisor.look()
+        assert resumes.names == names
+        assert set(supervisor.at_work) == set(names[2:])
+
+
+def test_each_goes_on_in_its_own_folder_where_that_is_here(
+    store: Store, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    spec = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}])
+    folders = [tmp_path / name for name in ("here", "gone")]
+    for folder in folders:
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        write_run(store, new_run(spec))
+    monkeypatch.chdir(tmp_path)
+    folders[1].rmdir()
+    old = json.loads(store.read(f"runs/{run_id}/run.json"))
+    del old["folder"]  # as earlier versions wrote it
+    store.write(f"runs/{run_id}/run.json", json.dumps(old).encode())
+    with supervised(store) as (supervisor, resumes):
+        supervisor.look()
+        assert resumes.folders == [None, folders[0], None]
+    assert f"its folder {folders[1]} is not on this machine" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["a lost cluster", "the rest for MLflow"])
@@ -134,11 +177,11 @@ def test_what_is_lost_again_and_again_is_given_time(store: Store, run_id: str, m
 def test_what_cannot_be_begun_or_is_deleted_meanwhile_ends_no_supervisor(
     store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def refuse(name: str) -> subprocess.Popen[bytes]:
+    def refuse(name: str, folder: Path | None) -> subprocess.Popen[bytes]:
         raise OSError("no room")
 
     Supervisor(store, refuse).look()
-    assert "not all that is lost was resumed: no room" in caplog.text
+    assert f"{run_id} was not resumed: no room" in caplog.text
     with supervised(store) as (supervisor, resumes):
         keys = store.keys("runs")
         store.delete(keys[0])

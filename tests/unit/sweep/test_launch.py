@@ -40,7 +40,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 @pytest.fixture
 def left(client: MlflowClient, store: Store) -> SweepRecord:
     """A sweep without `storage.uri` that was cut off, and what Tune knew of it."""
-    record = new_record(sweep_spec("driver")).model_copy(update={"status": "interrupted"})
+    record = new_record(sweep_spec("driver")).model_copy(update={"status": "interrupted", "folder": "/of/another"})
     sweep_store(store, record.sweep_id).write("tune/experiment_state-0.json", b"{}")
     return write_sweep(store, record)
 
@@ -59,7 +59,7 @@ def test_a_sweep_goes_on_in_the_store_that_it_was_found_in(left: SweepRecord, st
     ((search, goes_on),) = stage.searches
     assert (search.folder, goes_on) == (sweep_store(store, left.sweep_id).uri, True)
     record = read_sweep(store, left.sweep_id)
-    assert (record.status, record.result) == ("finished", result)
+    assert (record.status, record.result, record.folder) == ("finished", result, str(Path.cwd()))
     assert SweepSpec.model_validate(record.spec).digest == SweepSpec.model_validate(left.spec).digest
     assert open_store(default_store_uri()).keys() == []
     assert not Path(default_store_uri()).exists()
