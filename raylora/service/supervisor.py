@@ -33,7 +33,7 @@ _log = get_logger(__name__)
 
 
 AT_ONCE = 4
-"""Commands at once where nobody says how many: each is a process that imports for seconds and holds a gigabyte."""
+"""Commands at once where nobody says how many: each is a process here, and where it names no cluster a Ray as well."""
 
 Resume = Callable[[str, Path | None], Popen[bytes]]
 """Begins to resume one by its name, in its own folder or, where that is not here, in the supervisor's."""

@@ -23,6 +23,7 @@ from raylora.runtime.cluster.mailbox import PackJob
 from raylora.runtime.pack_group import PackGroup
 from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
+from raylora.sweep.absences import COMING_S, Absences
 from raylora.sweep.openings import Closing, Opening, next_move
 from raylora.sweep.planning.berths import Berth
 from raylora.sweep.steering.host import Host
@@ -40,8 +41,8 @@ END_PATIENCE_S = 60.0
 OPEN_PATIENCE_S = 2.0
 """A lease has its slot in milliseconds where one is free; one that waits longer is worth another pack."""
 
-COMING_S = 300.0
-"""A node that was lost may come back, or another in its place: so long its workers' room on others is kept for them."""
+LOOK_S = 10.0
+"""Time between two looks whether packs lack their places."""
 
 
 class Fleet:
@@ -65,8 +66,9 @@ class Fleet:
         self._may_grow = self._is_ending = False
         self._waits_since: dict[str, float] = {}
         self._lacks_since: dict[int, float] = {}
+        self._absences = Absences()
         self._next = first
-        self._tended_at = -math.inf
+        self._tended_at = self._looked_at = -math.inf
         self._store: tuple[str, Fence] | None = None
 
     def start(self, key: str, spec: RunSpec) -> int:
@@ -107,7 +109,7 @@ class Fleet:
             berths: By key, of all runs so far.
 
         Raises:
-            LostClusterError: A pack lost Ray Train's controller.
+            LostClusterError: A pack lost Ray Train's controller, or nothing can train without nodes that were lost.
             UnusableStoreError: A pack could keep nothing.
         """
         now = time.monotonic()
@@ -115,6 +117,9 @@ class Fleet:
             return
         self._tended_at = now
         self._look()
+        if now >= self._looked_at + LOOK_S:
+            self._looked_at = now
+            self._look_for_absent(now)
         waiting = cast("dict[str, int]", ray.get(self._host.waiting.remote()))
         self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
@@ -194,6 +199,39 @@ class Fleet:
             ray.get([self._host.lose_pack.remote(number, str(error), False), self._host.refuse.remote(key, str(error))])
         group.close()
         del self._packs[number], self._gangs[number]
+
+    def _look_for_absent(self, now: float) -> None:
+        """Let trials go on elsewhere whose pack waits for nodes, where they can.
+
+        Raises:
+            LostClusterError: They cannot, and no others have trained for long.
+        """
+        away = set(ray.get(self._host.away.remote()))
+        self._absences.look(self._gangs, away, now)
+        if not away:
+            return
+        held = self._held()
+        at_work = {number for number in held if number not in away and number in self._packs}
+        for number in self._absences.gone(now):
+            key = self._packs[number][0]
+            if key in {self._packs[other][0] for other in at_work} or self._gangs[number].could_be():
+                self._let_go(number)
+            else:
+                self._absences.tell(number)
+        is_training = any(held[number] for number in at_work) or not self._packs.keys() <= held.keys() | away
+        if self._absences.are_final(is_training, now) and not can_grow():
+            raise LostClusterError(
+                "the nodes of the packs that still have trials to train are gone, and those that are left cannot hold "
+                "them; add nodes, then `raylora resume` goes on with the sweep"
+            )
+
+    def _let_go(self, number: int) -> None:
+        """Give a pack up whose nodes did not come back: its leases go on in others, from their last saves."""
+        log.warning("pack %d: its nodes did not come back; its trials go on in other packs", number)
+        _, group = self._packs.pop(number)
+        group.close()  # first: workers that come now would take leases of a pack that is none any more
+        ray.get(self._host.lose_pack.remote(number, None, False))
+        del self._gangs[number]
 
     def _serve(self, key: str, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
         """Do what helps the leases of one key that wait; where their packs failed or have no place, nothing does.

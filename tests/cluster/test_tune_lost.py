@@ -13,9 +13,10 @@ from ray._private.state import actors as actor_table
 from ray.util.placement_group import placement_group_table
 
 from raylora.errors import RunFailedError, UnusableStoreError
+from raylora.sweep.steering.tune_space import tune_scheduler
 from raylora.sweep.steering.watch import TrialEvent
 from tests.cluster.command import wait_until
-from tests.cluster.simulated_packs import SPACE, Stage, ray_of_two_cores, stage
+from tests.cluster.simulated_packs import MAX_STEPS, SPACE, Stage, made, ray_of_two_cores, stage
 from tests.unit.store.disks import fill, mounted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
@@ -80,6 +81,26 @@ def test_trials_of_a_pack_that_is_lost_for_good_fail_with_the_reason(here: Stage
         f"trial {outcome.number}: rank 1: its process died" for outcome in outcomes if outcome.status == "failed"
     }
     assert sum(outcome.status == "failed" for outcome in outcomes) >= 3
+
+
+def test_a_population_goes_on_with_the_packs_that_are_left(here: Stage):
+    """Whose nodes do not come back, the fleet gives up; all others waited for its trials without end."""
+    for number in range(2):
+        here.open_pack(number, 2)
+
+    def listen(event: TrialEvent) -> None:
+        here.events.append(event)
+        if [each.kind for each in here.events].count("report") == 6:
+            ray.kill(here.actors[0])
+            ray.get([here.host.miss_pack.remote(0), here.host.lose_pack.remote(0, None, False)])
+
+    scheduler = tune_scheduler(made("random", "pbt", 4))
+    outcomes = here.drive(here.search(4, 4, scheduler=scheduler), listen=listen)
+    assert [(outcome.status, outcome.result["steps"]) for outcome in outcomes] == [("succeeded", MAX_STEPS)] * 4
+    ray.get(here.host.close.remote())
+    pack = ray.get(here.runs[1], timeout=60)
+    assert {admit.trial for admit in pack.admitted} == set(range(4))
+    assert pack.most_slots == 2
 
 
 def test_a_wish_to_stop_saves_and_the_search_goes_on(tmp_path: Path):

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from raylora.runtime.cluster.desk_messages import Close, Command, Go, Halt, Report, Save
 from raylora.runtime.pack.desk_orders import Orders
 from raylora.runtime.pack.desk_seating import give_back, is_late, is_served, lacking, next_report, num_waiting, place
-from raylora.runtime.pack.desk_state import Claim, Pack, Tenant
+from raylora.runtime.pack.desk_state import Claim, Pack, Tenant, are_answered, leave_unsaved
 from raylora.runtime.pack.waiters import Waiters
 
-ANSWERS_S, IDLE_S = 10.0, 1.0
-"""Longest wait of a pack for answers to its reports, and for a command: an idle one looks whether a node is to go."""
+ANSWERS_S, IDLE_S, SAVE_S = 10.0, 1.0, 600.0
+"""Longest wait of a pack for answers to its reports, and for a command: an idle one looks whether a node is to go; and,
+in step, of all others for a save by workers that are gone."""
 
 
 class Desk:
@@ -80,7 +81,7 @@ class Desk:
                     tenant.wanted = True
                     if tenant.pack is not None and not tenant.repeating:
                         self._packs[tenant.pack].hold([Go(tenant.claim.lease)])
-            self._wait_for_answer(lambda: self._answered(leases))
+            self._wait_for_answer(lambda: are_answered(list(self._present(leases)), len(leases)))
             present = list(self._present(leases))
             reports = [tenant.report for tenant in present if tenant.report]
             for tenant in present:
@@ -91,7 +92,8 @@ class Desk:
         """Save slots as they are now, and wait for it.
 
         Returns:
-            URIs in the order of ``leases``; ``None`` for one that has trained nothing and started from nothing.
+            URIs in the order of ``leases``; ``None`` for one that has trained nothing and started from nothing. In
+            step, of one whose workers do not come back, that of the save before.
         """
         with self._change():
             for tenant in self._present(leases):
@@ -99,7 +101,8 @@ class Desk:
                     tenant.saving = True
                     if not tenant.repeating:
                         self._packs[tenant.pack].hurry(Save(tenant.claim.lease))
-            self._wait_for_answer(lambda: not any(tenant.saving for tenant in self._present(leases)))
+            while not self._wait_for_answer(lambda: not any(each.saving for each in self._present(leases)), SAVE_S):
+                leave_unsaved(self._present(leases) if self.in_step else (), self._packs)
             return [tenant.start_from for tenant in self._present(leases)]
 
     def last_reports(self, leases: Sequence[str]) -> list[Report | None]:
@@ -137,6 +140,11 @@ class Desk:
         """Leases of each pack that is open, by its number; of one whose workers are gone only where it has some."""
         with self._changed:
             return {number: len(pack.leases) for number, pack in self._packs.items() if pack.leases or not pack.away}
+
+    def away(self) -> list[int]:
+        """Packs whose workers are gone, and no others are at work yet."""
+        with self._changed:
+            return [number for number, pack in self._packs.items() if pack.away]
 
     def close_pack(self, pack: int) -> None:
         """Tell one pack to end, if no lease has a slot there or waits for one; no lease gets one from now on.
@@ -182,7 +190,9 @@ class Desk:
             if here is None or here.away:
                 return [Close()]  # a group that is held to be lost, and still asks
             for report in sorted(reports, key=lambda report: self._in_line(report.lease)):
-                self._take(here, report)
+                tenant = self._tenants.get(report.lease)  # what comes from one that was freed meanwhile is too late
+                if tenant is not None and report.lease in here.leases and here.is_news(tenant, report):
+                    self._untold.append(report)
             self._wait(lambda: bool(here.ready) or here.settled, ANSWERS_S)
             if wait:
                 self._wait(lambda: bool(here.ready), IDLE_S)
@@ -199,12 +209,12 @@ class Desk:
                 here.away = True
                 here.hurry(Close())  # whoever of the group still asks
 
-    def lose_pack(self, pack: int, reason: str, again: bool) -> None:
+    def lose_pack(self, pack: int, reason: str | None, again: bool) -> None:
         """Note that a worker group failed: its leases go on elsewhere or when it is back, from their last save.
 
         Args:
             pack: Its number.
-            reason: What to tell of leases that can go on nowhere.
+            reason: What to tell of leases that can go on nowhere; ``None`` where another pack may come for them.
             again: Whether the group is started once more.
         """
         with self._change():
@@ -216,7 +226,7 @@ class Desk:
                 self._packs[pack] = Pack(lost.key, lost.num_slots, away=True)
             for lease in lost.leases:
                 self._tenants[lease].lose()
-            if not (again or is_served(lost.key, self._packs)):
+            if not (again or reason is None or is_served(lost.key, self._packs)):
                 self._refused[lost.key] = reason
 
     def refuse(self, key: str, reason: str) -> None:
@@ -244,13 +254,14 @@ class Desk:
             yield
             self._advance()
 
-    def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> None:
+    def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> bool:
         self._advance()
         self._changed.wait_for(reached, timeout_s)
+        return reached()
 
-    def _wait_for_answer(self, answered: Callable[[], bool]) -> None:
+    def _wait_for_answer(self, answered: Callable[[], bool], timeout_s: float | None = None) -> bool:
         with self._orders.unanswered(answered):
-            self._wait(answered)
+            return self._wait(answered, timeout_s)
 
     def _saving(self) -> bool:
         """Whether all wait for an order to save: a trial that is paused has not left before it is carried out."""
@@ -282,19 +293,7 @@ class Desk:
     def _present(self, leases: Iterable[str]) -> Iterator[Tenant]:
         return (self._tenants[lease] for lease in leases if lease in self._tenants)
 
-    def _answered(self, leases: Sequence[str]) -> bool:
-        present = list(self._present(leases))
-        reports = [tenant.report for tenant in present if tenant.report]
-        failed = any(report.kind == "failed" for report in reports)
-        return failed or len(present) < len(leases) or len(reports) == len(leases)
-
     def _in_line(self, lease: str) -> tuple[int, str]:
         """Trial order; what is gone first."""
         tenant = self._tenants.get(lease)
         return (-1 if tenant is None else tenant.claim.trial, lease)
-
-    def _take(self, pack: Pack, report: Report) -> None:
-        """Take in one report; whatever comes from a lease that was freed meanwhile is too late."""
-        tenant = self._tenants.get(report.lease)
-        if tenant is not None and report.lease in pack.leases and pack.is_news(tenant, report):
-            self._untold.append(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylora.runtime.cluster.desk_messages import BEFORE_ANY_STEP, Admit, Command, Free, Go, Report, Save
@@ -137,6 +137,18 @@ class Tenant:
         return [admit, *([Go(claim.lease)] if self.repeating else self.owed())]
 
 
+def are_answered(present: Sequence[Tenant], num_asked: int) -> bool:
+    """Whether the leases of one trial have all reported, or one has failed or is freed.
+
+    Args:
+        present: Those that there are.
+        num_asked: Those that were asked for.
+    """
+    reports = [tenant.report for tenant in present if tenant.report]
+    failed = any(report.kind == "failed" for report in reports)
+    return failed or len(present) < num_asked or len(reports) == num_asked
+
+
 @dataclass
 class Pack:
     """A worker group and its slots.
@@ -220,3 +232,14 @@ class Pack:
         self.ready = [command for command in self.ready if command not in dropped]
         if not any(isinstance(command, Admit) for command in dropped):
             self.held.append(Free(lease))
+
+
+def leave_unsaved(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> None:
+    """Let nobody wait any more for saves of leases whose workers are gone: the saves before count.
+
+    Args:
+        tenants: The leases.
+        packs: All packs.
+    """
+    for tenant in tenants:
+        tenant.saving &= tenant.pack is not None and not packs[tenant.pack].away

@@ -123,6 +123,10 @@ class Host:
         """See `Desk.held`."""
         return self._desk.held()
 
+    def away(self) -> list[int]:
+        """See `Desk.away`."""
+        return self._desk.away()
+
     def close_pack(self, pack: int) -> None:
         """See `Desk.close_pack`."""
         self._desk.close_pack(pack)
@@ -163,12 +167,12 @@ class Host:
         """
         self._desk.miss_pack(pack)
 
-    def lose_pack(self, pack: int, reason: str, again: bool) -> None:
+    def lose_pack(self, pack: int, reason: str | None, again: bool) -> None:
         """See `Desk.lose_pack`.
 
         Args:
             pack: Its number.
-            reason: What to tell of leases that can go on nowhere.
+            reason: What to tell of leases that can go on nowhere; ``None`` where another pack may come for them.
             again: Whether the group is started once more.
         """
         self._desk.lose_pack(pack, reason, again)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raylora.runtime.cluster.desk_messages import Close, Report
+from raylora.runtime.pack import desk as desk_module
 from raylora.runtime.pack.desk import Desk
 from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, metrics, told
 
@@ -103,6 +104,46 @@ def test_in_step_all_wait_for_a_save_of_a_lost_pack(steering: Steering):
     steering.exchange(1, [metrics(1, 1)], wait=True)
     with pytest.raises(TimeoutError):
         second.result(0.5)
+
+
+def test_in_step_a_save_by_workers_that_stay_away_is_given_up(steering: Steering, monkeypatch: pytest.MonkeyPatch):
+    """All others waited for it, and so did the driver, which lets trials of such a pack go on elsewhere."""
+    monkeypatch.setattr(desk_module, "SAVE_S", 0.05)
+    steering.desk.in_step = True
+    saving, second = asked_to_save(steering)
+    steering.exchange(1, [metrics(1, 1)], wait=True)
+    with pytest.raises(TimeoutError):
+        saving.result(0.5)  # its workers are there, and only slow
+    gone(steering.desk)
+    assert saving.result(PATIENCE_S) == [None]
+    steering.settle()
+    assert second.result(PATIENCE_S) == [metrics(1, 1)]
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "to come"])
+def test_trials_of_a_pack_that_is_given_up_go_on_in_another_of_their_kind(steering: Steering, is_open: bool):
+    """From their last save; told is what nobody has heard yet. None fails where the other is only to come."""
+    steering.desk.open_pack(0, "all", NUM_SLOTS)
+    steering.lease(claim(0))
+    first = steering.go("lease0-0")
+    steering.settle()
+    steering.exchange(0, wait=True).result(PATIENCE_S)
+    steering.exchange(0, [Report("lease0-0", "kept", 1, {"uri": "at-1"}), metrics(0, 2)])
+    first.result(PATIENCE_S)
+    second = steering.go("lease0-0")
+    steering.settle()
+    gone(steering.desk)
+    if is_open:
+        steering.desk.open_pack(1, "all", NUM_SLOTS)
+    steering.desk.lose_pack(0, None, again=False)
+    if not is_open:
+        assert steering.desk.waiting() == {"all": 1}
+        steering.desk.open_pack(1, "all", NUM_SLOTS)
+    admit, go = steering.exchange(1, wait=True).result(PATIENCE_S)
+    assert (told([admit, go]), admit.start_from) == (["Admit lease0-0", "Go lease0-0"], "at-1")
+    assert told(steering.exchange(1, [metrics(0, 2)]).result(PATIENCE_S)) == ["Go lease0-0"]
+    steering.exchange(1, [metrics(0, 3)])
+    assert second.result(PATIENCE_S) == [metrics(0, 3)]
 
 
 def test_no_lease_is_given_a_slot_of_workers_that_are_gone(steering: Steering):

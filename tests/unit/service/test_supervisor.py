@@ -97,7 +97,7 @@ def test_what_somebody_works_on_or_has_ended_is_left_alone(store: Store, run_id:
 
 
 def test_few_go_on_at_once_the_oldest_first(store: Store, run_id: str, caplog: pytest.LogCaptureFixture):
-    """A store of a service may have any number of them, each of which would be a process of a gigabyte here."""
+    """A store of a service may have any number of them, each of which would be a process here."""
     caplog.set_level(logging.INFO)
     spec = RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}])
     names = [run_id, *(write_run(store, new_run(spec)).run_id for _ in range(2))]
