@@ -94,7 +94,8 @@ def test_a_population_goes_on_with_the_packs_that_are_left(here: Stage):
             ray.kill(here.actors[0])
             ray.get([here.host.miss_pack.remote(0), here.host.lose_pack.remote(0, None, False)])
 
-    scheduler = tune_scheduler(made("random", "pbt", 4))
+    # None is being saved then: that would be waited for, for minutes.
+    scheduler = tune_scheduler(made("random", "pbt", 4).model_copy(update={"perturbation_interval": 8}))
     outcomes = here.drive(here.search(4, 4, scheduler=scheduler), listen=listen)
     assert [(outcome.status, outcome.result["steps"]) for outcome in outcomes] == [("succeeded", MAX_STEPS)] * 4
     ray.get(here.host.close.remote())

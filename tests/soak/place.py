@@ -76,7 +76,7 @@ def one_node(folder: Path) -> Iterator[Place]:
         env = {**head.env, **through_door, "MLFLOW_TRACKING_URI": mlflow_door.endpoint}
         command = Command(folder, folder / "home", env)
         faults = {
-            **of_processes(head, s3_door),
+            **of_processes(head, s3_door, command),
             **of_servers(head, s3, s3_door, mlflow, mlflow_door, disk),
             **of_saves(head),
         }

@@ -13,7 +13,9 @@ import psutil
 
 from raylora.store.checkpoint import TENSORS
 from raylora.store.manifest import MANIFEST
-from tests.cluster.command import LONG_S
+from raylora.store.runs import list_runs
+from raylora.store.sweeps import list_sweeps
+from tests.cluster.command import LONG_S, Command, wait_until
 from tests.servers.fault_proxy import Fault, FaultProxy
 from tests.servers.ray import RayHead
 from tests.soak.scene import Scene, Strike, Struck
@@ -24,14 +26,17 @@ TOLD_TO_END = (130, -signal.SIGTERM)
 GONE_S = 10.0
 SAVE_S = 15.0
 """A save is due sooner, where something trains."""
+LOOKED_S = 60.0
+"""A supervisor starts, and looks at the store every ten seconds."""
 
 
-def of_processes(head: RayHead, s3: FaultProxy) -> Mapping[str, Strike]:
+def of_processes(head: RayHead, s3: FaultProxy, command: Command) -> Mapping[str, Strike]:
     """Faults by name.
 
     Args:
         head: The cluster.
         s3: Between it and its store.
+        command: On the cluster.
     """
     return {
         "a worker killed": lambda scene: kill_a_worker(head, scene.chance),
@@ -39,6 +44,7 @@ def of_processes(head: RayHead, s3: FaultProxy) -> Mapping[str, Strike]:
         "a worker killed while a save is on its way": partial(_kill_in_a_save, head, s3),
         "Ray Train's controller killed": lambda scene: _kill_the_controller(head),
         "the driver killed": kill_the_driver,
+        "the driver killed, and a supervisor goes on": partial(_leave_to_a_supervisor, command),
         "the driver told to end, by SIGTERM": partial(_signal_the_driver, signal.SIGTERM, TOLD_TO_END),
         "the head node killed": partial(_kill_the_head, head),
     }
@@ -51,6 +57,25 @@ def kill_a_worker(head: RayHead, chance: random.Random) -> Struck | None:
 
 def kill_the_driver(scene: Scene) -> Struck | None:
     return _signal_the_driver(signal.SIGKILL, KILLED, scene)
+
+
+def _leave_to_a_supervisor(command: Command, scene: Scene) -> Struck | None:
+    """It has struck when the supervisor went on; nothing else strikes until what it began has ended."""
+    if not (list_runs(scene.store) or list_sweeps(scene.store)) or kill_the_driver(scene) is None:
+        return None
+    supervisor = command.start("supervise", "--store", scene.store.uri, "--json")
+
+    def has_said(*texts: str) -> bool:
+        return supervisor.process.poll() is not None or any(text in supervisor.said for text in texts)
+
+    with suppress(TimeoutError):  # there was nothing to go on with: it came to its end before it was killed
+        wait_until(lambda: has_said("goes on with it"), LOOKED_S)
+        wait_until(lambda: has_said(": finished", "its command ended with code"), LONG_S)
+    went_on = "goes on with it" in supervisor.said
+    with suppress(ProcessLookupError):
+        os.kill(supervisor.process.pid, signal.SIGTERM)
+    supervisor.end()
+    return lambda: int(went_on)
 
 
 def _a_worker(head: RayHead, chance: random.Random) -> psutil.Process | None:
