@@ -1,6 +1,7 @@
-"""Two Ray nodes, of which the second has rank 0: lost under packed sweeps in four ways, and under a run in two.
+"""Two Ray nodes, of which the second has rank 0: lost under packed sweeps in five ways, and under a run in two.
 
-A sweep waits until the node is back, since a pack keeps its number of workers; a run goes on with the other one.
+A pack waits until the node is back, since it keeps its number of workers; a run goes on with the other one, and so does
+the other pack of a sweep of two.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from raylora.spec.reading.load import load_spec
+from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.blob import open_store
 from tests.cluster.alone import APART, came_to, curves_alone, told_of, trained_alone
 from tests.cluster.command import Command, overrides, wait_until
@@ -54,6 +56,17 @@ SWEEP: dict[str, Any] = {
     "slots": 3,
     "space": {"learning_rate": {"choice": [1e-3, 5e-3, 2e-3]}},
 }
+TWO_PACKS: dict[str, Any] = {
+    "run": SWEPT
+    | {"distributed": {"strategy": "ddp", "num_workers": 1, "cpus_per_worker": CPUS_OF_WORKER}, "save_steps": 4}
+    | {"gradient_accumulation_steps": 8},
+    "searcher": "grid",
+    "budget": {"steps": 60},
+    "report_steps": 4,
+    "slots": 1,
+    "space": {"load_in_4bit": {"choice": [True, False]}},
+}
+"""A trial on each base, each of which has a pack, and a node, to itself."""
 RUN_SETTINGS = (
     *("distributed.num_workers=[1, 2]", f"distributed.cpus_per_worker={CPUS_OF_WORKER}", "distributed.max_failures=1"),
     *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=8", "dtype=float32", "sample_prompts=[]"),
@@ -133,15 +146,22 @@ def check_went_on(
     return result
 
 
+def check_as_alone(command: Command, trials: list[dict[str, Any]], sweep: SweepSpec, folder: Path) -> None:
+    """Hold validation losses of trials that share a base against those of one process, step by step."""
+    alone = curves_alone([run_of(sweep, trial) for trial in trials], folder)
+    records = {record.trial_id: record for record in the_record(command).trials}
+    for trial, losses in zip(trials, alone, strict=True):
+        curve = records[trial["trial_id"]].curve
+        told = {point.step: point.eval_loss for point in curve if point.eval_loss is not None}
+        assert list(told) == list(range(sweep.report_steps, trial["steps"] + 1, sweep.report_steps))
+        assert told == pytest.approx({step: losses[step] for step in told}, abs=APART), trial["trial_id"]
+
+
 def test_a_sweep_on_two_nodes_trains_what_one_process_does(
     undisturbed: tuple[Command, dict[str, Any]], in_workplace: Path, tmp_path: Path
 ):
     command, result = undisturbed
-    runs = [run_of(loaded(in_workplace, "lost.yaml"), trial) for trial in result["trials"]]
-    for trial, alone in zip(the_record(command).trials, curves_alone(runs, tmp_path), strict=True):
-        told = {point.step: point.eval_loss for point in trial.curve if point.eval_loss is not None}
-        assert list(told) == list(range(4, 41, 4))
-        assert told == pytest.approx({step: alone[step] for step in told}, abs=APART), trial.trial_id
+    check_as_alone(command, result["trials"], loaded(in_workplace, "lost.yaml"), tmp_path)
 
 
 def test_a_sweep_whose_node_is_killed_goes_on_when_it_is_back(
@@ -168,6 +188,35 @@ def test_a_sweep_is_saved_before_its_node_is_taken_back(
     """It has no other saves."""
     result = check_went_on(command, head, second, lambda: take_back(command, head, second), "--set", "save_steps=null")
     same_ends(result, undisturbed[1])
+
+
+def test_of_two_packs_that_of_a_node_which_is_killed_goes_on_when_it_is_back_and_the_other_does_not_wait(
+    command: Command, head: RayHead, second: Second, in_workplace: Path, tmp_path: Path
+):
+    before = head.in_use()
+    running = command.start("sweep", write(command.folder, "two-packs.yaml", TWO_PACKS), "--json")
+    running.wait_for("training")
+    wait_until(lambda: len(the_record(command).trials) == 2 and least_step(command) >= 8, 240)
+    first = [psutil.Process(pid) for pid in head.workers()]
+    assert sorted(map(second.has, first)) == [False, True]
+    second.die()
+    wait_until(lambda: " succeeded" in running.said, 240)
+    over = [trial.trial_id for trial in the_record(command).trials if f"{trial.trial_id} succeeded" in running.said]
+    assert len(over) == 1, "its node is there"
+    second.come()
+    ended = running.end()
+    result = whole(ended)
+    each_step_told_once(command, result)
+    assert AGAIN_FROM_THE_BEGINNING not in ended.err
+    ranks = [env["RANK"] for env in head.seen_by_workers().values() if "RANK" in env]
+    assert ranks == ["0"] * 3, "of the pack that was lost, the worker began again"
+    check_as_before(head, before, ended)
+    assert [(trial["status"], trial["steps"], trial["pack"]) for trial in result["trials"]] == [
+        ("succeeded", 60, 0),
+        ("succeeded", 60, 1),
+    ]
+    for trial in result["trials"]:
+        check_as_alone(command, [trial], loaded(in_workplace, "two-packs.yaml"), tmp_path)
 
 
 def check_goes_on_alone(
