@@ -1,4 +1,4 @@
-"""`raylora supervise` beside a run whose driver is killed and a sweep whose controller is: nobody types anything."""
+"""`raylora supervise` beside a run that loses its driver, or its cluster, and a sweep that loses its controller."""
 
 from __future__ import annotations
 
@@ -43,15 +43,25 @@ def supervisor(on_head: Command, ray_head: RayHead, tmp_path: Path) -> Iterator[
         os.kill(running.process.pid, signal.SIGKILL)
 
 
-def test_a_run_whose_driver_is_killed_goes_on(
-    on_head: Command, supervisor: Running, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["driver", "head node"])
+def test_a_run_that_loses_its_driver_or_its_cluster_goes_on(
+    on_head: Command,
+    supervisor: Running,
+    workplace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ):
-    first = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
-    first.wait_for("step 3/")
-    os.kill(first.process.pid, signal.SIGKILL)
+    """Where its cluster is gone, on that of the supervisor."""
+    if what == "driver":
+        first = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+        first.wait_for("step 3/")
+        os.kill(first.process.pid, signal.SIGKILL)
+    else:
+        first = without_its_cluster(workplace, on_head.home, tmp_path)
     supervisor.wait_for("its driver or its cluster is gone")
     ended(supervisor)
-    assert first.end().code == -signal.SIGKILL
+    assert first.end().code not in (0, 2)
     (record,) = list_runs(open_store(str(on_head.home / "store")))
     assert record.status == "finished"
     assert record.result is not None
@@ -61,6 +71,19 @@ def test_a_run_whose_driver_is_killed_goes_on(
     alone = trained_alone(load_spec(workplace / "run.yaml", SETTINGS).spec, tmp_path)
     came_to(alone, record.result)
     told_of(alone, client(on_head), str(record.mlflow_run_id))
+
+
+def without_its_cluster(workplace: Path, home: Path, folder: Path) -> Running:
+    """A run on a cluster of its own whose head node is killed."""
+    doomed = RayHead(folder)
+    doomed.start()
+    try:
+        command = Command(workplace, home, doomed.env)
+        running = command.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+        running.wait_for("step 3/")
+    finally:
+        doomed.stop(signal.SIGKILL)
+    return running
 
 
 def test_a_sweep_whose_controller_is_killed_goes_on(
