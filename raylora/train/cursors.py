@@ -26,7 +26,7 @@ REL, ABS = 1e-9, 1e-18
 """Two machines' cosines may differ in the last bit."""
 
 Cursors = dict[str, dict[str, dict[str, Any]]]
-"""By name: ``of`` what it is a function, and what it comes to ``at`` the step that is next."""
+"""By name: what it is a function ``of``, beside base and data, and what it comes to ``at`` the step that is next."""
 
 
 def cursors(spec: RunSpec, rows: Batches, step: int, num_steps: int) -> Cursors:
@@ -50,7 +50,7 @@ def cursors(spec: RunSpec, rows: Batches, step: int, num_steps: int) -> Cursors:
         "decay_ratio": spec.decay_ratio,
         "num_steps": num_steps,
     }
-    found = {
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "schedule": (shape, {"learning_rate": learning_rate(spec, step, num_steps)}),
         "rng": ({"seed": spec.seed}, {"generator_seed": stable_seed("step", spec.seed, step, 0, 0)}),
         "data": (order, {} if step >= num_steps else _next_rows(rows, step)),
