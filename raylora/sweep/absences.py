@@ -50,6 +50,14 @@ class Absences:
         """
         return [number for number, since in self._since.items() if now >= since + COMING_S]
 
+    def forget(self, number: int) -> None:
+        """Wait no more for a pack.
+
+        Args:
+            number: Of the pack, which is given up.
+        """
+        del self._since[number]
+
     def tell(self, number: int) -> None:
         """Say once of a pack that it waits for nodes.
 

@@ -232,6 +232,7 @@ class Fleet:
         group.close()  # first: workers that come now would take leases of a pack that is none any more
         ray.get(self._host.lose_pack.remote(number, None, False))
         del self._gangs[number]
+        self._absences.forget(number)
 
     def _serve(self, key: str, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
         """Do what helps the leases of one key that wait; where their packs failed or have no place, nothing does.

@@ -78,17 +78,42 @@ def test_a_full_disk_loses_no_checkpoint(on_head: Command, tmp_path: Path):
         assert f"step-{last.step + 1:08d}" in error
 
 
+def kept_in(home: Path) -> list[str]:
+    """Settings by which nothing but the cache and what MLflow does not have yet lies in raylora's own home."""
+    return [
+        f"storage.uri={home / 'store'}",
+        f"tracking.uri=sqlite:///{home / 'mlflow.db'}",
+        f"tracking.artifact_uri={(home / 'artifacts').as_uri()}",
+    ]
+
+
+@pytest.mark.faults
+def test_a_full_cache_is_told_before_anything_is_trained(
+    workplace: Path, ray_head: RayHead, new_home: Callable[[], Path], tmp_path: Path
+):
+    """Where there is room, the same command trains."""
+    other = new_home()
+    words = ("train", "run.yaml", "--json", *overrides("max_steps=4", "eval_steps=4", *kept_in(other)))
+    with mounted(tmp_path / "disk", 64 << 20) as disk:
+        command = Command(workplace, disk, ray_head.env)
+        rest = fill(disk)
+        refused = command.run(*words)
+        error = said_in_one_line(refused)
+        assert refused.code == 1
+        assert str(disk) in error
+        assert "Check the free space" in error
+        assert list_runs(open_store(str(other / "store"))) == []
+        rest.unlink()
+        ended = command.run(*words)
+        assert ended.code == 0, ended.err
+
+
 @pytest.mark.faults
 def test_a_full_home_loses_no_metric(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path], tmp_path: Path):
     other = new_home()
-    places = [
-        f"storage.uri={other / 'store'}",
-        f"tracking.uri=sqlite:///{other / 'mlflow.db'}",
-        f"tracking.artifact_uri={(other / 'artifacts').as_uri()}",
-    ]
     with mounted(tmp_path / "disk", 64 << 20) as disk:
         command = Command(workplace, disk, ray_head.env)
-        running = command.start("train", "run.yaml", "--json", *overrides("max_steps=60", *places))
+        running = command.start("train", "run.yaml", "--json", *overrides("max_steps=60", *kept_in(other)))
         running.wait_for("step 2/60")
         fill(disk)
         ended = running.end()

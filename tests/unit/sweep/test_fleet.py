@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,87 +10,14 @@ from typing import Any
 import pytest
 
 from raylora.errors import LostClusterError, RayloraError, UnusableStoreError
-from raylora.runtime.cluster.mailbox import PackJob
-from raylora.runtime.pack.desk import Desk
-from raylora.spec.run import RunSpec
 from raylora.store.fence import Fence
-from raylora.sweep import absences
 from raylora.sweep import fleet as fleet_module
 from raylora.sweep.fleet import Fleet
-from raylora.sweep.planning.berths import Berth
-from raylora.train.events import Event
-from tests.unit.runtime.handles import Handle, NoRay
-from tests.unit.runtime.steering import PATIENCE_S, Steering, claim, told
+from tests.unit.runtime.handles import Handle
+from tests.unit.runtime.steering import Steering, claim
+from tests.unit.sweep.staged_fleet import OUR_JOB, Group, berth, fleet_with_an_open_pack, groups, steering
 
-OUR_JOB = "01000000"
-"""Ray's ids of placement groups end with that of the job that asked."""
-
-
-class Group:
-    """A pack's workers: only who was started and who was told to begin."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
-        self.job: PackJob | None = None
-        self.is_closed = self.has_ended = False
-
-    def begin(self, job: PackJob) -> None:
-        self.job = job
-
-    @property
-    def running(self) -> bool:
-        return not self.has_ended
-
-    def check(self) -> None:
-        """It ended as it was told to."""
-
-    def events(self) -> list[Event]:
-        return []
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-def berth(num_workers: int) -> Berth:
-    place = {"num_workers": num_workers, "gpus_per_worker": 0}
-    spec = RunSpec.model_validate({"base_model": "m", "datasets": [{"path": "d.jsonl"}], "distributed": place})
-    return Berth(spec, str(num_workers), 1, num_slots=4, slots_stay_on_ranks=False, calibrates=True)
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
-    """The worker groups that were started; there is one node with two cores, both free, and nobody waits for any."""
-    cores = {"CPU": 2.0}
-    state = SimpleNamespace(available_resources_per_node=lambda: {"n": cores})
-    job = SimpleNamespace(get_job_id=lambda: OUR_JOB)
-    ray = SimpleNamespace(
-        nodes=lambda: [{"Alive": True, "Resources": cores}],
-        get_runtime_context=lambda: job,
-        _private=SimpleNamespace(state=state),
-    )
-    for place in ("cluster", "gangs"):
-        monkeypatch.setattr(f"raylora.runtime.cluster.{place}.ray", ray)
-    for place in ("raylora.runtime.cluster.cluster", "raylora.sweep.fleet"):
-        monkeypatch.setattr(f"{place}.can_grow", lambda: False)
-    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", dict)
-    monkeypatch.setattr(fleet_module, "ray", NoRay)
-    monkeypatch.setattr(fleet_module, "OPEN_PATIENCE_S", 0.0)
-    started: list[Group] = []
-
-    def start(spec: RunSpec) -> Group:
-        started.append(Group(spec))
-        return started[-1]
-
-    monkeypatch.setattr(fleet_module, "PackGroup", start)
-    return started
-
-
-@pytest.fixture
-def steering() -> Iterator[Steering]:
-    steering = Steering(Desk())
-    yield steering
-    steering.desk.free(["lease0-0", "lease1-0"])
-    steering.pool.shutdown(wait=True, cancel_futures=True)
+__all__ = ["groups", "steering"]
 
 
 def test_a_run_with_more_workers_than_the_cluster_can_hold_fails_alone(groups: list[Group], steering: Steering) -> None:
@@ -231,128 +157,6 @@ def test_a_group_of_another_size_says_nothing_of_a_pack_that_lacks_its_room(
     steering.lease(claim(1, key="other"))
     fleet.tend(berths | {"other": replace(berth(1), family="other")})
     assert [group.job and group.job.key for group in groups] == ["narrow"]
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for nodes that are gone."""
-    monkeypatch.setattr(absences, "COMING_S", 0.0)
-    monkeypatch.setattr(absences, "GONE_S", 0.0)
-    monkeypatch.setattr(fleet_module, "COMING_S", 0.0)
-    monkeypatch.setattr(fleet_module, "LOOK_S", 0.0)
-    monkeypatch.setattr(fleet_module, "TEND_S", 0.0)
-
-
-def nodes_left(monkeypatch: pytest.MonkeyPatch, cores: float, *num_workers: int) -> None:
-    """What is left of a cluster: a node, and groups of so many workers that have their room."""
-    monkeypatch.setattr(
-        "raylora.runtime.cluster.gangs.ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": cores}}]
-    )
-    placed = {
-        f"a{number}{OUR_JOB}": {"state": "CREATED", "bundles": {place: {"CPU": 1.0} for place in range(num)}}
-        for number, num in enumerate(num_workers)
-    }
-    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: placed)
-
-
-def test_trials_whose_nodes_do_not_come_back_go_on_in_another_pack_of_their_kind(
-    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    """In population-based training its trials waited for theirs, which waited for their nodes, without end.
-
-    Both packs ask for the same: Ray's table does not say which of them has its room.
-    """
-    nodes_left(monkeypatch, 1.0, 2)
-    fleet, berths = fleet_with_an_open_pack(steering, "wide", berth(2))
-    steering.settle()
-    fleet.start("wide", berths["wide"].spec)
-    steering.desk.open_pack(1, "wide", 4)
-    fleet.tend(berths)
-    assert not any(group.is_closed for group in groups)
-    steering.desk.miss_pack(0)
-    fleet.tend(berths)
-    assert [group.is_closed for group in groups] == [True, False]
-    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease0-0"]
-
-
-def test_a_pack_in_the_way_is_closed_for_one_that_could_be_on_the_nodes_that_are_left(
-    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    """The other one's trials have all ended; it kept its room, and nobody asked for that."""
-    nodes_left(monkeypatch, 2.0, 1)
-    free: dict[str, dict[str, float]] = {"n": {"CPU": 1.0}}
-    state = SimpleNamespace(available_resources_per_node=lambda: free)
-    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray._private", SimpleNamespace(state=state))
-    fleet, berths = fleet_with_an_open_pack(steering, "wide", berth(2))
-    steering.settle()
-    berths["narrow"] = berth(1)
-    fleet.start("narrow", berths["narrow"].spec)
-    steering.desk.open_pack(1, "narrow", 4)
-    steering.desk.miss_pack(0)
-    fleet.tend(berths)
-    assert steering.desk.waiting() == {"wide": 1}
-    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Close"]
-    free["n"]["CPU"] = 2.0
-    groups[1].has_ended = True
-    for _ in range(2):
-        fleet.tend(berths)
-    assert [group.job and group.job.key for group in groups][2:] == ["wide"]
-
-
-@pytest.mark.parametrize(
-    ("num_others", "may_grow", "is_over"),
-    [(0, False, True), (1, False, False), (0, True, False)],
-    ids=["nobody else", "others train", "nodes may come"],
-)
-def test_a_sweep_of_which_nothing_can_train_without_nodes_that_are_gone_ends(
-    groups: list[Group],
-    steering: Steering,
-    monkeypatch: pytest.MonkeyPatch,
-    at_once: None,
-    num_others: int,
-    may_grow: bool,
-    is_over: bool,
-) -> None:
-    """It can be resumed: its trials fail not for that."""
-    nodes_left(monkeypatch, 1.0, 1)
-    monkeypatch.setattr(fleet_module, "can_grow", lambda: may_grow)
-    fleet, berths = fleet_with_an_open_pack(steering, "wide", berth(2))
-    berths["narrow"] = berth(1)
-    fleet.start("narrow", berths["narrow"].spec)
-    steering.desk.open_pack(1, "narrow", 4)
-    steering.lease(*(claim(1, key="narrow") for _ in range(num_others)))
-    steering.settle()
-    steering.desk.miss_pack(0)
-    if is_over:
-        with pytest.raises(LostClusterError, match=r"add nodes, then `raylora resume` goes on"):
-            fleet.tend(berths)
-    else:
-        fleet.tend(berths)
-    assert not any(group.is_closed for group in groups)
-    assert steering.desk.held()[0] == 1, "its trial waits for it"
-
-
-def test_workers_that_load_the_base_again_lack_no_room(
-    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    """However long that takes."""
-    nodes_left(monkeypatch, 2.0, 2)
-    fleet, berths = fleet_with_an_open_pack(steering, "wide", berth(2))
-    steering.settle()
-    steering.desk.miss_pack(0)
-    fleet.tend(berths)
-    assert [group.is_closed for group in groups] == [False]
-
-
-def fleet_with_an_open_pack(steering: Steering, key: str, berth: Berth) -> tuple[Fleet, dict[str, Berth]]:
-    """A fleet whose only pack trains a trial."""
-    host: Any = Handle(steering.desk)
-    fleet, berths = Fleet(host, 2, lambda pack, event: None), {key: berth}
-    fleet.start(key, berth.spec)
-    fleet.begin("store", Fence("store", 1, "s1"), berths)
-    steering.desk.open_pack(0, key, 1)
-    steering.lease(claim(0, key=key))
-    return fleet, berths
 
 
 class Ended(Group):
