@@ -100,13 +100,13 @@ class Batches:
         return list(self._deal(self._rows, *self._units(step), rank, world_size))
 
     def rows_of(self, step: int) -> Positions:
-        """The rows of one optimizer step in their order, whoever takes them. Shape: [rows].
+        """The rows of one optimizer step in their order, whoever takes them, by id. Shape: [rows].
 
         Args:
             step: As of `step`.
         """
         bins, units = self._units(step)
-        return bins.rows[bins.starts[units.start] : bins.starts[units.stop]]
+        return self._rows.row_ids[bins.rows[bins.starts[units.start] : bins.starts[units.stop]]]
 
     def once(self, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield every row once in a fixed order, for validation; as many batches on every rank.

@@ -206,7 +206,7 @@ class Fleet:
         Raises:
             LostClusterError: They cannot, and no others have trained for long.
         """
-        away = set(ray.get(self._host.away.remote()))
+        away = set(cast("list[int]", ray.get(self._host.away.remote())))
         self._absences.look(self._gangs, away, now)
         if not away:
             return

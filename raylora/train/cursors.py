@@ -84,8 +84,8 @@ def check_cursors(checkpoint: Checkpoint, here: Cursors) -> None:
 
 def _next_rows(rows: Batches, step: int) -> dict[str, Any]:
     epoch, offset = rows.locate(step)
-    positions = rows.rows_of(step).astype("<i8").tobytes()
-    return {"epoch": epoch, "step_of_epoch": offset, "rows_sha256": hashlib.sha256(positions).hexdigest()}
+    ids = rows.rows_of(step).astype("<i8").tobytes()
+    return {"epoch": epoch, "step_of_epoch": offset, "rows_sha256": hashlib.sha256(ids).hexdigest()}
 
 
 def _same(noted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
