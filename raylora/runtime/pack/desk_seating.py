@@ -131,7 +131,7 @@ def _seat(party: list[Tenant], packs: Mapping[int, Pack]) -> bool:
         tenant.pack = number
         pack.leases.add(tenant.claim.lease)
         if tenant.returns:
-            pack.ready += tenant.first_commands()  # its orders were given long ago
+            pack.give_back(tenant.first_commands())  # its orders were given long ago
         else:
             pack.hold(tenant.first_commands())
     return True

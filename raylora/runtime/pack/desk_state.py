@@ -208,6 +208,12 @@ class Pack:
         self.held = [held for held in self.held if isinstance(held, Go)]
         self.ready.append(command)
 
+    def give_back(self, commands: Iterable[Held]) -> None:
+        """Hand out at once what a lease of a lost pack was told, whose slot may be one that is still to be freed."""
+        self.ready += [held for held in self.held if isinstance(held, Free)]
+        self.held = [held for held in self.held if not isinstance(held, Free)]
+        self.ready.extend(commands)
+
     def open(self, in_line: Callable[[str], tuple[int, str]]) -> None:
         """Hand out what was held: slots are freed, given, and go on, each in trial order.
 

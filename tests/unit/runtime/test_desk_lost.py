@@ -146,6 +146,22 @@ def test_trials_of_a_pack_that_is_given_up_go_on_in_another_of_their_kind(steeri
     assert second.result(PATIENCE_S) == [metrics(0, 3)]
 
 
+def test_a_slot_is_freed_before_a_trial_of_a_lost_pack_gets_it(steering: Steering):
+    """The workers would have one more beside it for a moment, for which there may be no memory."""
+    for pack in range(2):
+        steering.desk.open_pack(pack, "all", 1)
+    for trial in range(2):
+        steering.lease(claim(trial))
+        steering.go(f"lease{trial}-0")
+    steering.settle()
+    assert told(steering.exchange(1, wait=True).result(PATIENCE_S)) == ["Admit lease1-0", "Go lease1-0"]
+    turn = steering.exchange(1, [metrics(1, 1)], wait=True)
+    steering.order(lambda: steering.desk.free(["lease1-0"])).result(PATIENCE_S)
+    gone(steering.desk)
+    steering.desk.lose_pack(0, None, again=False)
+    assert told(turn.result(PATIENCE_S)) == ["Free lease1-0", "Admit lease0-0", "Go lease0-0"]
+
+
 def test_no_lease_is_given_a_slot_of_workers_that_are_gone(steering: Steering):
     """It would wait for them, with slots free beside it."""
     for pack in range(2):
