@@ -99,7 +99,7 @@ def test_a_full_cache_is_told_before_anything_is_trained(
         rest = fill(disk)
         refused = command.run(*words)
         error = said_in_one_line(refused)
-        assert refused.code == 1
+        assert refused.code == 2
         assert str(disk) in error
         assert "Check the free space" in error
         assert list_runs(open_store(str(other / "store"))) == []
