@@ -13,7 +13,8 @@ from raylora.errors import StoreError
 from raylora.log import get_logger
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.events import Hooks, Wish
-from raylora.train.member import Ending, Member, Outcome
+from raylora.train.member import Member
+from raylora.train.outcome import Ending, Outcome
 from raylora.train.sample import answer
 from raylora.train.trainee import Trainee
 from raylora.train.turn import Failures, step_all, validate_all

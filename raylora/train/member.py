@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from raylora.data.batches import Batches
 from raylora.data.collate import Batch
@@ -20,33 +20,16 @@ from raylora.store.checkpoint import Checkpoint
 from raylora.train.cursors import check_cursors, cursors
 from raylora.train.eva import NUM_STEPS
 from raylora.train.events import Event, EventKind, Hooks
+from raylora.train.outcome import Ending
 from raylora.train.schedule import learning_rate
 from raylora.train.snapshot import Progress, restore, take
 from raylora.train.step import Share, StepResult
+from raylora.train.tail import Tail
 from raylora.train.trainee import Trainee
 from raylora.train.writing import Writing
 
 NUM_PLACES = 3
 """Rows whose file and line an error names."""
-
-Ending = Literal["finished", "early_stopped", "stopped"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended.
-
-    Args:
-        ending: All steps done, stopped by validation, or stopped on request with a checkpoint.
-        progress: Where it stands.
-        checkpoint_uri: The last checkpoint.
-        samples_after: Answers of the trained model.
-    """
-
-    ending: Ending
-    progress: Progress
-    checkpoint_uri: str
-    samples_after: list[str]
 
 
 class Member:
@@ -80,21 +63,29 @@ class Member:
         self._trainee, self.slot, self.spec = trainee, slot, spec
         self._rows, self.validation = rows, validation
         self._hooks, self._digests = hooks, digests
-        self.progress = Progress()
+        self.progress, self._tail = Progress(), Tail()
         self._writing, self._saved_step = Writing(trainee.slot_ranks, self._write), -1
         self._sound_step = -1  # the newest whose weights gave a finite loss
         num_steps = spec.max_steps or rows.num_steps(spec.num_epochs)
         self.num_steps = num_steps if max_tokens is None else rows.num_steps_holding(max_tokens, num_steps)
         trainee.begin(slot, spec, self.num_steps)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, and give up those of the run that are beyond it."""
+    def restore(self, checkpoint: Checkpoint, tells_again: bool = False) -> None:
+        """Go on from a checkpoint, and give up those of the run that are beyond it.
+
+        Args:
+            checkpoint: Of this run or of another.
+            tells_again: It is of this run, and what was told before it is told once more: who heard it passes it over.
+        """
         self.progress = restore(self._trainee, self.slot, checkpoint, self._digests)
         check_cursors(checkpoint, cursors(self.spec, self._rows, checkpoint.step, self.num_steps))
         self._writing.uri, self._saved_step = checkpoint.uri, checkpoint.step
         self._sound_step = checkpoint.step - 1  # what was saved before it was gone on from
+        events = self._tail.load(checkpoint.state) if tells_again else []
         if self._trainee.slot_ranks.rank == 0:
             self._hooks.give_up_beyond(checkpoint.step)
+            for event in events:
+                self._hooks.emit(event)
 
     def hand_over(self) -> Checkpoint:
         """This moment, for another rank that goes on with the run; what is on its way to the store is there."""
@@ -109,6 +100,7 @@ class Member:
             moment: From its `hand_over`; it is kept nowhere.
         """
         self.progress = restore(self._trainee, self.slot, moment, self._digests)
+        self._tail.load(moment.state)
         self._writing.uri, self._sound_step = moment.uri, moment.step - 1
 
     @property
@@ -231,7 +223,8 @@ class Member:
     def _take(self) -> Checkpoint:
         """This moment; a collective call."""
         here = cursors(self.spec, self._rows, self.progress.step, self.num_steps)
-        return take(self._trainee, self.slot, self.progress, self._digests, here)
+        taken = take(self._trainee, self.slot, self.progress, self._digests, here)
+        return replace(taken, state=taken.state | self._tail.state)
 
     def settle(self) -> str:
         """Wait until what was to be kept is; a collective call.
@@ -261,7 +254,7 @@ class Member:
             values: What the kind tells.
         """
         if self._trainee.slot_ranks.rank == 0:
-            self._hooks.emit(Event(kind, self.progress.step, values))
+            self._hooks.emit(self._tail.noted(Event(kind, self.progress.step, values)))
 
     def _write(self, checkpoint: Checkpoint) -> str:
         """Keep a checkpoint and tell of it; in a thread of its own, on the rank that speaks."""
@@ -287,6 +280,5 @@ class Member:
     def _places(self, error: NonFiniteLossError) -> str:
         """Files and lines of the first few rows that an error names."""
         places = [self._rows.place(row_id) for row_id in error.row_ids[:NUM_PLACES]]
-        num_more = len(error.row_ids) - len(places)
-        more = f"; and {num_more} more" if num_more else ""
+        more = f"; and {num_more} more" if (num_more := len(error.row_ids) - len(places)) else ""
         return f" The rows are: {'; '.join(places)}{more}." if places else ""

@@ -106,7 +106,9 @@ class PackHooks(WorkerHooks):
     @override
     def save(self, checkpoint: Checkpoint) -> str:
         try:
-            uri = self.keep(checkpoint)  # at once: the desk waits, and the driver may wait for the desk
+            # At once: the desk waits, and the driver may wait for the desk. What it has not heard by then is told again
+            # by whoever goes on from here (train/tail.py).
+            uri = self.keep(checkpoint)
         except UnusableStoreError as error:
             self._written.put(error)
             raise

@@ -24,8 +24,8 @@ from raylora.train.build import build
 from raylora.train.events import Event
 from raylora.train.integrity import check_unchanged, checksum
 from raylora.train.loop import Training
-from raylora.train.member import Outcome
 from raylora.train.memory import PeakMemory
+from raylora.train.outcome import Outcome
 from raylora.train.ranks import Ranks
 from raylora.train.trainee import Trainee
 

@@ -44,7 +44,8 @@ from raylora.runtime.pack.width import pack_width
 from raylora.store.checkpoint import Checkpoint
 from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
-from raylora.train.member import Member, Outcome
+from raylora.train.member import Member
+from raylora.train.outcome import Outcome
 from raylora.train.trainee import Trainee
 from raylora.train.turn import step_all, validate_all
 
@@ -175,11 +176,11 @@ class Pack:
     def _member(self, lease: PackLease, checkpoint: Checkpoint | None) -> Member:
         """Let a run go on from where it was, and tell where it is."""
         command, trainee, member = lease.admit, self._trainee, self._opened(lease)
-        inputs = self._inputs.of(command.spec)
+        inputs, own = self._inputs.of(command.spec), run_store(self._stores, command.run_id)
         if checkpoint is not None:
-            member.restore(checkpoint)
+            member.restore(checkpoint, tells_again=checkpoint.uri.startswith(f"{own.uri}/"))
         elif trainee.slot_ranks.rank == 0:  # what an earlier process left is no future of a run that begins anew
-            give_up_beyond(run_store(self._stores, command.run_id), BEFORE_ANY_STEP)
+            give_up_beyond(own, BEFORE_ANY_STEP)
         placed = {
             "strategy": trainee.strategy.name,
             "device": trainee.device.type,

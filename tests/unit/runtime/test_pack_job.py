@@ -14,6 +14,7 @@ from raylora.spec.run import RunSpec
 from raylora.store.blob import open_store
 from raylora.store.checkpoint import load_checkpoint
 from raylora.store.kept import complete_steps
+from raylora.train.events import Event
 from tests.unit.runtime.opened_pack import Post, open_pack
 from tests.unit.store.disks import fill, mounted
 from tests.unit.train.tiny_run import save_materials, tiny_spec
@@ -179,6 +180,39 @@ def test_a_run_goes_on_from_a_save_that_nobody_heard_of(
         again._turn()
     uninterrupted = pack._leases["lease"].member
     assert uninterrupted is not None and member.progress.train_loss == uninterrupted.progress.train_loss
+
+
+def numbers(post: Post, run_id: str) -> list[Event]:
+    return [event for event in post.events if event.kind in ("step", "eval") and event.run_id == run_id]
+
+
+def test_what_was_told_before_a_save_is_told_again_by_the_same_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever heard it may be gone with the workers, and the steps are not done again."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=9, val_set_size=4, eval_steps=2)
+    first, second, third = Post(), Post(), Post()
+    pack = open_pack(spec, first, tmp_path)
+    pack._obey(Admit("lease", 0, spec, "run", None))
+    pack._obey(Go("lease"))
+    for _ in range(3):
+        pack._turn()
+    pack._obey(Save("lease"))
+    again = open_pack(spec, second, tmp_path, num_slots=2)
+    again._obey(Admit("again", 0, spec, "run", None, up_to_step=9))
+    assert numbers(second, "run") == numbers(first, "run")
+    assert [event.step for event in numbers(second, "run")] == [1, 2, 2, 3]
+    (saved,) = (report for report in pack._reports if report.kind == "saved")
+    again._obey(Admit("clone", 1, spec, "other", str(saved.values["uri"])))
+    assert numbers(second, "other") == []
+
+    again._obey(Go("again"))
+    again._turn()
+    again._obey(Save("again"))  # and so on, however often it is lost
+    open_pack(spec, third, tmp_path)._obey(Admit("once more", 0, spec, "run", None, up_to_step=9))
+    assert numbers(third, "run") == numbers(second, "run")
 
 
 def test_a_run_that_begins_anew_has_no_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

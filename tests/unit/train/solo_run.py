@@ -13,7 +13,7 @@ from raylora.store.contract import Store
 from raylora.store.kept import fall_back, give_up_beyond
 from raylora.train.events import Event, Wish
 from raylora.train.loop import Training
-from raylora.train.member import Outcome
+from raylora.train.outcome import Outcome
 from raylora.train.trainee import Trainee
 from tests.unit.train.tiny_run import build_tiny, open_rows, tiny_spec
 
