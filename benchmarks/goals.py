@@ -90,11 +90,10 @@ def _packing(results: Mapping[str, Any]) -> Iterator[Goal]:
 def _packing_workers(results: Mapping[str, Any]) -> Iterator[Goal]:
     """Of the two places that slots can have the one that a sweep gives them, be it the faster or not."""
     place = AT_HOME if stay_on_ranks(results["num_slots"], results["num_ranks"]) else SHARED
-    for strategy, found in results["strategies"].items():
-        for tokens, length in found["lengths"].items():
+    for strategy, asked in results["goals"].items():
+        for tokens, length in results["strategies"][strategy]["lengths"].items():
             faster = length["packs"][place]["is_faster_by"]["median"]
-            asked = results["goals"][strategy][tokens]
-            yield Goal(f"a pack of 8 on two workers, {strategy}, {tokens} tokens", faster, least=asked)
+            yield Goal(f"a pack of 8 on two workers, {strategy}, {tokens} tokens", faster, least=asked[tokens])
 
 
 def _slots(results: Mapping[str, Any]) -> Iterator[Goal]:

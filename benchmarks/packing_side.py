@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.flops import step_flops
+from benchmarks.gathers import gather_s
 from benchmarks.player import Player, play
 from benchmarks.products import rates
 from benchmarks.raylora_side import CPU, run_spec
@@ -54,7 +55,7 @@ class Packing:
     Args:
         work: Its options: ``num_slots``; ``settings``, of the slots in turn; ``rows``, a file of rows by their length;
             ``slots_stay_on_ranks``, under which there is only the pack; ``rates_s``, how long to measure each of the
-            machine's products, 0 for not at all; ``square``, how large its large matrices are.
+            machine's products, 0 for neither them nor gathers; ``square``, how large its large matrices are.
         rank: Of this process.
     """
 
@@ -95,6 +96,7 @@ class Packing:
         told["flops"] = step_flops(self.trainee, shares)
         if self._rates_s:
             told["flops_per_s"] = rates(self._base, told["num_tokens"], self._rates_s, self._square)
+            told["gather_s"] = gather_s(self.trainee) if self._num_ranks > 1 else 0.0
         return told
 
     def _are_alike(self, alone: list[float], pack: list[float]) -> bool:

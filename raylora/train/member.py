@@ -224,7 +224,7 @@ class Member:
         """This moment; a collective call."""
         here = cursors(self.spec, self._rows, self.progress.step, self.num_steps)
         taken = take(self._trainee, self.slot, self.progress, self._digests, here)
-        return replace(taken, state=taken.state | self._tail.state)
+        return replace(taken, state={**taken.state, **self._tail.state})
 
     def settle(self) -> str:
         """Wait until what was to be kept is; a collective call.

@@ -7,6 +7,7 @@ before a save that is whole were told to nobody, and are not done again. Kept by
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from raylora.train.events import Event
@@ -35,7 +36,7 @@ class Tail:
         """For a checkpoint: all of it, under `KEY`."""
         return {KEY: [[event.kind, event.step, dict(event.values)] for event in self._events]}
 
-    def load(self, state: dict[str, Any]) -> list[Event]:
+    def load(self, state: Mapping[str, Any]) -> list[Event]:
         """Become what a checkpoint of the same run carries; nothing where it is of before there were tails.
 
         Args:
