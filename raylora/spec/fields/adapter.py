@@ -23,7 +23,7 @@ class AdapterFields(Part):
     """A low-rank adapter: W stays frozen, W + (lora_alpha / lora_r) B A runs. `adapter: full` needs none of it."""
 
     adapter: Literal["lora", "vera", "adalora", "full"] = "lora"
-    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; `vera`, two trained vectors a layer that scale random matrices which all layers share; or `adalora`, an update B diag(E) A that gives its ranks to the layers where they count most. `full` is no adapter: all weights of the base train, in `dtype`, and a whole model is published."""
+    """Kind of adapter: `lora`, of which `use_rslora`, `use_dora`, `loraplus_lr_ratio` and `init_lora_weights` make rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ and EVA; `vera`, two trained vectors a layer that scale random matrices which all layers share; or `adalora`, an update B diag(E) A that gives its ranks to the layers where they count most. `full` is no adapter: all weights of the base train, in `dtype`, and a whole model is published. Methods are known by their names, too: `dora`, `rslora`, `loraplus`, `pissa`, `olora`, `eva`, `loftq` and `galore` are read as the fields that make them."""
 
     adapter_bank: Literal["packed", "peft"] = "packed"
     """What holds the adapter: Low-rank layers of raylora's, or PEFT's own modules."""

@@ -17,6 +17,7 @@ from raylora.spec.fields.run import RunFields
 from raylora.spec.fields.sweep import BudgetSpec
 from raylora.spec.pages.sweep_words import SWEEP_HEAD, SWEEP_TAIL
 from raylora.spec.reading.catalog import GROUPS, SWEEP_GROUPS, Group, default_of, part_in
+from raylora.spec.reading.method_names import METHODS, meaning
 from raylora.spec.reading.other_tools import DATASET_ALIASES, RUN_ALIASES, Alias
 from raylora.spec.rules.rule import Rule
 from raylora.spec.rules.run import RULES
@@ -70,6 +71,17 @@ defaults. These do not change it: {outside}. Of `distributed` only `num_workers`
 strategies are held to the same losses, so a run may go on under another one.
 """
 
+_METHODS = """\
+## Names of methods
+
+A method may be asked for by its own name, in a run and among the choices of a sweep's `adapter`. It is read as the
+fields that make it, with a printed note, and goes with what these go with; a field that says otherwise beside it is an
+error. What else there is to say of each is in [methods.md](methods.md).
+
+| `adapter` | read as |
+|---|---|
+"""
+
 _ALIASES = """\
 ## Keys of other tools
 
@@ -87,7 +99,8 @@ def configuration_markdown() -> str:
     """Return the text of docs/configuration.md."""
     outside = ", ".join(f"`{name}`" for name in sorted(NOT_DIGESTED - {"distributed"}))
     sections = [_HEAD, *(_section(group) for group in GROUPS)]
-    sections += [_RULES + _sentences(RULES), _DIGEST.format(outside=outside), _ALIASES + "".join(_alias_rows())]
+    sections += [_RULES + _sentences(RULES), _DIGEST.format(outside=outside), _METHODS + "".join(_method_rows())]
+    sections += [_ALIASES + "".join(_alias_rows())]
     return "\n".join(sections)
 
 
@@ -139,6 +152,11 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = default_of(field)
     return "" if value is None else f"`{write_yaml({'_': value}).partition(': ')[2].strip()}`"
+
+
+def _method_rows() -> Iterator[str]:
+    for name in METHODS:
+        yield f"| `{name}` | {meaning(name)} |\n"
 
 
 def _alias_rows() -> Iterator[str]:

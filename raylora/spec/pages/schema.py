@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from raylora.spec.fields.run import RunFields
 from raylora.spec.fields.sweep import SweepFields
+from raylora.spec.reading.method_names import METHODS
 from raylora.spec.reading.other_tools import DATASET_ALIASES, RUN_ALIASES, Alias
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -42,13 +43,14 @@ def sweep_json_schema() -> dict[str, Any]:
 
 
 def _as_written(schema: dict[str, Any]) -> dict[str, Any]:
-    """Let a run's schema take what its file may say: other tools' keys, and groups without a value."""
+    """Let a run's schema take what its file may say: other tools' keys, names of methods, and groups without a value."""
     for name, prop in schema["properties"].items():
         prop["description"] = RunFields.model_fields[name].description
         if "$ref" in prop:
             # A group whose fields are all commented out reads as null.
             prop["anyOf"] = [{"$ref": prop.pop("$ref")}, {"type": "null"}]
     _add_aliases(schema["properties"], RUN_ALIASES)
+    schema["properties"]["adapter"]["enum"] += METHODS
     schema["allOf"] = [{"anyOf": [{"required": [key]} for key in _spellings(name)]} for name in schema.pop("required")]
     return schema
 

@@ -33,6 +33,8 @@ space:
 
 - A knob is named after the field that it sets, dots included (`distributed.num_workers`). A name that starts with `_` is
   free: its choices are mappings of fields that vary together.
+- `adapter` takes [names of methods](configuration.md#names-of-methods), too: `adapter: {choice: [lora, dora, rslora]}`. The
+  run then leaves out the fields that make them.
 - Every choice, both ends of every range, and their combinations are tried against the run's fields and rules before
   anything starts. A draw between the ends that makes no run is a trial that fails by itself, with the reason.
 - Files to start from are in `sweeps/`. `raylora schema sweep` prints the JSON schema that editors complete from.

@@ -13,6 +13,7 @@ from raylora.spec.fields.run import RunFields
 from raylora.spec.reading.aliases import spellings
 from raylora.spec.reading.catalog import find, places
 from raylora.spec.reading.draft import Draft
+from raylora.spec.reading.method_names import METHODS
 from raylora.spec.rules.run import broken_rules
 from raylora.spec.run import RunSpec
 from raylora.spec.text.show import printable, show
@@ -100,7 +101,8 @@ def _note_error(draft: Draft, path: KeyPath, field: FieldInfo | None, kind: str,
     else:
         value, may_be = draft.value(path), allowed(field)
         may_be = may_be.replace("number", "finite number", 1) if kind == "finite_number" else may_be
-        draft.refuse(path, f"got {show(value)}; allowed: {may_be}{_hint(value, may_be, choices(field))}")
+        known = (*choices(field), *(METHODS if path == ("adapter",) else ()))
+        draft.refuse(path, f"got {show(value)}; allowed: {may_be}{_hint(value, may_be, known)}")
 
 
 def _hint(value: Any, words: str, known: tuple[str, ...]) -> str:

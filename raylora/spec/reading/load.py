@@ -1,7 +1,7 @@
 """A YAML file and `--set` overrides enter, a validated run and the notes to print leave. The command line calls it.
 
 The steps: text to values with lines (`text/yaml_text.py`), overrides (`overrides.py`), other tools' keys (`aliases.py`),
-fields and rules (`check.py`). Problems of all steps are collected and raised once.
+names of methods (`method_names.py`), fields and rules (`check.py`). Problems of all steps are collected and raised once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from raylora.spec.reading.aliases import resolve_aliases
 from raylora.spec.reading.check import check
 from raylora.spec.reading.draft import Draft, Origin
 from raylora.spec.reading.file_kind import refuse_other_kinds
+from raylora.spec.reading.method_names import resolve_method
 from raylora.spec.reading.overrides import apply_override
 from raylora.spec.run import RunSpec
 from raylora.spec.text.show import show
@@ -57,6 +58,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     for override in overrides:
         apply_override(draft, override)
     resolve_aliases(draft)
+    resolve_method(draft)
     spec = check(draft)
     if spec is None:
         raise told_in_order(draft, path)

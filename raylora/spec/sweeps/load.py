@@ -23,12 +23,14 @@ from raylora.spec.reading.check import check_run, note_errors
 from raylora.spec.reading.draft import Draft, Origin
 from raylora.spec.reading.file_kind import refuse_other_kinds
 from raylora.spec.reading.load import read_draft, told_in_order
+from raylora.spec.reading.method_names import meaning, resolve_method
 from raylora.spec.reading.overrides import apply_override
 from raylora.spec.rules.rule import broken
 from raylora.spec.sweeps.knob_text import read_knobs
 from raylora.spec.sweeps.overrides import refuse_shadowed, split_overrides
 from raylora.spec.sweeps.rules import SWEEP_RULES
 from raylora.spec.sweeps.space_check import space_problems
+from raylora.spec.sweeps.space_shape import method_names
 from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.spec.text.show import printable, show
 from raylora.spec.text.yaml_text import KeyPath
@@ -82,6 +84,8 @@ def finish(draft: Draft, overrides: Sequence[str], path: Path) -> LoadedSweep:
     refuse_shadowed(draft, of_run)
     run, run_is_right = _RunDraft(draft, of_run).check()
     knobs = read_knobs(draft)
+    for name, at in method_names(knobs).items():
+        draft.note(("space", *at), f"space: adapter: {show(name)} is read as {meaning(name)}")
     sweep = _check_fields(draft, run, knobs)
     refused = {str(path[0]) for path in draft.refused} | (set() if run_is_right else {"run"})
     for path_in_space, words in _space_problems(draft, run, knobs, run_is_right):
@@ -120,6 +124,7 @@ class _RunDraft:
         for override in self.overrides:
             apply_override(draft, override)
         resolve_aliases(draft)
+        resolve_method(draft)
         run = check_run(draft)
         if run.sample_prompts:
             draft.note(

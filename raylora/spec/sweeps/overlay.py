@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from raylora.spec.fields.run import RunFields
+from raylora.spec.reading.method_names import METHODS, is_name, named
 
 ACCUMULATION = "gradient_accumulation_steps"
 
 
 def overlay(run: RunFields, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's values with some fields set.
+    """Return a run's values with some fields set; an `adapter` that names a method sets what makes it, too.
 
     A trial with another micro-batch or other workers takes as many rows in a step as the run, by accumulation, unless
     accumulation is set too: then the rows of a step vary on purpose.
@@ -21,16 +22,22 @@ def overlay(run: RunFields, overrides: Mapping[str, Any]) -> dict[str, Any]:
         overrides: Values by dotted field, lists by index; None for a field's default.
 
     Raises:
+        Contradiction: `adapter` names a method, and another override says otherwise.
         ValueError: A field is no group or list to look into, or the rows of a step cannot be shared evenly.
     """
     values = run.model_dump(mode="json")
-    for name, value in overrides.items():
+    for name, value in _with_methods_fields(overrides).items():
         _put(values, name.split("."), value)
     if ACCUMULATION not in overrides:
         place = values.get("distributed")
         num_workers = place.get("num_workers", 1) if isinstance(place, dict) else None
         _hold_rows(values, run.rows_per_step, values.get("micro_batch_size", 1), num_workers)
     return values
+
+
+def _with_methods_fields(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = overrides.get("adapter")
+    return {**overrides, **named(name, overrides.get(METHODS[name].field))} if is_name(name) else overrides
 
 
 def _put(values: Any, parts: list[str], value: Any) -> None:

@@ -13,11 +13,12 @@ from raylora.spec.fields.knobs import AnyKnob, Ratio, ends
 from raylora.spec.fields.run import RunFields
 from raylora.spec.reading.check import check_fields
 from raylora.spec.reading.draft import Draft
+from raylora.spec.reading.method_names import METHODS, Contradiction
 from raylora.spec.rules.run import RULES
 from raylora.spec.sweeps.corners import corners
 from raylora.spec.sweeps.overlay import overlay
 from raylora.spec.sweeps.space import applies, resolve
-from raylora.spec.sweeps.space_shape import fields_of, flaws
+from raylora.spec.sweeps.space_shape import fields_of, flaws, method_names
 from raylora.spec.text.show import show
 from raylora.spec.text.yaml_text import KeyPath
 
@@ -36,13 +37,24 @@ def space_problems(
         unread: Names of knobs that are not.
         run_is_right: Whether the rules can be asked.
     """
-    flawed = list(flaws(space, unread))
+    flawed = [*flaws(space, unread), *(_always_one_method(run, space) if run_is_right else ())]
     yield from flawed
     sound = space.keys() - {path[0] for path, _ in flawed}
     alone = list(_alone(run, {name: knob for name, knob in space.items() if name in sound}))
     yield from alone
     if run_is_right and not flawed and not unread:
         yield from _together(run, space, {path for path, _ in alone})
+
+
+def _always_one_method(run: RunFields, space: Mapping[str, AnyKnob]) -> Iterator[Found]:
+    """Refuse what would make one method of all trials, those too that are drawn as another."""
+    for name, place in method_names(space).items():
+        field = METHODS[name].field
+        if METHODS[name].holds(value := getattr(run, field)):
+            yield (
+                place,
+                f"the run has {field}: {show(value)}, so that whatever is drawn would be {name}; take it out of the run",
+            )
 
 
 def _alone(run: RunFields, space: Mapping[str, AnyKnob]) -> Iterator[Found]:
@@ -85,6 +97,9 @@ def _wrong_together(
     """Yield a name for the kind of problem, the knob to tell it at, and the words."""
     try:
         draft = Draft(overlay(run, overrides))
+    except Contradiction as error:
+        yield "method", _owner(space, ("adapter",)), str(error)
+        return
     except ValueError as error:
         at = next(
             (name for name in ("micro_batch_size", "distributed.num_workers") if name in space), next(iter(space))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raylora.spec.fields.knobs import AnyKnob, Choice, Ratio, ends
+from raylora.spec.reading.method_names import is_name
 from raylora.spec.text.show import show
 from raylora.spec.text.yaml_text import KeyPath
 
@@ -47,6 +48,21 @@ def fields_of(name: str, knob: AnyKnob) -> dict[str, KeyPath]:
     for place, value in ends(knob):
         for field in value if isinstance(value, dict) else ():
             found.setdefault(field, (name, *place))
+    return found
+
+
+def method_names(space: Mapping[str, AnyKnob]) -> dict[str, KeyPath]:
+    """Return the names of methods that a space has for values of `adapter`, each with its first place.
+
+    Args:
+        space: Knobs by name.
+    """
+    found: dict[str, KeyPath] = {}
+    for knob_name, knob in space.items():
+        for place, value in ends(knob):
+            asked = value.get("adapter") if knob_name.startswith("_") and isinstance(value, dict) else value
+            if is_name(asked) and (knob_name == "adapter" or knob_name.startswith("_")):
+                found.setdefault(asked, (knob_name, *place))
     return found
 
 

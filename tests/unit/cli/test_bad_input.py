@@ -79,7 +79,7 @@ def test_rows_that_cannot_be_read(
             ["peft: r: got 4096, above the smaller side of", "at most 32", "Lower r or leave"],
         ),
         ("lora_target_modules=.*", ["'.*' matches the output head lm_head", "all-linear does"]),
-        ("adapter=dora", ["adapter", "got 'dora'; allowed: lora"]),
+        ("adapter=dorra", ["adapter", "got 'dorra'; allowed: lora", "nearest: dora"]),
         ("learning_rate=.nan", ["learning_rate"]),
         ("lora_rnk=8", ["lora_rnk", "lora_r"]),
         ("distributed.num_workers=0", ["distributed.num_workers", "got 0"]),
