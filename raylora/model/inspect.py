@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from raylora.errors import ModelError
 from raylora.model.base.head_seat import head_values
 from raylora.model.targets import find_targets, layer_values, linear_layers, refuse
-from raylora.spec.fields.adapter import AdapterFields
+from raylora.spec.fields.run import RunFields
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Inspection:
         refuse(self.problems)
 
 
-def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
+def inspect_targets(model: PreTrainedModel, spec: RunFields) -> Inspection:
     """Show which linear layers of a model get an adapter.
 
     Args:
         model: The base; its parameters may be on the meta device.
-        spec: `adapter`, `lora_target_modules`, `lora_r` and `use_dora` count, or `peft`.
+        spec: `adapter`, `lora_target_modules`, `lora_r` and `use_dora` count, or `peft`, or `galore_rank`.
     """
     by_layer, problems = _values(model, spec)
     groups: dict[tuple[str, tuple[int, int]], list[str]] = defaultdict(list)
@@ -84,10 +84,10 @@ def inspect_targets(model: PreTrainedModel, spec: AdapterFields) -> Inspection:
     return Inspection(tuple(rows), tuple(problems), sum(by_layer.values()) + head_values(model))
 
 
-def _values(model: PreTrainedModel, spec: AdapterFields) -> tuple[dict[str, int], list[str]]:
+def _values(model: PreTrainedModel, spec: RunFields) -> tuple[dict[str, int], list[str]]:
     """Values that train by layer, and what is wrong with the targets."""
     if spec.adapter == "full":
-        return _by_module(model), []
+        return _by_module(model), find_targets(model, spec)[1]
     if spec.peft is None:
         names, problems = find_targets(model, spec)
         layers = linear_layers(model)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import regex
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -19,6 +19,7 @@ from raylora.errors import ModelError
 from raylora.model.adapter.rank_limit import rank_too_large
 from raylora.model.base.head_seat import HeadSeat, head_values
 from raylora.spec.fields.adapter import AdapterFields
+from raylora.spec.fields.run import RunFields
 from raylora.spec.text.pattern import matching
 
 ALL_LINEAR = "all-linear"
@@ -27,12 +28,12 @@ REGEX_TIMEOUT_S = 2.0
 """Longest search over all names. They are short: only a pattern that backtracks without end takes longer."""
 
 
-def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
+def match_targets(model: PreTrainedModel, spec: RunFields) -> list[str]:
     """Name the linear layers that get an adapter; where the base itself trains all but the head, GPT-2's Conv1D too.
 
     Args:
         model: The base; its parameters may be on the meta device, its linear layers quantized.
-        spec: `lora_target_modules` and `lora_r` count.
+        spec: `lora_target_modules` and `lora_r` count, or `galore_rank`.
 
     Returns:
         Dotted names in the model's order.
@@ -45,12 +46,12 @@ def match_targets(model: PreTrainedModel, spec: AdapterFields) -> list[str]:
     return names
 
 
-def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str], list[str]]:
+def find_targets(model: PreTrainedModel, spec: RunFields) -> tuple[list[str], list[str]]:
     """As `match_targets`, but what is wrong is handed back beside what was matched.
 
     Args:
         model: The base.
-        spec: `lora_target_modules` and `lora_r` count.
+        spec: `lora_target_modules` and `lora_r` count, or `galore_rank`.
 
     Returns:
         Dotted names of linear layers, and the problems, a sentence each; nothing of an adapter of PEFT's own, whose
@@ -59,7 +60,9 @@ def find_targets(model: PreTrainedModel, spec: AdapterFields) -> tuple[list[str]
     if spec.peft is not None:
         return [], []
     if spec.adapter == "full":
-        return _all_linear(model), []
+        names = _all_linear(model)
+        too_large = _projection_too_large(model, names, spec.galore_rank) if spec.optimizer == "galore_adamw" else None
+        return names, [too_large] if too_large else []
     asked = spec.lora_target_modules
     is_regex = isinstance(asked, str)
     modules = {name: module for name, module in model.named_modules() if name}
@@ -114,6 +117,17 @@ def _all_linear(model: PreTrainedModel) -> list[str]:
     return [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
 
 
+def _projection_too_large(model: PreTrainedModel, names: Sequence[str], rank: int) -> str | None:
+    """GaLore would keep all of a weight's moments, and what projects them beside."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        weight = cast(Tensor, layer.weight)
+        outputs, inputs = weight.shape if isinstance(layer, nn.Linear) else reversed(weight.shape)
+        shapes[name] = (outputs, inputs)
+    return rank_too_large("galore_rank", dict.fromkeys(names, rank), shapes, else_do="")
+
+
 def _unadaptable(entry: str, found: Mapping[str, nn.Module], model: PreTrainedModel) -> str | None:
     """Why what an entry matched cannot be adapted; ``None`` where it can."""
     head = model.get_output_embeddings()
@@ -151,7 +165,7 @@ def _no_match(entry: str, model: PreTrainedModel, is_regex: bool) -> str:
     return text
 
 
-def adapter_values(model: PreTrainedModel, spec: AdapterFields) -> int:
+def adapter_values(model: PreTrainedModel, spec: RunFields) -> int:
     """Values that a run trains.
 
     Args:

@@ -126,5 +126,4 @@ def projected_bytes(spec: TrainFields, shape: tuple[int, int], itemsize: int) ->
         itemsize: Bytes of one value.
     """
     shorter, longer = sorted(shape)
-    rank = min(spec.galore_rank, shorter)
-    return itemsize * (2 * longer * rank + shorter * rank)
+    return itemsize * spec.galore_rank * (2 * longer + shorter)

@@ -146,7 +146,7 @@ def _range_of(name: str, field: str) -> Range | None:
     """What a field's number, or those of its pattern, may be; PEFT takes others, or finds out on the base alone."""
     if field.endswith("dropout"):
         return DROPOUT
-    if field in ("alpha", "lora_alpha", "psoft_alpha", "randlora_alpha", "alpha_pattern"):
+    if field in ("alpha", "lora_alpha", "psoft_alpha", "randlora_alpha", "alpha_pattern", "scaling"):
         return SCALE
     # OFT's r may be 0 beside its block size, and OSF's ranks may be fractions.
     return RANK if field in ("r", "rank_pattern") and name not in ("OFT", "OSF") else None

@@ -24,8 +24,14 @@ from raylora.model.bank.peft_refusal import in_our_words
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.frozen_linear import QuantLinear
 
-OF_THAT_RANK = ("DELORA", "HIRA", "LOHA", "LORA", "UNILORA", "VBLORA")
-"""Types with factors R x I and O x R, whose `r` PEFT takes however large; others bound it, or mean something else."""
+LOWERED = ("DEFT", "TINYLORA")
+"""Types whose `r`, one for all layers, PEFT lowers to what a layer has, and says nothing."""
+
+RANKS = {
+    **dict.fromkeys(("DELORA", "HIRA", "LOHA", "LORA", "UNILORA", "VBLORA", *LOWERED), ("r",)),
+    "GRALORA": ("r", "hybrid_r"),
+}
+"""Ranks of factors R x I and O x R that PEFT takes however large; others it bounds, or means otherwise."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,22 @@ def peft_trial(model: PreTrainedModel, block: Mapping[str, Any]) -> PeftTrial:
         injected = inject(model, config, BaseWeights(model), torch.device("meta"))
     by_layer = _by_layer(injected)
     eject(model)
-    if block["peft_type"] in OF_THAT_RANK and (problem := _rank_too_large(injected)) is not None:
-        raise ModelError(f"peft: {problem}")
+    for field in RANKS.get(block["peft_type"], ()):
+        asked = getattr(config, field) if block["peft_type"] in LOWERED else None
+        if (problem := _rank_too_large(injected, field, asked)) is not None:
+            raise ModelError(f"peft: {problem}")
     return PeftTrial(by_layer)
 
 
-def _rank_too_large(injected: Injected) -> str | None:
+def _rank_too_large(injected: Injected, field: str, asked: int | None) -> str | None:
+    """Of all layers, whose ranks `rank_pattern` may tell apart, unless one was asked for of all of them."""
     shapes, ranks = {}, {}
     for name, layer in injected.layers.items():
         shape = _matrix(layer.get_base_layer()) if isinstance(layer, BaseTunerLayer) else None
         if shape is not None:  # of a convolution, or of experts in one tensor, there is no such limit
             tuner: Any = layer  # the class that they share does not promise `r`
-            shapes[name], ranks[name] = shape, tuner.r[ADAPTER]  # rank_pattern's too
-    return rank_too_large("r", ranks, shapes)
+            shapes[name], ranks[name] = shape, getattr(tuner, field)[ADAPTER] if asked is None else asked
+    return rank_too_large(field, ranks, shapes)
 
 
 def _matrix(layer: nn.Module) -> tuple[int, int] | None:

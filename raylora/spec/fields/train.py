@@ -64,7 +64,7 @@ class TrainFields(Part):
     """AdamW of torch (fused where it exists), of bitsandbytes (8-bit; paged on CUDA alone, elsewhere a warning says that torch's runs instead), or GaLore's, which under `adapter: full` keeps the moments of each linear layer at rank `galore_rank`; the extra `galore` installs it."""
 
     galore_rank: PositiveInt = 128
-    """Rank to which `optimizer: galore_adamw` projects the gradient of each linear layer but the output head; all else that trains keeps whole moments."""
+    """Rank to which `optimizer: galore_adamw` projects the gradient of each linear layer but the output head, at most the smaller side of each; all else that trains keeps whole moments."""
 
     galore_update_proj_gap: PositiveInt = 200
     """Steps after which `optimizer: galore_adamw` takes the projection anew, from a singular value decomposition of the gradient."""

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.bank.peft_config import peft_config, why_not
-from raylora.model.bank.peft_trial import OF_THAT_RANK, peft_trial
+from raylora.model.bank.peft_trial import RANKS, peft_trial
 from raylora.model.base.load import base_on_meta
 from raylora.spec.run import RunSpec
 from tests.reference.peft_types import block_of
@@ -84,6 +84,10 @@ def test_a_generator_that_no_step_seeds_is_refused():
         ({**LOHA, "alpha": float("inf")}, ["alpha: got inf; allowed: a number above 0"]),
         ({**LORA, "lora_alpha": "16"}, ["lora_alpha: got '16'; allowed: a number above 0"]),
         ({**LORA, "alpha_pattern": {"v_proj": 0}}, ["alpha_pattern: v_proj: got 0; allowed: a number above 0"]),
+        *(
+            ({**block_of(kind), "scaling": 0}, ["scaling: got 0; allowed: a number above 0"])
+            for kind in ("FOURIERFT", "WAVEFT", "PEANUT")
+        ),
         ({**LORA, "lora_dropout": 1.0}, ["lora_dropout: got 1.0; allowed: a number of at least 0 and below 1"]),
         (
             {**LOHA, "r": 0, "alpha": -1, "module_dropout": -0.1},
@@ -106,15 +110,15 @@ def test_numbers_out_of_range_are_told_as_those_of_our_own_fields(block: dict[st
 
 
 @pytest.mark.parametrize("fields", [{}, NF4], ids=["plain", "nf4"])
-@pytest.mark.parametrize("kind", OF_THAT_RANK)
-def test_a_rank_above_a_matrix_is_refused(kind: str, fields: dict[str, Any]):
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, ranks in RANKS.items() for field in ranks])
+def test_a_rank_above_a_matrix_is_refused(kind: str, field: str, fields: dict[str, Any]):
     """Values have 32 rows, queries 64."""
     block = LORA if kind == "LORA" else {**block_of(kind), "target_modules": ["q_proj", "v_proj"]}
-    assert refusal({**block, "r": 33}, **fields) == (
-        "peft: r: got 33, above the smaller side of model.layers.0.self_attn.v_proj (32 x 64) and 1 more. "
-        "Allowed for these targets: at most 32. Lower r or leave these layers out."
+    assert refusal({**block, field: 34}, **fields) == (
+        f"peft: {field}: got 34, above the smaller side of model.layers.0.self_attn.v_proj (32 x 64) and 1 more. "
+        f"Allowed for these targets: at most 32. Lower {field} or leave these layers out."
     )
-    peft_trial(base(**fields), {**block, "r": 32})
+    peft_trial(base(**fields), {**block, field: 32})
 
 
 def test_a_rank_of_a_pattern_is_that_of_its_layers():

@@ -66,6 +66,21 @@ def test_a_text_is_a_regular_expression_for_the_whole_name(llama: PreTrainedMode
     assert "output head" in problems(llama, lora_target_modules=".*")[0]
 
 
+def test_a_projection_above_a_matrix_is_refused(llama: PreTrainedModel) -> None:
+    """Keys and values have 16 rows."""
+    galore = {"adapter": "full", "optimizer": "galore_adamw"}
+    said = (
+        "galore_rank: got 17, above the smaller side of model.layers.0.self_attn.k_proj (16 x 32) and 3 more. "
+        "Allowed for these targets: at most 16. Lower galore_rank."
+    )
+    assert problems(llama, **galore, galore_rank=17) == [said]
+    assert inspect_targets(llama, spec_of("base", **galore, galore_rank=17)).problems == (said,)
+    assert match_targets(llama, spec_of("base", **galore, galore_rank=16))
+    conv1d = meta_model(GPT2Config(n_embd=32, n_inner=8, n_layer=1, n_head=2, vocab_size=64), torch.float32)
+    assert "transformer.h.0.mlp.c_fc (8 x 32)" in problems(conv1d, **galore, galore_rank=9)[0]
+    assert match_targets(llama, spec_of("base", adapter="full")), "without GaLore its rank is none"
+
+
 def test_a_rank_up_to_the_smaller_side_is_allowed(llama: PreTrainedModel) -> None:
     targets = ["k_proj"]
     assert len(match_targets(llama, spec_of("base", lora_r=16, lora_target_modules=targets))) == 2
