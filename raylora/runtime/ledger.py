@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,12 @@ class Ledger:
             self._tracker.log_published(self._store.uri, folder)
         if train_losses := self._curve("train_loss"):
             self._log_picture("loss.png", partial(self._draw_losses, train_losses))
+        self.log_ranks()
+
+    def log_ranks(self) -> None:
+        """Send the ranks that are left, as numbers by layer and as a picture; nothing where a kind takes none away."""
         if ranks := (self.outcome or {}).get("ranks"):
+            self._tracker.log_text("ranks.json", json.dumps(ranks, indent=1))
             self._log_picture("ranks.png", partial(draw_ranks, ranks, self._title))
 
     def _log_picture(self, name: str, draw: Callable[[Path], None]) -> None:

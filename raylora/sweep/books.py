@@ -156,6 +156,7 @@ class Books:
             shelf.book.update(pack=pack)
         elif event.kind == "outcome":
             self._keep_adapter(shelf, event.run_id, event.values["adapter_uri"])
+            shelf.ledger.log_ranks()
         self._writing.changed()
 
     def report(self, run_id: str, step: int, values: Mapping[str, Any]) -> None:

@@ -76,8 +76,10 @@ def test_ranks_that_are_left_are_drawn_and_told(client: MlflowClient, tmp_path: 
     driver.ledger.close()
     assert driver.tracker.finish("finished") == {}
     assert driver.ledger.result()["ranks_by_layer"] == (ranks or None)
-    pictures = {file.path for file in client.list_artifacts(driver.tracker.mlflow_run_id)} & {"loss.png", "ranks.png"}
-    assert pictures == ({"loss.png", "ranks.png"} if ranks else {"loss.png"})
+    files = {file.path for file in client.list_artifacts(driver.tracker.mlflow_run_id)}
+    assert files & {"loss.png", "ranks.png", "ranks.json"} == {"loss.png"} | (
+        {"ranks.png", "ranks.json"} if ranks else set()
+    )
 
 
 def refuse(self: Delivery, entries: Sequence[Entry]) -> None:

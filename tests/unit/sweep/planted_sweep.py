@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,15 @@ class PlantedTrial:
                 self._tell("eval", {"eval_loss": self.loss(self.step)})
                 self.books.report(self.run_id, self.step, self._progress())
 
-    def finish(self) -> None:
-        """Publish an adapter, tell of it from both sides, and end."""
+    def finish(self, ranks: Mapping[str, int] | None = None) -> None:
+        """Publish an adapter, tell of it from both sides, and end; of AdaLoRA with the ranks that it left."""
         about = self._lineage() | {"eval_loss": self.loss(self.step)}
         files = {"adapter_config.json": b"{}", "adapter_model.safetensors": self.run_id.encode()}
         uri = publish(run_store(self.store, self.run_id), FOLDER, files, about)
         self.books.report(self.run_id, self.step, self._progress() | {"adapter_uri": uri})
         self.books.end_trial(self.run_id, "succeeded")
-        self._tell("outcome", {"ending": "finished", "progress": self._progress(), "adapter_uri": uri})
+        outcome = {"ending": "finished", "progress": self._progress(), "adapter_uri": uri}
+        self._tell("outcome", outcome | {"ranks": dict(ranks or {})})
 
     def _progress(self) -> dict[str, Any]:
         loss = self.loss(self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_every_trial_is_a_child_with_its_knobs_numbers_inputs_and_adapter(
     assert SweepSpec.model_validate(yaml.safe_load(asked)) == sweep.spec
     report = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
     assert report >= {"report/report.html", "report/curves.png", "report/winner.yaml"}
+
+
+def test_ranks_that_a_trial_has_left_are_told_and_drawn_in_its_run(client: MlflowClient, store: Store, tmp_path: Path):
+    sweep = Sweep(store, tmp_path / "spool", sweep_spec("ranks"))
+    left = {"model.layers.0.q_proj": 3, "model.layers.1.q_proj": 0}
+    for number, ranks in enumerate((left, None)):
+        sweep.begun(number, 2).finish(ranks)
+    record = sweep.books.close("finished")
+    runs = children(client, "ranks", str(record.mlflow_run_id))
+    artifacts = {name: {file.path for file in client.list_artifacts(run.info.run_id)} for name, run in runs.items()}
+    assert artifacts["t000"] >= {"ranks.json", "ranks.png"}
+    assert artifacts["t001"].isdisjoint({"ranks.json", "ranks.png"})
+    told = Path(client.download_artifacts(runs["t000"].info.run_id, "ranks.json", str(tmp_path)))
+    assert json.loads(told.read_text()) == left
 
 
 def test_the_record_has_the_curves_and_the_result_follows_from_it(client: MlflowClient, store: Store, tmp_path: Path):
