@@ -38,7 +38,8 @@ class Batch:
         is_desirable: Of each text, line by line, whether it is a desirable answer; false where rows are not rated.
         values: What goes into the model where token ids do not, line by line: pixels (B, C, H, W),
             or spectrograms (B, T, F).
-        weights_BT: How much each label counts in the loss, above 0 to 1; ``None`` where all count in full.
+        weights_BT: How much each label counts in the loss, above 0 to 1; ``None`` where all count in full. Of pairs
+            whose prompts are learned too, 1 for labels of answers and 0 for those of prompts.
     """
 
     input_ids_BT: torch.Tensor

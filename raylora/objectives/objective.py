@@ -22,7 +22,8 @@ class Texts:
     Args:
         label_counts: Labelled tokens of each text.
         is_desirable: Whether each is a desirable answer; false where rows are not rated.
-        weights_N: How much each labelled token counts, above 0 to 1; ``None`` where all count in full.
+        weights_N: How much each labelled token counts, above 0 to 1; ``None`` where all count in full. Of pairs whose
+            prompts are learned too, 1 for tokens of answers and 0 for those of prompts.
 
     Shapes:
         weights_N: (N,), N all labelled tokens, text by text.

@@ -30,8 +30,8 @@ class Preference:
     Args:
         kind: ``dpo``: -log sigmoid(beta h), h by how much more than the reference the run prefers the chosen answer.
             ``ipo``: (h - 1 / (2 beta))^2, log-probabilities being means over an answer's tokens. ``orpo``: the
-            cross-entropy of chosen answers, not of their prompts, less beta log sigmoid of the log odds ratio of both;
-            no reference.
+            cross-entropy of chosen answers, and of their prompts where these are labelled, less beta log sigmoid of the
+            log odds ratio of both answers; no reference.
         beta: Above 0. How much a preference counts: of DPO and IPO the larger, the closer to the reference.
 
     Source: DPO, https://arxiv.org/abs/2305.18290, equation 7; IPO, https://arxiv.org/abs/2310.12036, equation 17, over
@@ -55,17 +55,22 @@ class Preference:
         return 2 if self.kind == "orpo" else 1
 
     def sums(self, scores: Scores, texts: Texts) -> Tensor:
-        """Losses of pairs, and for ORPO of chosen tokens before them; then what `metrics` tells.
+        """Losses of pairs, and for ORPO of the chosen texts' tokens before them; then what `metrics` tells.
 
         Args:
             scores: As of `Objective`; ORPO takes no reference.
             texts: The chosen answer of each pair, then its rejected one.
         """
-        log_p_P2 = -sums_by_text(scores.losses_N, texts.label_counts).view(-1, 2)
-        counts_P2 = torch.tensor(texts.label_counts, dtype=torch.int64, device=log_p_P2.device).view(-1, 2)
+        losses_P2 = sums_by_text(scores.losses_N, texts.label_counts).view(-1, 2)
+        counts_P2 = torch.tensor(texts.label_counts, dtype=torch.int64, device=losses_P2.device).view(-1, 2)
+        log_p_P2 = -losses_P2
+        if texts.weights_N is not None:  # answers are judged without their prompts
+            answers_N = texts.weights_N.to(losses_P2.device)
+            counts_P2 = sums_by_text(answers_N, texts.label_counts).view(-1, 2)
+            log_p_P2 = -sums_by_text(answers_N * scores.losses_N, texts.label_counts).view(-1, 2)
         if self.kind == "orpo":
             mean_P2 = log_p_P2 / counts_P2
-            losses = [-log_p_P2[:, 0].sum(), -self.beta * _odds(mean_P2).sum()]
+            losses = [losses_P2[:, 0].sum(), -self.beta * _odds(mean_P2).sum()]
             reward_P2 = self.beta * mean_P2
         else:
             assert scores.reference_N is not None
@@ -76,7 +81,7 @@ class Preference:
         return torch.stack([*losses, (margin_P > 0).float().sum(), margin_P.sum()])
 
     def counts(self, texts: Texts) -> list[int]:
-        """Pairs, and for ORPO the tokens of chosen answers before them."""
+        """Pairs, and for ORPO the labelled tokens of chosen texts before them."""
         num_pairs = len(texts.label_counts) // 2
         tokens = [sum(texts.label_counts[::2])] if self.kind == "orpo" else []
         return [*tokens, num_pairs, num_pairs, num_pairs]

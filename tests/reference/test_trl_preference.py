@@ -38,16 +38,17 @@ class Dpo(Recorded, DPOTrainer):
     """Takes tokens as they are."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
+        return dataset.remove_columns("rest_ids")
 
 
 class Orpo(Recorded, ORPOTrainer):
-    """Takes tokens as they are, and the cross-entropy of answers alone; TRL takes that of prompts too.
+    """Takes tokens as they are, with the cross-entropy of answers alone or, as TRL has it, of whole chosen texts.
 
     Both are kept.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, *args: Any, with_prompts: bool, **settings: Any) -> None:
+        self.with_prompts = with_prompts
         self.of_all: list[float] = []
         self.of_answers: list[float] = []
         super().__init__(*args, **settings)
@@ -55,9 +56,10 @@ class Orpo(Recorded, ORPOTrainer):
     def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
         prompt, row = feature["prompt_ids"], dict[str, list[int]]()
         for side in ("chosen", "rejected"):
-            answer = feature[f"{side}_ids"]
-            row |= {f"{side}_input_ids": prompt + answer, f"{side}_labels": [-100] * len(prompt) + answer}
-            row[f"{side}_attention_mask"] = [1] * len(prompt + answer)
+            answer, rest = feature[f"{side}_ids"], feature["rest_ids"]
+            row[f"{side}_input_ids"] = prompt + answer + rest
+            row[f"{side}_labels"] = [-100] * len(prompt) + answer + [-100] * len(rest)
+            row[f"{side}_attention_mask"] = [1] * len(prompt + answer + rest)
         return row
 
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -67,24 +69,27 @@ class Orpo(Recorded, ORPOTrainer):
         of_answers = F.cross_entropy(logits_PTV.flatten(0, 1), labels_PT.flatten())
         self.of_all.append(float(of_all.detach()))
         self.of_answers.append(float(of_answers.detach()))
-        return chosen, rejected, logits_PTV, others_PTV, of_answers
+        return chosen, rejected, logits_PTV, others_PTV, of_all if self.with_prompts else of_answers
 
 
 def pairs_of(batch: Batch) -> list[dict[str, list[int]]]:
-    """A batch's pairs as TRL takes them: a prompt and two answers."""
+    """A batch's pairs as TRL takes them: a prompt and two answers, and what follows both where all is learned."""
     pairs = []
-    for ids, labels, segments, rows in zip(
-        batch.input_ids_BT, batch.labels_BT, batch.segment_ids_BT, batch.row_ids, strict=True
+    is_answer_BT = batch.labels_BT != -100
+    if batch.weights_BT is not None:
+        is_answer_BT &= batch.weights_BT > 0
+    for ids, is_answer, segments, rows in zip(
+        batch.input_ids_BT, is_answer_BT, batch.segment_ids_BT, batch.row_ids, strict=True
     ):
         texts = []
         for segment in range(1, len(rows) + 1):
             # A label stands one place before its token; what follows the last (a line break) TRL would learn.
-            answer = (labels[segments == segment] != -100).nonzero().flatten() + 1
+            answer = is_answer[segments == segment].nonzero().flatten() + 1
             start, end = int(answer[0]), int(answer[-1]) + 1
             of_text = ids[segments == segment].tolist()
-            texts.append((of_text[:start], of_text[start:end]))
-        for (prompt, chosen), (_, rejected) in zip(texts[::2], texts[1::2], strict=True):
-            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+            texts.append((of_text[:start], of_text[start:end], of_text[end:] if batch.weights_BT is not None else []))
+        for (prompt, chosen, rest), (_, rejected, _) in zip(texts[::2], texts[1::2], strict=True):
+            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "rest_ids": rest})
     return pairs
 
 
@@ -110,7 +115,8 @@ def theirs(
     given = {"train_dataset": pairs, "processing_class": load_tokenizer(Path(spec.base_model))}
     given["optimizers"] = (optimizer, None)
     if spec.rl == "orpo":
-        trainer: Dpo | Orpo = Orpo(model, args=ORPOConfig(**settings), **given)
+        config = ORPOConfig(**settings)
+        trainer: Dpo | Orpo = Orpo(model, args=config, with_prompts=spec.train_on_inputs, **given)
     else:
         loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[str(spec.rl)]
         trainer = Dpo(model, args=DPOConfig(**settings, loss_type=loss_type), **given)
@@ -142,6 +148,20 @@ def test_losses_and_metrics_are_those_of_trls_trainer(tmp_path: Path, rl: str, o
     if isinstance(trainer, Orpo):
         gaps = [abs(one - other) for one, other in zip(trainer.of_all, trainer.of_answers, strict=True)]
         assert min(gaps) > 0.05, "TRL's own is another loss"
+
+
+@pytest.mark.parametrize("on", BASES)
+def test_orpo_with_prompts_is_trls_own(tmp_path: Path, on: str):
+    spec = spec_of(tmp_path, "orpo", train_on_inputs=True, **BASES[on])
+    rows, _ = open_rows(spec, tmp_path / "cache")
+    start, found = ours(spec, rows)
+    trainer = theirs(spec, rows, in_peft(spec, start), tmp_path / "trl")
+    assert isinstance(trainer, Orpo)
+    assert [each.loss for each in found] == pytest.approx(trainer.losses, abs=1e-5)
+    told = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
+    assert [each.metrics["reward_margin"] for each in found] == pytest.approx(told, abs=1e-4)
+    gaps = [abs(one - other) for one, other in zip(trainer.of_all, trainer.of_answers, strict=True)]
+    assert max(gaps) > 0.05, "that of answers alone is another loss"
 
 
 @pytest.mark.parametrize("kind", ["full", pytest.param("galore", marks=needs_galore)])

@@ -30,7 +30,8 @@ class Encoded:
         is_desirable: Of a rated answer, whether it is desirable.
         classes: Of each token with loss, where a class is to be learned and not the token itself.
         values: What goes into the model where ids do not, such as an image's pixels; ids then only count.
-        weights: How much each token counts in the loss, above 0 to 1 where it does; empty where all count in full.
+        weights: How much each token counts in the loss, above 0 to 1 where it does; empty where all count in full. Of a
+            pair whose prompt is learned too, 1 where a token is the answer's, by which it is judged, and 0 elsewhere.
     """
 
     input_ids: list[int]
@@ -44,12 +45,12 @@ class Encoded:
     @property
     def num_labels(self) -> int:
         """Tokens with loss."""
-        return sum(self._num_labels_of_texts)
+        return sum(self._of_texts(self.is_label))
 
     @property
     def learns(self) -> bool:
-        """Whether each text has tokens with loss."""
-        return all(self._num_labels_of_texts)
+        """Whether each text has tokens with loss, which of a pair are its answer's."""
+        return all(self._of_texts([weight > 0 for weight in self.weights] or self.is_label))
 
     def cut(self, num_tokens: int) -> Encoded:
         """Keep the first tokens; of a pair, those of both texts, half of them each unless one needs less."""
@@ -66,7 +67,10 @@ class Encoded:
             slice(start, start + length) for start, length in ((0, kept), (self.split_at, num_tokens - kept))
         )
         return Encoded(
-            self.input_ids[first] + self.input_ids[second], self.is_label[first] + self.is_label[second], kept
+            self.input_ids[first] + self.input_ids[second],
+            self.is_label[first] + self.is_label[second],
+            kept,
+            weights=self.weights[first] + self.weights[second],
         )
 
     def pieces(self, num_tokens: int) -> list[Encoded]:
@@ -83,11 +87,10 @@ class Encoded:
         cuts = (slice(*bounds) for bounds in pairwise([*starts, end]))
         return [replace(self, input_ids=self.input_ids[cut], is_label=self.is_label[cut]) for cut in cuts]
 
-    @property
-    def _num_labels_of_texts(self) -> list[int]:
-        """The first token of a text has no loss: nothing comes before it to predict it from."""
-        bounds = [0, self.split_at, len(self.is_label)] if self.split_at else [0, len(self.is_label)]
-        return [sum(self.is_label[start + 1 : end]) for start, end in pairwise(bounds)]
+    def _of_texts(self, marks: Sequence[bool]) -> list[int]:
+        """Marks of each text but of its first token, which has no loss: nothing comes before it to predict it from."""
+        bounds = [0, self.split_at, len(marks)] if self.split_at else [0, len(marks)]
+        return [sum(marks[start + 1 : end]) for start, end in pairwise(bounds)]
 
 
 class Encoder:
@@ -95,7 +98,7 @@ class Encoder:
 
     Args:
         tokenizer: The base's tokenizer with the run's chat template.
-        train_on_inputs: Whether the loss is counted on every token.
+        train_on_inputs: Whether the loss is counted on every token; of a pair, on those of the chosen text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, train_on_inputs: bool = False) -> None:
@@ -117,15 +120,22 @@ class Encoder:
         if isinstance(example, Rated):
             return replace(self.encode(example.answer), is_desirable=example.is_desirable)
         if isinstance(example, Pair):
-            first, second = self.encode(example.chosen), self.encode(example.rejected)
-            split_at = len(first.input_ids)
-            return Encoded(first.input_ids + second.input_ids, first.is_label + second.is_label, split_at)
-        if isinstance(example, Conversation):
-            encoded = self._conversation(example)
-        else:
-            assert isinstance(example, Passage)  # what has classes goes to `labelled`
-            encoded = self._passage(example)
+            return self._pair(example)
+        assert isinstance(example, Conversation | Passage)  # what has classes goes to `labelled`
+        encoded = self._text(example)
         return Encoded(encoded.input_ids, [True] * len(encoded.input_ids)) if self._train_on_inputs else encoded
+
+    def _pair(self, pair: Pair) -> Encoded:
+        """The prompt is learned once, with the chosen answer."""
+        first, second = self._text(pair.chosen), self._text(pair.rejected)
+        ids, split_at = first.input_ids + second.input_ids, len(first.input_ids)
+        is_answer = first.is_label + second.is_label
+        if not self._train_on_inputs:
+            return Encoded(ids, is_answer, split_at)
+        return Encoded(ids, [True] * split_at + second.is_label, split_at, weights=tuple(map(float, is_answer)))
+
+    def _text(self, example: Conversation | Passage) -> Encoded:
+        return self._conversation(example) if isinstance(example, Conversation) else self._passage(example)
 
     def _conversation(self, example: Conversation) -> Encoded:
         """Learn each turn by its weight; one of 0 is masked, so that weights of 0 and 1 leave no numbers."""

@@ -32,7 +32,8 @@ CLASSES = "classes"
 VALUES, SHAPE = "values", "shape"
 """Columns of what goes into the model where token ids do not; empty, or not there, where ids do."""
 WEIGHTS = "weights"
-"""Column of how much each token counts in the loss; empty, or not there, where all count in full."""
+"""Column of how much each token counts in the loss, or whether it is of the answer that a pair is judged by; empty, or
+not there, where all count in full."""
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone, so that what is made of it can be kept by it

@@ -73,7 +73,7 @@ class DataFields(Part):
     """Put several rows into one bin of `sequence_len` tokens; no token sees another row's tokens."""
 
     train_on_inputs: Flag = False
-    """Count the loss on the whole row instead of the assistant's (or completion's) tokens only."""
+    """Count the loss on the whole row instead of the assistant's (or completion's) tokens only. Under `rl: orpo` the cross-entropy is then of the chosen answer with its prompt, as in TRL, instead of the answer alone; answers are judged by each other without prompts either way."""
 
     chat_template: str | None = None
     """Jinja chat template, or the path of a file with one; the tokenizer's own where absent."""

@@ -87,7 +87,7 @@ def _optimizer_under_zero12(run: RunFields) -> str | None:
 
 @rule("rl", "datasets", "test_datasets", "train_on_inputs", "adapter")
 def _pairs(run: RunFields) -> str | None:
-    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs`, and `dpo`, `ipo` and `kto` without `adapter: full`."""
+    """`rl` learns from datasets of type `preference`, under `kto` of type `unpaired_preference`, and only it does; it goes without `train_on_inputs` but under `orpo`, and `dpo`, `ipo` and `kto` without `adapter: full`."""
     types = {dataset.type for dataset in (*run.datasets, *run.test_datasets)}
     if run.rl is None and (learned := sorted(types & HOLDING.keys())):
         return f"datasets of type {learned[0]} {HOLDING[learned[0]]}, or another type"
@@ -96,7 +96,7 @@ def _pairs(run: RunFields) -> str | None:
     wanted = "unpaired_preference" if run.rl == "kto" else "preference"
     if others := ", ".join(sorted(types - {wanted})):
         return f"got {run.rl}, which learns from datasets of type {wanted}; got type {others}: set it, or remove rl"
-    if run.train_on_inputs:
+    if run.train_on_inputs and run.rl != "orpo":
         return f"got {run.rl} with train_on_inputs: true, but answers are compared without their prompts; remove it"
     if run.rl in ("dpo", "ipo", "kto") and run.trains_base:
         return (

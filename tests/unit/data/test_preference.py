@@ -84,6 +84,38 @@ def test_only_answers_are_learned(template: str | None):
     assert learned == "good<|im_end|>bad<|im_end|>"
 
 
+@pytest.mark.parametrize("template", [None, MARKED])
+def test_with_inputs_the_chosen_text_is_learned_whole_and_answers_are_told_apart(template: str | None):
+    tokenizer = small_tokenizer(template) if template else small_tokenizer()
+    pair = Pair(Conversation([ASKED, GOOD], None, 1), Conversation([ASKED, BAD], None, 1))
+    of_answers, of_all = Encoder(tokenizer).encode(pair), Encoder(tokenizer, train_on_inputs=True).encode(pair)
+    assert (of_all.input_ids, of_all.split_at) == (of_answers.input_ids, of_answers.split_at)
+    assert all(of_all.is_label[: of_all.split_at])
+    assert of_all.is_label[of_all.split_at :] == of_answers.is_label[of_all.split_at :]
+    assert [weight == 1 for weight in of_all.weights] == of_answers.is_label
+    assert of_answers.weights == ()
+
+
+def test_a_prompt_alone_is_no_pair_to_learn_from():
+    pair = Encoded(list(range(6)), [True] * 3 + [False, True, True], 3, weights=(0.0, 0.0, 1.0, 0.0, 1.0, 1.0))
+    assert pair.learns and pair.num_labels == 4
+    cut = pair.cut(4)
+    assert cut == Encoded([0, 1, 3, 4], [True, True, False, True], 2, weights=(0.0, 0.0, 0.0, 1.0))
+    assert not cut.learns, "the chosen answer was cut off"
+
+
+def test_batches_tell_labels_of_answers_from_those_of_prompts(tmp_path: Path):
+    of_answers, of_all = (
+        collate([(0, 3), (5,)], prepared(tmp_path / name, rl="orpo", train_on_inputs=on), 0)
+        for name, on in (("answers", False), ("all", True))
+    )
+    assert of_answers.weights_BT is None and of_all.weights_BT is not None
+    is_answer_BT = (of_all.labels_BT != IGNORED) & (of_all.weights_BT == 1)
+    assert is_answer_BT.tolist() == (of_answers.labels_BT != IGNORED).tolist()
+    assert of_all.num_label_tokens > of_answers.num_label_tokens
+    assert of_all.label_counts[1::2] == of_answers.label_counts[1::2], "of rejected texts the answers alone"
+
+
 def test_a_cut_takes_from_the_longer_text_first():
     pair = Encoded(list(range(10)), [False] + [True] * 9, 4)
     assert pair.num_labels == 3 + 5
@@ -94,6 +126,7 @@ def test_a_cut_takes_from_the_longer_text_first():
 
 
 def prepared(tmp_path: Path, **fields: object) -> TokenisedRows:
+    tmp_path.mkdir(exist_ok=True)
     write_pairs(tmp_path / "pairs.jsonl", 12)
     source = {"path": str(tmp_path / "pairs.jsonl"), "type": "preference"}
     spec = run_spec(**{"datasets": [source], "rl": "dpo", "sequence_len": 128, **fields})

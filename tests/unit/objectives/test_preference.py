@@ -69,6 +69,24 @@ def test_orpo_is_trls_odds_ratio_beside_the_loss_of_chosen_tokens():
     assert metrics["reward_accuracy"] == float((chosen > rejected).float().mean())
 
 
+def test_orpo_with_prompts_adds_their_loss_and_judges_without():
+    """A prompt's tokens before each chosen answer: as if they were not there, but in the cross-entropy."""
+    prompts = (torch.tensor([0.7, 1.9]), torch.tensor([0.3]))
+    chosen, rejected, *others = losses(6).split(COUNTS)
+    whole_N = torch.cat([prompts[0], chosen, rejected, prompts[1], *others])
+    is_answer = [0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+    texts = Texts((5, 2, 2, 4), weights_N=torch.tensor(is_answer, dtype=torch.float32))
+    objective = Preference("orpo", 0.2)
+    found, without = (
+        (objective.sums(scores(of_N), of) / torch.tensor(objective.counts(of))).tolist()
+        for of_N, of in ((whole_N, texts), (losses(6), TEXTS))
+    )
+    assert found[1:] == pytest.approx(without[1:], abs=1e-6)
+    learned = [*prompts[0].tolist(), *chosen.tolist(), *prompts[1].tolist(), *others[0].tolist()]
+    assert found[0] == pytest.approx(sum(learned) / len(learned), abs=1e-6)
+    assert found[0] != pytest.approx(without[0], abs=1e-2)
+
+
 @pytest.mark.parametrize("kind", ["dpo", "ipo", "orpo"])
 def test_a_batch_of_nothing_has_a_gradient_of_nothing(kind: Kind):
     """A rank without rows goes back through the base all the same."""

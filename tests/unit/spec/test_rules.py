@@ -274,11 +274,14 @@ def test_what_is_learned_goes_with_the_rows(rl: str | None, kind: str, said: str
         RunSpec.model_validate({"base_model": "a", "datasets": [{"path": "b", "type": kind}], "rl": rl})
 
 
-def test_rated_answers_are_learned_without_their_prompts():
-    rated = {"base_model": "a", "datasets": [{"path": "b", "type": "unpaired_preference"}], "rl": "kto"}
-    assert not RunSpec.model_validate(rated).joins_texts
-    with pytest.raises(SpecError, match="got kto with train_on_inputs: true"):
-        RunSpec.model_validate({**rated, "train_on_inputs": True})
+@pytest.mark.parametrize(("rl", "kind"), [("dpo", "preference"), ("ipo", "preference"), ("kto", "unpaired_preference")])
+def test_prompts_are_learned_beside_judged_answers_under_orpo_alone(rl: str, kind: str):
+    judged = {"base_model": "a", "datasets": [{"path": "b", "type": kind}], "rl": rl, "train_on_inputs": True}
+    with pytest.raises(SpecError, match=f"got {rl} with train_on_inputs: true, but answers are compared without"):
+        RunSpec.model_validate(judged)
+    orpo = RunSpec.model_validate(judged | {"rl": "orpo", "datasets": [{"path": "b", "type": "preference"}]})
+    assert orpo.train_on_inputs and orpo.joins_texts
+    assert RunSpec.model_validate(judged | {"train_on_inputs": False}).joins_texts == (rl != "kto")
 
 
 @pytest.mark.parametrize(("rl", "kind"), [("dpo", "preference"), ("ipo", "preference"), ("kto", "unpaired_preference")])

@@ -60,6 +60,14 @@ def test_members_together_are_members_alone(home: Path, fields: dict[str, Any]):
     assert_each_is_as_alone(*trained(home, *specs), home)
 
 
+def test_a_member_that_learns_prompts_too_is_a_member_alone(home: Path):
+    asked = {"rl": "orpo", "lora_r": 4, "max_steps": 4, "eval_steps": 2}
+    specs = [spec_of(home, **asked, train_on_inputs=learned) for learned in (True, False)]
+    trainee, (of_all, of_answers) = trained(home, *specs)
+    assert losses_of(of_all) != pytest.approx(losses_of(of_answers), abs=1e-2)
+    assert_each_is_as_alone(trainee, [of_all, of_answers], home)
+
+
 @pytest.mark.parametrize("rl", ["dpo", "ipo", "orpo", "kto"])
 def test_pefts_bank_learns_the_same(home: Path, rl: str):
     _, (ours,) = trained(home, spec_of(home, rl=rl, lora_r=4))
