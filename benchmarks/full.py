@@ -74,6 +74,7 @@ def measure(material: Material, num_turns: int) -> dict[str, Any]:
                 "learning_rate": METHODS[name]["learning_rate"],
                 "trainable_parameters": runs[0]["trainable_parameters"],
                 "optimizer_bytes": runs[0]["optimizer_bytes"],
+                "mapped_bytes": runs[0]["mapped_bytes"],
                 "predicted": predicted[name],
                 **{what: summary([run[what] for run in runs]) for what in ("eval_loss", "peak_bytes", "step_s")},
                 "mean_eval_loss": sum(run["eval_loss"] for run in runs) / len(runs),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 
@@ -51,10 +52,23 @@ def main(player: Player) -> None:
         eval_loss=evaluate(trainee, held_out)[0].loss,
         step_s=statistics.median(steps_s),
         peak_bytes=memory.peak_bytes - memory.start_bytes,
+        mapped_bytes=mapped_bytes(trainee.frozen),
         optimizer_bytes=sum(moment.nbytes for name, moment in trainee.steppers[0].state() if name != "step"),
         trainable_parameters=trainee.num_trainable(0),
     )
     player.wait()  # until the stage is over
+
+
+def mapped_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of tensors that lie in files mapped into memory, which a process's own memory does not count; on Linux.
+
+    Args:
+        tensors: That nothing writes to: pages that were written to are the process's own.
+    """
+    ranges = [line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()]
+    bounds = [words[0].split("-") for words in ranges if len(words) > 5 and words[5].startswith("/")]
+    of_files = [(int(start, 16), int(end, 16)) for start, end in bounds]
+    return sum(each.nbytes for each in tensors if any(start <= each.data_ptr() < end for start, end in of_files))
 
 
 def _train(trainee: Trainee, spec: RunSpec, rows: TokenisedRows) -> list[float]:

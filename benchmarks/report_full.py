@@ -24,7 +24,7 @@ def full(results: Mapping[str, Any]) -> str:
                 f"{method['trainable_parameters']:,}",
                 f"{method['mean_eval_loss']:.4f} ({loss['lowest']:.4f} to {loss['highest']:.4f})",
                 megabytes(method["optimizer_bytes"]),
-                megabytes(method["peak_bytes"]["median"]),
+                megabytes(method["peak_bytes"]["median"] + method["mapped_bytes"]),
                 megabytes(method["predicted"]["peak_bytes"]),
                 spread(method["step_s"]),
             )
@@ -40,6 +40,7 @@ def full(results: Mapping[str, Any]) -> str:
         f"threads, float32. Validation loss is {before:.4f} before; after, the mean over the seeds with the lowest and "
         "highest. Rates are the usual ones of each, none searched: what is compared is what a run costs and where it "
         "stands after equally many steps, not the best that each can do. A peak is the process's own memory above what "
-        "it had before loading, freed blocks given back; a float32 base that is frozen stays mapped from its file and "
-        "is not in it, and what is predicted has it.\n\n" + table(head, rows)
+        "it had before loading, freed blocks given back, and the part of a frozen base that is used where it is mapped "
+        "from its file: all of a plain one, the embedding of one in NF4. So every peak holds its base, as what is "
+        "predicted does.\n\n" + table(head, rows)
     )
