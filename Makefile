@@ -72,9 +72,10 @@ audit: setup ## Look up known vulnerabilities of what is installed; says so wher
 bench: setup ## Measure against TRL and the machine's own limits
 	python -m benchmarks
 
-docs: setup ## Write the references of runs and sweeps from the spec
+docs: setup ## Write the references of runs and sweeps from the spec, and what was run of methods by base and strategy
 	python -m raylora.spec.pages.reference > docs/configuration.md
 	python -m raylora.spec.pages.reference sweep > docs/sweeps.md
+	python -m tests.contract.methods_by_base > docs/methods-by-base.md
 
 clean: ## Remove .venv and what the tools cached
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis $(DEMO_DATA)

@@ -69,12 +69,17 @@ ON_NF4 = (*MEMBERS[:-2], QUANTIZED[0], KINDS[3], *MEMBERS[-2:])
 INSIDE = {"lora_dropout", "use_dora", "adapter", "init_lora_weights", "gradient_accumulation_steps"}
 RECOMPUTED = [number for number, member in enumerate(ON_NF4) if not number or member.keys() & INSIDE]
 """Of those on an NF4 base a plain one, and members that differ inside of a block, which is what is computed again."""
+MEMBERS_ON: dict[str, Sequence[dict[str, object]]] = {
+    "plain": MEMBERS[::3],
+    "nf4": ON_NF4,
+    "nf4-recomputed": [ON_NF4[number] for number in RECOMPUTED],
+}
+"""By case."""
 
 
 def specs_of(folder: Path, strategy: str, case: str) -> list[RunSpec]:
     place = {"num_workers": 2, **STRATEGIES[strategy]}
-    members = {"plain": MEMBERS[::3], "nf4": ON_NF4, "nf4-recomputed": [ON_NF4[number] for number in RECOMPUTED]}[case]
-    return member_specs(folder, members, distributed=place, **CASES[case])
+    return member_specs(folder, MEMBERS_ON[case], distributed=place, **CASES[case])
 
 
 def rated_specs(folder: Path, strategy: str) -> list[RunSpec]:

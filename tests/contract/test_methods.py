@@ -1,31 +1,49 @@
 """docs/methods.md says refused where the rules refuse, alone where packs do without, and tested where a test is.
 
-A method is added as a row of each table, and to `IN_TESTS` as tests call it.
+A method is added as a row of each table, and to `IN_TESTS` as tests call it. docs/methods-by-base.md has
+bases and strategies in one cell, and follows.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from raylora.errors import ModelError, SpecError
+from raylora.errors import ModelError
 from raylora.model.bank.peft_trial import peft_trial
 from raylora.model.base.load import base_on_meta
 from raylora.spec.packing import why_alone
-from raylora.spec.run import RunSpec
-from tests.contract.documented import ENDS, tables
+from raylora.spec.reading import method_names
+from tests.contract import methods_by_base
 from tests.contract.full_worker import WAYS
+from tests.contract.methods_by_base import ONE_PROCESS, REFUSED_TYPES, WRITTEN_BY, numbers_in
+from tests.contract.methods_page import (
+    BANKS,
+    BASES,
+    IN_TESTS,
+    METHODS,
+    OBJECTIVES,
+    OF_PEFT,
+    PACKING,
+    PLACES,
+    REPOSITORY,
+    TABLES,
+    TESTS,
+    Fields,
+    fields_in,
+    is_among,
+    named,
+    number_of,
+    refusal,
+    run_of,
+)
 from tests.contract.pack_worker import ON_NF4
-from tests.contract.strategy_specs import HEADS, QUANTIZATIONS, STRATEGIES
+from tests.contract.strategy_specs import HEADS
 from tests.contract.strategy_worker import EVA, IN_PEFT, KINDS, ONE_RATE
 from tests.reference.peft_types import ALL, TYPES, block_of
 from tests.unit.model.tiny import tiny_config
@@ -38,32 +56,6 @@ from tests.unit.train.tiny_images import TASK as IMAGES
 from tests.unit.train.tiny_seq2seq import FAMILIES as TWO_SIDED
 from tests.unit.train.tiny_seq2seq import KINDS as WITH_TWO_SIDES
 
-REPOSITORY = Path(__file__).parents[2]
-TEXT = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
-TABLES = tables(TEXT)
-TESTS = dict(re.findall(r"^(\d+)\. `(\S+)`$", TEXT, re.MULTILINE))
-IN_TESTS = {
-    **{"LoRA": "lora", "rsLoRA": "rslora", "LoRA+": "loraplus", "DoRA": "dora", "gaussian start": "gaussian"},
-    **{"PiSSA": "pissa", "PiSSA by iterations": "pissa_niter", "OLoRA": "olora", "VeRA": "vera"},
-    **{"LoftQ": "loftq", "EVA": "eva", "AdaLoRA": "adalora", "full": "full", "GaLore": "galore"},
-}
-BASES = {name: QUANTIZATIONS[kind] for name, kind in {"plain": "none", "int8": "int8", "NF4": "nf4"}.items()}
-PLACES = {name: {"distributed": STRATEGIES[end]} for name, end in ENDS.items() if end in STRATEGIES}
-PACKING = [name for name in PLACES if name not in ("ZeRO-1", "ZeRO-2")]
-BANKS = {"raylora's bank": {"adapter_bank": "packed"}, "PEFT's bank": {"adapter_bank": "peft"}}
-PAIRS = {"datasets": [{"path": "pairs.jsonl", "type": "preference"}]}
-RATED = {"datasets": [{"path": "rated.jsonl", "type": "unpaired_preference"}]}
-OBJECTIVES = {**{rl: {"rl": rl, **PAIRS} for rl in ("dpo", "ipo", "orpo")}, "kto": {"rl": "kto", **RATED}}
-OF_PEFT = "PEFT's own"
-Fields = Mapping[str, Any]
-
-
-def fields_in(cell: str) -> dict[str, Any]:
-    """What a cell shows as code."""
-    return yaml.safe_load("{" + ", ".join(re.findall(r"`([^`]+)`", cell)) + "}") or {}
-
-
-METHODS = {name: fields_in(cell) for (name, column), cell in TABLES["method"].items() if column == "asked for with"}
 CELLS = {
     **{bank: set(product(METHODS, (*BASES, *PLACES))) for bank in BANKS},
     "in a pack": set(product(METHODS, (*BASES, *PLACES, "PEFT's bank"))),
@@ -75,53 +67,19 @@ CELLS = {
 }
 
 
-def run_of(*parts: Fields) -> RunSpec:
-    fields: dict[str, Any] = {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]}
-    for part in parts:
-        fields |= part
-    return RunSpec.model_validate(fields)
-
-
-def refusal(*parts: Fields) -> str:
-    """The error of a run with these fields; nothing where it is taken."""
-    try:
-        run_of(*parts)
-    except SpecError as error:
-        return str(error)
-    return ""
-
-
-def is_among(method: str, members: Iterable[Fields]) -> bool:
-    """Whether one of the members is of a method, with whatever ratio or iterations."""
-
-    def kind(value: object) -> str:
-        return str(value).rstrip("0123456789.")
-
-    asked = METHODS[method]
-    return any(all(key in each and kind(each[key]) == kind(asked[key]) for key in asked) for each in members)
-
-
-def named(test: str, row: str, column: str) -> str:
-    """The test that shows a cell."""
-    names = {"KIND": IN_TESTS.get(row, row), "OBJECTIVE": row, "STRATEGY": ENDS.get(column, column)}
-    for name, value in {**names, "BASE": column.lower()}.items():
-        test = test.replace(name, value)
-    return test
-
-
-def number_of(word: str) -> str | None:
-    """The number of the test that a cell names."""
-    found = re.fullmatch(r"tested \((\d+)\)|refused|alone", word)
-    assert found, word
-    return found[1]
-
-
 def test_no_cell_is_silent():
     assert METHODS.keys() == IN_TESTS.keys()
     for table, cells in CELLS.items():
         assert TABLES[table].keys() == cells, table
     used = {number_of(word) for table in CELLS for word in TABLES[table].values()}
     assert used - {None} == TESTS.keys()
+
+
+def test_names_of_methods_stand_for_what_the_page_asks_for():
+    names = {row: name for row, name in IN_TESTS.items() if method_names.is_name(name)}
+    assert set(names.values()) == set(method_names.METHODS)
+    for row, name in names.items():
+        assert method_names.named(name, None) == {"adapter": "lora"} | METHODS[row]
 
 
 @pytest.mark.parametrize("bank", BANKS)
@@ -145,6 +103,23 @@ def test_what_cannot_share_a_base_is_alone(method: str):
         assert (refusal(METHODS[method], fields) != "") == (word == "refused"), column
         if word != "refused":
             assert (why_alone(run_of(METHODS[method], fields)) is not None) == (word == "alone"), column
+
+
+def test_the_page_by_base_is_what_follows():
+    page = REPOSITORY / "docs" / "methods-by-base.md"
+    assert page.read_text(encoding="utf-8") == methods_by_base.page(), f"run {WRITTEN_BY} > {page}"
+
+
+def test_a_cell_by_base_is_refused_or_alone_where_the_rules_say_so():
+    in_table: dict[str, Fields] = {**BANKS, "in a pack": BANKS["raylora's bank"], OF_PEFT: {}}
+    ruled = {cell: word for cell, word in methods_by_base.cells().items() if cell[1] not in REFUSED_TYPES}
+    for (table, row, base, column), word in ruled.items():
+        asked: Fields = {"peft": block_of(row)} if table == OF_PEFT else METHODS[row]
+        fields = [asked, in_table[table], BASES[base], *([] if column == ONE_PROCESS else [PLACES[column]])]
+        assert (refusal(*fields) != "") == (word == "refused"), (table, row, base, column)
+        if table == "in a pack" and word != "refused":
+            assert (why_alone(run_of(*fields)) is not None) == (word == "alone"), (row, base, column)
+        assert set(numbers_in(word)) <= TESTS.keys() and bool(numbers_in(word)) != (word in ("refused", "alone"))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -242,6 +217,15 @@ def test_each_test_that_is_named_is_there(table: str, collected: set[str]):
             assert named(TESTS[number], *cell) in collected, cell
 
 
+@pytest.mark.slow
+def test_each_test_of_a_cell_by_base_is_there(collected: set[str]):
+    for (table, row, base, column), word in methods_by_base.cells().items():
+        run, *of_strategy = numbers_in(word) or ("",)
+        on_base = column if word.startswith("run") and column != ONE_PROCESS else base
+        assert not run or named(TESTS[run], row, on_base, base) in collected, (table, row, base, column)
+        assert not of_strategy or named(TESTS[of_strategy[0]], row, column) in collected, (table, row, base, column)
+
+
 def test_a_wrong_cell_is_found():
     assert refusal({"adapter": "vera"}, BANKS["PEFT's bank"])
     assert not refusal({"adapter": "vera"})
@@ -249,5 +233,8 @@ def test_a_wrong_cell_is_found():
     assert not is_among("PiSSA by iterations", [{"init_lora_weights": "pissa"}, {"lora_r": 4}])
     assert named("t[packed-KIND-BASE]", "LoRA+", "NF4") == "t[packed-loraplus-nf4]"
     assert named("t[STRATEGY-KIND]", "VeRA", "ZeRO-3") == "t[zero3-vera]"
+    assert named("t[STRATEGY-HELD]", "LoRA", "`ddp`") == "t[ddp-nf4]"
+    assert named("t[STRATEGY-HELD]", "LoRA", "`ddp`", "plain") == "t[ddp-none]"
+    assert numbers_in("from 3 and 9") == ("3", "9") and numbers_in("run (41)") == ("41",) and not numbers_in("alone")
     with pytest.raises(AssertionError):
         number_of("tested")
