@@ -1,7 +1,8 @@
-"""Which tests share a lane of pytest-xdist: those of a file, all those of whole runs, and all those of whole sweeps.
+"""Which tests share a lane of pytest-xdist: those of a file, all of whole runs, of whole sweeps, of groups of ranks.
 
 Whole runs are compared with each other and train on one Ray cluster, and so are whole sweeps. They start processes, one
-after the other, for most of their time, and leave a core to a third lane.
+after the other, for most of their time, and leave a core to a third lane. Groups of ranks are forked from one process,
+which takes ten seconds of a core to start (`tests/contract/forked.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from xdist.scheduler import LoadFileScheduling
 WHOLE = {
     "whole runs": ("tests/cluster/test_train", "tests/cluster/test_two_nodes"),
     "whole sweeps": ("tests/cluster/test_sweep", "tests/cluster/test_two_sweeps"),
+    "groups of ranks": (
+        *(f"tests/contract/test_{name}.py" for name in ("full", "master", "pack", "peft_types", "seq2seq", "strategy")),
+        *(f"tests/unit/runtime/test_{name}.py" for name in ("evening", "inputs", "same_checkpoint")),
+        "tests/unit/train/test_estimate_measured.py",
+    ),
 }
 LONG = tuple(f"tests/{folder}/" for folder in ("cluster", "contract", "reference", "unit/train"))
 """Few tests of many seconds: one that came last would leave the other lane with nothing to do."""

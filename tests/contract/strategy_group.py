@@ -7,15 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.contract import forked
+from tests.contract.forked import ENDED, LEADER, SAID, line_of, said_by
 from tests.servers.process import free_ports
 
-LIMIT_S = 400
+REPOSITORY = Path(__file__).parents[2]
+LIMIT_S, LOOK_S = 400, 0.05
 LATE = ("raylora.strategy.fsdp", "raylora.strategy.deepspeed", "transformers.models.llama.modeling_llama", "peft")
 """What a run imports when it is built; some of it takes seconds."""
 
@@ -52,22 +57,26 @@ def run_group(
         folder: What the program works on.
         num_workers: Ranks of its process group.
         program: A module that is run as `__main__`, with the folder as its argument.
-        late: Modules that it imports while it works, imported once for all workers.
+        late: Modules that it imports while it works, imported once for all groups of this process.
     """
     (port,) = free_ports(1)
     place = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.contract.forked", program, str(folder), str(num_workers), *late]
-    begun, logs = folder / "group.log", [folder / f"worker-{rank}.log" for rank in range(num_workers)]
-    with begun.open("wb") as out:
-        group = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | place, start_new_session=True
-        )
-    try:
-        # What is missing in the end fails its own test, with the workers' last words.
-        with suppress(subprocess.TimeoutExpired):
-            group.wait(timeout=LIMIT_S)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(group.pid, signal.SIGKILL)
-        group.wait(timeout=15)
-    return [(log if log.exists() else begun).read_text(errors="replace")[-3000:] for log in logs]
+    forks = _forks()
+    assert forks.stdin is not None
+    forks.stdin.write(line_of(program, late, folder, num_workers, os.environ | place))
+    forks.stdin.flush()
+    deadline = time.monotonic() + LIMIT_S
+    # What is missing in the end fails its own test, with the workers' last words.
+    while not (folder / ENDED).exists() and forks.poll() is None and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.killpg(int((folder / LEADER).read_text()), signal.SIGKILL)
+    logs = [said_by(folder, rank) for rank in range(num_workers)]
+    return [(log if log.exists() else folder / SAID).read_text(errors="replace")[-3000:] for log in logs]
+
+
+@cache
+def _forks() -> subprocess.Popen[bytes]:
+    """The process that forks all groups of this one; what it says itself is this one's standard error."""
+    words = [sys.executable, "-m", forked.__name__]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=REPOSITORY)

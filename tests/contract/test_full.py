@@ -9,7 +9,7 @@ import torch
 
 from raylora.model.base.weights import Weights
 from tests.contract.full_worker import BACK_ALONE, MOVES, NORM, UNDER, go_on_alone, see_alone
-from tests.contract.strategy_group import Seen, run_group
+from tests.contract.strategy_group import LATE, Seen, run_group
 from tests.contract.strategy_specs import STRATEGIES
 from tests.unit.train.tiny_run import save_base, write_chats
 
@@ -23,7 +23,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     save_base(folder / "base", intermediate_size=97)
     write_chats(folder / "rows.jsonl", 90)
     see_alone(folder)
-    last_words = run_group(folder, program="tests.contract.full_worker")
+    last_words = run_group(folder, program="tests.contract.full_worker", late=LATE)
     go_on_alone(folder)
     return Seen(folder, last_words)
 

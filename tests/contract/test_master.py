@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.contract.master_worker import DECAY, HALF, NORM, RATE, SECOND_HALF, loss_of, parameters
-from tests.contract.strategy_group import Seen, run_group
+from tests.contract.strategy_group import LATE, Seen, run_group
 
 STAGES = ["zero1", "zero2"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("master")
-    return Seen(folder, run_group(folder, program="tests.contract.master_worker"))
+    return Seen(folder, run_group(folder, program="tests.contract.master_worker", late=LATE))
 
 
 def by_hand(steps: range) -> dict[str, Any]:

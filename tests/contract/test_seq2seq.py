@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.seq2seq_worker import SHARDING, UNDER, WAYS, see_alone
-from tests.contract.strategy_group import Seen, run_group
+from tests.contract.strategy_group import LATE, Seen, run_group
 from tests.unit.train.tiny_seq2seq import save_seq2seq_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = save_seq2seq_home(tmp_path_factory.mktemp("seq2seq"), num_rows=90)
     see_alone(folder)
-    last_words = run_group(folder, program="tests.contract.seq2seq_worker")
+    last_words = run_group(folder, program="tests.contract.seq2seq_worker", late=LATE)
     return Seen(folder, last_words)
 
 
