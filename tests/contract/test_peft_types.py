@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.peft_worker import CASES, UNDER, see_alone
-from tests.contract.strategy_group import Seen, run_group
+from tests.contract.strategy_group import LATE, Seen, run_group
 from tests.unit.train.tiny_run import save_base, write_chats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -14,10 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("types")
-    save_base(folder / "base")
+    save_base(folder / "base", num_hidden_layers=2)
     write_chats(folder / "rows.jsonl", 60)
     see_alone(folder)
-    return Seen(folder, run_group(folder, program="tests.contract.peft_worker"))
+    return Seen(folder, run_group(folder, program="tests.contract.peft_worker", late=LATE))
 
 
 @pytest.mark.parametrize(("strategy", "kind"), CASES)

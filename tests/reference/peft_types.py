@@ -19,7 +19,7 @@ MIXED = {"target_modules": ["k_proj", "down_proj"]}
 """Layers of two shapes: for types whose layers share something."""
 
 TYPES: dict[str, dict[str, Any]] = {
-    "LORA": {"r": 4, "lora_alpha": 8, "rank_pattern": {"v_proj": 2}, "layers_to_transform": [0, 2], **ATTENTION},
+    "LORA": {"r": 4, "lora_alpha": 8, "rank_pattern": {"v_proj": 2}, "layers_to_transform": [1], **ATTENTION},
     "BEFT": {**MIXED},
     "BOFT": {"boft_block_size": 4, **ATTENTION},
     "C3A": {"block_size": 16, **MIXED},

@@ -29,15 +29,24 @@ def ours(
     spec: RunSpec, home: Path, optimizer: object = None, times: float = 1, rates: Sequence[float] = RATES
 ) -> tuple[Adapter, list[float], list[float], Trainee]:
     """The adapter at the start, and losses and norms of a run."""
-    rows, _ = open_rows(spec, home / "cache")
-    trainee = build(spec, home / "base", BASE_NAME, CPU)
+    trainee = begun(spec, home)
     if optimizer is not None:
         parameters = trainee.bank.parameters(0)
         one_rate = dict.fromkeys(parameters, 1.0)
         trainee.steppers[0] = trainee.strategy.stepper(parameters, optimizer, spec.max_grad_norm, one_rate)
-    start = trainee.bank.export(0)
-    results = [solo_step(trainee, rows.step(step, 0, 1), step, times * rate) for step, rate in enumerate(rates)]
-    return start, [r.loss for r in results], [r.grad_norm for r in results], trainee
+    return trainee.bank.export(0), *ran(trainee, spec, home, [times * rate for rate in rates]), trainee
+
+
+def begun(spec: RunSpec, home: Path) -> Trainee:
+    """A run before its first step."""
+    return build(spec, home / "base", BASE_NAME, CPU)
+
+
+def ran(trainee: Trainee, spec: RunSpec, home: Path, rates: Sequence[float] = RATES) -> tuple[list[float], list[float]]:
+    """Losses and norms of a run's first steps."""
+    rows, _ = open_rows(spec, home / "cache")
+    results = [solo_step(trainee, rows.step(step, 0, 1), step, rate) for step, rate in enumerate(rates)]
+    return [r.loss for r in results], [r.grad_norm for r in results]
 
 
 def steps_of(spec: RunSpec, home: Path) -> list[list]:
