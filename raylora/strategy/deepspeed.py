@@ -13,10 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raylora.model.base.uncompiled import uncompiled
+from raylora.strategy.absent import absent
+
 if not torch.cuda.is_available():  # must be set before deepspeed is imported, which looks for a GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import deepspeed
+# MLflow is its tuner's, which nobody asks; Muon is asked for in each step, whoever steps, and would be compiled.
+with absent("mlflow"), uncompiled():
+    import deepspeed
+    import deepspeed.runtime.zero.muon.muon_optimizer
 from deepspeed.utils import (
     lazy_init_hp_params_optimizer_state,
     safe_get_full_fp32_param,

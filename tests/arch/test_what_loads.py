@@ -37,17 +37,20 @@ def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
 
 
 @pytest.mark.slow
-def test_packing_a_base_does_without_torchs_compiler():
-    loaded = loaded_after(["raylora.model.base.quant"], REPOSITORY)
-    assert "bitsandbytes.functional" in loaded
+def test_packing_a_base_and_stepping_by_zero_do_without_torchs_compiler():
+    loaded = loaded_after(["raylora.model.base.quant", "raylora.strategy.deepspeed"], REPOSITORY)
+    assert {"bitsandbytes.functional", "deepspeed.runtime.zero.muon.original_muon"} <= loaded
     assert "torch._inductor.compile_fx" not in loaded
 
 
 @pytest.mark.slow
 def test_training_core_loads_without_ray_and_mlflow():
+    """Nor does any library of the core's take MLflow along, as DeepSpeed would."""
     modules = modules_of(PACKAGE, *CORE)
     assert modules
-    assert set(modules) <= loaded_after(modules, REPOSITORY, absent=("ray", "mlflow"))
+    loaded = loaded_after(modules, REPOSITORY, absent=["ray"])
+    assert set(modules) <= loaded
+    assert "mlflow" not in loaded
 
 
 def test_a_heavy_import_is_found(tmp_path: Path):
