@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from functools import cache
 from typing import Any, cast
 
 from transformers import (
@@ -184,12 +185,13 @@ def draws_by_rows(config: PretrainedConfig) -> bool:
 def _flag_down(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> str | None:
     """The field that makes an encoder of a class that could be a decoder."""
     down = (flag for flag in CAUSAL_FLAGS if getattr(config, flag, None) is False)
-    return next((flag for flag in down if _reads(model_class, flag)), None)
+    return next((flag for flag in down if _reads(model_class.__module__, flag)), None)
 
 
-def _reads(model_class: type[PreTrainedModel], field: str) -> bool:
+@cache  # parsing takes 20 ms, and a base is asked about a dozen times before its first step
+def _reads(module: str, field: str) -> bool:
     """Whether a model's code looks at a config field: GPT-NeoX has ``is_decoder: false`` and pays no attention."""
-    tree = ast.parse(inspect.getsource(sys.modules[model_class.__module__]))
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
     attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == field)
     return any(isinstance(node.ctx, ast.Load) and ast.unparse(node.value).endswith("config") for node in attributes)
 
