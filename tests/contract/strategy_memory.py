@@ -19,6 +19,7 @@ from tests.unit.train.tiny_run import CPU, build_tiny, open_rows, run_steps
 def load_memory(spec: RunSpec) -> dict[str, Any]:
     """Peak of a load on each rank, and what the rank keeps of the base."""
     gc.collect()
+    gc.freeze()  # the next ones do not look through what earlier cases left again
     ctypes.CDLL(None).malloc_trim(0)  # what earlier cases left free would be taken first, and not be seen
     with memory.PeakMemory(CPU) as peak:
         trainee = build_tiny(spec)
