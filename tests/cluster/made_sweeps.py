@@ -22,6 +22,9 @@ from raylora.store.sweeps import TUNE_FOLDER, SweepRecord, list_sweeps
 from tests.cluster.command import Command, Ended
 from tests.cluster.undisturbed import adapter_bits, client
 
+PLAN = ("sweep", "grid.yaml", "--plan", "--json", "--set", "slots=1", "--set", "budget.steps=2")
+"""Four trials; a pack is one worker of two cores."""
+
 
 def write(folder: Path, name: str, sweep: dict[str, Any]) -> str:
     """Write a sweep's file; returns its name."""
@@ -33,6 +36,13 @@ def whole(ended: Ended) -> dict[str, Any]:
     """The result of a sweep that came to its end."""
     assert ended.code == 0, ended.out[-2000:] + ended.err[-3000:]
     return ended.json
+
+
+def only_group(plan: dict[str, Any]) -> dict[str, Any]:
+    """Of a plan, the trials that share packs."""
+    (group,) = plan["groups"]
+    assert isinstance(group, dict)
+    return group
 
 
 def the_record(command: Command) -> SweepRecord:

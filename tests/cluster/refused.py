@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.cluster.command import Command, Ended
 
+ONE_WORKER = ("--set", "distributed.num_workers=1")
+"""What is refused needs no second one, which would start to import what trains."""
+
 SOON_S = 240.0
 """Bounds a hang; such runs end in seconds where nothing else goes on."""
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.command import Command, wait_until
-from tests.cluster.refused import SOON_S, refused
+from tests.cluster.refused import ONE_WORKER, SOON_S, refused
 from tests.servers.lacking import PRIVILEGE, lacking
 from tests.servers.ray import RayHead
 from tests.servers.s3 import SECRET, S3Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-ONE_WORKER = ("--set", "distributed.num_workers=1")
 
 
 def test_more_workers_than_the_cluster_can_hold(newcomer: Command):
@@ -28,7 +26,8 @@ def test_more_workers_than_the_cluster_can_hold(newcomer: Command):
 
 def test_a_failed_check_leaves_the_cluster_as_it_was(newcomer: Command, ray_head: RayHead):
     before = ray_head.census()
-    ended = newcomer.run("train", "run.yaml", "--json", "--set", "datasets.0.path=gone.jsonl", timeout_s=SOON_S)
+    gone = ("--set", "datasets.0.path=gone.jsonl")
+    ended = newcomer.run("train", "run.yaml", "--json", *ONE_WORKER, *gone, timeout_s=SOON_S)
     assert "gone.jsonl" in refused(newcomer, ended)
     wait_until(lambda: ray_head.census() == before, 60)
     assert before == {"actors": [], "groups": []}, "and no earlier run has left anything either"

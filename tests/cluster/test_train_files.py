@@ -15,6 +15,7 @@ from transformers import AutoModelForAudioClassification, AutoModelForImageClass
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
+from tests.cluster.refused import ONE_WORKER
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_audio import audio_spec, save_ast, write_vowels
 from tests.unit.train.tiny_images import DIGITS, image_spec, save_vit, write_digits
@@ -113,7 +114,7 @@ def test_an_image_that_is_not_there_is_told_with_its_line_and_nothing_is_left(ho
     rows = (home / "digits.jsonl").read_text().splitlines()
     rows[4] = json.dumps({"image": "images/lost.png", "label": 4})
     (home / "lost.jsonl").write_text("\n".join(rows))
-    ended = on_head.run("train", written(home, "lost", "lost.jsonl"), "--json")
+    ended = on_head.run("train", written(home, "lost", "lost.jsonl"), "--json", *ONE_WORKER)
     assert ended.code != 0
     assert "lost.jsonl, line 5: image: images/lost.png cannot be read (No such file or directory)" in ended.error
     assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())

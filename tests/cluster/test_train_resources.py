@@ -1,16 +1,20 @@
-"""`distributed.resources_per_worker` on a cluster of which one node has what is asked for; ZeRO-2 runs there."""
+"""A cluster of two nodes, of which one has what `distributed.resources_per_worker` asks for; ZeRO-2 runs there.
+
+A sweep's plan counts them both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import SHORT, ended_as_alone
 from tests.cluster.command import Command, overrides
-from tests.cluster.made_sweeps import in_workplace
+from tests.cluster.made_sweeps import PLAN, in_workplace, only_group, whole
 from tests.conftest import served
 from tests.servers.process import Server
 from tests.servers.ray import RayHead, ray_start
@@ -29,8 +33,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
 
 @pytest.fixture(scope="module", autouse=True)
 def node_with_disk(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A node with room for four, two of them with what they ask for."""
     log = tmp_path_factory.mktemp("node") / "ray.log"
-    words = ray_start(f"--address={head.address}", "--num-cpus=2", '--resources={"fast_disk": 2}')
+    words = ray_start(f"--address={head.address}", "--num-cpus=4", '--resources={"fast_disk": 2}')
     env = {**head.server_env, "NODE": "with a fast disk"}
     yield from served(Server(words, log, lambda: "Ray runtime started" in log.read_text(), env=env))
 
@@ -42,6 +47,14 @@ def command(workplace: Path, head: RayHead, new_home: Callable[[], Path]) -> Com
 
 def each_asks(amount: float) -> tuple[str, str]:
     return "--set", f"distributed.resources_per_worker={{fast_disk: {amount}}}"
+
+
+def test_a_sweeps_plan_counts_the_nodes_and_what_they_have_free(workplace: Path, head: RayHead, tmp_path: Path):
+    """They hold one and two workers of two cores; the plan starts nothing."""
+    group = only_group(whole(Command(workplace, tmp_path, head.env).run(*PLAN)))
+    assert group["num_packs"] == 3
+    assert group["fits"] and 0 < group["bytes_per_worker"] < psutil.virtual_memory().total
+    assert head.census() == {"actors": [], "groups": []}
 
 
 def test_workers_run_where_it_is(head: RayHead, in_workplace: Path, new_home: Callable[[], Path], tmp_path: Path):

@@ -16,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
+from tests.cluster.refused import ONE_WORKER
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_seq2seq import save_seq2seq_home, seq2seq_spec
 
@@ -82,7 +83,7 @@ def test_a_wrong_row_is_told_with_its_line_and_nothing_is_left(home: Path, on_he
     rows = (home / "questions.jsonl").read_text().splitlines()
     (home / "wrong.jsonl").write_text("".join(f"{row}\n" for row in [*rows[:4], '{"prompt": "a", "completion": 3}']))
     source = f"datasets=[{{path: {home / 'wrong.jsonl'}, type: completion}}]"
-    ended = on_head.run("train", written(home, "wrong"), "--json", "--set", source)
+    ended = on_head.run("train", written(home, "wrong"), "--json", *ONE_WORKER, "--set", source)
     assert ended.code != 0
     assert "wrong.jsonl, line 5: column 'completion' holds text, got int '3'" in ended.error
     assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
