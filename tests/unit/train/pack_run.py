@@ -193,11 +193,14 @@ def trained(home: Path, *specs: RunSpec) -> tuple[Trainee, list[Member]]:
 
 
 def assert_each_is_as_alone(trainee: Trainee, members: Sequence[Member], home: Path) -> None:
-    """Members that have ended have the losses and the state, by the bit, that each has alone."""
+    """Members that have ended have the losses and the state, by the bit, that each has alone on a base."""
+    alone = place_tiny(members[0].spec)
     for member in members:
-        alone, (only,) = trained(home, member.spec)
+        only = admit(alone, 0, member.spec, home)
+        train_all(alone, [only])
         assert losses_of(member) == losses_of(only)
         assert_same_bits(state_of(trainee, member), state_of(alone, only))
+        alone.release(0)
 
 
 def state_of(trainee: Trainee, member: Member) -> dict[str, Tensor]:
