@@ -14,7 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 WHOLE = {
     "whole runs": ("tests/cluster/test_train", "tests/cluster/test_two_nodes"),
-    "whole sweeps": ("tests/cluster/test_sweep", "tests/cluster/test_two_sweeps"),
+    "whole sweeps": ("tests/cluster/test_sweep", "tests/cluster/test_two_sweeps", "tests/cluster/test_other_methods"),
     "groups of ranks": (
         *(f"tests/contract/test_{name}.py" for name in ("full", "master", "pack", "peft_types", "seq2seq", "strategy")),
         *(f"tests/unit/runtime/test_{name}.py" for name in ("evening", "inputs", "same_checkpoint")),

@@ -5,7 +5,7 @@ The cluster was started without a credential: what reaches its workers came with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,9 @@ def s3_as_owner(s3_server: S3Server) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="module")
-def command(
-    workplace: Path, ray_head: RayHead, s3_as_owner: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Command:
+def command(workplace: Path, ray_head: RayHead, s3_as_owner: S3Server, new_home: Callable[[], Path]) -> Command:
     env = {**ray_head.env, **s3_as_owner.env, **CANARIES, **LISTED, **NAMED, **NOT_LISTED}
-    return Command(workplace, tmp_path_factory.mktemp("home"), env)
+    return Command(workplace, new_home(), env)
 
 
 @pytest.fixture(scope="module")
