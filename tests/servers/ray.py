@@ -25,20 +25,23 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests"}
 """Ray's own lock: what lacks the token cannot talk to the cluster, and no token is left in anybody's home."""
 
 # Python imports a module of this name when it starts: every process of the cluster notes the environment in which it
-# goes on to import what trains.
+# goes on to import what trains. Until then it looks for garbage as seldom as tests do (`tests/conftest.py`).
 SPY = """
-import json, os, sys
+import gc, json, os, sys
 
 NOTES = os.environ.get("NOTES")  # now: a worker may forget it before it imports what trains
+USUAL = gc.get_threshold()
 
 def note(event, args):
     if event == "import" and args[0] == "raylora.runtime.job.job":
+        gc.set_threshold(*USUAL)
         path = f"{NOTES}/{os.getpid()}"
         with open(path, "w") as file:
             json.dump(dict(os.environ), file)
         os.replace(path, path + ".json")  # whoever looks finds it whole
 
 if NOTES:
+    gc.set_threshold(50_000)
     sys.addaudithook(note)
 """
 
