@@ -153,6 +153,8 @@ def _way_out(adapter: StoredAdapter) -> str:
     """What to do with an adapter of another kind."""
     from raylora.model.bank.peft_config import is_held  # seconds of import that only these adapters need
 
+    if (other := why_other_task(adapter.config)) is not None:
+        return f"It {other}"
     if is_held(adapter.config.get("peft_type")):
         return f"Merge it: raylora merge {adapter.uri} --out FOLDER"
     return "Load it with PEFT's PeftModel, and merge it with PEFT where its type can be"

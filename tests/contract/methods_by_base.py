@@ -48,7 +48,8 @@ its own, also where no run had all three:
   ([decision 2](decisions/0002-a-strategy-places-the-base.md)); a method sees that weight and the layer's inputs and
   outputs, and not how they came. Test 6 holds this for each base under each strategy, with LoRA: losses, adapters and
   answers of one process, and the base by its SHA-256.
-- *refused*, *alone*: as in [methods.md](methods.md#what-is-refused), where the words of the errors are.
+- *refused*, *alone*: as in [methods.md](methods.md#what-is-refused), where the words of the errors are. What is in
+  PEFT's bank, PEFT's own types among it, has no table in a pack: it is alone in every cell where it is not refused.
 """
 
 

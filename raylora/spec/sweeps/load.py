@@ -23,14 +23,14 @@ from raylora.spec.reading.check import check_run, note_errors
 from raylora.spec.reading.draft import Draft, Origin
 from raylora.spec.reading.file_kind import refuse_other_kinds
 from raylora.spec.reading.load import read_draft, told_in_order
-from raylora.spec.reading.method_names import meaning, resolve_method
+from raylora.spec.reading.method_names import is_name, meaning, resolve_method
 from raylora.spec.reading.overrides import apply_override
 from raylora.spec.rules.rule import broken
 from raylora.spec.sweeps.knob_text import read_knobs
 from raylora.spec.sweeps.overrides import refuse_shadowed, split_overrides
 from raylora.spec.sweeps.rules import SWEEP_RULES
 from raylora.spec.sweeps.space_check import space_problems
-from raylora.spec.sweeps.space_shape import method_names
+from raylora.spec.sweeps.space_shape import method_names, sets_adapter
 from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.spec.text.show import printable, show
 from raylora.spec.text.yaml_text import KeyPath
@@ -124,6 +124,11 @@ class _RunDraft:
         for override in self.overrides:
             apply_override(draft, override)
         resolve_aliases(draft)
+        if is_name(name := draft.values.get("adapter")) and sets_adapter(self.sweep.values.get("space")):
+            draft.refuse(
+                ("adapter",),
+                f"got {name}, whose fields every trial would keep, and the space sets adapter; name it there alone",
+            )
         resolve_method(draft)
         run = check_run(draft)
         if run.sample_prompts:

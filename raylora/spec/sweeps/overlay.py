@@ -37,7 +37,13 @@ def overlay(run: RunFields, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_methods_fields(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     name = overrides.get("adapter")
-    return {**overrides, **named(name, overrides.get(METHODS[name].field))} if is_name(name) else overrides
+    if not is_name(name):
+        return overrides
+    field = METHODS[name].field
+    given = overrides.get(field)
+    if given is None and field in overrides:
+        given = RunFields.model_fields[field].default
+    return {**overrides, **named(name, given)}
 
 
 def _put(values: Any, parts: list[str], value: Any) -> None:

@@ -51,6 +51,17 @@ def fields_of(name: str, knob: AnyKnob) -> dict[str, KeyPath]:
     return found
 
 
+def sets_adapter(written: Any) -> bool:
+    """Whether a space sets `adapter`, by itself or among fields that vary together.
+
+    Args:
+        written: The space as it is written, right or not.
+    """
+    if isinstance(written, dict):
+        return "adapter" in written or any(map(sets_adapter, written.values()))
+    return isinstance(written, list) and any(map(sets_adapter, written))
+
+
 def method_names(space: Mapping[str, AnyKnob]) -> dict[str, KeyPath]:
     """Return the names of methods that a space has for values of `adapter`, each with its first place.
 

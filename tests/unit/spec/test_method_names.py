@@ -150,7 +150,27 @@ def test_a_name_is_a_condition_of_the_field_that_makes_it(tmp_path: Path):
         (
             ", adapter: pissa",
             "_kind: {choice: [{adapter: lora}, {adapter: pissa, lora_r: 8}]}",
+            "adapter: got pissa, whose fields every trial would keep, and the space sets adapter; name it there alone",
+        ),
+        (
+            ", adapter: dora",
+            "adapter: {choice: [lora, rslora]}",
+            "adapter: got dora, whose fields every trial would keep, and the space sets adapter; name it there alone",
+        ),
+        (
+            ", adapter: galore",
+            "adapter: {choice: [full, lora]}",
+            "adapter: got galore, whose fields every trial would keep, and the space sets adapter; name it there alone",
+        ),
+        (
+            ", init_lora_weights: pissa",
+            "_kind: {choice: [{adapter: lora}, {adapter: pissa, lora_r: 8}]}",
             "the run has init_lora_weights: 'pissa', so that whatever is drawn would be pissa",
+        ),
+        (
+            "",
+            "adapter: {choice: [lora, dora]}, use_dora: {choice: [null, true]}",
+            "adapter: got dora, which is use_dora: true, with use_dora: false beside it; remove one of them",
         ),
         (
             "",
