@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.attempt import NotTheSameError, attempt, told, why_not
-from benchmarks.gpu.claim import Claim
+from benchmarks.gpu.claim import Claim, of_each_case
 from benchmarks.gpu.device import replayed, timed
 from benchmarks.gpu.material import SAME_LOSS, losses, random_rows, shares_of
 from benchmarks.gpu.packing import Base, Case, admit_all, release_all
@@ -72,27 +72,17 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def _worth(side: str) -> Callable[[Mapping[str, Any]], str | None]:
-    def found(results: Mapping[str, Any]) -> str | None:
-        parts = [
-            f"{case['times'][side]['median']:.2f} ({name.partition(':')[0]})"
-            for name, case in results["cases"].items()
-            if side in case.get("times", {})
-        ]
-        return ", ".join(parts) or None
-
-    return found
-
-
 SCRIPT = Script(
     "ablation",
     "What a pack's speed comes from",
     "a pack's step with the shared base, the stacked products and the common unpacking taken away in turn, and its "
     "blocks as a CUDA graph",
     (
-        *(Claim(f"a pack's step with {side}: how many times as long", _worth(side)) for side in WITHOUT),
-        Claim("each slot alone: how many times as long as the pack", _worth(ALONE)),
-        Claim("a pack's blocks as a CUDA graph: their time as a part of that as called", _worth(REPLAYED)),
+        *(Claim(f"a pack's step with {side}: how many times as long", of_each_case("times", side)) for side in WITHOUT),
+        Claim("each slot alone: how many times as long as the pack", of_each_case("times", ALONE)),
+        Claim(
+            "a pack's blocks as a CUDA graph: their time as a part of that as called", of_each_case("times", REPLAYED)
+        ),
     ),
     measure,
     render,

@@ -31,6 +31,28 @@ class Claim:
         return self.words, NOT_YET if said is None else said
 
 
+def of_each_case(
+    kind: str, side: str, figure: Callable[[float], float] = float
+) -> Callable[[Mapping[str, Any]], str | None]:
+    """What a script's cases say of one side, one after the other; those that do not have it are left out.
+
+    Args:
+        kind: Key of a case's ratios.
+        side: Among them.
+        figure: Of a median.
+    """
+
+    def found(results: Mapping[str, Any]) -> str | None:
+        parts = [
+            f"{figure(case[kind][side]['median']):.2f} ({name.partition(':')[0]})"
+            for name, case in results["cases"].items()
+            if side in case.get(kind, {})
+        ]
+        return ", ".join(parts) or None
+
+    return found
+
+
 def held(is_held: bool, figure: str) -> str:
     """A figure with its verdict."""
     return f"{figure}: {'held' if is_held else '**missed**'}"

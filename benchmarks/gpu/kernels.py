@@ -24,14 +24,12 @@ from benchmarks.gpu.layers import (
     layers_of,
     takes,
 )
-from benchmarks.gpu.random_base import SEVEN_B, SPREAD, inner_size
+from benchmarks.gpu.random_base import SEVEN_B, SPREAD, dtype_on, inner_size
 from benchmarks.gpu.roofline import Peaks
 from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import summary
 from benchmarks.tables import table
-from raylora.model.base.dtype import compute_dtype
-from raylora.spec.run import RunSpec
 
 ROWS = (1, 8, 64, 512, 4096)
 FEW = 64
@@ -44,7 +42,7 @@ CALLED = "raylora, as called"
 def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     """Every shape of a block at every number of rows, by every layer."""
     device = setting.device
-    dtype = compute_dtype(RunSpec.model_validate({"base_model": "x", "datasets": [{"path": "x.jsonl"}]}), device.type)
+    dtype = dtype_on(device)
     inner, peaks = inner_size(setting.hidden), Peaks.of(device, dtype)
     results: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),

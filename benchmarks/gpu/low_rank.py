@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu.attempt import NotTheSameError, attempt, why_not
-from benchmarks.gpu.claim import Claim
+from benchmarks.gpu.claim import Claim, of_each_case
 from benchmarks.gpu.device import timed
 from benchmarks.gpu.layers import TOLERANCES
-from benchmarks.gpu.random_base import SEVEN_B, SPREAD
+from benchmarks.gpu.random_base import SEVEN_B, SPREAD, dtype_on
 from benchmarks.gpu.script import Script
 from benchmarks.gpu.setting import Setting
 from benchmarks.summaries import ratios, summary
 from benchmarks.tables import spread, table
-from raylora.model.base.dtype import compute_dtype
-from raylora.spec.run import RunSpec
 
 ONE_BY_ONE, BATCHED, GROUPED = "slot by slot", "batched", "grouped"
 CALLS = {"cuda": 20, "cpu": 2}
@@ -111,7 +109,7 @@ SIDES: dict[str, Callable[[Work], Tensor]] = {ONE_BY_ONE: one_by_one, BATCHED: b
 
 def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     """Every case, by every side that takes it."""
-    dtype = compute_dtype(RunSpec.model_validate({"base_model": "x", "datasets": [{"path": "x"}]}), setting.device.type)
+    dtype = dtype_on(setting.device)
     results: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "cases": {}}
     for case in CASES:
         results["cases"][case.words] = attempt(setting, case.words, partial(_case, setting, case, dtype))
@@ -135,24 +133,13 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def _worth(side: str) -> Callable[[Mapping[str, Any]], str | None]:
-    def found(results: Mapping[str, Any]) -> str | None:
-        parts = [
-            f"{case['is_faster_by'][side]['median']:.2f} ({name})"
-            for name, case in results["cases"].items()
-            if side in case.get("is_faster_by", {})
-        ]
-        return ", ".join(parts) or None
-
-    return found
-
-
 SCRIPT = Script(
     "low_rank",
     "The slots' own products",
     "what slots add on a layer, slot by slot, by batched and by grouped products: which of them stacks should use",
     tuple(
-        Claim(f"{side} products: how many times as fast as slot by slot", _worth(side)) for side in (BATCHED, GROUPED)
+        Claim(f"{side} products: how many times as fast as slot by slot", of_each_case("is_faster_by", side))
+        for side in (BATCHED, GROUPED)
     ),
     measure,
     render,

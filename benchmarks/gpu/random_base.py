@@ -34,6 +34,16 @@ INNER_PER_HIDDEN, INNER_MULTIPLE = 11_008 / 4096, 64
 SEED, SPREAD = 0, 0.02
 
 
+def dtype_on(device: torch.device) -> torch.dtype:
+    """What a run computes in that names no dtype.
+
+    Args:
+        device: On which.
+    """
+    named_by_none = RunSpec.model_validate({"base_model": "x", "datasets": [{"path": "x.jsonl"}]})
+    return compute_dtype(named_by_none, device.type)
+
+
 def inner_size(hidden: int) -> int:
     """Inner features of a block: those of Llama 7B and 65B, and of OpenLLaMA 3B, at their hidden sizes."""
     return INNER_MULTIPLE * math.ceil(hidden * INNER_PER_HIDDEN / INNER_MULTIPLE)

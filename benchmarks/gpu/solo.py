@@ -13,7 +13,7 @@ import torch
 from benchmarks.flops import step_flops
 from benchmarks.gpu import liger
 from benchmarks.gpu.attempt import NotTheSameError, attempt, why_not
-from benchmarks.gpu.claim import Claim, at_least
+from benchmarks.gpu.claim import Claim, at_least, of_each_case
 from benchmarks.gpu.device import timed
 from benchmarks.gpu.material import SAME_LOSS, losses, random_rows, run_spec, shares_of
 from benchmarks.gpu.peft_side import PeftSide, Way
@@ -98,18 +98,6 @@ def _against_fastest(base: str) -> Callable[[Mapping[str, Any]], str | None]:
     return found
 
 
-def _of_choice(choice: str) -> Callable[[Mapping[str, Any]], str | None]:
-    def found(results: Mapping[str, Any]) -> str | None:
-        parts = [
-            f"{1 / case['faster'][choice]['median']:.2f} ({name.partition(':')[0]})"
-            for name, case in results["cases"].items()
-            if choice in case.get("faster", {})
-        ]
-        return ", ".join(parts) or None
-
-    return found
-
-
 def _bases() -> list[str]:
     shapes = (
         Setting(torch.device("cpu"), *shape, turns=1, bits=bits) for shape in (ONE_B, SEVEN_B) for bits in (16, 4)
@@ -143,7 +131,13 @@ SCRIPT = Script(
             )
             for base in _bases()
         ),
-        *(Claim(f"{choice}: how many times as fast as the default", _of_choice(choice)) for choice in OTHERWISE),
+        *(
+            Claim(
+                f"{choice}: how many times as fast as the default",
+                of_each_case("faster", choice, lambda times: 1 / times),
+            )
+            for choice in OTHERWISE
+        ),
     ),
     measure,
     render,

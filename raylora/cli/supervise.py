@@ -12,10 +12,9 @@ from typing import Annotated
 import typer
 
 from raylora.cli.output import Json, err, print_json, say
-from raylora.service.supervisor import AT_ONCE, Supervisor
-from raylora.store.before_start import before_start
-from raylora.store.blob import open_store
-from raylora.store.home import default_store_uri, home, log_path
+
+MAX_CONCURRENT = 4
+"""Commands at once where nobody says how many: each is a process here, and where it names no cluster a Ray as well."""
 
 LOOK_S = 10.0
 """Seconds between two looks at the store."""
@@ -23,13 +22,20 @@ LOOK_S = 10.0
 
 def supervise(
     store: Annotated[str | None, typer.Option(help="Store to watch; raylora's home where absent.")] = None,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Runs and sweeps resumed at once; others wait.")] = AT_ONCE,
+    max_concurrent: Annotated[
+        int, typer.Option(min=1, help="Runs and sweeps resumed at once; others wait.")
+    ] = MAX_CONCURRENT,
     json_: Json = False,
 ) -> None:
     """Resume runs and sweeps whose command or cluster was lost, until stopped (Ctrl-C); what it resumed goes on then.
 
     Each in the folder that it was started in. What somebody stopped, or what failed by itself, is left alone.
     """
+    from raylora.service.supervisor import Supervisor
+    from raylora.store.before_start import before_start
+    from raylora.store.blob import open_store
+    from raylora.store.home import default_store_uri, log_path
+
     with before_start():
         opened = open_store(store or default_store_uri())
         if store:  # raylora's own home may still be without one
@@ -53,6 +59,8 @@ def supervise(
 
 
 def _resume(name: str, store_uri: str, log: Path, folder: Path | None) -> subprocess.Popen[bytes]:
+    from raylora.store.home import home
+
     log.parent.mkdir(parents=True, exist_ok=True)
     # Without -P Python would import what lies in the folder, which the record names: whoever writes to the store.
     words = [sys.executable, "-P", "-m", "raylora", "resume", name, "--store", store_uri]

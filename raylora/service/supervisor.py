@@ -31,10 +31,6 @@ LIVED_S = 900.0
 
 _log = get_logger(__name__)
 
-
-AT_ONCE = 4
-"""Commands at once where nobody says how many: each is a process here, and where it names no cluster a Ray as well."""
-
 Resume = Callable[[str, Path | None], Popen[bytes]]
 """Begins to resume one by its name, in its own folder or, where that is not here, in the supervisor's."""
 
@@ -78,7 +74,7 @@ class Supervisor:
         at_once: Commands of this supervisor at the same time, 1 or more; what else is lost waits.
     """
 
-    def __init__(self, store: Store, resume: Resume, at_once: int = AT_ONCE) -> None:
+    def __init__(self, store: Store, resume: Resume, at_once: int) -> None:
         self._store, self._resume, self._at_once = store, resume, at_once
         self._at_work: dict[str, Resumed] = {}
         self._before: dict[str, Resumed] = {}

@@ -17,7 +17,7 @@ def absent(name: str) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    sys.modules[name] = None  # type: ignore[assignment]  # None bars an import, which the stub leaves out
     try:
         yield
     finally:

@@ -19,8 +19,8 @@ from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
 from raylora.train.schedule import learning_rate, num_warmup_steps
 
-KEY = "cursors"
-"""Of a checkpoint's state."""
+CURSORS = "cursors"
+"""Their name in a checkpoint's state."""
 
 REL, ABS = 1e-9, 1e-18
 """Two machines' cosines may differ in the last bit."""
@@ -71,7 +71,7 @@ def check_cursors(checkpoint: Checkpoint, here: Cursors) -> None:
     Raises:
         StoreError: It would not.
     """
-    saved: Cursors = checkpoint.state.get(KEY, {})
+    saved: Cursors = checkpoint.state.get(CURSORS, {})
     for name, cursor in here.items():
         noted = saved.get(name)
         if noted is not None and noted["of"] == cursor["of"] and not _same(noted["at"], cursor["at"]):

@@ -17,7 +17,7 @@ from raylora.errors import NonFiniteLossError, StoreError
 from raylora.objectives.objective import Measured
 from raylora.spec.run import RunSpec
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.cursors import check_cursors, cursors
+from raylora.train.cursors import CURSORS, check_cursors, cursors
 from raylora.train.eva import NUM_STEPS
 from raylora.train.events import Event, EventKind, Hooks
 from raylora.train.outcome import Ending
@@ -223,8 +223,8 @@ class Member:
     def _take(self) -> Checkpoint:
         """This moment; a collective call."""
         here = cursors(self.spec, self._rows, self.progress.step, self.num_steps)
-        taken = take(self._trainee, self.slot, self.progress, self._digests, here)
-        return replace(taken, state={**taken.state, **self._tail.state})
+        taken = take(self._trainee, self.slot, self.progress, self._digests)
+        return replace(taken, state={**taken.state, CURSORS: here, **self._tail.state})
 
     def settle(self) -> str:
         """Wait until what was to be kept is; a collective call.

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from raylora.errors import StoreError
 from raylora.store.checkpoint import Checkpoint
-from raylora.train.cursors import KEY, Cursors
 from raylora.train.trainee import Trainee
 
 ADAPTER, OPTIMIZER, ALLOCATION = "adapter/", "optimizer/", "allocation/"
@@ -47,9 +46,7 @@ class Progress:
     train_s: float = 0.0
 
 
-def take(
-    trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str], cursors: Cursors | None = None
-) -> Checkpoint:
+def take(trainee: Trainee, slot: int, progress: Progress, digests: dict[str, str]) -> Checkpoint:
     """Gather what trains in a slot, its optimizer and progress; called on every rank that shares it.
 
     The first of these ranks gets the tensors, in host memory: the one copy that is made, which stays as it is while
@@ -60,7 +57,6 @@ def take(
         slot: Which.
         progress: Where it stands.
         digests: Of base, data and configuration; a resumed run must meet the same.
-        cursors: Where it stands in schedule, seeds and rows; likewise.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, named in _states(trainee, slot).items():
@@ -68,7 +64,7 @@ def take(
             if trainee.slot_ranks.rank == 0:
                 tensors[prefix + name] = tensor.detach().to("cpu", copy=True)
             del tensor  # before the next one is gathered: no device has room for both
-    state: dict[str, Any] = {"progress": asdict(progress), "digests": digests, "slot": slot, KEY: cursors or {}}
+    state: dict[str, Any] = {"progress": asdict(progress), "digests": digests, "slot": slot}
     eval_loss = progress.eval_loss if progress.eval_step == progress.step else None
     return Checkpoint(progress.step, tensors, state, eval_loss=eval_loss)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from raylora.train.events import Event
 
-KEY = "told"
-"""In the state of a checkpoint."""
+TOLD = "told"
+"""Its name in a checkpoint's state."""
 
 MOST = 256
 """Events of numbers kept; a driver listens twice a second."""
@@ -33,8 +33,8 @@ class Tail:
 
     @property
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: all of it, under `KEY`."""
-        return {KEY: [[event.kind, event.step, dict(event.values)] for event in self._events]}
+        """For a checkpoint: all of it, under `TOLD`."""
+        return {TOLD: [[event.kind, event.step, dict(event.values)] for event in self._events]}
 
     def load(self, state: Mapping[str, Any]) -> list[Event]:
         """Become what a checkpoint of the same run carries; nothing where it is of before there were tails.
@@ -46,5 +46,5 @@ class Tail:
             What it holds, oldest first.
         """
         self._events.clear()
-        self._events.extend(Event(kind, step, values) for kind, step, values in state.get(KEY, ()))
+        self._events.extend(Event(kind, step, values) for kind, step, values in state.get(TOLD, ()))
         return list(self._events)

@@ -18,7 +18,7 @@ from raylora.spec.reading.load import load_spec
 from raylora.spec.sweeps.sweep import SweepSpec
 from raylora.store.blob import open_store
 from tests.cluster.alone import APART, came_to, curves_alone, told_of, trained_alone
-from tests.cluster.command import Command, overrides, wait_until
+from tests.cluster.command import Command, Running, overrides, wait_until
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import (
     each_step_told_once,
@@ -135,13 +135,20 @@ def check_went_on(
     assert second.has(first[0]) and not second.has(first[1])
     lose()
     second.come()
+    result = ended_whole(command, head, running, before, ranks=["0", "0", "1", "1"])
+    assert not any(worker.is_running() for worker in first)
+    return result
+
+
+def ended_whole(
+    command: Command, head: RayHead, running: Running, before: dict[str, Any], ranks: list[str]
+) -> dict[str, Any]:
+    """Wait for a sweep that lost nothing and leaves nothing; ``ranks`` are those of all workers that ever began."""
     ended = running.end()
     result = whole(ended)
     each_step_told_once(command, result)
     assert AGAIN_FROM_THE_BEGINNING not in ended.err
-    ranks = [env["RANK"] for env in head.seen_by_workers().values() if "RANK" in env]
-    assert sorted(ranks) == ["0", "0", "1", "1"]
-    assert not any(worker.is_running() for worker in first)
+    assert sorted(env["RANK"] for env in head.seen_by_workers().values() if "RANK" in env) == ranks
     check_as_before(head, before, ended)
     return result
 
@@ -204,13 +211,8 @@ def test_of_two_packs_that_of_a_node_which_is_killed_goes_on_when_it_is_back_and
     over = [trial.trial_id for trial in the_record(command).trials if f"{trial.trial_id} succeeded" in running.said]
     assert len(over) == 1, "its node is there"
     second.come()
-    ended = running.end()
-    result = whole(ended)
-    each_step_told_once(command, result)
-    assert AGAIN_FROM_THE_BEGINNING not in ended.err
-    ranks = [env["RANK"] for env in head.seen_by_workers().values() if "RANK" in env]
-    assert ranks == ["0"] * 3, "of the pack that was lost, the worker began again"
-    check_as_before(head, before, ended)
+    # Of the pack that was lost, the worker began again.
+    result = ended_whole(command, head, running, before, ranks=["0"] * 3)
     assert [(trial["status"], trial["steps"], trial["pack"]) for trial in result["trials"]] == [
         ("succeeded", 60, 0),
         ("succeeded", 60, 1),

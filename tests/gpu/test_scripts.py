@@ -180,7 +180,7 @@ def test_a_failed_case_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(kernels, "ROWS", (1,))
     monkeypatch.setitem(device.SQUARE, "cpu", 64)
     monkeypatch.setitem(kernels.TOLERANCES, torch.float32, 0.0)
-    monkeypatch.setattr(kernels, "compute_dtype", lambda spec, device_type: torch.float32)
+    monkeypatch.setattr(kernels, "dtype_on", lambda device: torch.float32)
     monkeypatch.setattr(sys, "argv", ["kernels", "--device=cpu", "--hidden=128", "--layers=1", "--turns=1"])
     with pytest.raises(SystemExit, match=r"128 x 128, 1 rows .NotTheSameError"):
         kernels.SCRIPT.run()

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from raylora.cli.supervise import MAX_CONCURRENT
 from raylora.errors import StoreError
 from raylora.service import supervisor as supervisor_module
-from raylora.service.supervisor import AT_ONCE, LIVED_S, RESTS_S, Supervisor
+from raylora.service.supervisor import LIVED_S, RESTS_S, Supervisor
 from raylora.spec.run import RunSpec
 from raylora.store.blob import Store, open_store
 from raylora.store.lease import Lease
@@ -62,7 +63,7 @@ def run_id(store: Store) -> str:
 
 
 @contextmanager
-def supervised(store: Store, code: int = 0, at_once: int = AT_ONCE) -> Iterator[tuple[Supervisor, Resumes]]:
+def supervised(store: Store, code: int = 0, at_once: int = MAX_CONCURRENT) -> Iterator[tuple[Supervisor, Resumes]]:
     resumes = Resumes(code)
     try:
         yield Supervisor(store, resumes, at_once), resumes
@@ -180,7 +181,7 @@ def test_what_cannot_be_begun_or_is_deleted_meanwhile_ends_no_supervisor(
     def refuse(name: str, folder: Path | None) -> subprocess.Popen[bytes]:
         raise OSError("no room")
 
-    Supervisor(store, refuse).look()
+    Supervisor(store, refuse, MAX_CONCURRENT).look()
     assert f"{run_id} was not resumed: no room" in caplog.text
     with supervised(store) as (supervisor, resumes):
         keys = store.keys("runs")
