@@ -43,7 +43,7 @@ SIZELESS = {
 }
 """Fields that change neither which trials go together, nor how long a step takes or what it holds."""
 
-KIND = ("adapter", "optimizer", "use_dora", "use_rslora", "init_lora_weights", "peft")
+KIND = ("adapter", "optimizer", "galore_rank", "use_dora", "use_rslora", "init_lora_weights", "peft")
 """Fields that say what an adapter is, and what its moments take, beside its rank; they belong together."""
 
 PROJECTION = ("projection_prng_key", "lora_r", "lora_target_modules")

@@ -66,3 +66,15 @@ def test_the_room_that_is_told_is_what_there_is_for_a_worker() -> None:
     short = only(plan(grid(GRID_OF_8), machine(host_bytes=2 * GB), LARGE))
     needed = f"even one trial needs {short.held_bytes / GB:.2f} GB"
     assert short.width.why_so_many == f"{needed}, and a worker may hold 1.20 GB; it may not fit"
+
+
+def test_galores_rank_goes_with_galore_alone() -> None:
+    """AdamW's trials have its default, which is above the width of this base's layers."""
+    adamw = {"learning_rate": 1e-3}
+    narrow, wide = ({"optimizer": "galore_adamw", "galore_rank": rank} for rank in (4, 8))
+    of_both, of_galore = (
+        only(plan(grid({"_kind": {"choice": choices}}, {"adapter": "full"}), machine()))
+        for choices in ([adamw, narrow, wide], [narrow, wide])
+    )
+    assert (of_both.num_trials, of_both.largest.optimizer) == (3, "adamw_torch")
+    assert (of_galore.num_trials, of_galore.largest.galore_rank) == (2, wide["galore_rank"])
