@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from raylora.errors import InputError
 from raylora.log import get_logger
 from raylora.runtime.cluster.failures import gist
-from raylora.runtime.cluster.growth import can_grow
+from raylora.runtime.cluster.growth import can_grow, room
 from raylora.spec.run import RunSpec
 
 log = get_logger(__name__)
@@ -133,26 +133,39 @@ def worker_resources(spec: RunSpec, has_gpus: bool | None = None) -> dict[str, f
 def check_places(spec: RunSpec) -> None:
     """Refuse more workers than the cluster can ever hold, before anything waits for them.
 
-    A cluster with an autoscaler is given the time to grow: only Ray knows by how much.
+    A cluster with an autoscaler is given the time to grow, where it is not known to stay too small.
 
     Args:
         spec: The run.
 
     Raises:
-        InputError: The workers fit nowhere, even on an idle cluster.
+        InputError: The workers fit nowhere, even on an idle cluster, as large as it may become.
     """
     needed = worker_resources(spec)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     num_places = sum(places(node, needed) for node in nodes)
     fewest = spec.distributed.min_workers
     name, asked = ("num_workers", spec.distributed.num_workers) if fewest is None else ("min_workers", fewest)
-    if num_places < asked and can_grow():
-        log.info("waiting for the cluster to grow: it can hold %d of %d workers of %s", num_places, asked, needed)
-    elif num_places < asked:
-        raise InputError(
-            f"distributed.{name}: {asked} workers of {needed} asked, the cluster's {len(nodes)} node(s) can hold "
-            f"{num_places}; lower {name}, cpus_per_worker or resources_per_worker, or add nodes"
-        )
+    if num_places >= asked:
+        return
+    held = f"the cluster's {len(nodes)} node(s) can hold {num_places}"
+    if can_grow():
+        if (most := _most_places(needed)) is None or most >= asked:
+            log.info("waiting for the cluster to grow: it can hold %d of %d workers of %s", num_places, asked, needed)
+            return
+        held += f", and {most} when its autoscaler has added all that max_workers lets it"
+    raise InputError(
+        f"distributed.{name}: {asked} workers of {needed} asked, {held}; lower {name}, cpus_per_worker or "
+        "resources_per_worker, or add nodes"
+    )
+
+
+def _most_places(needed: dict[str, float]) -> int | None:
+    """Places for workers when the connected cluster is as large as it may become; None where that is not known."""
+    if (grown := room()) is None:
+        return None
+    on_added = sorted((places(node, needed) for node in grown.added), reverse=True)
+    return places(grown.head, needed) + sum(on_added[: grown.at_once])
 
 
 def warn_without_gpus(spec: RunSpec) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from raylora.runtime.cluster.cluster import places, warn_without_gpus, worker_resources
-from raylora.runtime.cluster.growth import is_managed
+from raylora.errors import InputError
+from raylora.runtime.cluster.cluster import check_places, places, warn_without_gpus, worker_resources
+from raylora.runtime.cluster.growth import Room, is_managed, room_of
 from tests.unit.model.tiny import spec_of
 
 
@@ -44,6 +46,45 @@ def test_a_configured_node_type_is_told_from_an_observers_name():
     assert not is_managed({})
     assert is_managed({"10.0.0.1": "head"})
     assert is_managed(observed | {"10.0.0.2": "gpu"})
+
+
+SMALL, LARGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "there", "added"),
+    [
+        ({"gpu": {"resources": LARGE, "max_workers": 2}}, {}, (LARGE, LARGE)),
+        ({"gpu": {"resources": LARGE}, "cpu": {"resources": SMALL, "max_workers": 1}}, {}, (LARGE,) * 3 + (SMALL,)),
+        ({"gpu": {"resources": LARGE, "max_workers": 9}}, {"gpu": [LARGE]}, (LARGE,) * 3),
+        ({"own": {"resources": {}, "max_workers": 2}}, {"own": [LARGE, SMALL]}, (LARGE, SMALL)),
+        ({"own": {"resources": {}, "max_workers": 2}}, {"own": [LARGE]}, None),
+        ({"head": {"resources": {}, "max_workers": 0}}, {}, ()),
+    ],
+    ids=["as many as a type may have", "types", "no more than the cluster may", "hosts", "a host to come", "none"],
+)
+def test_what_a_cluster_may_grow_to_is_what_its_configuration_says(
+    kinds: dict[str, Any], there: dict[str, list[dict[str, float]]], added: tuple[dict[str, float], ...] | None
+):
+    found = room_of({"max_workers": 3, "available_node_types": kinds}, SMALL, there)
+    assert found == (None if added is None else Room(SMALL, added, at_once=3))
+
+
+@pytest.mark.parametrize(("asked", "fits"), [(4, True), (5, False)])
+def test_more_workers_than_a_growing_cluster_can_ever_hold_are_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: int, fits: bool
+):
+    """Two on its head; of the nodes that may come, one at a time, the best holds two."""
+    there = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": SMALL}])
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.ray", there)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.can_grow", lambda: True)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.room", lambda: Room(SMALL, ({"CPU": 1.0}, SMALL), at_once=1))
+    spec = spec_of("base", distributed={"num_workers": asked, "gpus_per_worker": 0})
+    if fits:
+        check_places(spec)
+        return
+    with pytest.raises(InputError, match="can hold 2, and 4 when its autoscaler has added all"):
+        check_places(spec)
 
 
 @pytest.mark.parametrize(
