@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raylora.data.balance import why_unbalanced
 from raylora.data.mix import check_weights
-from raylora.data.report import DataReport, SourceReport, report_source
+from raylora.data.report import DataReport, SourceReport, first_places, named_rows, report_source
 from raylora.data.sources import conversation, formats, json_array, rows
 from raylora.data.sources.rows import check_columns
 from raylora.data.sources.source import Source, open_source
@@ -40,7 +40,6 @@ from raylora.spec.run import RunSpec
 from raylora.store.once import build_once
 
 _log = get_logger(__name__)
-_NUM_NAMED_ROWS = 5
 # What the tokens of a row depend on. Their text is part of the cache's key, so no version number can be forgotten.
 _CODE = (
     audio,
@@ -208,11 +207,10 @@ def _refuse(found: TokenisedRows, fate: Fate, what: str) -> None:
     wrong = np.flatnonzero(fates == fate)
     if not len(wrong):
         return
-    named = "; ".join(found.place(int(row)) for row in wrong[:_NUM_NAMED_ROWS])
-    more = f" and {len(wrong) - _NUM_NAMED_ROWS:,} more" if len(wrong) > _NUM_NAMED_ROWS else ""
+    named = named_rows(first_places(found, wrong), len(wrong))
     advice = {
         Fate.NO_LABELS: "remove them, map the right columns, or, for conversations, set train_on_inputs or weights",
         Fate.TOO_LONG: "raise sequence_len, or set excess_length_strategy to truncate, drop or, for texts, split",
     }
     num_rows = int((fates != Fate.PIECE).sum())
-    raise DataError(f"{len(wrong):,} of {num_rows:,} rows {what}: {named}{more}; {advice[fate]}")
+    raise DataError(f"{len(wrong):,} of {num_rows:,} rows {what}: {named}; {advice[fate]}")

@@ -6,6 +6,7 @@ for its word before they read anything. Called by the command line and by ``rayl
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -159,7 +160,7 @@ def checking(spec: RunSpec) -> Future[Preflight]:
             del ledger
             found = preflight(spec)
             for source in (*found.prepared.report.train, *found.prepared.report.validation):
-                log.info("%s", source)
+                log.log(logging.WARNING if source.num_dropped_empty else logging.INFO, "%s", source)
             future.set_result(found)
         except BaseException as error:  # raised again by result(), in the launcher's thread
             future.set_exception(error)

@@ -145,6 +145,9 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path, prepared: Prepare):
     got = prepared(sequence_len=64)
     (source,) = got.report.train
     assert (source.num_truncated, source.num_dropped_long, source.num_dropped_empty) == (1, 0, 1)
+    assert str(source).endswith(
+        f"1 dropped as truncation left them no token with loss: {tmp_path / 'rows.jsonl'}, line 3"
+    )
     assert got.train.lengths.tolist()[1:] == [64]
     assert learned(got.train)[1].startswith("word word") and "<|im_end|>" not in learned(got.train)[1]
     # The row that lost its answer keeps its number.
