@@ -13,6 +13,7 @@ from tests.cluster.command import Command, Running, wait_until
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import the_record, whole, write
 from tests.cluster.stopped import UNDER_WAY, check_as_before, kill_the_worker, next_workers
+from tests.cluster.undisturbed import adapter_bits
 from tests.servers.ray import RayHead
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -39,7 +40,14 @@ def wait_for_stops(running: Running, number: int) -> None:
     wait_until(lambda: running.said.count(STOPPED) >= number, 240)
 
 
+def adapters(result: dict[str, Any]) -> dict[float, bytes]:
+    """The tensors of the trials that came to their end, by learning rate."""
+    ended = [trial for trial in result["trials"] if trial["status"] == "succeeded"]
+    return {trial["config"]["learning_rate"]: adapter_bits(trial) for trial in ended}
+
+
 def test_nothing_is_left_of_stopped_trials_and_a_killed_worker(on_head: Command, ray_head: RayHead):
+    """And those that were not stopped have the bits of a sweep that stops nobody and loses nobody."""
     ray_head.forget_workers()
     before = ray_head.in_use()
     running = on_head.start("sweep", write(on_head.folder, "stopped.yaml", SWEEP), "--json")
@@ -52,6 +60,12 @@ def test_nothing_is_left_of_stopped_trials_and_a_killed_worker(on_head: Command,
     assert set(statuses) == {"succeeded", "stopped"} and statuses.count("stopped") >= NUM_STOPS
     check_as_before(ray_head, before, ended)
     assert not any(map(psutil.pid_exists, (*first.values(), *last.values())))
+
+    stayed = adapters(ended.json)
+    calm = {**SWEEP, "searcher": "grid", "scheduler": "fifo", "space": {"learning_rate": {"choice": list(stayed)}}}
+    del calm["num_trials"], calm["grace_period"]
+    undisturbed = whole(on_head.run("sweep", write(on_head.folder, "calm.yaml", calm), "--json"))
+    assert len(stayed) > 1 and adapters(undisturbed) == stayed
 
 
 def test_nothing_is_left_of_sweeps_that_end_in_every_way(on_head: Command, ray_head: RayHead):
