@@ -75,6 +75,21 @@ def deltas(adapter: StoredAdapter, place: BasePlace | None = None) -> dict[str, 
         ) from error
 
 
+def check_matrices(adapter: StoredAdapter) -> None:
+    """Find out that an adapter's matrices belong together, as far as that is known without its base.
+
+    Args:
+        adapter: Of any type; one whose layers PEFT alone knows, convolutions among them, is left to PEFT.
+
+    Raises:
+        ModelError: A layer lacks a matrix, or has one that is empty or of a wrong shape.
+    """
+    if adapter.config.get("peft_type") in KINDS and _odd_field(adapter.config) is None:
+        parts = {name: of for name, of in _by_layer(adapter)[0].items() if all(each.ndim <= 2 for each in of.values())}
+        if parts:
+            _check_shapes(adapter, parts)
+
+
 def reads_base(adapter: StoredAdapter) -> bool:
     """Whether `deltas` makes an adapter's matrices after the layers of its base, so that another base gives others.
 
@@ -203,6 +218,8 @@ def _has_values(config: Mapping[str, Any], parts: Parts) -> bool:
 def _has_product(parts: Parts) -> bool:
     a_RI, b_OR, magnitude_O = parts.get("lora_A"), parts.get("lora_B"), parts.get(MAGNITUDE)
     if a_RI is None or b_OR is None or a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != b_OR.shape[1]:
+        return False
+    if not a_RI.shape[1] or not b_OR.shape[0]:
         return False
     return magnitude_O is None or magnitude_O.shape == b_OR.shape[:1]
 

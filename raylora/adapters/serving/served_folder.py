@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raylora.adapters.base import check_place, config_of_base
 from raylora.adapters.delta import Delta
-from raylora.adapters.layers import deltas, reads_base
+from raylora.adapters.layers import check_matrices, deltas, reads_base
 from raylora.adapters.new_folder import free_place, new_folder, writing
 from raylora.adapters.rerank import evened, reranked
 from raylora.adapters.serving.asked import Asked, BaseName, base_named
@@ -86,6 +86,7 @@ def _looked_at(
     """The layers, where somebody has to look at them, and their places in GGUF, where that is asked for."""
     checks.errors += [ModelError(problem) for problem in refused_kinds(server, adapter)]
     if server.reads_all and asked.max_rank is None:
+        checks.of(lambda: check_matrices(adapter))
         return None, None
     found = checks.of(lambda: deltas(adapter, asked.place))
     return found, None if found is None else _check(server, adapter, found, asked, checks)

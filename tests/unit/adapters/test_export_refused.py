@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def test_dora_is_refused_with_the_way_out(base: Path, tmp_path: Path, word: str)
     adapter = published(adapted(base, use_dora=True), tmp_path / "store")
     with pytest.raises(InputError, match=r"use_dora: .* loads no DoRA adapter\. Merge it: raylora merge "):
         export_adapter(adapter, Asked(word, tmp_path / "out", place=BasePlace(str(base))))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("word", SERVERS)
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 3), 0], ids=["empty", "of another rank", "1-D"])
+def test_matrices_that_do_not_belong_together_are_refused(base: Path, tmp_path: Path, word: str, rows: slice | int):
+    whole = published(adapted(base), tmp_path / "store")
+    name = next(name for name in whole.tensors if "lora_A" in name)
+    broken = replace(whole, tensors={**whole.tensors, name: whole.tensors[name][rows]})
+    with pytest.raises(InputError, match="lacks a matrix, or has one of a wrong shape, at "):
+        export_adapter(broken, Asked(word, tmp_path / "out", place=BasePlace(str(base))))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
