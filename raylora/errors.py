@@ -12,6 +12,7 @@ RayloraError
 │   └── CorruptObjectError  what is stored is not what was written
 ├── TrackingError         MLflow refuses, or does not answer before training starts
 ├── RunFailedError        training ended without a result (exit code 1)
+│   ├── LostClusterError    what it ran on is gone; it can go on elsewhere
 │   ├── NonFiniteLossError  a loss was NaN or Inf
 │   └── WorkerError       a worker raised; carries its rank
 └── InterruptedRunError   the user or the cluster asked to stop (exit code 130)

@@ -137,7 +137,7 @@ def test_a_base_that_needs_remote_code(raylora: Raylora, run_yaml: Path, materia
     (base / "config.json").write_text(json.dumps(config))
     (base / "configuration.py").write_text("raise SystemExit('foreign code ran')\n")
     message = refused(raylora, tmp_path, run_yaml, "--set", f"base_model={base}")
-    assert "unheard-of" in message
+    assert "unheard-of" in message and "needs Python code" in message
 
 
 def test_a_base_in_pickles_only(raylora: Raylora, run_yaml: Path, materials: Path, tmp_path: Path):
