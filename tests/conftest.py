@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from hypothesis import settings
 from tests.left_out import is_left_out
 from tests.servers.hub import Hub
 from tests.servers.mlflow import MlflowServer
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, postgres
 from tests.servers.process import Server
 from tests.servers.s3 import S3Server
 
@@ -97,11 +95,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """PostgreSQL, run by a user that is not root."""
-    folder = Path(tempfile.mkdtemp(prefix="raylora-postgres-"))  # pytest's own folders are closed to other users
-    try:
-        yield from served(PostgresServer(folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

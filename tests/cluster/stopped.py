@@ -45,11 +45,12 @@ def next_workers(ray_head: RayHead, but: set[int], number: int = 2) -> dict[str,
 
 def check_as_before(ray_head: RayHead, before: dict[str, Any], ended: Ended) -> None:
     """Nobody of the command is there any more, on the cluster or beside it."""
-    assert ended.left_behind == ()
+    assert ended.left_behind == (), f"left behind: {ended.left_behind}"
     with suppress(TimeoutError):
         wait_until(lambda: ray_head.in_use() == before and ray_head.census() == NOTHING, 60)
-    assert ray_head.in_use() == before
-    assert ray_head.census() == NOTHING
+    in_use, census = ray_head.in_use(), ray_head.census()
+    assert in_use == before, f"{in_use} instead of {before}"  # the soak shows it, where nothing rewrites asserts
+    assert census == NOTHING, str(census)
 
 
 def wait_for_saves(running: Running, store: str) -> None:

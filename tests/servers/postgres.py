@@ -7,6 +7,9 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,21 @@ class PostgresServer(Server):
             stop_signal=signal.SIGINT,  # its "fast" stop, which waits for no client
             user=user,
         )
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """One that serves, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="raylora-postgres-"))  # pytest's own folders are closed to other users
+    try:
+        server = PostgresServer(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _binaries() -> Path:

@@ -23,7 +23,7 @@ import pytest
 from tests.soak.deck import Deck
 from tests.soak.place import Place, one_node, two_nodes
 from tests.soak.rounds import Faults, train
-from tests.soak.subjects import Facts, Run, Sweep, is_sound, on_changing_nodes, write_subjects
+from tests.soak.subjects import ALONE, STOPPING, STRUCK, Facts, Run, Sweep, is_sound, on_changing_nodes, write_subjects
 from tests.soak.tally import Tally
 
 Opened = Callable[[], AbstractContextManager[Place]]
@@ -90,9 +90,10 @@ def soak(folder: Path, seed: int, duration_s: float, tally: Tally) -> None:
 
 def _kinds(folder: Path, one: Place, seed: int) -> deque[Kind]:
     """They take turns."""
-    run, sweep = Run(), Sweep()
-    of_run, of_sweep = (train(one, each, name).facts for each, name in ((run, "run-alone"), (sweep, "sweep-alone")))
-    if not (is_sound(of_run) and is_sound(of_sweep)):
+    run, sweep, stopping = Run(), Sweep(STRUCK, ALONE), Sweep(STOPPING)
+    alone = {"run-alone": run, "sweep-alone": sweep, "stopping-alone": stopping}
+    of_run, of_sweep, of_stopping = (train(one, subject, name).facts for name, subject in alone.items())
+    if not (is_sound(of_run) and is_sound(of_sweep) and is_sound(of_stopping)):
         raise RuntimeError("what was left alone is nothing to hold others against: raylora is broken without faults")
 
     def kind(name: str, opened: Opened, subject: Run | Sweep, wanted: Facts) -> Kind:
@@ -104,6 +105,7 @@ def _kinds(folder: Path, one: Place, seed: int) -> deque[Kind]:
         [
             kind("run", lambda: nullcontext(one), run, of_run),
             kind("sweep", lambda: nullcontext(one), sweep, of_sweep),
+            kind("sweep that stops trials", lambda: nullcontext(one), stopping, of_stopping),
             kind("run on two nodes", lambda: two_nodes(folder), on_changing_nodes(), of_run),
             kind("sweep on two nodes", lambda: two_nodes(folder), sweep, of_sweep),
         ]

@@ -17,6 +17,7 @@ from tests.cluster.two_hosts import MISSED_SOON, Second
 from tests.servers.fault_proxy import fault_proxy
 from tests.servers.host import two_hosts
 from tests.servers.mlflow import MlflowServer
+from tests.servers.postgres import PostgresServer, postgres
 from tests.servers.process import Server
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
@@ -24,7 +25,7 @@ from tests.soak.nodes import of_nodes
 from tests.soak.processes import of_processes
 from tests.soak.saves import of_saves
 from tests.soak.scene import Strike
-from tests.soak.servers import of_servers
+from tests.soak.servers import of_database, of_servers
 from tests.unit.store.disks import mounted
 
 HOME_BYTES = 64 << 20
@@ -56,7 +57,7 @@ class Place:
 
 @contextmanager
 def one_node(folder: Path) -> Iterator[Place]:
-    """A node that holds two workers, with S3 and MLflow behind proxies and raylora's home on a small disk.
+    """A node that holds two workers, S3 and MLflow behind proxies, PostgreSQL, and raylora's home on a small disk.
 
     Args:
         folder: With what is trained; everything is kept below it.
@@ -65,7 +66,8 @@ def one_node(folder: Path) -> Iterator[Place]:
         folders = {name: folder / name for name in ("ray", "s3", "mlflow")}
         for each in folders.values():
             each.mkdir()
-        s3, mlflow = S3Server(folders["s3"]), MlflowServer(folders["mlflow"])
+        s3, database = S3Server(folders["s3"]), _database(stack)
+        mlflow = MlflowServer(folders["mlflow"], database.uri if database else None)
         s3_door, mlflow_door = (stack.enter_context(fault_proxy(uri)) for uri in (s3.endpoint, mlflow.uri))
         through_door = {**s3.env, "AWS_ENDPOINT_URL": s3_door.endpoint}
         head = RayHead(folders["ray"], env=through_door)  # not what this process has from the next line on
@@ -78,6 +80,7 @@ def one_node(folder: Path) -> Iterator[Place]:
         faults = {
             **of_processes(head, s3_door, command),
             **of_servers(head, s3, s3_door, mlflow, mlflow_door, disk),
+            **(of_database(database, mlflow) if database else {}),
             **of_saves(head),
         }
         yield Place(command, head, s3.uri(), mlflow.uri, faults)
@@ -111,6 +114,15 @@ def _serving(server: Server) -> Iterator[None]:
         yield
     finally:
         server.stop()
+
+
+def _database(stack: ExitStack) -> PostgresServer | None:
+    """One that serves, where this machine has it; else MLflow has a file."""
+    try:
+        return stack.enter_context(postgres())
+    except pytest.skip.Exception as lacking:
+        print(f"soak: no database that can be stopped: {lacking}", flush=True)
+        return None
 
 
 def _disk(folder: Path, stack: ExitStack) -> Path | None:

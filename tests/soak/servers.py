@@ -24,6 +24,8 @@ TROUBLES: Mapping[str, tuple[Kind, Sequence[str]]] = {
     "requests that S3 is silent to, and hangs up": ("stall", METHODS[:3]),
 }
 SILENT_S = 1.0
+MISSED = "OperationalError"
+"""SQLAlchemy's word for a database that does not answer."""
 
 
 def of_servers(
@@ -48,6 +50,16 @@ def of_servers(
     if disk is not None:
         faults["the disk of raylora's home full for 2 to 6 s"] = partial(_fill, head, disk)
     return faults
+
+
+def of_database(postgres: Server, mlflow: Server) -> Mapping[str, Strike]:
+    """Faults of the database under MLflow, by name.
+
+    Args:
+        postgres: The database.
+        mlflow: The tracking server, whose log says that it was asked in vain.
+    """
+    return {"PostgreSQL stopped, and back after 4 to 10 s": partial(_stop, postgres, mlflow)}
 
 
 def _trouble(door: FaultProxy, kind: Kind, methods: Sequence[str], scene: Scene) -> Struck:
@@ -85,6 +97,17 @@ def _restart(server: Server, door: FaultProxy, scene: Scene) -> Struck:
         server.start()
     asked_in_vain = len(door.unserved) > before
     return lambda: int(asked_in_vain)
+
+
+def _stop(postgres: Server, mlflow: Server, scene: Scene) -> Struck:
+    """It has struck when MLflow missed it."""
+    before = mlflow.log.read_text(errors="replace").count(MISSED)
+    postgres.stop()
+    try:
+        time.sleep(scene.chance.uniform(4.0, 10.0))
+    finally:
+        postgres.start()
+    return lambda: int(mlflow.log.read_text(errors="replace").count(MISSED) > before)
 
 
 def _fill(head: RayHead, disk: Path, scene: Scene) -> Struck | None:

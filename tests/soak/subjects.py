@@ -21,10 +21,13 @@ from tests.cluster.undisturbed import adapter_bits
 from tests.unit.train.tiny_run import save_base, write_chats
 
 NUM_STEPS = 40
-GOOD, WILD = [1e-3, 5e-3, 2e-3], [1e30]
-"""Learning rates of trials; the loss of the last is not finite after its first steps."""
+GOOD, WILD, SLOW = [1e-3, 5e-3, 2e-3], [1e30], [1e-6, 2e-6, 3e-6, 4e-6]
+"""Learning rates of trials; the loss of the second kind is not finite after its first steps, and a scheduler that sees
+the last does not let them come to their end."""
 NOT_FINITE = "the loss of a trial in a slot not finite"
 """A fault that is in the sweep itself: the one that was left alone does not have that trial."""
+STOPPED = "a trial stopped by its scheduler"
+"""Another, which is in the one that was left alone as well: the same trials at the same steps."""
 
 SETTINGS = ("distributed.worker_timeout_s=10", "distributed.max_failures=99")
 OF_RUN = (
@@ -38,6 +41,8 @@ SWEEP: dict[str, Any] = {
     "report_steps": 4,
     "slots": len(GOOD + WILD),
 }
+STOPS: dict[str, Any] = {"scheduler": "asha", "grace_period": 8, "reduction_factor": 2, "slots": len(GOOD + SLOW)}
+ALONE, STRUCK, STOPPING = (f"{name}.yaml" for name in ("alone", "struck", "stopping"))
 LEAVES_NOTHING = "that nothing is left on the cluster"
 ONCE = "that each step is once in MLflow"
 LOSSES = ("train_loss", "eval_loss", "eval_loss_before")
@@ -50,8 +55,8 @@ def write_subjects(folder: Path) -> None:
     save_base(folder / "base")
     write_chats(folder / "rows.jsonl", 200)
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
-    for name, rates in (("sweep-alone.yaml", GOOD), ("sweep.yaml", GOOD + WILD)):
-        write(folder, name, SWEEP | {"space": {"learning_rate": {"choice": rates}}})
+    for name, rates, others in ((ALONE, GOOD, {}), (STRUCK, GOOD + WILD, {}), (STOPPING, GOOD + SLOW, STOPS)):
+        write(folder, name, SWEEP | {"space": {"learning_rate": {"choice": rates}}, **others})
 
 
 class Run:
@@ -101,25 +106,32 @@ class Run:
 
 
 class Sweep:
-    """A sweep of one pack on two workers."""
+    """A sweep of one pack on two workers.
+
+    Args:
+        file: Of it.
+        alone: Of what it is held against; the same where absent.
+    """
+
+    def __init__(self, file: str, alone: str | None = None) -> None:
+        self._file, self._alone = file, alone or file
 
     def words(self, store: str, experiment: str, is_left_alone: bool) -> list[str]:
         """Words that start it."""
         places = (f"storage.uri={store}", f"tracking.experiment={experiment}")
-        file = "sweep-alone.yaml" if is_left_alone else "sweep.yaml"
-        return ["sweep", file, *overrides(*SETTINGS, *places), "--json"]
+        return ["sweep", self._alone if is_left_alone else self._file, *overrides(*SETTINGS, *places), "--json"]
 
     def name_in(self, store: str) -> str | None:
         """By which it is resumed; `None` where it has not come as far as to have one."""
         return _the_name(list_sweeps, store, "sweep_id")
 
     def facts(self, result: Mapping[str, Any], mlflow: MlflowClient, experiment: str) -> Facts:
-        """What must be the same whatever struck: of the trials that come to their end, and that all are told of."""
-        good = [trial for trial in result["trials"] if trial["config"]["learning_rate"] in GOOD]
+        """What must be the same whatever struck: of the trials that do not fail, and that all are told of."""
+        sound = [trial for trial in result["trials"] if trial["config"]["learning_rate"] not in WILD]
         return {
-            "adapters": [adapter_bits(trial) for trial in good],
-            "ends": ends({"trials": good}),
-            "tokens": [trial["tokens"] for trial in good],
+            "adapters": [adapter_bits(trial) for trial in sound if trial["adapter_uri"] is not None],
+            "ends": ends({"trials": sound}),
+            "tokens": [trial["tokens"] for trial in sound],
             ONCE: holds(lambda: told_once(mlflow, experiment, dict(result))),
         }
 
@@ -129,7 +141,8 @@ class Sweep:
 
     def struck_within(self, result: Mapping[str, Any]) -> Mapping[str, int]:
         """Faults that are in itself."""
-        return {NOT_FINITE: [trial["status"] for trial in result["trials"]].count("failed")}
+        statuses = [trial["status"] for trial in result["trials"]]
+        return {NOT_FINITE: statuses.count("failed"), STOPPED: statuses.count("stopped")}
 
 
 def is_sound(facts: Facts) -> bool:
@@ -143,10 +156,11 @@ def on_changing_nodes() -> Run:
 
 
 def holds(check: Callable[[], object]) -> bool:
-    """Whether what a test asserts is so."""
+    """Whether what a test asserts is so; if not, it is shown."""
     try:
         check()
-    except AssertionError:
+    except AssertionError as error:
+        print(f"    {error}", flush=True)
         return False
     return True
 
