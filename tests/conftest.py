@@ -18,20 +18,9 @@ from tests.servers.mlflow import MlflowServer
 from tests.servers.postgres import PostgresServer, postgres
 from tests.servers.process import Server
 from tests.servers.s3 import S3Server
+from tests.variables import set_variables
 
-# What each test and each process it starts begins with, set before torch or Ray is imported; a value from outside wins.
-for _name, _value in {
-    "OMP_NUM_THREADS": "1",  # processes share few cores: spinning threads of one slow all the others
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",  # no test reaches outside this machine
-    "HF_DATASETS_OFFLINE": "1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_CONFIG_FILE": os.devnull,
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}.items():
-    os.environ.setdefault(_name, _value)
+set_variables()
 
 # Torch, Ray and transformers are a million objects: Python's looks for garbage among them take a sixth of the time.
 gc.set_threshold(50_000)

@@ -19,8 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.cluster.prefork import ERR, OUT, PROGRAM, STRANGERS, Forked, environment
-from tests.servers.ray import REPOSITORY, TOKEN
+from tests.cluster.prefork import ENVIRONMENT, ERR, OUT, PROGRAM, STRANGERS, Forked
 
 LONG_S = 400.0
 """A run takes a fraction of it where nothing else goes on."""
@@ -79,8 +78,7 @@ class Command:
         self, folder: Path, home: Path, env: Mapping[str, str] | None = None, door: Sequence[str] = ()
     ) -> None:
         self.folder, self.home, self.door = folder, home, door
-        own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
-        self.env = {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY), "RAYLORA_HOME": str(home), **(env or {})}
+        self.env = {**ENVIRONMENT, "RAYLORA_HOME": str(home), **(env or {})}
 
     def run(self, *words: str, timeout_s: float = LONG_S) -> Ended:
         """Run a command to its end."""
@@ -168,8 +166,9 @@ class Running:
 
 def is_as_imported(env: Mapping[str, str]) -> bool:
     """Whether a command would import all in such an environment as it was imported in; some is read then, once."""
-    imported, of_no_matter = environment(), (*STRANGERS, TAG, "PYTEST_")
-    return all(env.get(name) == imported.get(name) for name in {*env, *imported} if not name.startswith(of_no_matter))
+    of_no_matter = (*STRANGERS, TAG, "PYTEST_")
+    names = {name for name in {*env, *ENVIRONMENT} if not name.startswith(of_no_matter)}
+    return all(env.get(name) == ENVIRONMENT.get(name) for name in names)
 
 
 def overrides(*settings: str) -> list[str]:

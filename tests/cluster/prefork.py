@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tests.servers.ray import REPOSITORY, TOKEN
+from tests.variables import set_variables
 
 PROGRAM = "from raylora.cli.app import main; main()"
 LATE = (
@@ -34,6 +35,17 @@ LATE = (
 
 STRANGERS = ("AWS_", "MLFLOW_", "RAYLORA_", "RAY_ADDRESS")
 """Beginnings of variables that a test sets itself or not at all; they are read when they are needed."""
+
+set_variables()
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)},
+    **TOKEN,
+    "PYTHONPATH": str(REPOSITORY),
+}
+"""What commands start with, and what the process that forks them imports in: this process's own before the first test.
+
+Ray and what Tune imports set more in it, after which no command would be forked.
+"""
 
 OUT, ERR, PID, CODE = "out", "err", "pid", "code"
 LOOK_S = 0.02
@@ -83,18 +95,9 @@ class Forked:
 
 
 @cache
-def environment() -> dict[str, str]:
-    """What the process that forks has imported everything with."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(STRANGERS)}
-    return {**own, **TOKEN, "PYTHONPATH": str(REPOSITORY)}
-
-
-@cache
 def _server() -> subprocess.Popen[bytes]:
     program = [sys.executable, "-m", __name__]
-    return subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), cwd=REPOSITORY
-    )
+    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=REPOSITORY)
 
 
 def main() -> None:
