@@ -1,14 +1,9 @@
-"""Simulated trials under Ray Tune as it is, in actors of Tune's own, which report when the same trials of a pack did.
-
-Actors import this file; it is light.
-"""
+"""Simulated trials under Ray Tune as it is, in actors of its own, which report when the same trials of a pack did."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +16,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from raylora.spec.sweeps.sweep import SweepSpec
-from raylora.spec.sweeps.trial import trial_spec
 from raylora.sweep.steering import tune_space as ours
 from raylora.sweep.steering.tune_space import tune_scheduler, tune_searcher, tune_space
 from raylora.sweep.steering.watch import TrialEvent
-from tests.unit.sweep.simulated_pack import loss, quality
-
-PATIENCE_S = 100.0
-"""Where Tune decides otherwise than over the pack, a trial waits for a turn that never comes; where it does not, for
-the starts of others' processes."""
-
-
-class Line:
-    """Lets trials report in the order of a pack, the next one when Tune has decided about the last.
-
-    Args:
-        order: Kind and number of the trial, of each beginning and each report.
-    """
-
-    def __init__(self, order: Sequence[tuple[str, int]]) -> None:
-        self.order = list(order)
-        self.waiting: dict[int, asyncio.Future[None]] = {}
-        self.is_out = False
-
-    async def report(self, number: int) -> None:
-        turn = self.waiting[number] = asyncio.get_running_loop().create_future()
-        self._next()
-        try:
-            await asyncio.wait_for(turn, PATIENCE_S)
-        except TimeoutError:
-            raise TimeoutError(f"of {sorted(self.waiting)} none is {self.order[:1]}, whose turn it is") from None
-
-    async def decided(self) -> None:
-        self.is_out = False
-        self._next()
-
-    def _next(self) -> None:
-        while self.order and not self.is_out and self.order[0][1] in self.waiting:
-            kind, number = self.order.pop(0)
-            if kind == "report":
-                self.is_out = True
-                self.waiting.pop(number).set_result(None)
+from tests.cluster.plain_line import Line
+from tests.cluster.plain_trial import Simulated
 
 
 class Decisions(tune.Callback):
@@ -77,35 +36,6 @@ class Decisions(tune.Callback):
         if self.is_due and not any(trial.is_saving for trial in trials):
             self.is_due = False
             self.line.decided.remote()
-
-
-class Simulated(tune.Trainable):
-    """A trial whose losses come from the formula of simulated packs."""
-
-    def setup(self, config: dict[str, Any], sweep: SweepSpec, line: Any) -> None:
-        self.sweep, self.line = sweep, line
-        self.begin(config)
-
-    def begin(self, config: dict[str, Any]) -> None:
-        self.number, self.steps, self.progress = int(self.trial_name), 0, 0.0
-        self.spec = trial_spec(self.sweep, config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.begin(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        ray.get(self.line.report.remote(self.number))
-        self.steps += 1
-        self.progress += quality(self.spec)
-        told = {"number": self.number, "steps": self.steps, "eval_loss": loss(self.progress)}
-        return told | {"done": self.steps == self.spec.max_steps}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        Path(checkpoint_dir, "state.json").write_text(json.dumps([self.steps, self.progress]))
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        self.steps, self.progress = json.loads(Path(checkpoint, "state.json").read_text())
 
 
 def decided(

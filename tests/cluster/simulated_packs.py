@@ -24,7 +24,8 @@ from raylora.sweep.steering.drive import Search, TrialOutcome, drive
 from raylora.sweep.steering.host import open_host
 from raylora.sweep.steering.tune_space import tune_scheduler
 from raylora.sweep.steering.watch import TrialEvent
-from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
+from tests.unit.sweep.simulated_pack import SimulatedPack
+from tests.unit.sweep.simulated_trials import SimulatedTrials
 
 MAX_STEPS = 16
 SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-2), "lora_r": tune.choice([4, 8, 16])}

@@ -20,7 +20,8 @@ from raylora.sweep.steering.trials import SweepTrials
 from raylora.sweep.steering.tune_space import NEEDS, tune_scheduler, tune_searcher, tune_space
 from tests.cluster.plain_simulated import decided
 from tests.cluster.simulated_packs import MAX_STEPS, Stage, made, ray_of_two_cores, stage
-from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials, loss, quality
+from tests.unit.sweep.simulated_pack import SimulatedPack, loss, quality
+from tests.unit.sweep.simulated_trials import SimulatedTrials
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

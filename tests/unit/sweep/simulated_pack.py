@@ -1,21 +1,19 @@
 """A pack that trains nothing: it speaks the workers' side of the desk, and its losses come from a formula.
 
 A slot's state is one number, which grows by the quality of the learning rate at each step: a slot that goes on from
-another's state shows it in every later loss.
+another's state shows it in every later loss. Actors import this file; it is light.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raylora.runtime.cluster.desk_messages import Admit, Close, Command, Free, Go, Halt, Report, Save
 from raylora.spec.run import RunSpec
-from raylora.sweep.steering.lease import Repeat
 
 REPORT_STEPS = 1
 BAD_DROPOUT = 0.9
@@ -28,37 +26,6 @@ def loss(progress: float) -> float:
 
 def quality(spec: RunSpec) -> float:
     return 1.0 / (1.0 + (math.log10(spec.learning_rate) + 3.5) ** 2 + 0.01 * abs(spec.lora_r - 16) + 1e-3 * spec.seed)
-
-
-@dataclass(frozen=True)
-class SimulatedTrials:
-    """Runs of a space of learning rate, rank and dropout.
-
-    Args:
-        max_steps: Of every run.
-        num_repeats: Seeds of each configuration.
-        key_field: The field that decides which packs fit.
-        more_steps: So many more steps has each seed than the one before.
-    """
-
-    max_steps: int
-    num_repeats: int = 1
-    key_field: str | None = None
-    more_steps: int = 0
-
-    def repeats(self, sampled: Mapping[str, Any], number: int) -> Sequence[Repeat]:
-        specs = [
-            RunSpec.model_validate(
-                {"base_model": "org/model", "datasets": [{"path": "rows.jsonl"}]}
-                | {"seed": seed, "max_steps": self.max_steps + self.more_steps * seed}
-                | dict(sampled)
-            )
-            for seed in range(self.num_repeats)
-        ]
-        return [
-            Repeat(spec, f"sweep-{number}-{spec.seed}", str(getattr(spec, self.key_field)) if self.key_field else "all")
-            for spec in specs
-        ]
 
 
 @dataclass

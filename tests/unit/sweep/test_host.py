@@ -5,7 +5,7 @@ from __future__ import annotations
 from raylora.runtime.cluster.desk_messages import Admit, Close
 from raylora.sweep.steering.host import Host
 from tests.unit.runtime.steering import claim
-from tests.unit.sweep.simulated_pack import SimulatedTrials
+from tests.unit.sweep.simulated_trials import SimulatedTrials
 
 
 def test_a_group_that_wakes_up_when_another_has_its_place_takes_none_of_its_commands():

@@ -16,7 +16,8 @@ from raylora.runtime.pack.desk import Desk
 from raylora.sweep.steering.lease import SLOTS, Lease
 from raylora.sweep.steering.signed_files import tunes_files
 from tests.unit.runtime.steering import PATIENCE_S, Steering
-from tests.unit.sweep.simulated_pack import SimulatedPack, SimulatedTrials
+from tests.unit.sweep.simulated_pack import SimulatedPack
+from tests.unit.sweep.simulated_trials import SimulatedTrials
 
 TRIALS = SimulatedTrials(2, num_repeats=2, more_steps=2)
 
