@@ -36,21 +36,27 @@ def test_what_lies_between_the_driver_and_its_workers_does_without_torch():
     assert "torch" not in loaded_after(modules, REPOSITORY)
 
 
-@pytest.mark.slow
-def test_packing_a_base_and_stepping_by_zero_do_without_torchs_compiler():
-    loaded = loaded_after(["raylora.model.base.quant", "raylora.strategy.deepspeed"], REPOSITORY)
-    assert {"bitsandbytes.functional", "deepspeed.runtime.zero.muon.original_muon"} <= loaded
-    assert "torch._inductor.compile_fx" not in loaded
-
-
-@pytest.mark.slow
-def test_training_core_loads_without_ray_and_mlflow():
-    """Nor does any library of the core's take MLflow along, as DeepSpeed would."""
+@pytest.fixture(scope="module")
+def of_the_core() -> set[str]:
+    """What all modules of the training core load, where there is no Ray."""
     modules = modules_of(PACKAGE, *CORE)
     assert modules
     loaded = loaded_after(modules, REPOSITORY, absent=["ray"])
     assert set(modules) <= loaded
-    assert "mlflow" not in loaded
+    return loaded
+
+
+@pytest.mark.slow
+def test_packing_a_base_and_stepping_by_zero_do_without_torchs_compiler(of_the_core: set[str]):
+    """As all of the core does until a step is compiled."""
+    assert {"bitsandbytes.functional", "deepspeed.runtime.zero.muon.original_muon"} <= of_the_core
+    assert "torch._inductor.compile_fx" not in of_the_core
+
+
+@pytest.mark.slow
+def test_training_core_loads_without_ray_and_mlflow(of_the_core: set[str]):
+    """Nor does any library of the core's take MLflow along, as DeepSpeed would."""
+    assert "mlflow" not in of_the_core
 
 
 def test_a_heavy_import_is_found(tmp_path: Path):

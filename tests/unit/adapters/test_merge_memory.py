@@ -22,9 +22,9 @@ from raylora.model.targets import linear_layers
 from tests.arch.source_tree import REPOSITORY
 from tests.unit.data.small_tokenizer import small_tokenizer
 
-SHAPE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
-LAYER = "model.layers.7.mlp.down_proj"
-SHARD_BYTES = 40_000_000
+SHAPE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16}
+LAYER = "model.layers.3.mlp.down_proj"
+SHARD_BYTES = 20_000_000
 
 
 def save_base(folder: Path, **shape: int) -> int:
@@ -71,7 +71,7 @@ def test_a_large_base_is_not_held_whole(tmp_path: Path):
     env = {**os.environ, **freeing, "RAYLORA_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=REPOSITORY, env=env, check=True, capture_output=True)
     _, cut, whole = json.loads((tmp_path / "bytes.json").read_text())
-    assert num_bytes > 400_000_000
+    assert num_bytes > 200_000_000
     assert cut < num_bytes / 2
     assert whole > 0.8 * num_bytes, "a file's tensors are held together, which shows that held ones are counted"
     assert len(list((tmp_path / "cut").glob("*.safetensors"))) > num_bytes // SHARD_BYTES

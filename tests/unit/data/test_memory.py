@@ -26,7 +26,7 @@ SLACK_BYTES = 48 * MIB
 
 
 def measured(*words: object, program: str = "measured_rows") -> Any:
-    """Peak of a process of its own, and how much it did; of some programs several."""
+    """Peaks of a process of its own, and how much it did for each."""
     command = [sys.executable, "-m", f"tests.unit.data.{program}", *map(str, words)]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=200)
@@ -51,29 +51,25 @@ def test_files_of_every_ending_are_read_in_the_memory_of_a_few_rows(by_ending: d
 def test_rows_are_prepared_in_the_memory_of_a_few(tmp_path: Path):
     base = saved(small_tokenizer(), tmp_path / "base")
 
-    def prepared(name: str, num_bytes: int) -> tuple[int, int]:
+    def written(name: str, num_bytes: int) -> Path:
         file = tmp_path / name / "rows.jsonl"
         file.parent.mkdir()
         with file.open("w") as rows:
             while rows.tell() < num_bytes:
                 rows.write(json.dumps({"text": f"{rows.tell()} {READ}", "unread": UNREAD}) + "\n")
-        found = measured("preparing", file, base)
-        file.unlink()
-        return found
+        return file
 
-    (little, few), (much, many) = prepared("small", SMALL_BYTES), prepared("large", LARGE_BYTES)
+    sizes = {"first": SMALL_BYTES, "small": SMALL_BYTES, "large": LARGE_BYTES}
+    files = [written(name, num_bytes) for name, num_bytes in sizes.items()]
+    _, (little, few), (much, many) = measured("preparing", base, *files)
+    for file in files:
+        file.unlink()
     assert many > 9 * few
     assert much < little + SLACK_BYTES
 
 
 def test_tokens_are_read_in_the_memory_of_a_few(tmp_path: Path):
-    def read(name: str, num_bytes: int) -> tuple[int, int]:
-        folder = tmp_path / name
-        folder.mkdir()
-        found = measured("reading", folder, num_bytes)
-        (folder / "tokens.arrow").unlink()
-        return found
-
-    (little, few), (much, many) = read("small", SMALL_BYTES), read("large", LARGE_BYTES)
+    _, (little, few), (much, many) = measured("reading", tmp_path, SMALL_BYTES, SMALL_BYTES, LARGE_BYTES)
+    (tmp_path / "tokens.arrow").unlink()
     assert many > 9 * few
     assert much < little + SLACK_BYTES
