@@ -15,7 +15,7 @@ from transformers import AutoModelForAudioClassification, AutoModelForImageClass
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
-from tests.cluster.refused import ONE_WORKER
+from tests.cluster.refused import refused
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_audio import audio_spec, save_ast, write_vowels
 from tests.unit.train.tiny_images import DIGITS, image_spec, save_vit, write_digits
@@ -80,8 +80,8 @@ def test_digits_that_were_not_seen_are_told_apart(home: Path, on_head: Command, 
     assert torch.equal(loaded.base_model.model.classifier.weight, tensors["base_model.model.classifier.weight"])
     for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
         out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
-        refused = on_head.run(*words, *out, "--json")
-        assert refused.code != 0, refused.out
+        ended = on_head.run(*words, *out, "--json")
+        assert ended.code != 0, ended.out
     assert not (home / "merged").exists()
     exported = on_head.run("export", result["run_id"], "--for", "peft", "--out", str(home / "exported"), "--json")
     assert exported.code == 0, exported.err
@@ -109,12 +109,11 @@ def test_vowels_are_told_apart(on_head: Command, tmp_path: Path):
     assert torch.equal(head.dense.weight, tensors["base_model.model.classifier.dense.weight"])
 
 
-def test_an_image_that_is_not_there_is_told_with_its_line_and_nothing_is_left(home: Path, on_head: Command):
-    on_head.folder = home
+def test_an_image_that_is_not_there_is_told_with_its_line(home: Path, newcomer: Command):
+    """By what a run checks before it starts; `test_train_bad_input` has what a run leaves that fails there."""
+    newcomer.folder = home
     rows = (home / "digits.jsonl").read_text().splitlines()
     rows[4] = json.dumps({"image": "images/lost.png", "label": 4})
     (home / "lost.jsonl").write_text("\n".join(rows))
-    ended = on_head.run("train", written(home, "lost", "lost.jsonl"), "--json", *ONE_WORKER)
-    assert ended.code != 0
-    assert "lost.jsonl, line 5: image: images/lost.png cannot be read (No such file or directory)" in ended.error
-    assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
+    message = refused(newcomer, newcomer.run("validate", written(home, "lost", "lost.jsonl"), "--json"))
+    assert "lost.jsonl, line 5: image: images/lost.png cannot be read (No such file or directory)" in message

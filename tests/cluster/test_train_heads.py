@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
+from tests.cluster.refused import refused
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_heads import head_spec, save_home
 
@@ -79,9 +80,9 @@ def test_a_decoder_classifies_on_two_workers_that_share_it(home: Path, on_head: 
     assert result["chat_command"] is None
     for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
         out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
-        refused = on_head.run(*words, *out, "--json")
-        assert refused.code != 0
-        assert "was trained for SEQ_CLS, with a head beside it. Allowed here: CAUSAL_LM" in refused.error
+        ended = on_head.run(*words, *out, "--json")
+        assert ended.code != 0
+        assert "was trained for SEQ_CLS, with a head beside it. Allowed here: CAUSAL_LM" in ended.error
     assert not (home / "merged").exists()
 
 
@@ -106,14 +107,13 @@ def test_an_encoder_is_trained_to_its_end(home: Path, on_head: Command, family: 
     assert {f"base_model.model.{name}.lora_E" for name in ranks} <= tensors.keys()
 
 
-def test_a_wrong_class_is_told_with_its_line_and_nothing_is_left(home: Path, on_head: Command):
-    on_head.folder = home
+def test_a_wrong_class_is_told_with_its_line(home: Path, newcomer: Command):
+    """By what a run checks before it starts; `test_train_bad_input` has what a run leaves that fails there."""
+    newcomer.folder = home
     rows = (home / "texts.jsonl").read_text().splitlines()
     wrong = [json.loads(row) | ({"label": 3} if at == 4 else {}) for at, row in enumerate(rows)]
     (home / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
     file = written(home, "wrong", "llama", "seq_cls")
     source = f"datasets=[{{path: {home / 'wrong.jsonl'}, type: classification}}]"
-    ended = on_head.run("train", file, "--json", "--set", source)
-    assert ended.code != 0
-    assert "wrong.jsonl, line 5: label: got 3; allowed by labels: words, numbers, both, or 0 to 2" in ended.error
-    assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
+    message = refused(newcomer, newcomer.run("validate", file, "--json", "--set", source))
+    assert "wrong.jsonl, line 5: label: got 3; allowed by labels: words, numbers, both, or 0 to 2" in message

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 from raylora.spec.reading.load import load_spec
 from tests.cluster.alone import APART, trained_alone
 from tests.cluster.command import Command
-from tests.cluster.refused import ONE_WORKER
+from tests.cluster.refused import refused
 from tests.cluster.undisturbed import client
 from tests.unit.train.tiny_seq2seq import save_seq2seq_home, seq2seq_spec
 
@@ -72,18 +72,17 @@ def test_a_t5_is_trained_on_two_workers_that_share_it(home: Path, on_head: Comma
     assert result["chat_command"] is None
     for words in (("generate", result["run_id"], "--prompt", "hi"), ("merge", result["run_id"])):
         out = ("--out", str(home / "merged")) if words[0] == "merge" else ()
-        refused = on_head.run(*words, *out, "--json")
-        assert refused.code != 0
-        assert "was trained for SEQ_2_SEQ_LM. Allowed here: CAUSAL_LM" in refused.error
+        ended = on_head.run(*words, *out, "--json")
+        assert ended.code != 0
+        assert "was trained for SEQ_2_SEQ_LM. Allowed here: CAUSAL_LM" in ended.error
     assert not (home / "merged").exists()
 
 
-def test_a_wrong_row_is_told_with_its_line_and_nothing_is_left(home: Path, on_head: Command):
-    on_head.folder = home
+def test_a_wrong_row_is_told_with_its_line(home: Path, newcomer: Command):
+    """By what a run checks before it starts; `test_train_bad_input` has what a run leaves that fails there."""
+    newcomer.folder = home
     rows = (home / "questions.jsonl").read_text().splitlines()
     (home / "wrong.jsonl").write_text("".join(f"{row}\n" for row in [*rows[:4], '{"prompt": "a", "completion": 3}']))
     source = f"datasets=[{{path: {home / 'wrong.jsonl'}, type: completion}}]"
-    ended = on_head.run("train", written(home, "wrong"), "--json", *ONE_WORKER, "--set", source)
-    assert ended.code != 0
-    assert "wrong.jsonl, line 5: column 'completion' holds text, got int '3'" in ended.error
-    assert not (on_head.home / "store" / "runs").exists() or not list((on_head.home / "store" / "runs").iterdir())
+    message = refused(newcomer, newcomer.run("validate", written(home, "wrong"), "--json", "--set", source))
+    assert "wrong.jsonl, line 5: column 'completion' holds text, got int '3'" in message
