@@ -7,6 +7,8 @@ DEMO_DATA := examples/data
 
 # The tools of the environment first: DeepSpeed looks for ninja and the tests for an S3 server on PATH.
 export PATH := $(VENV)/bin:$(PATH)
+# Tests start hundreds of Pythons that import what lies here: it is compiled once, also where an image says never.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo check test test-fast test-faults soak audit bench docs clean
 .DEFAULT_GOAL := help
