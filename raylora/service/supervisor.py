@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from subprocess import Popen
@@ -58,11 +58,18 @@ class Resumed:
         process: The command that does, or did.
         begun: When it was begun, by the monotonic clock, in seconds.
         num_in_vain: How often before that without coming far.
+        ended: When the command was seen to have ended, by the same clock; ``None`` before.
     """
 
     process: Popen[bytes]
     begun: float
     num_in_vain: int = 0
+    ended: float | None = None
+
+    @property
+    def went_on(self) -> bool:
+        """Whether it came far before it ended; what it has waited for room since is none of that."""
+        return self.ended is not None and self.ended - self.begun >= LIVED_S
 
 
 class Supervisor:
@@ -119,9 +126,9 @@ class Supervisor:
     def _num_in_vain(self, name: str) -> int | None:
         """How often in a row something was resumed and lost again soon; ``None`` while it is given time for that."""
         before = self._before.get(name)
-        if before is None or (ago_s := time.monotonic() - before.begun) >= LIVED_S:
+        if before is None or before.went_on:
             return 0
-        num_in_vain = before.num_in_vain + 1
+        num_in_vain, ago_s = before.num_in_vain + 1, time.monotonic() - before.begun
         return num_in_vain if ago_s >= RESTS_S[min(num_in_vain, len(RESTS_S) - 1)] else None
 
     def _go_on(self, lost: Lost, num_in_vain: int) -> None:
@@ -136,7 +143,7 @@ class Supervisor:
     def _see_ends(self) -> None:
         for name, resumed in list(self._at_work.items()):
             if (code := resumed.process.poll()) is not None:
-                self._before[name] = self._at_work.pop(name)
+                self._before[name] = replace(self._at_work.pop(name), ended=time.monotonic())
                 if code:
                     _log.warning("%s: its command ended with code %d; if it is lost, it is resumed again", name, code)
                 else:

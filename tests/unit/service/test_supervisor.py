@@ -167,12 +167,37 @@ def test_what_is_lost_again_and_again_is_given_time(store: Store, run_id: str, m
             resumes.end()
             clock.now_s += 10.0
         assert [later - earlier for earlier, later in pairwise(begun_at)][:4] == [*RESTS_S[1:], RESTS_S[-1]]
-        clock.now_s = begun_at[-1] + LIVED_S
+        clock.now_s = begun_at[-1] + RESTS_S[-1]
         supervisor.look()
+        clock.now_s += LIVED_S
+        resumes.end()
+        supervisor.look()
+        assert len(resumes.names) == len(begun_at) + 2, "it had gone on for long"
+
+
+def test_time_in_which_one_waits_for_another_is_none_that_it_went_on(
+    store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(supervisor_module, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    other = write_run(store, new_run(RunSpec(base_model="m", datasets=[{"path": "d.jsonl"}]))).run_id
+    with supervised(store, code=1, at_once=1) as (supervisor, resumes):
+        supervisor.look()
+        resumes.end()
+        clock.now_s += 1.0  # lost again soon: the other has the room now, for long
+        supervisor.look()
+        clock.now_s += LIVED_S
+        resumes.end()
+        update_run(store, other, status="finished", result={"eval_loss": 1.0})
+        supervisor.look()
+        assert resumes.names == [run_id, other, run_id]
         resumes.end()
         clock.now_s += RESTS_S[1]
         supervisor.look()
-        assert len(resumes.names) == len(begun_at) + 2, "it had gone on for long"
+        assert len(resumes.names) == 3, "it was lost soon twice in a row"
+        clock.now_s += RESTS_S[2] - RESTS_S[1]
+        supervisor.look()
+        assert resumes.names[3:] == [run_id]
 
 
 def test_what_cannot_be_begun_or_is_deleted_meanwhile_ends_no_supervisor(
