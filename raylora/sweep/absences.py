@@ -37,8 +37,9 @@ class Absences:
             away: Packs whose workers are gone, as the desk knows.
             now: By the monotonic clock, in seconds.
         """
-        # Ray does not know whose a group of workers is: of packs that are alike, those at work have what there is.
-        in_order = dict(sorted(gangs.items(), key=lambda each: each[0] in away))
+        # Ray does not know whose a group of workers is: of packs that are alike, those at work have what there is, then
+        # those that were lost last: most likely only their workers were, while nodes that are gone stay away.
+        in_order = dict(sorted(gangs.items(), key=lambda each: (each[0] in away, -self._since.get(each[0], now))))
         lacking = [number for number in without_places(in_order) if number in away] if away else []
         self._since = {number: self._since.get(number, now) for number in lacking}
 
