@@ -113,7 +113,9 @@ class Lease(Trainable):
             self._leases, self._desk.save(names), self._desk.last_reports(names), strict=False
         ):
             run_id = self._repeats[index].run_id
-            self._slots[index] = {"run_id": run_id, "uri": uri, "report": report and asdict(report)}
+            told_step = max(self._told_step(index), self._told.get(index, {}).get("step", BEFORE_ANY_STEP))
+            kept = {"uri": uri, "report": report and asdict(report), "told_step": told_step}
+            self._slots[index] = {"run_id": run_id, **kept}
         Path(checkpoint_dir, SLOTS).write_text(json.dumps(self._slots), encoding="utf-8")
 
     @override
@@ -172,6 +174,17 @@ class Lease(Trainable):
     def _heard_step(self, index: int) -> int:
         return (self._heard or {}).get(self._repeats[index].run_id, BEFORE_ANY_STEP)
 
+    def _told_step(self, index: int) -> int:
+        """Step up to which Tune knows all reports: beyond the save's where that is an earlier one, the last given up.
+
+        After an earlier process only what its Tune wrote down counts, which may be less than was told.
+        """
+        if not self._is_own(index):
+            return BEFORE_ANY_STEP
+        if self._heard is not None:
+            return self._heard_step(index)
+        return int(self._slots[index].get("told_step", BEFORE_ANY_STEP))
+
     def _is_untold(self, index: int, report: Report) -> bool:
         """Whether an earlier process had it and told nobody."""
         return self._heard is not None and report.step > self._heard_step(index)
@@ -186,7 +199,7 @@ class Lease(Trainable):
             key=repeat.key,
             start_from=self._slots[index]["uri"],
             max_tokens=repeat.max_tokens,
-            told_step=self._heard_step(index) if self._is_own(index) else BEFORE_ANY_STEP,
+            told_step=self._told_step(index),
             untold=kept if kept is not None and self._is_untold(index, kept) else None,
         )
 
