@@ -44,6 +44,7 @@ def test_a_pack_is_opened_for_nodes_that_may_come(
 ) -> None:
     for place in ("raylora.runtime.cluster.cluster", "raylora.sweep.fleet"):
         monkeypatch.setattr(f"{place}.can_grow", lambda: True)
+    monkeypatch.setattr("raylora.runtime.cluster.cluster.room", lambda: None)  # how far is not known
     host: Any = Handle(steering.desk)
     fleet = Fleet(host, 2, lambda pack, event: None)
     fleet.begin("store", Fence("store", 1, "s1"), {})
