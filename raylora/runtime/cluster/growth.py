@@ -65,9 +65,9 @@ def room() -> Room | None:
     Its configuration lies on the head, where `ray exec` and Ray's jobs run the command.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    head = next(node for node in nodes if HEAD in node["Resources"])
-    file = CONFIGURATION.expanduser()
-    if head["NodeID"] != ray.get_runtime_context().get_node_id() or not file.is_file():
+    own, file = ray.get_runtime_context().get_node_id(), CONFIGURATION.expanduser()
+    head = next((node for node in nodes if node["NodeID"] == own and HEAD in node["Resources"]), None)
+    if head is None or not file.is_file():
         return None
     types, by_type = _type_by_node(), dict[str, list[Resources]]()
     for node in nodes:
