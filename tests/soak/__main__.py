@@ -118,7 +118,9 @@ def _round(folder: Path, kind: Kind, place: Place, name: str, until: float, tall
     outcome = train(place, kind.subject, name.replace(" ", "-"), faults)
     (folder / f"{name}.log").write_text(outcome.said)
     lost = kind.subject.differing(outcome.facts, kind.wanted)
-    tally.add(outcome.struck, lost)
+    tally.add(outcome.struck, lost, outcome.in_vain, kind.deck.passed_over)
+    for fault, times in outcome.in_vain.items():
+        print(f"    in vain: {fault}" + (f", {times} times" if times > 1 else ""), flush=True)
     print(f"    other than undisturbed: {', '.join(lost)}" if lost else "    as undisturbed", flush=True)
 
 

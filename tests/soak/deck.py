@@ -17,6 +17,12 @@ class Deck:
 
     def __init__(self, chance: random.Random) -> None:
         self._chance, self._order = chance, list[str]()
+        self._passed_over = set[str]()
+
+    @property
+    def passed_over(self) -> frozenset[str]:
+        """Faults whose turn came when there was nothing for them to strike."""
+        return frozenset(self._passed_over)
 
     def strike(self, faults: Mapping[str, Strike], scene: Scene) -> tuple[str, Struck] | None:
         """Let the next fault strike that finds something to strike.
@@ -37,4 +43,5 @@ class Deck:
             if struck is not None:
                 del self._order[place]
                 return name, struck
+            self._passed_over.add(name)
         return None

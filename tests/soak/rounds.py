@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,11 +32,13 @@ class Outcome:
         facts: What is compared.
         said: All that its commands said.
         struck: How often each fault did.
+        in_vain: How often each was let loose and did not strike.
     """
 
     facts: Facts
     said: str
     struck: dict[str, int] = field(default_factory=dict)
+    in_vain: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -82,11 +85,14 @@ def train(place: Place, subject: Run | Sweep, name: str, faults: Faults | None =
     finally:
         scene.give_up()
     counts: dict[str, int] = dict(subject.struck_within(ended.json))
-    for fault, times in struck:
-        counts[fault] = counts.get(fault, 0) + times()
+    in_vain = Counter[str]()
+    for fault, has_struck in struck:
+        times = has_struck()
+        counts[fault] = counts.get(fault, 0) + times
+        in_vain[fault] += times == 0
     facts = subject.facts(ended.json, place.mlflow, name)
     facts[LEAVES_NOTHING] = holds(lambda: check_as_before(place.head, before, ended))
-    return Outcome(facts, scene.said, counts)
+    return Outcome(facts, scene.said, counts, +in_vain)
 
 
 def _ended(scene: Scene, place: Place, faults: Faults | None, struck: list[tuple[str, Struck]]) -> Ended:

@@ -56,6 +56,13 @@ def test_what_finds_nothing_to_strike_is_the_first_to_strike_when_it_does():
         assert strikes(deck, faults) == "killed"
 
 
+def test_what_had_its_turn_and_found_nothing_is_known():
+    deck, faults = Deck(random.Random(0)), dict.fromkeys(NAMES, once)
+    for _ in range(2 * len(NAMES)):
+        strikes(deck, faults | {"killed": nothing_there})
+    assert deck.passed_over == {"killed"}
+
+
 def test_nothing_strikes_where_nothing_can_or_all_is_over():
     deck = Deck(random.Random(0))
     assert strikes(deck, dict.fromkeys(NAMES, nothing_there)) is None

@@ -7,14 +7,16 @@ from tests.soak.tally import Tally
 
 def test_what_was_lost_is_told_of_each_fault_that_struck_in_that_round():
     tally = Tally()
-    tally.know(["a", "b", "c", "d"])
-    tally.add({"a": 2, "b": 1}, [])
-    tally.add({"a": 1, "c": 3, "d": 0}, ["tokens", "adapter"])
+    tally.know(["a", "b", "c", "d", "e", "f"])
+    tally.add({"a": 2, "b": 1}, [], {"a": 1}, ["b", "e"])
+    tally.add({"a": 1, "c": 3, "d": 0}, ["tokens", "adapter"], {"a": 1, "d": 1}, [])
     assert tally.table().splitlines()[2:] == [
-        "| a | 3 | adapter, tokens |",
-        "| b | 1 | nothing |",
-        "| c | 3 | adapter, tokens |",
-        "| d | 0 | it did not strike |",
+        "| a | 3 | 2 | adapter, tokens |",
+        "| b | 1 | 0 | nothing |",
+        "| c | 3 | 0 | adapter, tokens |",
+        "| d | 0 | 1 | it did not strike |",
+        "| e | 0 | 0 | it found nothing to strike |",
+        "| f | 0 | 0 | its turn did not come |",
         "soak: rounds 2, of which other than undisturbed 1",
     ]
 
@@ -22,8 +24,8 @@ def test_what_was_lost_is_told_of_each_fault_that_struck_in_that_round():
 def test_a_soak_is_good_where_there_were_rounds_and_all_were_as_undisturbed():
     tally = Tally()
     assert not tally.is_as_undisturbed
-    tally.add({"a": 1}, [])
+    tally.add({"a": 1}, [], {}, [])
     assert tally.is_as_undisturbed
-    tally.add({}, ["adapter"])
-    tally.add({"a": 1}, [])
+    tally.add({}, ["adapter"], {}, [])
+    tally.add({"a": 1}, [], {}, [])
     assert not tally.is_as_undisturbed
