@@ -250,8 +250,8 @@ def _send(pid: int, word: signal.Signals) -> None:
 
 
 def _name(process: psutil.Process) -> str:
-    """Its title, or nothing where it is gone."""
+    """Its title, or nothing where it is gone; who sets one fills it up with blanks to what its process began with."""
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
