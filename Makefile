@@ -55,7 +55,7 @@ ip:
 .PHONY: ip
 
 # Three lanes for two cores: two of them wait for processes of Ray to start, most of the time (tests/lanes.py).
-test: setup ip ## All tests but those of faults: 20 to 25 minutes on 2 cores
+test: setup ip ## All tests but those of faults: about 20 minutes on 2 cores
 	python -m pytest -m 'not faults' -n 3
 
 # One after another: each waits for others to notice what it does to them.
