@@ -29,6 +29,7 @@ class Closing:
 
 def next_move(
     key: str,
+    num_waiting: int,
     berths: Mapping[str, Berth],
     packs: Mapping[int, str],
     held: Mapping[int, int],
@@ -42,19 +43,19 @@ def next_move(
 
     Args:
         key: Of the leases that wait.
+        num_waiting: How many they are.
         berths: By key, of all runs so far.
         packs: Keys of the packs that are there, by number.
         held: Leases of each pack that is open; others are starting.
-        has_room: Whether a pack of the key finds its workers' resources free.
+        has_room: Whether a pack of the key finds its workers' resources free, which no other is about to take.
         may_grow: Whether nodes may come for a pack that waits for them; as long as none does, others make room.
         without_room: Packs that start and wait for room: what is free is not for them.
     """
     berth = berths[key]
     akin = [number for number, of in packs.items() if berths[of].family == berth.family]
     is_full = len(akin) >= berth.num_packs
-    # One that starts may not have taken its room yet: a second one beside it could take it, and both would wait.
-    starting = [number for number in packs if number not in held]
-    if not is_full and (has_room or may_grow) and all(number in without_room for number in starting):
+    starting = [number for number, of in packs.items() if of == key and number not in {*held, *without_room}]
+    if not is_full and (has_room or may_grow) and num_waiting > len(starting) * berth.num_slots:
         return Opening()
     waits_for_room = any(packs[number] == key for number in without_room)
     in_the_way = akin if is_full and not waits_for_room else packs

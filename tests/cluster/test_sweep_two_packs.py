@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.alone import trained_alone
-from tests.cluster.command import Command
+from tests.cluster.command import LONG_S, Command, wait_until
 from tests.cluster.conftest import SWEPT
 from tests.cluster.made_sweeps import in_workplace, loaded, run_of, whole, write
 from tests.cluster.stopped import next_workers
@@ -33,6 +34,14 @@ SWEEP: dict[str, Any] = {
     "space": {"load_in_4bit": {"choice": [True, False]}, "gradient_accumulation_steps": {"choice": [1, 2]}},
 }
 
+PAIRS = ("t000", "t002"), ("t001", "t003")
+"""Trials of each pack."""
+
+
+def ended(trials: tuple[str, str], said: str) -> int:
+    """How many of them the sweep has told the end of."""
+    return sum(f"{trial} succeeded" in said for trial in trials)
+
 
 @pytest.fixture(scope="module")
 def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) -> Command:
@@ -41,19 +50,18 @@ def command(workplace: Path, ray_head: RayHead, new_home: Callable[[], Path]) ->
 
 @pytest.fixture(scope="module")
 def trials(command: Command, ray_head: RayHead) -> list[dict[str, Any]]:
-    """The first pack stands still from before its first step to the end of the second's trials, whoever is faster."""
+    """One pack stands still from before its first step to the end of the other's trials, whichever starts faster."""
     ray_head.forget_workers()
     running = command.start("sweep", write(command.folder, "packs.yaml", SWEEP), "--json")
     running.wait_for("workers look at the base")
     pid = next_workers(ray_head, but=set(), number=1)["0"]
     os.kill(pid, signal.SIGSTOP)
-    try:
-        for trial in ("t001", "t003"):
-            running.wait_for(f"{trial} succeeded")
-        assert "t000 succeeded" not in running.said and "t002 succeeded" not in running.said
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    with suppress(TimeoutError):
+        wait_until(lambda: any(ended(pair, running.said) == 2 for pair in PAIRS), LONG_S)
+    said = running.said
+    os.kill(pid, signal.SIGCONT)
     result = whole(running.end())
+    assert sorted(ended(pair, said) for pair in PAIRS) == [0, 2], said
     assert ray_head.census() == {"actors": [], "groups": []}
     assert result["num_packs"] == 2
     trials: list[dict[str, Any]] = result["trials"]

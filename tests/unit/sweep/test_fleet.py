@@ -80,6 +80,24 @@ def test_a_pack_that_finds_no_room_keeps_no_smaller_one_waiting(
 
 
 @pytest.mark.parametrize(("state", "keys"), [("CREATED", ["narrow", "other"]), ("REMOVED", ["narrow"])])
+def test_a_pack_starts_beside_one_that_starts_once_that_has_its_room(
+    groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, state: str, keys: list[str]
+) -> None:
+    """All waited while one loaded; before it has its room, another could take it, and both would wait."""
+    placed = {f"aa{OUR_JOB}": {"state": state, "bundles": {0: {"CPU": 1.0}}}}
+    monkeypatch.setattr("raylora.runtime.cluster.gangs.placement_group_table", lambda: placed)
+    host: Any = Handle(steering.desk)
+    fleet = Fleet(host, 2, lambda pack, event: None)
+    berths = {"narrow": berth(1), "other": replace(berth(1), family="other")}
+    fleet.start("narrow", berths["narrow"].spec)
+    fleet.begin("store", Fence("store", 1, "s1"), berths)
+    steering.lease(claim(0, key="narrow"))
+    steering.lease(claim(1, key="other"))
+    fleet.tend(berths)
+    assert [group.job and group.job.key for group in groups] == keys
+
+
+@pytest.mark.parametrize(("state", "keys"), [("CREATED", ["narrow", "other"]), ("REMOVED", ["narrow"])])
 def test_room_of_workers_that_are_being_restarted_is_taken_by_no_other_pack(
     groups: list[Group], steering: Steering, monkeypatch: pytest.MonkeyPatch, state: str, keys: list[str]
 ) -> None:

@@ -13,8 +13,11 @@ from raylora.sweep.planning.berths import Berth
 SPEC = RunSpec.model_validate({"base_model": "base", "datasets": [{"path": "rows.jsonl"}]})
 
 
+NUM_SLOTS = 4
+
+
 def berth(family: str, num_packs: int) -> Berth:
-    return Berth(SPEC, family, num_packs, num_slots=4, slots_stay_on_ranks=False, calibrates=True)
+    return Berth(SPEC, family, num_packs, NUM_SLOTS, slots_stay_on_ranks=False, calibrates=True)
 
 
 BERTHS = {
@@ -41,6 +44,7 @@ BERTHS = {
         ("alone-2", {0: "alone-1"}, {0: 1}, True, None),
         ("alone-2", {0: "alone-1"}, {0: 0}, True, Closing(0)),
         ("alone-2", {0: "long"}, {0: 4}, True, Opening()),
+        ("short", {0: "long"}, {}, True, Opening()),
     ],
     ids=[
         "the first",
@@ -56,12 +60,20 @@ BERTHS = {
         "those that share with nobody are counted together",
         "one of them that has ended makes room for the next",
         "others are not counted",
+        "one of others that is starting is not waited for",
     ],
 )
 def test_the_next_move(
     key: str, packs: Mapping[int, str], held: Mapping[int, int], has_room: bool, move: Opening | Closing | None
 ):
-    assert next_move(key, BERTHS, packs, held, has_room) == move
+    assert next_move(key, NUM_SLOTS, BERTHS, packs, held, has_room) == move
+
+
+@pytest.mark.parametrize(("num_waiting", "move"), [(NUM_SLOTS, None), (NUM_SLOTS + 1, Opening())])
+def test_a_second_one_starts_beside_the_first_where_more_wait_than_that_will_have_slots(
+    num_waiting: int, move: Opening | None
+):
+    assert next_move("short", num_waiting, BERTHS, {0: "short"}, {}, True) == move
 
 
 @pytest.mark.parametrize(
@@ -84,20 +96,11 @@ def test_the_next_move(
 def test_the_next_move_where_nodes_may_come(
     packs: Mapping[int, str], held: Mapping[int, int], without_room: set[int], move: Opening | Closing | None
 ):
-    assert next_move("long", BERTHS, packs, held, False, may_grow=True, without_room=without_room) == move
-
-
-@pytest.mark.parametrize("may_grow", [True, False])
-@pytest.mark.parametrize(("without_room", "move"), [({1}, Opening()), (set(), None)])
-def test_a_pack_that_waits_for_room_keeps_no_other_from_room_that_is_there(
-    without_room: set[int], move: Opening | None, may_grow: bool
-):
-    packs, held = {0: "short", 1: "long"}, {0: 4}
-    assert next_move("alone-1", BERTHS, packs, held, True, may_grow=may_grow, without_room=without_room) == move
+    assert next_move("long", 1, BERTHS, packs, held, False, may_grow=True, without_room=without_room) == move
 
 
 @pytest.mark.parametrize(("idle", "move"), [(0, Closing(1)), (1, None)])
 def test_one_that_opened_meanwhile_makes_room_once_it_is_idle(idle: int, move: Closing | None):
     """Somebody else's job held the room of the first pack, and has ended since."""
     packs, held = {0: "long", 1: "short"}, {1: idle}
-    assert next_move("long", BERTHS, packs, held, False, without_room={0}) == move
+    assert next_move("long", 1, BERTHS, packs, held, False, without_room={0}) == move
