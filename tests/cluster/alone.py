@@ -16,8 +16,8 @@ from raylora.train.member import Member
 from tests.unit.train.pack_run import admit, events_of, place_tiny, train_all
 from tests.unit.train.tiny_run import build_tiny, open_rows
 
-SHORT = ("dtype=float32", "max_steps=4", "eval_steps=4")
-"""Settings of a run that is done soon, in the precision in which losses are compared."""
+SHORT = ("max_steps=4", "eval_steps=4")
+"""Settings of a run that is done soon."""
 
 APART = 1e-4
 """How far losses of one run in float32 may lie apart where other workers, or one process, computed them.

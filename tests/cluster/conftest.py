@@ -19,6 +19,7 @@ from tests.unit.train.tiny_run import save_base, write_chats
 RUN = {
     "base_model": "base",
     "load_in_4bit": True,
+    "dtype": "float32",  # equal bits are promised in it, and `auto` takes another where a CPU has units for it
     "datasets": [{"path": "rows.jsonl"}],
     "val_set_size": 12,
     "sequence_len": 128,
@@ -42,7 +43,6 @@ WITHOUT = ("sample_prompts", "sample_max_new_tokens", "save_steps", "max_steps",
 SWEPT = {name: value for name, value in RUN.items() if name not in WITHOUT} | {
     "gradient_accumulation_steps": 1,
     "lora_dropout": 0.0,
-    "dtype": "float32",  # equal bits are promised in it
 }
 PASSWORD = "MLFLOW_TRACKING_PASSWORD"
 """Of the driver alone: no worker writes to MLflow."""

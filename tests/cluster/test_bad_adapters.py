@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from raylora.model.export import FOLDER
 from raylora.store.blob import open_store
 from raylora.store.runs import list_runs, run_store
+from tests.cluster.bad_adapters import BY_ITSELF, DAMAGE, NEEDS_ITS_BASE, REFUSED, WITH_ITS_BASE, copy_twice, spoil
 from tests.cluster.command import Command, Ended, overrides
-from tests.cluster.undisturbed import ADAPTER, client
+from tests.cluster.undisturbed import client
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
-
-DAMAGE: dict[str, Callable[[Tensor], Tensor]] = {
-    "empty": lambda tensor: tensor[:0],
-    "1-D": torch.flatten,
-    "NaN": lambda tensor: torch.full_like(tensor, torch.nan),
-    "of another rank": lambda tensor: tensor[:, :-1].contiguous(),
-    "for another base": lambda tensor: tensor[:-1].contiguous(),
-}
-WITH_ITS_BASE = {
-    "merge": ("merge", "bad", "--out", "made"),
-    "combine": ("combine", "good", "bad", "--method", "linear", "--out", "made"),
-    "generate": ("generate", "bad", "--prompt", "hi"),
-}
-BY_ITSELF = {
-    "export for vllm": ("export", "bad", "--for", "vllm", "--out", "made"),
-    "export for peft": ("export", "bad", "--for", "peft", "--out", "made"),
-}
 
 
 @pytest.fixture
 def folder(whole_run: tuple[Command, Ended], workplace: Path, tmp_path: Path) -> Path:
     """An adapter as it was trained, twice, without its manifest: as ones that come from elsewhere."""
-    trained = Path(whole_run[1].json["adapter_uri"])
-    for name in ("good", "bad"):
-        shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns("manifest.json", "*writer*"))
+    copy_twice(Path(whole_run[1].json["adapter_uri"]), tmp_path)
     (tmp_path / "base").symlink_to(workplace / "base")
     return tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_no_command_takes_a_bad_adapter(folder: Path, damage: str):
-    tensors = load_file(folder / "bad" / ADAPTER)
-    name = next(name for name in tensors if "lora_B" in name)
-    save_file(tensors | {name: DAMAGE[damage](tensors[name])}, folder / "bad" / ADAPTER)
+    spoil(folder / "bad", damage)
     command = Command(folder, folder / "home")
-    for what, words in (WITH_ITS_BASE if damage == "for another base" else WITH_ITS_BASE | BY_ITSELF).items():
+    for what, words in (WITH_ITS_BASE if damage == NEEDS_ITS_BASE else WITH_ITS_BASE | BY_ITSELF).items():
         ended = command.run(*words, "--json")
         assert ended.code == 2, f"{what}: {ended.out}{ended.err}"
-        assert damage == "for another base" or "Copy the folder again" in ended.error, f"{what}: {ended.error}"
+        assert damage == NEEDS_ITS_BASE or REFUSED in ended.error, f"{what}: {ended.error}"
         assert not (folder / "made").exists(), what
 
 

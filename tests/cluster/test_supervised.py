@@ -1,9 +1,12 @@
-"""`raylora supervise` beside a run that loses its driver, or its cluster, and a sweep that loses its controller."""
+"""`raylora supervise` beside a run that loses its driver, cluster or machine, and a sweep that loses its controller."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +16,10 @@ import pytest
 
 from raylora.spec.reading.load import load_spec
 from raylora.store.blob import open_store
-from raylora.store.runs import list_runs
+from raylora.store.fence import key_of
+from raylora.store.lease import SILENT_S, Holder, is_deserted
+from raylora.store.process import lives
+from raylora.store.runs import list_runs, run_store
 from raylora.store.sweeps import list_sweeps
 from raylora.sweep.result import sweep_result
 from tests.cluster.alone import came_to, told_of, trained_alone
@@ -21,13 +27,14 @@ from tests.cluster.command import Command, Running, overrides
 from tests.cluster.made_sweeps import each_step_told_once, same_ends, undisturbed
 from tests.cluster.stopped import wait_for_saves
 from tests.cluster.undisturbed import client
+from tests.servers.lacking import PRIVILEGE, lacking
 from tests.servers.ray import RayHead
 
 __all__ = ["undisturbed"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
-SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1", "dtype=float32")
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1")
 
 
 @pytest.fixture
@@ -43,8 +50,8 @@ def supervisor(on_head: Command, ray_head: RayHead, tmp_path: Path) -> Iterator[
         os.kill(running.process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("what", ["driver", "head node"])
-def test_a_run_that_loses_its_driver_or_its_cluster_goes_on(
+@pytest.mark.parametrize("what", ["driver", "head node", "machine"])
+def test_a_run_that_loses_its_driver_its_cluster_or_its_machine_goes_on(
     on_head: Command,
     supervisor: Running,
     workplace: Path,
@@ -57,8 +64,10 @@ def test_a_run_that_loses_its_driver_or_its_cluster_goes_on(
         first = on_head.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
         first.wait_for("step 3/")
         os.kill(first.process.pid, signal.SIGKILL)
-    else:
+    elif what == "head node":
         first = without_its_cluster(workplace, on_head.home, tmp_path)
+    else:
+        first = without_its_machine(workplace, on_head.home)
     supervisor.wait_for("its driver or its cluster is gone")
     ended(supervisor)
     assert first.end().code not in (0, 2)
@@ -83,6 +92,31 @@ def without_its_cluster(workplace: Path, home: Path, folder: Path) -> Running:
         running.wait_for("step 3/")
     finally:
         doomed.stop(signal.SIGKILL)
+    return running
+
+
+def without_its_machine(workplace: Path, home: Path) -> Running:
+    """A run on a machine of its own, of which nothing is left, as it is after five minutes of silence.
+
+    What is another machine to raylora is one whose processes it cannot ask for. These minutes alone are not waited for:
+    the last sign of life is made older by them.
+    """
+    door = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if shutil.which("unshare") is None or subprocess.run([*door, "true"], capture_output=True, check=False).returncode:
+        lacking("this user may not make process namespaces with `unshare`", PRIVILEGE)
+    command = Command(workplace, home, door=door)
+    running = command.start("train", "run.yaml", "--json", *overrides(*SETTINGS))
+    running.wait_for("step 5/")
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait(30)
+    store = open_store(str(home / "store"))
+    (record,) = list_runs(store)
+    own = run_store(store, record.run_id)
+    last = Holder.model_validate_json(own.read(key_of(1)))
+    assert last.beaten_at is not None and lives(last.process) is None
+    assert not is_deserted(own), "nobody here can tell yet"
+    long_ago = last.model_copy(update={"beaten_at": time.time() - SILENT_S - 1})
+    own.write(key_of(1), long_ago.model_dump_json().encode())
     return running
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800)
 NUM_STEPS = 60
 SETTINGS = (
     *("distributed.num_workers=[1, 2]", "distributed.max_failures=2", "gradient_accumulation_steps=8"),
-    *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "dtype=float32", "sample_prompts=[]"),
+    *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=null", "sample_prompts=[]"),
 )
 
 

@@ -19,7 +19,7 @@ __all__ = ["in_workplace"]
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
 NUM_STEPS = 60
-SETTINGS = ("dtype=float32", f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "distributed.num_workers=1")
+SETTINGS = (f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "distributed.num_workers=1")
 DDP = ("distributed.strategy=ddp", "distributed.num_workers=2")
 ZERO3 = ("distributed.strategy=deepspeed", "distributed.zero_stage=3", "distributed.num_workers=2")
 

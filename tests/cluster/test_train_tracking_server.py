@@ -37,7 +37,7 @@ def test_a_training_goes_on_without_its_server_for_a_minute_and_loses_nothing(
 ):
     ray_head.forget_workers()
     command = Command(in_workplace, on_head.home, on_head.env | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
-    words = ["distributed.strategy=ddp", "dtype=float32", f"max_steps={NUM_STEPS}"]
+    words = ["distributed.strategy=ddp", f"max_steps={NUM_STEPS}"]
     running = command.start("train", "run.yaml", "--json", *overrides(*words))
     running.wait_for(f"step 2/{NUM_STEPS}")
     mlflow_server.stop()

@@ -30,7 +30,7 @@ __all__ = ["undisturbed"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(900)]
 
-SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1", "dtype=float32")
+SETTINGS = ("max_steps=60", "save_steps=2", "eval_steps=60", "distributed.num_workers=1")
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ TWO_PACKS: dict[str, Any] = {
 """A trial on each base, each of which has a pack, and a node, to itself."""
 RUN_SETTINGS = (
     *("distributed.num_workers=[1, 2]", f"distributed.cpus_per_worker={CPUS_OF_WORKER}", "distributed.max_failures=1"),
-    *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=8", "dtype=float32", "sample_prompts=[]"),
+    *(f"max_steps={NUM_STEPS}", f"eval_steps={NUM_STEPS}", "save_steps=8", "sample_prompts=[]"),
     "gradient_accumulation_steps=8",
 )
 

@@ -23,7 +23,18 @@ import pytest
 from tests.soak.deck import Deck
 from tests.soak.place import Place, one_node, two_nodes
 from tests.soak.rounds import Faults, train
-from tests.soak.subjects import ALONE, STOPPING, STRUCK, Facts, Run, Sweep, is_sound, on_changing_nodes, write_subjects
+from tests.soak.subjects import (
+    ALONE,
+    RUN_ALONE,
+    STOPPING,
+    STRUCK,
+    Facts,
+    Run,
+    Sweep,
+    is_sound,
+    on_changing_nodes,
+    write_subjects,
+)
 from tests.soak.tally import Tally
 
 Opened = Callable[[], AbstractContextManager[Place]]
@@ -91,7 +102,7 @@ def soak(folder: Path, seed: int, duration_s: float, tally: Tally) -> None:
 def _kinds(folder: Path, one: Place, seed: int) -> deque[Kind]:
     """They take turns."""
     run, sweep, stopping = Run(), Sweep(STRUCK, ALONE), Sweep(STOPPING)
-    alone = {"run-alone": run, "sweep-alone": sweep, "stopping-alone": stopping}
+    alone = {RUN_ALONE: run, "sweep-alone": sweep, "stopping-alone": stopping}
     of_run, of_sweep, of_stopping = (train(one, subject, name).facts for name, subject in alone.items())
     if not (is_sound(of_run) and is_sound(of_sweep) and is_sound(of_stopping)):
         raise RuntimeError("what was left alone is nothing to hold others against: raylora is broken without faults")
@@ -118,9 +129,12 @@ def _round(folder: Path, kind: Kind, place: Place, name: str, until: float, tall
     outcome = train(place, kind.subject, name.replace(" ", "-"), faults)
     (folder / f"{name}.log").write_text(outcome.said)
     lost = kind.subject.differing(outcome.facts, kind.wanted)
-    tally.add(outcome.struck, lost, outcome.in_vain, kind.deck.passed_over)
+    passed_over = kind.deck.take_passed_over()
+    tally.add(outcome.struck, lost, outcome.in_vain, passed_over)
     for fault, times in outcome.in_vain.items():
         print(f"    in vain: {fault}" + (f", {times} times" if times > 1 else ""), flush=True)
+    for fault in sorted(passed_over):
+        print(f"    found nothing to strike: {fault}", flush=True)
     print(f"    other than undisturbed: {', '.join(lost)}" if lost else "    as undisturbed", flush=True)
 
 

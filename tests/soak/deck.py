@@ -19,10 +19,14 @@ class Deck:
         self._chance, self._order = chance, list[str]()
         self._passed_over = set[str]()
 
-    @property
-    def passed_over(self) -> frozenset[str]:
-        """Faults whose turn came when there was nothing for them to strike."""
-        return frozenset(self._passed_over)
+    def take_passed_over(self) -> frozenset[str]:
+        """Faults whose turn came when there was nothing for them to strike, and that have not struck since.
+
+        Returns:
+            Those of the time since this was last asked.
+        """
+        passed_over, self._passed_over = frozenset(self._passed_over), set()
+        return passed_over
 
     def strike(self, faults: Mapping[str, Strike], scene: Scene) -> tuple[str, Struck] | None:
         """Let the next fault strike that finds something to strike.
@@ -42,6 +46,7 @@ class Deck:
             struck = faults[name](scene)
             if struck is not None:
                 del self._order[place]
+                self._passed_over.discard(name)
                 return name, struck
             self._passed_over.add(name)
         return None

@@ -21,11 +21,13 @@ from tests.servers.postgres import PostgresServer, postgres
 from tests.servers.process import Server
 from tests.servers.ray import RayHead
 from tests.servers.s3 import S3Server
+from tests.soak.adapters import of_adapters
 from tests.soak.nodes import of_nodes
 from tests.soak.processes import of_processes
 from tests.soak.saves import of_saves
 from tests.soak.scene import Strike
 from tests.soak.servers import of_database, of_servers
+from tests.soak.subjects import RUN_ALONE
 from tests.unit.store.disks import mounted
 
 HOME_BYTES = 64 << 20
@@ -82,6 +84,7 @@ def one_node(folder: Path) -> Iterator[Place]:
             **of_servers(head, s3, s3_door, mlflow, mlflow_door, disk),
             **(of_database(database, mlflow) if database else {}),
             **of_saves(head),
+            **of_adapters(head, command, s3.uri(RUN_ALONE)),
         }
         yield Place(command, head, s3.uri(), mlflow.uri, faults)
 

@@ -32,7 +32,7 @@ STOPPED = "a trial stopped by its scheduler"
 SETTINGS = ("distributed.worker_timeout_s=10", "distributed.max_failures=99")
 OF_RUN = (
     *(f"max_steps={NUM_STEPS}", "gradient_accumulation_steps=8", "eval_steps=20", "save_steps=5"),
-    *("dtype=float32", "sample_prompts=[]"),
+    "sample_prompts=[]",
 )
 SWEEP: dict[str, Any] = {
     "run": SWEPT | {"save_steps": 4, "lora_dropout": 0.1, "gradient_accumulation_steps": 4},
@@ -42,6 +42,8 @@ SWEEP: dict[str, Any] = {
     "slots": len(GOOD + WILD),
 }
 STOPS: dict[str, Any] = {"scheduler": "asha", "grace_period": 8, "reduction_factor": 2, "slots": len(GOOD + SLOW)}
+RUN_ALONE = "run-alone"
+"""Where the run that was left alone is kept: its adapter is one to make bad ones of."""
 ALONE, STRUCK, STOPPING = (f"{name}.yaml" for name in ("alone", "struck", "stopping"))
 LEAVES_NOTHING = "that nothing is left on the cluster"
 ONCE = "that each step is once in MLflow"

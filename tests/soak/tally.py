@@ -14,7 +14,7 @@ class Tally:
     def __init__(self) -> None:
         self._struck: Counter[str] = Counter()
         self._lost: dict[str, set[str]] = defaultdict(set)
-        self._in_vain, self._passed_over = Counter[str](), set[str]()
+        self._in_vain, self._passed_over = Counter[str](), Counter[str]()
         self._num_rounds, self._num_apart = 0, 0
 
     @property
@@ -40,13 +40,13 @@ class Tally:
             struck: How often each fault did.
             lost: Names of what was not as undisturbed; each fault of the round may have been the cause.
             in_vain: How often each fault was let loose and did not strike.
-            passed_over: Faults whose turn came when there was nothing for them to strike.
+            passed_over: Faults whose turn came when there was nothing for them to strike, until the round's end.
         """
         names = set(lost)
         self._num_rounds += 1
         self._num_apart += bool(names)
         self._in_vain.update(in_vain)
-        self._passed_over |= set(passed_over)
+        self._passed_over.update(set(passed_over))
         for name, times in struck.items():
             self._struck[name] += times
             if times:
@@ -54,13 +54,16 @@ class Tally:
 
     def table(self) -> str:
         """As Markdown, with a line below it that counts the rounds."""
-        rows = [(name, str(times), str(self._in_vain[name]), self._words(name)) for name, times in self._struck.items()]
+        rows = [
+            (name, str(times), str(self._in_vain[name]), str(self._passed_over[name]), self._words(name))
+            for name, times in self._struck.items()
+        ]
         end = f"soak: rounds {self._num_rounds}, of which other than undisturbed {self._num_apart}"
-        return table(("injected", "how often", "in vain", "lost"), rows) + end
+        return table(("injected", "how often", "in vain", "rounds it found nothing in", "lost"), rows) + end
 
     def _words(self, name: str) -> str:
         if self._struck[name]:
             return ", ".join(sorted(self._lost[name])) or "nothing"
         if self._in_vain[name]:
             return "it did not strike"
-        return "it found nothing to strike" if name in self._passed_over else "its turn did not come"
+        return "it found nothing to strike" if self._passed_over[name] else "its turn did not come"

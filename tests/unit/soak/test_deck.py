@@ -60,7 +60,16 @@ def test_what_had_its_turn_and_found_nothing_is_known():
     deck, faults = Deck(random.Random(0)), dict.fromkeys(NAMES, once)
     for _ in range(2 * len(NAMES)):
         strikes(deck, faults | {"killed": nothing_there})
-    assert deck.passed_over == {"killed"}
+    assert deck.take_passed_over() == {"killed"}
+    assert deck.take_passed_over() == set()
+
+
+def test_what_found_nothing_and_struck_after_all_is_not_told():
+    deck, faults = Deck(random.Random(0)), dict.fromkeys(NAMES, once)
+    for _ in range(2 * len(NAMES)):
+        strikes(deck, faults | {"killed": nothing_there})
+    assert strikes(deck, faults) == "killed"
+    assert deck.take_passed_over() == set()
 
 
 def test_nothing_strikes_where_nothing_can_or_all_is_over():
