@@ -124,9 +124,9 @@ class Fleet:
         self._waits_since = {key: self._waits_since.get(key, now) for key in waiting}
         held = self._held() if waiting else {}
         self._lacks_since = self._lacks_since if waiting else {}  # nobody looks on
-        for key, num_waiting in waiting.items():
+        for key, num_lacking in waiting.items():
             if now - self._waits_since[key] >= OPEN_PATIENCE_S:
-                self._serve(key, num_waiting, berths, held)
+                self._serve(key, num_lacking, berths, held)
 
     def end(self) -> None:
         """Tell all packs that no run comes any more, and wait for their end; those that only start are cut off."""
@@ -234,12 +234,12 @@ class Fleet:
         del self._gangs[number]
         self._absences.forget(number)
 
-    def _serve(self, key: str, num_waiting: int, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
+    def _serve(self, key: str, num_lacking: int, berths: Mapping[str, Berth], held: Mapping[int, int]) -> None:
         """Do what helps the leases of one key that wait; where their packs failed or have no place, nothing does.
 
         Args:
             key: Of the leases.
-            num_waiting: How many they are.
+            num_lacking: Slots that they lack.
             berths: By key.
             held: Leases of each pack that is open.
         """
@@ -255,7 +255,7 @@ class Fleet:
         without_room = [number for number in starting if waits_for_places(self._gangs[number])]
         is_free = not self._is_kept({number: self._gangs[number] for number in packs if number not in without_room})
         may_grow = self._may_grow and is_free
-        match next_move(key, num_waiting, berths, packs, held, has_room and is_free, may_grow, without_room):
+        match next_move(key, num_lacking, berths, packs, held, has_room and is_free, may_grow, without_room):
             case Opening():
                 self._begin(self.start(key, berth.spec), key, berth)
             case Closing(pack):

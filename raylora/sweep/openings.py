@@ -29,7 +29,7 @@ class Closing:
 
 def next_move(
     key: str,
-    num_waiting: int,
+    num_lacking: int,
     berths: Mapping[str, Berth],
     packs: Mapping[int, str],
     held: Mapping[int, int],
@@ -43,7 +43,7 @@ def next_move(
 
     Args:
         key: Of the leases that wait.
-        num_waiting: How many they are.
+        num_lacking: Slots that they lack.
         berths: By key, of all runs so far.
         packs: Keys of the packs that are there, by number.
         held: Leases of each pack that is open; others are starting.
@@ -55,7 +55,7 @@ def next_move(
     akin = [number for number, of in packs.items() if berths[of].family == berth.family]
     is_full = len(akin) >= berth.num_packs
     starting = [number for number, of in packs.items() if of == key and number not in {*held, *without_room}]
-    if not is_full and (has_room or may_grow) and num_waiting > len(starting) * berth.num_slots:
+    if not is_full and (has_room or may_grow) and num_lacking > len(starting) * berth.num_slots:
         return Opening()
     waits_for_room = any(packs[number] == key for number in without_room)
     in_the_way = akin if is_full and not waits_for_room else packs

@@ -132,7 +132,7 @@ class Desk:
             self._untold = [report for report in self._untold if report.lease in self._tenants]
 
     def waiting(self) -> dict[str, int]:
-        """Leases that lack slots, by the key of their packs; where enough are free, they only wait for a turn's end."""
+        """Slots that leases lack, by the key of their packs; where enough are free, they only wait for a turn's end."""
         with self._changed:
             return lacking(self._tenants.values(), self._packs)
 

@@ -76,7 +76,7 @@ def num_waiting(tenants: Iterable[Tenant]) -> Counter[str]:
 
 
 def lacking(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> dict[str, int]:
-    """Leases that wait where fewer slots are free, by key.
+    """How many slots leases that wait lack beside those that are free, by key.
 
     Args:
         tenants: All leases.
@@ -85,7 +85,7 @@ def lacking(tenants: Iterable[Tenant], packs: Mapping[int, Pack]) -> dict[str, i
     free: Counter[str] = Counter()
     for pack in packs.values():
         free[pack.key] += pack.num_free
-    return {key: count for key, count in num_waiting(tenants).items() if count > free[key]}
+    return {key: count - free[key] for key, count in num_waiting(tenants).items() if count > free[key]}
 
 
 def is_served(key: str, packs: Mapping[int, Pack]) -> bool:

@@ -88,7 +88,7 @@ def test_a_lease_that_waits_for_answers_beside_a_free_slot_needs_no_other_pack(s
     steering.order(lambda: steering.desk.lease([claim(1)])).result(PATIENCE_S)
     assert steering.desk.waiting() == {}
     steering.order(lambda: steering.desk.lease([claim(2)])).result(PATIENCE_S)
-    assert steering.desk.waiting() == {"all": 2}
+    assert steering.desk.waiting() == {"all": 1}
 
 
 def test_a_pack_that_a_lease_is_about_to_enter_is_not_closed(steering: Steering):
@@ -105,7 +105,7 @@ def test_repeats_of_a_trial_get_their_slots_together_and_are_told_of_together(st
     steering.lease(claim(0))
     steering.lease(claim(1), claim(1, repeat=1))
     steering.settle()
-    assert steering.desk.waiting() == {"all": 2}
+    assert steering.desk.waiting() == {"all": 1}
     steering.desk.open_pack(1, "all", 1)
     assert steering.desk.waiting() == {}
     both = steering.go("lease1-0", "lease1-1")

@@ -69,11 +69,11 @@ def test_the_next_move(
     assert next_move(key, NUM_SLOTS, BERTHS, packs, held, has_room) == move
 
 
-@pytest.mark.parametrize(("num_waiting", "move"), [(NUM_SLOTS, None), (NUM_SLOTS + 1, Opening())])
+@pytest.mark.parametrize(("num_lacking", "move"), [(NUM_SLOTS, None), (NUM_SLOTS + 1, Opening())])
 def test_a_second_one_starts_beside_the_first_where_more_wait_than_that_will_have_slots(
-    num_waiting: int, move: Opening | None
+    num_lacking: int, move: Opening | None
 ):
-    assert next_move("short", num_waiting, BERTHS, {0: "short"}, {}, True) == move
+    assert next_move("short", num_lacking, BERTHS, {0: "short"}, {}, True) == move
 
 
 @pytest.mark.parametrize(
