@@ -95,7 +95,7 @@ def merge(
             merged = write_merged(plan, fresh, report)
         if wanted is not None:
             agreement = wanted.compare(fresh)
-            agreement.check(plan.is_exact)
+            agreement.check(plan.tolerance)
     told: dict[str, Any] = {
         "path": str(place),
         "adapter": stored.uri,

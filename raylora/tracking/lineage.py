@@ -21,6 +21,7 @@ def lineage(
     spec: RunSpec,
     *,
     run_id: str,
+    dtype: str,
     base_name: str,
     base_revision: str | None,
     base_digest: str,
@@ -32,6 +33,7 @@ def lineage(
     Args:
         spec: What was asked.
         run_id: raylora's name of the run.
+        dtype: It computed in, ``float32`` or ``bfloat16``, to which a base is cast before it is quantized.
         base_name: Logical name of the base model, such as a hub id; never a path of one machine.
         base_revision: Its commit, where it has one.
         base_digest: Hexadecimal SHA-256 of its files.
@@ -46,6 +48,7 @@ def lineage(
         "task_type": spec.task_type,
         "labels": list(spec.labels) or None,
         "quantization": word_for(spec),
+        "dtype": dtype,
         **_adapter(spec),
         "data_digest": data_digest,
         "tokenizer_digest": tokenizer_digest,

@@ -28,7 +28,7 @@ from raylora.store.manifest import discard, publish
 NARROWED = ("layers_to_transform", "layers_pattern", "exclude_modules")
 """Fields of PEFT's that take some of the layers back that `target_modules` names."""
 
-AGREED = ("quantization", "tokenizer_digest")
+AGREED = ("quantization", "dtype", "tokenizer_digest")
 """What is said of the result where it is said of all it was made of."""
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.adapters.merging.check import CPU, Wanted, float32_on_meta, logits_of
+from raylora.adapters.merging.rounding import Holding
 from raylora.adapters.peft_seat import seat_in
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
@@ -24,7 +25,6 @@ from raylora.model.bank.peft_inject import base_of
 from raylora.model.bank.peft_refusal import in_our_words
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.load import load_but_matrices, load_in_turn
-from raylora.model.base.quant import QuantFormat
 from raylora.model.base.weights import Weights
 from raylora.model.source.source import BaseFolder
 
@@ -82,7 +82,7 @@ class PeftMerge:
         self.changes = {change.tensor: change for name in self.layers for change in self._changes(name)}
         self._try_merging()
 
-    def wanted(self, rounding: QuantFormat | None) -> Wanted:
+    def wanted(self, rounding: Holding | None) -> Wanted:
         """As of `Content`; what belongs to a rounded base are matrices."""
         load_in_turn(self._model, self._base.path, CPU)
         with self._seat.in_place():

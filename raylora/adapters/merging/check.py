@@ -20,14 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from raylora.adapters.delta import Delta
-from raylora.adapters.merging.rounding import rounded
+from raylora.adapters.merging.rounding import Holding
 from raylora.data.tokens.tokenizer import load_tokenizer
 from raylora.errors import RunFailedError
 from raylora.model.adapter.dora import TINY
 from raylora.model.base.frozen_linear import FrozenLinear
 from raylora.model.base.load import base_on_meta, load_in_turn
 from raylora.model.base.meta import read_config
-from raylora.model.base.quant import QuantFormat
 from raylora.spec.run import RunSpec
 
 PROMPTS = (
@@ -36,9 +35,6 @@ PROMPTS = (
     "Question: why is the sky blue by day and red in the evening?\nAnswer:",
     "1, 2, 3, 5, 8, 13,",
 )
-
-TOLERANCE = 1e-3
-"""Largest difference, relative to the largest logit, of weights that were not rounded."""
 
 CPU = torch.device("cpu")
 
@@ -57,17 +53,18 @@ class Agreement:
     largest_logit: float
     argmax_agrees: bool
 
-    def check(self, is_exact: bool) -> None:
+    def check(self, tolerance: float | None) -> None:
         """Refuse a merged model that is another one.
 
         Args:
-            is_exact: Whether its weights were written without rounding; what rounding changes is only told.
+            tolerance: Largest difference, relative to the largest logit, that is let pass; ``None`` where any finite
+                one is only told.
 
         Raises:
             RunFailedError: The logits differ by more than the arithmetic, or are not finite.
         """
-        allowed = TOLERANCE * self.largest_logit
-        if not math.isfinite(self.max_difference) or (is_exact and self.max_difference > allowed):
+        allowed = math.inf if tolerance is None else tolerance * self.largest_logit
+        if not math.isfinite(self.max_difference) or self.max_difference > allowed:
             raise RunFailedError(
                 "merge: logits of the merged model differ from those of base and adapter by "
                 f"{self.max_difference:.3g}, allowed are {allowed:.3g}; nothing was kept. Merge it with PEFT, and "
@@ -105,13 +102,13 @@ class Wanted:
         )
 
 
-def wanted_logits(found: Mapping[str, Delta], base: Path, rounding: QuantFormat | None = None) -> Wanted:
+def wanted_logits(found: Mapping[str, Delta], base: Path, rounding: Holding | None = None) -> Wanted:
     """Run base and a low-rank adapter over the prompts, in float32.
 
     Args:
         found: What the adapter does to each layer.
         base: Folder of the base.
-        rounding: Format to whose values its linear layers but the head are rounded first.
+        rounding: How to round its linear layers but the head first.
 
     Raises:
         ModelError: The base has no tokenizer that can be loaded, or cannot be loaded itself.
@@ -183,7 +180,7 @@ def _updated(delta: Delta, layer: nn.Linear, args: tuple[Tensor], output: Tensor
     return turned
 
 
-def _round(part: nn.Module, form: QuantFormat) -> None:
+def _round(part: nn.Module, held: Holding) -> None:
     for layer in part.modules():
         if isinstance(layer, FrozenLinear) and not layer.weight.is_meta:
-            layer.weight.data = rounded(form, layer.weight.data)
+            layer.weight.data = held.rounded(layer.weight.data)

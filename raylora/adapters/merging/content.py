@@ -14,8 +14,8 @@ from typing import Protocol
 from raylora.adapters.delta import Layers
 from raylora.adapters.merging.check import Wanted, wanted_logits
 from raylora.adapters.merging.plan import Change
+from raylora.adapters.merging.rounding import Holding
 from raylora.adapters.stored import StoredAdapter
-from raylora.model.base.quant import QuantFormat
 from raylora.model.source.source import BaseFolder
 
 
@@ -30,11 +30,11 @@ class Content(Protocol):
     def changes(self) -> Mapping[str, Change]:
         """What it changes."""
 
-    def wanted(self, rounding: QuantFormat | None) -> Wanted:
+    def wanted(self, rounding: Holding | None) -> Wanted:
         """Run base and adapter over the prompts of the check, in float32; called once.
 
         Args:
-            rounding: Format to whose values the base's linear layers but the head are rounded first.
+            rounding: How to round the base's linear layers but the head first.
 
         Raises:
             ModelError: The base has no tokenizer that can be loaded, or cannot be loaded itself.
@@ -59,7 +59,7 @@ class Matrices:
         """What it does to each layer."""
         return self.layers
 
-    def wanted(self, rounding: QuantFormat | None) -> Wanted:
+    def wanted(self, rounding: Holding | None) -> Wanted:
         """As of `Content`."""
         return wanted_logits(self.layers, self.base, rounding)
 

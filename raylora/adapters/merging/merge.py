@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raylora.adapters.merging.plan import MergePlan
-from raylora.adapters.merging.rounding import Spread, ratio, rounded, rounding_error, settled, spread_of
+from raylora.adapters.merging.rounding import Spread, ratio, rounding_error, settled, spread_of
 from raylora.adapters.model_files import copy_model_files
 from raylora.adapters.shards import write_shards
 from raylora.errors import RunFailedError
@@ -88,7 +88,7 @@ def _written(plan: MergePlan, name: str, weight: Tensor, errors: _Errors) -> Ten
     if dtype is None:
         return weight
     if plan.rounding is not None and name in plan.linear:
-        weight = rounded(plan.rounding, weight.float())
+        weight = plan.rounding.rounded(weight)
     whole = weight if change is None else change.applied(weight)
     written = whole.to(dtype)
     if written is not weight and not bool(torch.isfinite(written).all()):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raylora.adapters.merging.rounding import format_of
+from raylora.adapters.merging.rounding import Holding, format_of
 from raylora.adapters.stored import StoredAdapter
 from raylora.errors import ModelError
 from raylora.model.base.file_names import present_names
@@ -29,6 +29,13 @@ from raylora.spec.fields.holding import FIELDS, PLAIN
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Dtypes, in the words of safetensors, that are merged into and cast; tensors of any other are copied."""
+
+HELD_IN = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What a lineage says that a run computed in; one of before does not say it, and is taken for float32."""
+
+EXACT, OF_16_BITS = 1e-3, 0.1
+"""Largest difference of logits, relative to the largest: what arithmetic in float32 comes to, and what no rounding to
+16 bits should reach."""
 
 PACKED_FROM = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -87,7 +94,7 @@ class MergePlan:
         dtypes: Written dtype of every float tensor of the base, by that name.
         sizes: Written bytes of every tensor, by name, in the order of the files.
         linear: Names of the weights that a quantized base holds packed.
-        trained_on: Format of the base that the adapter was trained on; ``None`` where it was not quantized.
+        trained_on: How the base that the adapter was trained on was held; ``None`` where it was not quantized.
         is_into_rounded: Whether it is merged into that base as it was quantized, which it belongs to.
     """
 
@@ -97,12 +104,12 @@ class MergePlan:
     dtypes: Mapping[str, torch.dtype]
     sizes: Mapping[str, int]
     linear: frozenset[str]
-    trained_on: QuantFormat | None
+    trained_on: Holding | None
     is_into_rounded: bool = False
 
     @property
-    def rounding(self) -> QuantFormat | None:
-        """Format to whose values the base's weights are rounded before anything is added."""
+    def rounding(self) -> Holding | None:
+        """How the base's weights are rounded before anything is added."""
         return self.trained_on if self.is_into_rounded else None
 
     @property
@@ -114,9 +121,11 @@ class MergePlan:
         return str(num_bytes.most_common(1)[0][0]).removeprefix("torch.")
 
     @property
-    def is_exact(self) -> bool:
-        """Whether what is written is the sum, without rounding that can be seen."""
-        return self.settings.requantize is None and set(self.dtypes.values()) <= {torch.float32, torch.float64}
+    def tolerance(self) -> float | None:
+        """Largest difference of logits that writing may cause, relative to the largest; ``None`` where any may be."""
+        if self.settings.requantize is not None:
+            return None
+        return EXACT if set(self.dtypes.values()) <= {torch.float32, torch.float64} else OF_16_BITS
 
     @property
     def requantize(self) -> QuantFormat | None:
@@ -150,7 +159,8 @@ def plan_merge(
     }
     linear = frozenset(in_files[present] for present in _packed_weights(model) & in_files.keys())
     said = str(adapter.about.get("quantization") or PLAIN)
-    trained_on = format_of(said) if said in FIELDS else None
+    form = format_of(said) if said in FIELDS else None
+    trained_on = None if form is None else Holding(form, HELD_IN.get(str(adapter.about.get("dtype")), torch.float32))
     tied = _tied(model)
     entries = {present: held[name] for present, name in in_files.items()}
     problems = [problem for change in found.values() if (problem := _misfit(change, entries, tied))]

@@ -33,6 +33,30 @@ class Spread:
     max: float
 
 
+@dataclass(frozen=True)
+class Holding:
+    """How a run held its base.
+
+    Args:
+        form: How its linear layers were packed.
+        dtype: To which they were cast before.
+    """
+
+    form: QuantFormat
+    dtype: torch.dtype
+
+    def rounded(self, weight_OI: Tensor) -> Tensor:
+        """A weight as the run computed with it, up to what unpacking into the run's own dtype rounds off.
+
+        Args:
+            weight_OI: As the base's file has it.
+
+        Shapes:
+            weight_OI: (O, I). Returns (O, I), float32.
+        """
+        return rounded(self.form, weight_OI.to(self.dtype).float())
+
+
 def spread_of(values: Sequence[float]) -> Spread | None:
     """Mean and largest of some numbers, ``None`` where there are none."""
     return Spread(sum(values) / len(values), max(values)) if values else None
@@ -90,18 +114,18 @@ def settled(form: QuantFormat, weight_OI: Tensor) -> Tensor:
     )
 
 
-def rounding_error(form: QuantFormat, weight_OI: Tensor) -> float:
+def rounding_error(held: Holding, weight_OI: Tensor) -> float:
     """How far rounding takes a weight, ||W - Q(W)|| / ||W|| in Frobenius norms.
 
     Args:
-        form: Of Q.
+        held: Of Q.
         weight_OI: W, of any float dtype.
 
     Shapes:
         weight_OI: (O, I).
     """
-    weight_OI = weight_OI.float()
-    return ratio(rounded(form, weight_OI) - weight_OI, weight_OI)
+    whole_OI = weight_OI.float()
+    return ratio(held.rounded(weight_OI) - whole_OI, whole_OI)
 
 
 def ratio(part: Tensor, whole: Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from raylora.adapters.serving.servers import SERVERS, largest_rank_setting
 LINEAGE = {
     "base_digest": "digest of the base (SHA-256 of its tensors)",
     "quantization": "base held as",
+    "dtype": "computed in",
     "adapter": "kind",
     "data_digest": "digest of the data",
     "tokenizer_digest": "digest of the tokenizer",
@@ -57,7 +58,6 @@ class CardFacts:
         base_name: Logical id of the base.
         base_revision: Its commit, where it has one.
         r: Rank as written; ``None`` where the adapter has none.
-        kinds: Last names of the adapted layers.
         about: The manifest's lineage.
         rank_error: Mean and largest relative error of a smaller rank, ``None`` where the rank was left alone.
         has_own_template: Whether it was trained with a chat template that is not the base's.
@@ -70,7 +70,6 @@ class CardFacts:
     base_name: str
     base_revision: str | None
     r: int | None
-    kinds: Sequence[str]
     about: Mapping[str, Any]
     rank_error: Mapping[str, float] | None = None
     has_own_template: bool = False
@@ -147,9 +146,8 @@ def _commands(facts: CardFacts) -> tuple[str, str]:
             options = f"--enable-lora --max-lora-rank {largest} --lora-modules {shlex.quote(f'adapter=./{name}')}"
             return "bash", f"vllm serve {base}{revision} {options}"
         case "sglang":
-            kinds = shlex.join(facts.kinds)
-            paths = shlex.quote(f"adapter=./{name}")
-            options = f"--enable-lora --max-lora-rank {largest} --lora-target-modules {kinds} --lora-paths {paths}"
+            # It takes the names of layers from the adapter, and by --lora-target-modules fewer of them.
+            options = f"--enable-lora --max-lora-rank {largest} --lora-paths {shlex.quote(f'adapter=./{name}')}"
             return "bash", f"python -m sglang.launch_server --model-path {base}{revision} {options}"
         case "lorax":
             return "bash", _lorax(name, f"{base}{revision}")

@@ -28,6 +28,13 @@ LORAX_LAYERS = frozenset({
 })  # fmt: skip
 """Names of layers that LoRAX adapts in one architecture or another; it leaves others out and only logs it."""
 
+SGLANG_LAYERS = frozenset({
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"),
+    *("q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj", "wq_b", "wk", "weights_proj", "qkvr", "wo_ud"),
+    *("embed_tokens", "lm_head"),
+})  # fmt: skip
+"""What SGLang's ``--lora-target-modules`` may name; of others it has shapes for few architectures."""
+
 UNREAD = (
     "modules_to_save",
     "trainable_token_indices",
@@ -50,19 +57,35 @@ class Server:
         reads_all: Whether it reads whatever PEFT writes; what does not takes one rank and alpha for all layers.
         ranks: What its setting for the largest rank may be; empty where that is any number.
         wants_all_blocks: Whether it takes up a kind of layer only where each block has one.
+        layers: Last names of the layers that it knows; empty where nobody can say.
+        of_others: What it does with others.
+        kernel_rank: Largest rank that it has kernels for; ``None`` where that is any.
     """
 
     title: str
     reads_all: bool = False
     ranks: tuple[int, ...] = ()
     wants_all_blocks: bool = False
+    layers: frozenset[str] = frozenset()
+    of_others: str = ""
+    kernel_rank: int | None = None
 
 
 SERVERS: Mapping[str, Server] = {
     "peft": Server("PEFT", reads_all=True),
     "vllm": Server("vLLM", ranks=VLLM_RANKS),
-    "sglang": Server("SGLang"),
-    "lorax": Server("LoRAX", wants_all_blocks=True),
+    "sglang": Server(
+        "SGLang",
+        layers=SGLANG_LAYERS,
+        of_others="adapts layers of other names than its own in a few architectures, and does not start with the rest",
+    ),
+    "lorax": Server(
+        "LoRAX",
+        wants_all_blocks=True,
+        layers=LORAX_LAYERS,
+        of_others="leaves out layers of a name that it does not know",
+        kernel_rank=LORAX_KERNEL_RANK,
+    ),
     "ray-serve": Server("Ray Serve LLM", ranks=VLLM_RANKS),
     "gguf": Server("llama.cpp"),
 }
@@ -125,12 +148,11 @@ def cautions(server: Server, modules: Iterable[str], r: int) -> list[str]:
         modules: Dotted names of the adapted layers.
         r: Rank as it is written.
     """
-    if server is not SERVERS["lorax"]:
-        return []
-    unknown = sorted({last_name(module) for module in modules} - LORAX_LAYERS)
-    told = [f"LoRAX leaves out layers of a name that it does not know: {', '.join(unknown)}"] if unknown else []
-    if r > LORAX_KERNEL_RANK:
-        told.append(f"LoRAX has kernels up to rank {LORAX_KERNEL_RANK} and this adapter has {r}; --max-rank lowers it")
+    unknown = sorted({last_name(module) for module in modules} - server.layers) if server.layers else []
+    told = [f"{server.title} {server.of_others}: {', '.join(unknown)}"] if unknown else []
+    if server.kernel_rank is not None and r > server.kernel_rank:
+        has = f"{server.title} has kernels up to rank {server.kernel_rank}"
+        told.append(f"{has} and this adapter has {r}; --max-rank lowers it")
     return told
 
 

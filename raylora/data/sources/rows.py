@@ -154,6 +154,9 @@ def _plain_text(row: Row) -> Passage:
 
 def _preference(row: Row) -> Pair:
     """Texts after a prompt, or messages; where messages come without a prompt it is what both begin with alike."""
+    for column in ("chosen", "rejected"):
+        if row[column] is None:
+            raise _no_answer(column)
     if all(isinstance(row[column], str) and not _is_json(row[column]) for column in ("chosen", "rejected")):
         prompt = "" if row["prompt"] is None else _text(row, "prompt")
         return _different(Pair(Passage(prompt, row["chosen"]), Passage(prompt, row["rejected"])))
@@ -169,14 +172,9 @@ def _unpaired_preference(row: Row) -> Rated:
     is_desirable = _truth(row, "label")
     if isinstance(row["completion"], str) and not _is_json(row["completion"]):
         answer: Conversation | Passage = Passage(_text(row, "prompt"), row["completion"])
-        is_empty = not row["completion"].strip()
     else:
         answer = _answered(row, "completion")
-        said = [each for each in answer.messages[answer.num_given :] if each["role"] == "assistant"]
-        is_empty = not any(each["content"].strip() or each.get("tool_calls") for each in said)
-    if is_empty:
-        raise DataError("column 'completion' holds no answer; give the assistant's text, or remove the row")
-    return Rated(answer, is_desirable)
+    return Rated(_said(answer, "completion"), is_desirable)
 
 
 def _truth(row: Row, column: str) -> bool:
@@ -238,7 +236,23 @@ def _class(value: Any, at: str) -> str | int:
 def _different(pair: Pair) -> Pair:
     if pair.chosen == pair.rejected:
         raise DataError("chosen and rejected are the same; a pair has two different answers")
-    return pair
+    return Pair(_said(pair.chosen, "chosen"), _said(pair.rejected, "rejected"))
+
+
+def _said(answer: Conversation | Passage, column: str) -> Conversation | Passage:
+    """Refuse an answer that says nothing: what would be learned of it is that it ends."""
+    if isinstance(answer, Passage):
+        is_empty = not answer.text.strip()
+    else:
+        said = [each for each in answer.messages[answer.num_given :] if each["role"] == "assistant"]
+        is_empty = not any(each["content"].strip() or each.get("tool_calls") for each in said)
+    if is_empty:
+        raise _no_answer(column)
+    return answer
+
+
+def _no_answer(column: str) -> DataError:
+    return DataError(f"column {column!r} holds no answer; give the assistant's text, or remove the row")
 
 
 def _answered(row: Row, column: str) -> Conversation:

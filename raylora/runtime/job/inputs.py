@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.batches import Batches, open_batches
@@ -18,6 +19,7 @@ from raylora.data.tokens.tokenise import Fate
 from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import InputError
+from raylora.model.base.dtype import compute_dtype
 from raylora.model.source.source import BaseFolder, resolve_base
 from raylora.spec.fields.data import DataFields
 from raylora.spec.fields.task import TaskFields
@@ -120,16 +122,18 @@ class Inputs:
     def _digests(self, configuration: str) -> dict[str, str]:
         return {"base": self.base.digest, "data": self.prepared.report.digest, "configuration": configuration}
 
-    def lineage(self, spec: RunSpec, run_id: str) -> dict[str, object]:
+    def lineage(self, spec: RunSpec, run_id: str, device: torch.device) -> dict[str, object]:
         """Where the adapter of a run on these inputs comes from.
 
         Args:
             spec: A run with the key of the one that opened these inputs.
             run_id: Its name in the store.
+            device: On which it trains.
         """
         return lineage(
             spec,
             run_id=run_id,
+            dtype=str(compute_dtype(spec, device.type)).removeprefix("torch."),
             base_name=self.base.name,
             base_revision=self.base.revision,
             base_digest=self.base.digest,

@@ -55,7 +55,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
     if trainee.ranks.world_size < spec.distributed.num_workers:
         log.warning("%d of %d workers found a place", trainee.ranks.world_size, spec.distributed.num_workers)
     inputs.check_alike(trainee.ranks)
-    origin = inputs.lineage(spec, job.run_id)
+    origin = inputs.lineage(spec, job.run_id, device)
     hooks.emit(Event("placed", 0, _placement(trainee, inputs, load_memory) | {"lineage": origin}))
     before = checksum(trainee)
     training = Training(trainee, inputs.tokenizer, *inputs.batches(spec), hooks.inner, inputs.digests(spec))

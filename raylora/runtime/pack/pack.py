@@ -187,7 +187,7 @@ class Pack:
             "base_bytes_per_rank": trainee.base_bytes_per_rank,
             "trainable_parameters": trainee.num_trainable(lease.slot),
             "datasets": inputs.uses(),
-            "lineage": inputs.lineage(command.spec, command.run_id),
+            "lineage": inputs.lineage(command.spec, command.run_id, trainee.device),
         }
         member.emit("placed", placed)
         member.emit("start", {"num_steps": member.num_steps})
@@ -256,7 +256,8 @@ class Pack:
     def _to_publish(self, name: str, member: Member) -> ToPublish:
         admit = self._leases[name].admit
         inputs = self._inputs.of(admit.spec)
-        about = inputs.lineage(admit.spec, admit.run_id) | {"eval_loss": member.progress.eval_loss}
+        origin = inputs.lineage(admit.spec, admit.run_id, self._trainee.device)
+        about = origin | {"eval_loss": member.progress.eval_loss}
         return ToPublish(member.slot, inputs, run_store(self._stores, admit.run_id), about)
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from raylora.adapters.base import BasePlace, find_base
 from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import wanted_logits
+from raylora.adapters.merging.plan import EXACT
 from raylora.adapters.serving.asked import Asked
 from raylora.adapters.serving.served_folder import export_adapter
 from raylora.adapters.slots import seat_of
@@ -91,7 +92,7 @@ def test_it_is_merged(base: Path, folder: Path, adapter: StoredAdapter, tmp_path
     for name, tensor in tensors_of(tmp_path / "out").items():
         torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
     agreement = wanted_logits(deltas(adapter), base).compare(tmp_path / "out")
-    agreement.check(is_exact=True)
+    agreement.check(EXACT)
     assert agreement.argmax_agrees
 
 

@@ -135,7 +135,7 @@ def test_the_card_has_lineage_that_programs_read_and_a_command_that_people_copy(
     command = {
         "peft": "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('tiny/llama'), './out')",
         "vllm": "vllm serve tiny/llama --enable-lora --max-lora-rank 8 --lora-modules adapter=./out\n",
-        "sglang": "--max-lora-rank 4 --lora-target-modules down_proj k_proj q_proj --lora-paths adapter=./out\n",
+        "sglang": "--max-lora-rank 4 --lora-paths adapter=./out\n",
         "lorax": '"parameters": {"adapter_id": "/data/out", "adapter_source": "local"}',
         "ray-serve": '"dynamic_lora_loading_path": "s3://BUCKET/loras"',
     }
@@ -160,12 +160,6 @@ def test_a_run_whose_name_is_no_name_of_a_folder_does_not_name_one(tmp_path: Pat
     written = export_adapter(adapter, Asked("ray-serve", tmp_path / "deep" / "loras"))
     assert {Path(file).parts[0] for file in written.files} == {"loras"}
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-
-
-def test_names_of_layers_are_no_words_of_the_shell(tmp_path: Path):
-    adapter = stored({}, {"model.layers.0.mlp.up;reboot": (8, 8, 4)})
-    export_adapter(adapter, Asked("sglang", tmp_path / "out"))
-    assert "--lora-target-modules 'up;reboot' --lora-paths" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_what_an_adapter_belongs_to_beside_its_base_is_told(tmp_path: Path):

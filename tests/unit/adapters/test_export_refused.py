@@ -86,6 +86,15 @@ def test_lorax_is_said_to_leave_out_what_it_does_not_know_and_to_be_slow_at_larg
     assert "kernels up to rank 128 and this adapter has 200" in told
 
 
+@pytest.mark.parametrize(("kind", "is_known"), [("q_proj", True), ("query_key_value", False)])
+def test_sglang_is_said_not_to_start_with_names_of_layers_that_it_does_not_know(
+    tmp_path: Path, kind: str, is_known: bool
+):
+    adapter = stored({}, {f"model.layers.0.{kind}": (8, 8, 4)})
+    told = " ".join(export_adapter(adapter, Asked("sglang", tmp_path / "out")).warnings)
+    assert (f"does not start with the rest: {kind}" in told) is not is_known
+
+
 @pytest.mark.parametrize("field", ["modules_to_save", "target_parameters"])
 def test_what_is_more_than_two_matrices_is_refused(tmp_path: Path, field: str):
     adapter = stored({field: ["lm_head"]}, {Q.format(0): (8, 8, 4)})

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import PROMPTS, Agreement, wanted_logits
+from raylora.adapters.merging.plan import EXACT, OF_16_BITS
 from raylora.adapters.stored import read_adapter
 from raylora.errors import RunFailedError
 from raylora.model.base.load import blocks, load_in_turn
@@ -44,7 +45,7 @@ def test_a_merged_model_agrees(base: Path, tmp_path: Path, kind: str):
     found = compared(adapter, base, tmp_path / "out")
     assert found.max_difference < 1e-4
     assert found.argmax_agrees
-    found.check(is_exact=True)
+    found.check(EXACT)
     theirs = PeftModel.from_pretrained(load_model(base), adapter)
     wanted = wanted_logits(deltas(read_adapter(str(adapter))), base)
     assert len(wanted.logits) == len(PROMPTS)
@@ -60,22 +61,29 @@ def test_rounding_to_bfloat16_is_told_and_let_pass(base: Path, tmp_path: Path):
     merge(adapter, base, tmp_path / "out", dtype="bfloat16")
     found = compared(adapter, base, tmp_path / "out")
     assert found.max_difference > 1e-4
-    found.check(is_exact=False)
+    found.check(OF_16_BITS)
+    with pytest.raises(RunFailedError, match="differ"):
+        found.check(found.max_difference / found.largest_logit / 2)
 
 
-def test_another_model_is_refused(base: Path, tmp_path: Path):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", EXACT), ("bfloat16", OF_16_BITS)])
+def test_another_model_is_refused(base: Path, tmp_path: Path, dtype: str, tolerance: float):
     adapter = save_adapter(base, tmp_path / "adapter")
-    merge(adapter, base, tmp_path / "out")
+    merge(adapter, base, tmp_path / "out", dtype=dtype)
     name = "model.layers.1.mlp.down_proj.weight"
     replace_tensors(tmp_path / "out", {name: tensors_of(tmp_path / "out")[name] * 1.5})
     with pytest.raises(RunFailedError, match=r"differ from those of base and adapter by .* nothing was kept"):
-        compared(adapter, base, tmp_path / "out").check(is_exact=True)
+        compared(adapter, base, tmp_path / "out").check(tolerance)
 
 
-@pytest.mark.parametrize("is_exact", [True, False])
-def test_logits_that_are_not_finite_are_refused(is_exact: bool):
+@pytest.mark.parametrize("tolerance", [EXACT, None])
+def test_logits_that_are_not_finite_are_refused(tolerance: float | None):
     with pytest.raises(RunFailedError, match="differ"):
-        Agreement(float("nan"), 1.0, False).check(is_exact)
+        Agreement(float("nan"), 1.0, False).check(tolerance)
+
+
+def test_what_nobody_can_say_is_only_told():
+    Agreement(1.0, 1.0, False).check(None)
 
 
 def test_dora_on_layers_with_a_bias_agrees(tmp_path: Path):
@@ -85,7 +93,7 @@ def test_dora_on_layers_with_a_bias_agrees(tmp_path: Path):
     replace_tensors(base, biases)
     adapter = save_adapter(base, tmp_path / "adapter", use_dora=True)
     merge(adapter, base, tmp_path / "out")
-    compared(adapter, base, tmp_path / "out").check(is_exact=True)
+    compared(adapter, base, tmp_path / "out").check(EXACT)
 
 
 def test_blocks_are_there_only_while_they_run(base: Path):

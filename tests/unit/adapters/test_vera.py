@@ -19,6 +19,7 @@ from raylora.adapters.combining.fit import fitting_layers
 from raylora.adapters.combining.recipe import Recipe
 from raylora.adapters.layers import deltas
 from raylora.adapters.merging.check import wanted_logits
+from raylora.adapters.merging.plan import EXACT
 from raylora.adapters.serving.asked import Asked
 from raylora.adapters.serving.served_folder import export_adapter
 from raylora.adapters.stored import read_adapter
@@ -81,7 +82,7 @@ def test_it_is_merged(home: Path, folder: Path, tmp_path: Path):
     merge(folder, base, tmp_path / "out")
     assert_merged(tmp_path / "out", base, folder)
     agreement = wanted_logits(deltas(stored), base).compare(tmp_path / "out")
-    agreement.check(is_exact=True)
+    agreement.check(EXACT)
     assert agreement.argmax_agrees
 
 

@@ -36,7 +36,8 @@ def run_id(raylora: Raylora, materials: Path, tmp_path: Path) -> str:
     store = open_store(default_store_uri())
     record = write_run(store, new_run(spec))
     digests = {"base_digest": base.digest, "data_digest": "d" * 64, "tokenizer_digest": "e" * 64}
-    about = lineage(spec, run_id=record.run_id, base_name=base.name, base_revision=base.revision, **digests)
+    names = {"base_name": base.name, "base_revision": base.revision}
+    about = lineage(spec, run_id=record.run_id, dtype=spec.dtype, **names, **digests)
     uri = publish_adapter(run_store(store, record.run_id), bank.export(0), about | {"eval_loss": 1.5})
     update_run(store, record.run_id, status="finished", result={"adapter_uri": uri})
     return record.run_id

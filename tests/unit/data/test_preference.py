@@ -23,6 +23,7 @@ from tests.unit.train.tiny_run import write_pairs
 
 ASKED = {"role": "user", "content": "q"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("good", "bad"))
+SILENT = {"role": "assistant", "content": ""}
 EARLIER = [ASKED, {"role": "assistant", "content": "earlier"}, ASKED]
 
 
@@ -55,7 +56,13 @@ def test_a_row_becomes_a_pair(row: dict[str, Any], expected: Pair):
     [
         ({"prompt": "p", "chosen": "a"}, "no column 'rejected'"),
         ({"prompt": "p", "rejected": "b"}, "no column 'chosen'"),
-        ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen: a list of messages"),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "column 'chosen' holds no answer"),
+        ({"prompt": "p", "chosen": "a", "rejected": None}, "column 'rejected' holds no answer"),
+        ({"prompt": "p", "chosen": "a", "rejected": ""}, "column 'rejected' holds no answer"),
+        ({"prompt": "p", "chosen": " ", "rejected": "b"}, "column 'chosen' holds no answer"),
+        ({"prompt": [ASKED], "chosen": [GOOD], "rejected": [SILENT]}, "column 'rejected' holds no answer"),
+        ({"chosen": [*EARLIER, SILENT], "rejected": [*EARLIER, BAD]}, "column 'chosen' holds no answer"),
+        ({"chosen": [*EARLIER, GOOD], "rejected": EARLIER}, "column 'rejected' holds no answer"),
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "two different answers"),
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}, "two different answers"),
         ({"prompt": "p", "chosen": [GOOD], "rejected": "b"}, "rejected: a list of messages"),

@@ -116,7 +116,7 @@ class PlantedTrial:
     def _lineage(self) -> dict[str, Any]:
         digests = {"base_digest": "b" * 64, "data_digest": "d" * 64, "tokenizer_digest": "t" * 64}
         run = trial_spec(self.spec, self.config)
-        return lineage(run, run_id=self.run_id, base_name="m", base_revision=None, **digests)
+        return lineage(run, run_id=self.run_id, dtype="float32", base_name="m", base_revision=None, **digests)
 
     def _tell(self, kind: EventKind, values: dict[str, Any]) -> None:
         self.books.take(Event(kind, self.step, values, self.run_id), pack=self.number // SLOTS)

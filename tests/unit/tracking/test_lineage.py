@@ -16,6 +16,7 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
     record = lineage(
         asked,
         run_id="r1",
+        dtype="bfloat16",
         base_name="org/model",
         base_revision=None,
         base_digest="b" * 64,
@@ -25,7 +26,7 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
     assert record == json.loads(json.dumps(record)) | {"lora_target_modules": ("q_proj", "v_proj")}
     assert "/models" not in json.dumps(record)
     assert record["spec_digest"] == asked.digest
-    assert (record["init_lora_weights"], record["quantization"]) == ("loftq", "nf4-double")
+    assert (record["init_lora_weights"], record["quantization"], record["dtype"]) == ("loftq", "nf4-double", "bfloat16")
     tags = lineage_tags(record | {"eval_loss": 1.25})
     assert tags["raylora.tokenizer_digest"] == "t" * 64
     assert tags["raylora.lora_target_modules"] == "q_proj,v_proj"
@@ -37,6 +38,7 @@ def test_the_record_says_where_an_adapter_comes_from_and_names_no_path():
 
 def test_a_base_that_trained_has_no_settings_of_an_adapter():
     digests = {"base_digest": "b" * 64, "data_digest": "d" * 64, "tokenizer_digest": "t" * 64}
-    record = lineage(spec(adapter="full"), run_id="r1", base_name="org/model", base_revision=None, **digests)
+    named = {"base_name": "org/model", "base_revision": None}
+    record = lineage(spec(adapter="full"), run_id="r1", dtype="float32", **named, **digests)
     assert (record["adapter"], record["optimizer"]) == ("full", "adamw_torch")
     assert not [name for name in record if name.startswith(("lora", "init_lora"))]
