@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Example, Pair, Passage, Rated
+from raylora.data.sources.examples import Example, Pair, Passage, Rated
 from raylora.data.tokens.chat import ChatTemplate, Span
 from raylora.errors import DataError
 

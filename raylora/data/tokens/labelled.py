@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from typing_extensions import override
 
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Classified, Example, Pair, Passage, Tagged
+from raylora.data.sources.examples import Classified, Example, Pair, Passage, Tagged
 from raylora.data.tokens.chat import ChatTemplate
 from raylora.data.tokens.encode import Encoded, Encoder, check_characters
 from raylora.errors import DataError

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from raylora.data.sources.rows import ClassifiedFile, read_row
+from raylora.data.sources.examples import ClassifiedFile
+from raylora.data.sources.rows import read_row
 from raylora.data.sources.source import Source
 from raylora.errors import DataError
 from raylora.store.once import build_once

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 from typing_extensions import override
 
-from raylora.data.sources.rows import Example, Passage
+from raylora.data.sources.examples import Example, Passage
 from raylora.data.tokens.encode import Encoded, check_characters
 from raylora.errors import DataError
 

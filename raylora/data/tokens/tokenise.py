@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raylora.data.sources.rows import ClassifiedFile, Example, read_row
+from raylora.data.sources.examples import ClassifiedFile, Example
+from raylora.data.sources.rows import read_row
 from raylora.data.sources.source import Source
 from raylora.data.tokens.encode import Encoded
 from raylora.data.tokens.row_files import with_content

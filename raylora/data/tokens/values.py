@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from raylora.data.sources.rows import ClassifiedFile, Example
+from raylora.data.sources.examples import ClassifiedFile, Example
 from raylora.data.tokens.encode import Encoded
 from raylora.data.tokens.labelled import class_number
 from raylora.errors import DataError, ModelError, RayloraError

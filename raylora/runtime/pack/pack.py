@@ -254,10 +254,9 @@ class Pack:
                 self._report(member, name, "saved", {"uri": member.settle()})
 
     def _to_publish(self, name: str, member: Member) -> ToPublish:
-        admit = self._leases[name].admit
+        admit, device = self._leases[name].admit, self._trainee.device
         inputs = self._inputs.of(admit.spec)
-        origin = inputs.lineage(admit.spec, admit.run_id, self._trainee.device)
-        about = origin | {"eval_loss": member.progress.eval_loss}
+        about = inputs.lineage(admit.spec, admit.run_id, device) | {"eval_loss": member.progress.eval_loss}
         return ToPublish(member.slot, inputs, run_store(self._stores, admit.run_id), about)
 
     def _finish(self, name: str, member: Member, published: str | RayloraError) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Passage
+from raylora.data.sources.examples import Passage
 from raylora.data.tokens.encode import Encoded, Encoder
 from raylora.data.tokens.tokenizer import load_tokenizer, tokenizer_digest
 from raylora.errors import DataError, ModelError

@@ -21,7 +21,8 @@ import pytest
 from datasets.packaged_modules.json.json import Json
 
 from raylora.data.prepare import prepare
-from raylora.data.sources.rows import ClassifiedFile, read_row
+from raylora.data.sources.examples import ClassifiedFile
+from raylora.data.sources.rows import read_row
 from raylora.data.sources.source import open_source
 from raylora.data.tokens.row_files import with_files
 from raylora.errors import DataError, UnusableStoreError

@@ -21,8 +21,8 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 from raylora.data.prepare import Prepared
+from raylora.data.sources.examples import ClassifiedFile
 from raylora.data.sources.formats import read_rows, to_json
-from raylora.data.sources.rows import ClassifiedFile
 from raylora.data.sources.source import open_source
 from raylora.data.tokens import row_files
 from raylora.data.tokens.row_files import with_content, with_files

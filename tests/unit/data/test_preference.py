@@ -12,7 +12,8 @@ import pytest
 from raylora.data.collate import collate
 from raylora.data.prepare import prepare
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Pair, Passage, read_row
+from raylora.data.sources.examples import Pair, Passage
+from raylora.data.sources.rows import read_row
 from raylora.data.tokens.encode import Encoded, Encoder
 from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Passage, check_columns, read_row
+from raylora.data.sources.examples import Passage
+from raylora.data.sources.rows import check_columns, read_row
 from raylora.errors import DataError
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

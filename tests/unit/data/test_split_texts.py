@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylora.data.prepare import Prepared, prepare
-from raylora.data.sources.rows import Passage
+from raylora.data.sources.examples import Passage
 from raylora.data.tokens.encode import Encoder
 from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError

@@ -13,7 +13,8 @@ from raylora.data.batches import Batches
 from raylora.data.collate import Batch, collate
 from raylora.data.prepare import prepare
 from raylora.data.sources.conversation import Conversation
-from raylora.data.sources.rows import Passage, Rated, read_row
+from raylora.data.sources.examples import Passage, Rated
+from raylora.data.sources.rows import read_row
 from raylora.data.tokens.encode import Encoder
 from raylora.data.tokens.tokenised import TokenisedRows
 from raylora.errors import DataError
