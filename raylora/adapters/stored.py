@@ -28,8 +28,11 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 MODEL_CONFIG = "config.json"
 
-NAMES = ("base_model_name_or_path", "revision")
-"""Fields of a config that say what the base is."""
+TEXTS = ("base_model_name_or_path", "revision", "peft_type", "task_type")
+"""Fields of a config that are text, where they are there; the first two say what the base is."""
+
+SAVED = "modules_to_save"
+"""A field that lists names."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +163,16 @@ def _config(uri: str, text: bytes) -> dict[str, Any]:
         raise ModelError(
             f"adapter: {CONFIG} in {uri} is no JSON object but {type(config).__name__}. Copy the folder again"
         )
-    for field in NAMES:
+    for field in TEXTS:
         if not isinstance(config.get(field), str | None):
             raise ModelError(
                 f"adapter: {field} in {CONFIG} of {uri}: got {config[field]!r}. Allowed: text or null. Correct it"
             )
+    saved = config.get(SAVED)
+    if not (saved is None or (isinstance(saved, list) and all(isinstance(name, str) for name in saved))):
+        raise ModelError(
+            f"adapter: {SAVED} in {CONFIG} of {uri}: got {saved!r}. Allowed: a list of names or null. Correct it"
+        )
     return config
 
 

@@ -22,10 +22,11 @@ import torch.distributed as dist
 from raylora.model.base.dtype import cpu_has_bf16
 from raylora.runtime.cluster.cluster import knock
 from raylora.spec.fields.place import TrackingSpec
+from raylora.spec.text.secrets import without_secret
 from raylora.store.blob import open_store
 from raylora.store.home import default_store_uri
 from raylora.store.s3 import bucket_names, credential_source
-from raylora.tracking.address import sqlite_file, tracking_uri, without_secret
+from raylora.tracking.address import sqlite_file, tracking_uri
 from raylora.tracking.start import check_answers
 
 State = Literal["ok", "limited", "missing"]
@@ -153,7 +154,7 @@ def _s3() -> tuple[State, str]:
     if source is None:
         return "limited", f"s3fs {version}; no credentials: no AWS_ACCESS_KEY_ID, no profile in a file, no role"
     names = bucket_names()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    endpoint = without_secret(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS")
     found = f"s3fs {version}; {endpoint} takes the credentials ({source})"
     if names is None:
         return "limited", f"{found}, and does not let them list buckets: `raylora validate` tries a run's bucket"

@@ -13,6 +13,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from raylora.errors import MissingObjectError, StoreError, UnusableStoreError
+from raylora.spec.text.secrets import without_secret
 from raylora.store.files import kind_of, reason
 
 NO_DOCUMENT = "400"
@@ -86,7 +87,7 @@ def store_error(error: Exception, failure: str, bucket: str) -> StoreError:
         return error
     answer = _answer(error)
     code = _code(answer) if answer else ""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    endpoint = without_secret(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS")
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         advice = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     elif code in REFUSED_KEYS:

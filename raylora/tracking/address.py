@@ -10,10 +10,10 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from raylora.errors import InputError
 from raylora.spec.fields.place import TrackingSpec
+from raylora.spec.text.secrets import secrets_of, without_secret
 from raylora.store.home import default_mlflow_uri, home
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -45,11 +45,6 @@ def default_artifact_uri(uri: str) -> str | None:
     return (home() / "mlartifacts").as_uri() if _scheme(uri) in DATABASES else None
 
 
-def without_secret(uri: str) -> str:
-    """Return the URI as it may be shown: user and password are left out, and so is a query."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", re.split(r"[?#]", uri, maxsplit=1)[0])
-
-
 def redacted(text: str, uri: str) -> str:
     """Return `text`, such as an error of a database driver, without the URI's password and with its address cleaned.
 
@@ -58,9 +53,8 @@ def redacted(text: str, uri: str) -> str:
         uri: Tracking URI, whose password may be in the text.
     """
     text = text.replace(uri, without_secret(uri))
-    password = urlsplit(uri).password
-    for secret in {password, unquote(password or "")} - {None, ""}:
-        text = text.replace(str(secret), "***")
+    for secret in secrets_of(uri):
+        text = text.replace(secret, "***")
     return text
 
 

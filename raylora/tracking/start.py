@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from raylora.errors import InputError, RayloraError, TrackingError
 from raylora.log import get_logger
 from raylora.spec.fields.place import TrackingSpec
+from raylora.spec.text.secrets import without_secret
 from raylora.store.retry import retrying
-from raylora.tracking.address import default_artifact_uri, make_database_folder, redacted, without_secret
+from raylora.tracking.address import default_artifact_uri, make_database_folder, redacted
 from raylora.tracking.entries import now_ms
 from raylora.tracking.new_run import SPEC_FILE, NewRun, find_or_create, log_missing_params
 

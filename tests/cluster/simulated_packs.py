@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,17 @@ class PackActor:
     """
 
     def __init__(self, host: Any, number: int, folder: Path, save_steps: int = 0, turn_s: float = 0.0) -> None:
-        self.host, self.turn_s, self.opening = host, turn_s, 0
+        self.host, self.turn_s, self.group = host, turn_s, ""
         self.pack = SimulatedPack(number, folder, save_steps)
 
-    def run(self, opening: int) -> SimulatedPack:
-        self.opening = opening
+    def run(self, group: str) -> SimulatedPack:
+        self.group = group
         self.pack.run(self.exchange)
         return self.pack
 
     def exchange(self, number: int, reports: list[Report], wait: bool) -> list[Command]:
         time.sleep(self.turn_s)
-        return ray.get(self.host.exchange.remote(number, self.opening, reports, wait))
+        return ray.get(self.host.exchange.remote(number, self.group, reports, wait))
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Stage:
         folder: For all that is saved.
         actors: The packs' actors by number.
         runs: Their results to come.
+        groups: Numbers of groups of workers, one after the other.
     """
 
     host: Any
@@ -79,13 +81,15 @@ class Stage:
     folder: Path
     actors: dict[int, Any] = field(default_factory=dict)
     runs: dict[int, Any] = field(default_factory=dict)
+    groups: Iterator[int] = field(default_factory=count)
     events: list[TrialEvent] = field(default_factory=list)
     stop: StopWish = field(default_factory=StopWish)
 
     def open_pack(self, number: int, num_slots: int, key: str = "all", **more: Any) -> None:
         self.actors[number] = PackActor.remote(self.host, number, self.folder, **more)
-        _, opening = ray.get([self.prepared, self.host.open_pack.remote(number, key, num_slots)])
-        self.runs[number] = self.actors[number].run.remote(opening)
+        group = f"{next(self.groups):08d}"
+        ray.get([self.prepared, self.host.open_pack.remote(number, group, key, num_slots)])
+        self.runs[number] = self.actors[number].run.remote(group)
 
     def drive(self, search: Search, **more: Any) -> list[TrialOutcome]:
         more.setdefault("listen", self.events.append)

@@ -24,6 +24,7 @@ from typing_extensions import override
 from raylora.data.sources.formats import RawRow, drop_nones, to_json
 from raylora.errors import DataError
 from raylora.spec.fields.data import DatasetSpec
+from raylora.spec.text.secrets import without_secret
 from raylora.store.given import copied
 
 KNOCK_TIMEOUT_S = 4.0
@@ -133,7 +134,7 @@ def _silence() -> str:
         return ""  # an answer
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        return "" if isinstance(reason, ssl.SSLError) else f"{endpoint}: {reason}"
+        return "" if isinstance(reason, ssl.SSLError) else f"{without_secret(endpoint)}: {reason}"
     return ""
 
 

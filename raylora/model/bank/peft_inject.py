@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from raylora.errors import ModelError
 from raylora.model.adapter.peft_format import PREFIX
+from raylora.model.bank.peft_patterns import refuse_slow_patterns
 from raylora.model.base.base_weights import BaseWeights
 from raylora.model.base.frozen_linear import FrozenLinear
 
@@ -83,9 +84,11 @@ def inject(model: PreTrainedModel, config: PeftConfig, weights: BaseWeights, dev
         device: Where the adapter lives.
 
     Raises:
-        ModelError: The adapter would change the base, or train what is not the adapter's.
+        ModelError: The adapter would change the base, or train what is not the adapter's; or a pattern of its config
+            could take for ever.
         Exception: PEFT cannot make it; each type says so in its own way.
     """
+    refuse_slow_patterns(config, (name for name, _ in model.named_modules()))
     try:
         return _inject(model, config, weights.readable, device)
     except (NotImplementedError, RuntimeError):  # without weights: some types look at values, if only to count them

@@ -13,11 +13,12 @@ from raylora.log import get_logger
 from raylora.runtime.cluster.mailbox import Job, Mailbox
 from raylora.runtime.job.hooks import WorkerHooks
 from raylora.runtime.job.inputs import Inputs
-from raylora.runtime.job.own_store import open_own
+from raylora.runtime.job.own_fence import own_fence
 from raylora.runtime.job.published import publish
 from raylora.runtime.job.same_checkpoint import load_alike
 from raylora.store.checkpoint import load_latest
 from raylora.store.contract import Store
+from raylora.store.fence import open_fenced
 from raylora.store.kept import best_checkpoint
 from raylora.store.runs import run_store
 from raylora.train.build import build
@@ -42,7 +43,7 @@ def run_job(job: Job, mailbox: ActorHandle[Mailbox], rank: int, seconds: Mapping
         seconds: What the start took so far, by part.
     """
     spec, device = job.spec, get_device()
-    store = run_store(open_own(job, "run", Ranks.current()), job.run_id)
+    store = run_store(open_fenced(job.store_uri, own_fence(job, "run", Ranks.current())), job.run_id)
     hooks = _RankHooks(WorkerHooks(mailbox, store, spec.storage.keep_checkpoints, job.run_id), rank)
     for name, taken in seconds.items():
         hooks.phase(name, taken)

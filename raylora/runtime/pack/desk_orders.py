@@ -40,8 +40,10 @@ class Orders:
             answered: Whether there is one.
         """
         self._unanswered.append(answered)
-        yield
-        self._unanswered.remove(answered)
+        try:
+            yield
+        finally:
+            self._unanswered.remove(answered)
 
     @property
     def settled(self) -> bool:

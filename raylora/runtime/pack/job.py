@@ -51,9 +51,7 @@ def run_pack(job: PackJob, mailbox: ActorHandle[Mailbox], rank: int, seconds: Ma
     pack, start = Pack(job, mailbox, trainee), time.monotonic()
     num_slots = pack.width()
     report("calibrate", time.monotonic() - start)
-    opening = 0
-    if rank == 0:  # workers that were restarted do not know the leases of those before
-        ray.get(job.desk.lose_pack.remote(job.pack, "its workers were restarted", True))
-        opening = ray.get(job.desk.open_pack.remote(job.pack, job.key, num_slots))
-    pack.run(opening)
+    if rank == 0:
+        ray.get(job.desk.open_pack.remote(job.pack, pack.group, job.key, num_slots))
+    pack.run()
     check_unchanged(trainee, before)

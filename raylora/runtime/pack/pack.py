@@ -33,7 +33,7 @@ from raylora.runtime.cluster.desk_messages import (
 )
 from raylora.runtime.cluster.mailbox import Mailbox, PackJob
 from raylora.runtime.job.hooks import PackHooks, Written
-from raylora.runtime.job.own_store import open_own
+from raylora.runtime.job.own_fence import own_fence
 from raylora.runtime.job.published import ToPublish, publish_all
 from raylora.runtime.job.same_checkpoint import checkpoint_of, load_alike
 from raylora.runtime.pack.evening import due_move
@@ -42,6 +42,7 @@ from raylora.runtime.pack.open_inputs import OpenInputs
 from raylora.runtime.pack.own_saves import OwnSaves
 from raylora.runtime.pack.width import pack_width
 from raylora.store.checkpoint import Checkpoint
+from raylora.store.fence import open_fenced
 from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
 from raylora.train.member import Member
@@ -66,13 +67,14 @@ class Pack:
 
     def __init__(self, job: PackJob, mailbox: ActorHandle[Mailbox], trainee: Trainee) -> None:
         self._job, self._mailbox, self._trainee = job, mailbox, trainee
-        self._stores = open_own(job, f"pack-{job.pack}", trainee.ranks)
+        fence = own_fence(job, f"pack-{job.pack}", trainee.ranks)
+        self.group, self._stores = fence.group, open_fenced(job.store_uri, fence)
         self._leases: dict[str, PackLease] = {}
         self._inputs = OpenInputs(self._stores)
         self._reports: list[Report] = []
         self._unmoved: set[str] = set()
         self._written: Written = SimpleQueue()
-        self._own_saves, self._asked_at, self._opening = OwnSaves(mailbox), 0.0, 0
+        self._own_saves, self._asked_at = OwnSaves(mailbox), 0.0
 
     def width(self) -> int:
         """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
@@ -85,9 +87,8 @@ class Pack:
         inputs.check_same_rows(ranks)
         return pack_width(job, self._trainee, inputs)
 
-    def run(self, opening: int) -> None:
-        """Obey and train in turns, as the group that the host knows by its opening of the pack."""
-        self._opening = opening
+    def run(self) -> None:
+        """Obey and train in turns, once the host knows of the group."""
         while True:
             for command in self._exchange():
                 if isinstance(command, Close):
@@ -122,7 +123,7 @@ class Pack:
         is_idle = not any(lease.is_going for lease in self._leases.values())
         if not told and not is_idle and time.monotonic() - self._asked_at < CHECK_IN_S:
             return []
-        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, self._opening, told, is_idle))
+        commands: list[Command] = ray.get(self._job.desk.exchange.remote(self._job.pack, self.group, told, is_idle))
         self._asked_at = time.monotonic()
         return commands + self._own_saves.due({name: lease.admit.spec for name, lease in self._leases.items()})
 

@@ -6,14 +6,12 @@ are made from it.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
 
-SECRET = re.compile(r"https?://[^/\s]*@|://[^/\s]*:[^/\s]*@")
-"""An address with a password, or with a token before the `@`."""
+from raylora.spec.text.secrets import has_secret
 
 
 class Part(BaseModel):
@@ -38,7 +36,7 @@ def _refuse_bool(value: Any) -> Any:
 
 def _refuse_secret(address: str) -> str:
     """Stop a password from getting into records, logs and MLflow."""
-    if SECRET.search(address):
+    if has_secret(address):
         raise PydanticCustomError(
             "secret",
             "the address carries a password or token; take it out and set it in the environment "

@@ -71,14 +71,19 @@ def _num_parts(parsed: Any) -> int:
     """Parts of what Python's parser made of a pattern, repeats written out."""
     num_parts = 0
     for kind, about in parsed.data:
-        inside = sum(map(_num_parts, _parsed_in(about)))
+        inside = sum(map(_num_parts, parsed_in(about)))
         num_parts += (about[0] + 1) * inside if kind in REPEATS else 1 + inside
     return num_parts
 
 
-def _parsed_in(about: Any) -> Iterator[Any]:
+def parsed_in(about: Any) -> Iterator[Any]:
+    """Parts of a part of what Python's parser made of a pattern.
+
+    Args:
+        about: What stands beside the part's kind.
+    """
     if isinstance(about, _parser.SubPattern):
         yield about
     elif isinstance(about, list | tuple):
         for each in about:
-            yield from _parsed_in(each)
+            yield from parsed_in(each)

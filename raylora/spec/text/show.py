@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
+
+from raylora.spec.text.secrets import starred
 
 MAX_CHARS = 80
 MAX_DEPTH = 3
@@ -12,7 +13,7 @@ MAX_DEPTH = 3
 def show(value: Any) -> str:
     """Return a value as the user would recognise it in the file."""
     text = _text(value)
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
+    text = starred(text)
     return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 3]}..."
 
 

@@ -7,7 +7,7 @@ of its own. One process that imports Ray Tune once, instead of one for each tria
 from __future__ import annotations
 
 import os
-from collections import Counter
+import threading
 from typing import Any, cast
 
 import ray
@@ -36,9 +36,9 @@ class Host:
         os.environ[OWN_FOLDERS] = "0"  # a process has one working directory, whatever its trials would like
         self._desk = Desk()
         self._leases: dict[str, Lease] = {}
-        self._stopped: set[str] = set()
         self._trials: Trials | None = None
-        self._openings = Counter[int]()
+        self._groups: dict[int, str] = {}
+        self._opening = threading.Lock()
 
     # Tune's side.
 
@@ -76,10 +76,7 @@ class Host:
             kwargs: Its arguments by name.
         """
         self._desk.begin_order()
-        lease = self._leases[name]
-        if method == "stop":
-            del self._leases[name]
-            self._stopped.add(name)
+        lease = self._leases.pop(name) if method == "stop" else self._leases[name]
         return getattr(lease, method)(*args, **kwargs)
 
     def ask(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -92,7 +89,8 @@ class Host:
             args: Its arguments by place.
             kwargs: Its arguments by name.
         """
-        return {} if name in self._stopped else getattr(self._leases[name], method)(*args, **kwargs)
+        lease = self._leases.get(name)  # looked up once: another thread may stop it meanwhile
+        return {} if lease is None else getattr(lease, method)(*args, **kwargs)
 
     def settle(self, num_orders: int, num_open: int) -> None:
         """See `Desk.settle`.
@@ -133,31 +131,32 @@ class Host:
 
     # The packs' side.
 
-    def open_pack(self, pack: int, key: str, num_slots: int) -> int:
-        """See `Desk.open_pack`.
+    def open_pack(self, pack: int, group: str, key: str, num_slots: int) -> None:
+        """See `Desk.open_pack`; for a group of workers that do not know the leases of those before.
 
         Args:
-            pack: Its number.
+            pack: Its number, which groups of workers that come one after the other share.
+            group: Of workers, as their fence has it; one in whose place another has come opens nothing.
             key: Leases with this key fit.
             num_slots: Slots.
-
-        Returns:
-            How often it was opened: groups of workers that come one after the other have one number.
         """
-        self._openings[pack] += 1
-        self._desk.open_pack(pack, key, num_slots)
-        return self._openings[pack]
+        with self._opening:
+            if group < self._groups.get(pack, ""):
+                return
+            self._groups[pack] = group
+            self._desk.lose_pack(pack, "its workers were restarted", again=True)
+            self._desk.open_pack(pack, key, num_slots)
 
-    def exchange(self, pack: int, opening: int, reports: list[Report], wait: bool) -> list[Command]:
+    def exchange(self, pack: int, group: str, reports: list[Report], wait: bool) -> list[Command]:
         """See `Desk.exchange`; a group in whose place another has come is told to end, and takes none of its commands.
 
         Args:
             pack: Its number.
-            opening: What `open_pack` returned to the group that asks.
+            group: That asks.
             reports: Of this turn, in any order.
             wait: Whether the pack has nothing to train.
         """
-        return self._desk.exchange(pack, reports, wait) if opening == self._openings[pack] else [Close()]
+        return self._desk.exchange(pack, reports, wait) if group == self._groups.get(pack) else [Close()]
 
     def miss_pack(self, pack: int) -> None:
         """See `Desk.miss_pack`.

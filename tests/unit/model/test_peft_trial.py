@@ -195,3 +195,23 @@ def test_a_trial_leaves_the_base_as_it_was(block: dict[str, Any], fields: dict[s
     assert shape_of(model) == before
     assert not hasattr(model, "peft_config")
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+RUNS_AWAY = r"((\w|\.)+)+Z"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": RUNS_AWAY},
+        {"exclude_modules": RUNS_AWAY},
+        {"rank_pattern": {RUNS_AWAY: 2}},
+        {"layers_to_transform": [0], "layers_pattern": RUNS_AWAY},
+        {"layers_to_transform": [0], "layers_pattern": [RUNS_AWAY]},
+    ],
+    ids=["targets", "excluded", "ranks", "layers", "lists of layers"],
+)
+def test_a_pattern_that_peft_could_match_for_ever_is_refused(fields: dict[str, Any]):
+    said = refusal(LOHA | fields)
+    assert said.startswith(f"peft: {list(fields)[-1]}: matching")
+    assert "Write a list of names" in said

@@ -122,6 +122,8 @@ def test_a_wrong_value_says_what_is_allowed(tmp_path: Path, line: str, said: str
         "tracking: {uri: 'https://me:hunter2@mlflow.example'}",
         "tracking: {uri: 'https://hunter2@mlflow.example'}",
         "tracking: {uri: 'postgresql://me:hunter2@db/mlflow'}",
+        "tracking: {uri: 'postgresql://me:a/hunter2@db/mlflow'}",
+        "tracking: {uri: 'postgresql://db/mlflow?user=me&password=hunter2'}",
         "storage: {uri: 's3://key:hunter2@bucket/prefix'}",
         "test_datasets: [{path: 's3://key:hunter2@bucket/rows.jsonl'}]",
     ],
@@ -134,6 +136,7 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(tmp_path: Path
 
 def test_a_user_without_a_password_is_no_secret(tmp_path: Path):
     assert load_text(tmp_path, LEAST + "tracking: {uri: postgresql://me@db/mlflow}").spec.tracking.uri
+    assert load_text(tmp_path, LEAST + "tracking: {uri: 'http://host:5000/team@here'}").spec.tracking.uri
 
 
 def test_a_key_without_a_value_takes_its_default(tmp_path: Path):

@@ -7,19 +7,31 @@ from raylora.sweep.steering.host import Host
 from tests.unit.runtime.steering import claim
 from tests.unit.sweep.simulated_trials import SimulatedTrials
 
+FIRST, SECOND = "00000001", "00000002"
+
 
 def test_a_group_that_wakes_up_when_another_has_its_place_takes_none_of_its_commands():
     """Its node was frozen, or cut off: nobody could end it."""
     host = Host()
     host._desk.lease([claim(0)])
-    first = host.open_pack(0, "all", 1)
+    host.open_pack(0, FIRST, "all", 1)
     host.settle(0, 0)
-    (admit,) = host.exchange(0, first, [], True)
+    (admit,) = host.exchange(0, FIRST, [], True)
     assert isinstance(admit, Admit)
-    host.lose_pack(0, "its workers were restarted", True)
-    second = host.open_pack(0, "all", 1)
-    assert host.exchange(0, first, [], True) == [Close()]
-    assert host.exchange(0, second, [], True) == [admit]
+    host.open_pack(0, SECOND, "all", 1)
+    assert host.exchange(0, FIRST, [], True) == [Close()]
+    assert host.exchange(0, SECOND, [], True) == [admit]
+
+
+def test_a_group_that_wakes_before_it_opens_its_pack_does_not_take_it_from_the_one_in_its_place():
+    host = Host()
+    host._desk.lease([claim(0)])
+    host.open_pack(0, SECOND, "all", 1)
+    host.settle(0, 0)
+    host.open_pack(0, FIRST, "all", 1)
+    assert host.exchange(0, FIRST, [], True) == [Close()]
+    (admit,) = host.exchange(0, SECOND, [], True)
+    assert isinstance(admit, Admit)
 
 
 def test_a_question_on_its_way_while_its_lease_is_stopped_is_answered():

@@ -6,13 +6,13 @@ import pytest
 
 from raylora.errors import InputError
 from raylora.spec.fields.place import TrackingSpec
+from raylora.spec.text.secrets import without_secret
 from raylora.tracking.address import (
     default_artifact_uri,
     how_to_open,
     make_database_folder,
     redacted,
     tracking_uri,
-    without_secret,
 )
 
 
@@ -42,6 +42,12 @@ def test_what_mlflow_refuses_is_refused_first(monkeypatch: pytest.MonkeyPatch, u
     [
         ("http://user:pw@host:5000/path", "http://host:5000/path"),
         ("postgresql+psycopg://user:p%40w@db/mlflow?sslpassword=pw", "postgresql+psycopg://db/mlflow"),
+        ("postgresql://user:p/w@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        ("postgresql://user:p?w#@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql://user:p@w@db/mlflow", "postgresql://db/mlflow"),
+        ("https://token@host/path", "https://host/path"),
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("s3://bucket/mlflow", "s3://bucket/mlflow"),
         ("/folder", "/folder"),
@@ -56,6 +62,8 @@ def test_an_error_is_shown_without_the_password_in_any_form():
     text = f"cannot connect to {uri}: password 'p@ss' (p%40ss) refused"
     assert redacted(text, uri) == "cannot connect to postgresql://db/mlflow: password '***' (***) refused"
     assert redacted("nothing to hide", "http://host") == "nothing to hide"
+    slashed = "postgresql://user:p/ss@db/mlflow?sslpassword=k%20y"
+    assert redacted(f"{slashed}: 'p/ss', 'k y'", slashed) == "postgresql://db/mlflow: '***', '***'"
 
 
 def test_artifacts_of_a_database_are_in_the_home_and_those_of_a_server_where_it_says(tmp_path: Path):
