@@ -40,7 +40,7 @@ from raylora.runtime.pack.evening import due_move
 from raylora.runtime.pack.lease import PackLease
 from raylora.runtime.pack.open_inputs import OpenInputs
 from raylora.runtime.pack.own_saves import OwnSaves
-from raylora.runtime.pack.width import pack_width
+from raylora.runtime.pack.width import offered_slots
 from raylora.store.checkpoint import Checkpoint
 from raylora.store.fence import open_fenced
 from raylora.store.kept import give_up_beyond
@@ -77,15 +77,8 @@ class Pack:
         self._own_saves, self._asked_at = OwnSaves(mailbox), 0.0
 
     def width(self) -> int:
-        """Slots to offer. Rows that cannot be read end no pack: they are some trial's, and others may come."""
-        job, ranks = self._job, self._trainee.ranks
-        if why := self._inputs.why_unreadable(job.spec, ranks):
-            if ranks.rank == 0:
-                log.warning("pack %d: no widths are tried, since rows cannot be read: %s", job.pack, why)
-            return pack_width(job, self._trainee, None)
-        inputs = self._inputs.of(job.spec)
-        inputs.check_same_rows(ranks)
-        return pack_width(job, self._trainee, inputs)
+        """Slots to offer; a collective call."""
+        return offered_slots(self._job, self._trainee, self._inputs)
 
     def run(self) -> None:
         """Obey and train in turns, once the host knows of the group."""

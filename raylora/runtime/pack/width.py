@@ -11,11 +11,32 @@ import math
 from raylora.log import get_logger
 from raylora.runtime.cluster.mailbox import PackJob
 from raylora.runtime.job.inputs import Inputs
+from raylora.runtime.pack.open_inputs import OpenInputs
 from raylora.spec.fields.repeats import whole_trials
 from raylora.train.calibrate import calibrate
 from raylora.train.trainee import Trainee
 
 log = get_logger(__name__)
+
+
+def offered_slots(job: PackJob, trainee: Trainee, opened: OpenInputs) -> int:
+    """As `pack_width`. Rows that cannot be read end no pack: they are some trial's, and others may come.
+
+    Args:
+        job: The pack.
+        trainee: The placed base, without slots.
+        opened: Inputs of the pack's runs.
+
+    Raises:
+        InputError: The ranks read other rows than each other.
+    """
+    if why := opened.why_unreadable(job.spec, trainee.ranks):
+        if trainee.ranks.rank == 0:
+            log.warning("pack %d: no widths are tried, since rows cannot be read: %s", job.pack, why)
+        return pack_width(job, trainee, None)
+    inputs = opened.of(job.spec)
+    inputs.check_same_rows(trainee.ranks)
+    return pack_width(job, trainee, inputs)
 
 
 def pack_width(job: PackJob, trainee: Trainee, inputs: Inputs | None) -> int:
