@@ -22,7 +22,7 @@ from raylora.errors import CorruptObjectError, InputError, MissingObjectError, S
 from raylora.log import get_logger
 from raylora.store.blob import open_store
 from raylora.store.contract import Store
-from raylora.store.kept import EVAL_LOSS, FOLDER, begun_steps, complete_steps, place_of, prefix_of, prune
+from raylora.store.kept import EVAL_LOSS, FOLDER, SHARED, begun_steps, complete_steps, place_of, prefix_of, prune
 from raylora.store.manifest import MANIFEST, publish, read_manifest, read_verified
 from raylora.store.tensors import read_tensors
 
@@ -117,16 +117,33 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return _load(*_place_of(uri))
 
 
-def load_checkpoint_or_next(uri: str, store: Store | None = None) -> Checkpoint | None:
+def share(uri: str, store: Store) -> None:
+    """Mark a checkpoint as one that other runs may go on from: it stays while the run makes another such.
+
+    What cannot be marked is told: others go on from one before it where it is deleted.
+
+    Args:
+        uri: As `save_checkpoint` gave it.
+        store: The store of all runs.
+    """
+    own, step = _place_of(uri, store)
+    try:
+        own.write(f"{prefix_of(step)}/{SHARED}", b"")
+    except StoreError as error:
+        _log.warning("%s could not be marked as one that other runs may go on from: %s", uri, error)
+
+
+def load_checkpoint_or_next(uri: str, store: Store | None = None, is_own: bool = True) -> Checkpoint | None:
     """Return the checkpoint at a URI, or where it is gone or corrupt the next best that the run still has.
 
     Whoever was killed may remember one that was deleted to make room. Of those after it, the first leaves the least
     untold. One that is corrupt gives way to the newest whole one before it: what lies between is done again, and told
-    to nobody who has heard of it.
+    to nobody who has heard of it. Of another run none after it is taken, whose steps nobody handed out.
 
     Args:
         uri: As `save_checkpoint` gave it.
         store: One that is open, of all runs: where the checkpoint lies in it, nothing is connected anew.
+        is_own: Whether it is of the run that goes on.
 
     Returns:
         The checkpoint; ``None`` if the run has none that is whole, so that it begins anew.
@@ -136,7 +153,7 @@ def load_checkpoint_or_next(uri: str, store: Store | None = None) -> Checkpoint 
         StoreError: The store does not answer.
     """
     own, wanted = _place_of(uri, store)
-    steps = complete_steps(own)
+    steps = [step for step in complete_steps(own) if is_own or step <= wanted]
     start = wanted if wanted in steps else next((step for step in steps if step > wanted), wanted)
     before, after = [step for step in steps if step <= start], [step for step in steps if step > start]
     found = _first_whole(own, (*reversed(before), *after), [])

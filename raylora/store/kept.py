@@ -21,6 +21,11 @@ EVAL_LOSS = "eval_loss"
 _log = get_logger(__name__)
 
 
+SHARED, NUM_SHARED = "shared", 2
+"""A mark beside a checkpoint from which other runs may go on, and how many such a run keeps: it makes the next but one
+only when those that go on from this one have it."""
+
+
 def prefix_of(step: int) -> str:
     """Folder of the checkpoint at a step, in the run's own store."""
     return f"{FOLDER}/step-{step:08d}"
@@ -63,7 +68,7 @@ def best_checkpoint(store: Store) -> str | None:
 
 
 def prune(store: Store, step: int, keep: int) -> None:
-    """Delete what is before a step, but for the newest up to it and the best of them.
+    """Delete what is before a step, but for the newest up to it, the best of them, and the last that it shares.
 
     What is beyond it stays: whoever was cut off and writes on deletes nothing of those who went on meanwhile.
 
@@ -76,7 +81,8 @@ def prune(store: Store, step: int, keep: int) -> None:
         StoreError: The store refused.
     """
     complete = [found for found in complete_steps(store) if found <= step]
-    kept = {*complete[-keep:], _best(store, complete)}
+    shared = sorted(found for found in _steps(store, SHARED) if found <= step)
+    kept = {*complete[-keep:], _best(store, complete), *shared[-NUM_SHARED:]}
     for found in sorted(begun_steps(store)):
         if found < step and found not in kept:
             discard(store, prefix_of(found))

@@ -48,10 +48,14 @@ class Go:
 
 @dataclass(frozen=True)
 class Save:
-    """Save the slot as it is now, and report where; the pack trains on meanwhile unless somebody waits for it."""
+    """Save the slot as it is now, and report where; the pack trains on meanwhile unless somebody waits for it.
+
+    Where it is shared, other trials may go on from it.
+    """
 
     lease: str
     is_awaited: bool = True
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def checkpoint_of(admit: Admit, stores: Store) -> Checkpoint | None:
         StoreError: The store does not answer.
     """
     if admit.start_from is not None:
-        return load_checkpoint_or_next(admit.start_from, stores)
+        is_own = admit.start_from.startswith(f"{run_store(stores, admit.run_id).uri}/")
+        return load_checkpoint_or_next(admit.start_from, stores, is_own)
     if admit.up_to_step == BEFORE_ANY_STEP:
         return None
     return load_latest(run_store(stores, admit.run_id), admit.up_to_step)

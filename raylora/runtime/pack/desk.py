@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from raylora.runtime.cluster.desk_messages import Close, Command, Go, Halt, Report, Save
+from raylora.runtime.cluster.desk_messages import Close, Command, Go, Halt, Report
 from raylora.runtime.pack.desk_orders import Orders
 from raylora.runtime.pack.desk_seating import give_back, is_late, is_served, lacking, next_report, num_waiting, place
 from raylora.runtime.pack.desk_state import Claim, Pack, Tenant, are_answered, leave_unsaved
@@ -98,9 +98,9 @@ class Desk:
         with self._change():
             for tenant in self._present(leases):
                 if tenant.pack is not None and not (tenant.saving or (self._halted and is_late(tenant, self._packs))):
-                    tenant.saving = True
+                    tenant.saving, tenant.shares = True, self.in_step
                     if not tenant.repeating:
-                        self._packs[tenant.pack].hurry(Save(tenant.claim.lease))
+                        self._packs[tenant.pack].hurry(tenant.save)
             while not self._wait_for_answer(lambda: not any(each.saving for each in self._present(leases)), SAVE_S):
                 leave_unsaved(self._present(leases) if self.in_step else (), self._packs)
             return [tenant.start_from for tenant in self._present(leases)]

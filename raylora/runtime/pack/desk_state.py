@@ -50,6 +50,7 @@ class Tenant:
         pack: Where its slot is.
         wanted: Whether it was told to go on and has not reported since.
         saving: Whether it was asked to save and has not answered.
+        shares: Whether other trials may go on from what it was asked to save.
         told_step: Step of its last report of metrics; what it repeats after a lost pack is told to nobody.
         saved: URI of its newest saved slot, and the slot's step.
         returns: Whether it had a slot in a pack that was lost.
@@ -65,6 +66,7 @@ class Tenant:
     pack: int | None = None
     wanted: bool = False
     saving: bool = False
+    shares: bool = False
     told_step: int = BEFORE_ANY_STEP
     returns: bool = False
     repeating: bool = False
@@ -77,6 +79,11 @@ class Tenant:
     def __post_init__(self) -> None:
         self.told_step, self.untold, self.last = self.claim.told_step, self.claim.untold, self.claim.untold
         self.ended = self.untold is not None and self.untold.kind != "metrics"
+
+    @property
+    def save(self) -> Save:
+        """The order to save."""
+        return Save(self.claim.lease, is_shared=self.shares)
 
     @property
     def waiting(self) -> bool:
@@ -124,8 +131,7 @@ class Tenant:
 
     def owed(self) -> list[Held]:
         """What it was told and has not done, as far as a slot at its last report can do it."""
-        lease = self.claim.lease
-        owed: tuple[tuple[bool, Held], ...] = (self.saving, Save(lease)), (self.wanted, Go(lease))
+        owed: tuple[tuple[bool, Held], ...] = (self.saving, self.save), (self.wanted, Go(self.claim.lease))
         return [command for told, command in owed if told]
 
     def first_commands(self) -> list[Held]:

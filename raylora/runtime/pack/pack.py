@@ -41,7 +41,7 @@ from raylora.runtime.pack.lease import PackLease
 from raylora.runtime.pack.open_inputs import OpenInputs
 from raylora.runtime.pack.own_saves import OwnSaves
 from raylora.runtime.pack.width import offered_slots
-from raylora.store.checkpoint import Checkpoint
+from raylora.store.checkpoint import Checkpoint, share
 from raylora.store.fence import open_fenced
 from raylora.store.kept import give_up_beyond
 from raylora.store.runs import run_store
@@ -129,9 +129,9 @@ class Pack:
             case Halt():
                 for each in self._leases.values():
                     each.is_going = False
-            case Save(lease, is_awaited) if lease in self._leases:
+            case Save(lease) if lease in self._leases:
                 if member := self._leases[lease].member:
-                    self._save(lease, member, is_awaited)
+                    self._save(command, member)
             case Free(lease):
                 self._release(lease)
 
@@ -236,16 +236,19 @@ class Pack:
 
     def _tell(self, name: str, member: Member) -> None:
         if member.is_to_save:
-            self._save(name, member, is_awaited=False)
+            self._save(Save(name, is_awaited=False), member)
         if member.is_to_report or member.progress.step % self._job.report_steps == 0:
             self._report(member, name, "metrics", member.metrics)
 
-    def _save(self, name: str, member: Member, is_awaited: bool) -> None:
+    def _save(self, command: Save, member: Member) -> None:
         """Keep a checkpoint; where the store takes none, the run fails, as its hooks tell, and no other does."""
         with suppress(StoreError):
             member.save()
-            if is_awaited:
-                self._report(member, name, "saved", {"uri": member.settle()})
+            if command.is_awaited:
+                uri = member.settle()
+                if command.is_shared and self._trainee.slot_ranks.rank == 0:
+                    share(uri, self._stores)
+                self._report(member, command.lease, "saved", {"uri": uri})
 
     def _to_publish(self, name: str, member: Member) -> ToPublish:
         admit, device = self._leases[name].admit, self._trainee.device

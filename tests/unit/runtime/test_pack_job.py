@@ -155,6 +155,28 @@ def test_another_trials_checkpoint_is_taken_where_only_knobs_that_may_turn_half_
     assert "its configuration digest is" in str(failed.values["error"])
 
 
+@pytest.mark.parametrize(("is_shared", "begins_at"), [(True, 1), (False, 0)])
+def test_a_clone_goes_on_where_its_donor_was_when_it_was_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool, begins_at: int
+):
+    """The donor had a slot before it, trained on and saved: its next save was gone on from, steps that nobody gave."""
+    monkeypatch.setenv("RAYLORA_HOME", str(tmp_path / "home"))
+    home = save_materials(tmp_path, 20)
+    spec = tiny_spec(home / "base", home / "rows.jsonl", max_steps=9, storage={"keep_checkpoints": 1})
+    pack = open_pack(spec, Post(), tmp_path, num_slots=2)
+    pack._obey(Admit("donor", 0, spec, "run0", None))
+    for is_awaited in (True, False, False, True):
+        pack._obey(Go("donor"))
+        pack._turn()
+        pack._obey(Save("donor", is_awaited, is_shared and is_awaited))
+    uri = next(str(report.values["uri"]) for report in pack._reports if report.kind == "saved")
+    pack._obey(Admit("clone", 1, spec, "run1", uri))
+    clone = pack._leases["clone"].member
+    assert clone is not None and clone.progress.step == begins_at
+    donor = open_store(str(tmp_path / "store" / "runs" / "run0"))
+    assert complete_steps(donor) == ([1, 4] if is_shared else [4])
+
+
 @pytest.mark.parametrize(("up_to_step", "goes_on_at"), [(BEFORE_ANY_STEP, 0), (1, 0), (2, 2), (9, 3)])
 def test_a_run_goes_on_from_a_save_that_nobody_heard_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up_to_step: int, goes_on_at: int
