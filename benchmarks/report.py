@@ -21,7 +21,7 @@ figures are medians, with the lowest and highest in brackets. Where a step's tim
 [9](decisions/0009-where-a-short-sweeps-time-goes.md): there is what was tried where a goal is missed.
 
 Rates are held against `torch.mm`, what a training loop of torch's own reaches; oneDNN, which raylora calls for its
-frozen products, is 2.2 times as fast on an EPYC and up to 11 % slower on a Xeon. Sections tell of both, and goals are
+frozen products, is 2.1 times as fast on an EPYC and up to 28 % slower on a Xeon. Sections tell of both, and goals are
 held against both.
 """
 

@@ -50,13 +50,16 @@ SWEEP_TAIL = """\
   are counted in whole steps: a trial may exceed them by less than one.
 - **Rows of a step.** A trial with another `micro_batch_size` or `distributed.num_workers` makes up for it by
   accumulation, so that every step takes as many rows as the run's own. Where `gradient_accumulation_steps` is a knob,
-  the rows of a step vary on purpose.
+  the rows of a step vary on purpose. Under `sample_packing` a row is a bin of several: where that is a knob, trials of
+  equal steps train on unequal tokens, and a budget in tokens is the fair one.
 - **Validation rows.** `val_set_size` splits them off by `split_seed`, which trials keep while `seed` varies; which rows
   are held out is no knob.
 - **Order.** The order of training rows follows `seed`: the same repeat of two configurations sees the same rows in the
   same order. Repeat 0 trains under the run's seed, repeat 1 under the next number, and so on.
-- **The winner.** Only what trained to its end is compared, so the winner has an adapter, which had all of its budget. A
-  trial that a scheduler stopped stays in every table and picture with what it had reached; where no trial came to its
+- **The data.** Base, rows and validation rows stay as they are while a sweep goes on, also until it is resumed: a trial
+  that has a save is refused other rows than it began with, one that begins anew is not.
+- **The winner.** Only what trained to its end is compared, so the winner has an adapter, which had all of its budget, or
+  was ended by the run's own `early_stopping_patience`. A trial that a scheduler stopped stays in every table and picture with what it had reached; where no trial came to its
   end, all are compared as they stand, and the report says so.
 - **Repeats.** Mean and spread are over the repeats of one draw. A searcher may draw a configuration again: that is the
   same training under the same seeds and no repeat of it, and the report says so.

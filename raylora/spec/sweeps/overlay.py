@@ -66,12 +66,19 @@ def _put(values: Any, parts: list[str], value: Any) -> None:
 
 def _hold_rows(values: dict[str, Any], num_rows: int, micro_batch_size: Any, num_workers: Any) -> None:
     """Make up for another number of rows at once; what is no count is told by the fields' own check."""
-    if not all(type(count) is int and count > 0 for count in (micro_batch_size, num_workers)):
+    at_once, workers = _whole(micro_batch_size), _whole(num_workers)
+    if at_once is None or workers is None:
         return
-    accumulation, left = divmod(num_rows, micro_batch_size * num_workers)
+    accumulation, left = divmod(num_rows, at_once * workers)
     if left:
         raise ValueError(
-            f"micro_batch_size: {micro_batch_size} on num_workers: {num_workers} does not divide the rows of the run's "
+            f"micro_batch_size: {at_once} on num_workers: {workers} does not divide the rows of the run's "
             f"steps, {num_rows}, which every trial takes; choose divisors, or vary {ACCUMULATION} too"
         )
     values[ACCUMULATION] = accumulation
+
+
+def _whole(count: Any) -> int | None:
+    """A count above 0, which ratios and YAML's `1.0` have as a float."""
+    is_whole = type(count) is int or (isinstance(count, float) and count.is_integer())
+    return int(count) if is_whole and count > 0 else None

@@ -67,9 +67,10 @@ def test_a_budget_in_tokens_leaves_the_steps():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "accumulation"), [("micro_batch_size", 4, 3), ("distributed.num_workers", 1, 12)]
+    ("name", "value", "accumulation"),
+    [("micro_batch_size", 4, 3), ("micro_batch_size", 4.0, 3), ("distributed.num_workers", 1, 12)],
 )
-def test_a_step_takes_as_many_rows_whatever_the_batch(name: str, value: int, accumulation: int):
+def test_a_step_takes_as_many_rows_whatever_the_batch(name: str, value: float, accumulation: int):
     trial = trial_spec(sweep({name: {"choice": [value]}}, BATCHES), {name: value})
     assert (trial.gradient_accumulation_steps, trial.rows_per_step) == (accumulation, 24)
 
